@@ -1,0 +1,10 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input, told in one sentence that names the file or value and what to do about it.
+
+    The command line prints the sentence and exits with status 2; a notebook shows it as the last line.
+    """

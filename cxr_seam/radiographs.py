@@ -1,0 +1,145 @@
+"""One image file to grey pixels, and grey pixels to a smaller square.
+
+About one in a hundred of NIH's PNGs is RGBA (alpha 255, R = G = B); other collections bring 16-bit PNGs and
+JPEGs. All come out alike: an (H, W) array of uint8, bright where the film is bright.
+"""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from .errors import InputError
+
+MAX_PIXELS = 8192 * 8192
+"""More than any X-ray detector has; a file that claims more is refused by its header, before decoding."""
+
+MIN_SIDE = 16
+"""Pixels; an image with a shorter side is an icon or an accident, not a radiograph."""
+
+FORMATS = ("PNG", "JPEG")
+
+
+def read_radiograph(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
+) -> np.ndarray:
+    """Read a PNG or JPEG as grey pixels.
+
+    - Grey and palette images, and colour images with R = G = B, keep their grey values exactly.
+    - Colour images whose channels differ become luminance (ITU-R 601: 0.299 R + 0.587 G + 0.114 B).
+    - Transparent pixels are laid over black, the value of unexposed film; NIH's alpha is 255 throughout.
+    - 16-bit greys are divided by full scale of the bit depth in use, the least of 8, 10, 12, 14 and 16 bits
+      that holds the largest value: a 12-bit detector in a 16-bit file does not turn nearly black.
+    - An orientation written in the file's EXIF data is not applied: boxes refer to the pixels as stored.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file open for reading.
+        name: what to call the image in error messages; by default its path.
+
+    Returns:
+        (H, W) uint8, 0 black to 255 white.
+
+    Raises:
+        InputError: the file is missing, empty, no PNG or JPEG, broken, cut short, smaller than `MIN_SIDE` on
+            a side, or claims more than `MAX_PIXELS` pixels.
+    """
+    if name is None:
+        name = str(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "image")
+    data = _bytes_of(source, name)
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
+            _check_size(image.size, name)
+            image.load()
+            return _grey(image)
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"{name} claims far more pixels than any radiograph has; it was not opened"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise InputError(
+            f"{name} is neither a PNG nor a JPEG image{_guess(data)}; convert it to PNG"
+        ) from None
+    except Exception as error:  # decoders meet broken bytes with exceptions of a dozen kinds
+        raise InputError(f"{name} is broken or cut short ({error}); fetch it again") from error
+
+
+def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize grey pixels to a square by area averaging, which does not alias; short sides grow bilinearly.
+
+    Args:
+        pixels: (H, W) uint8. An image that is not square is stretched, as the paper's resize does.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size) uint8.
+    """
+    import cv2
+
+    height, width = pixels.shape
+    # One axis may shrink while the other grows; OpenCV averages areas only where neither grows.
+    pixels = cv2.resize(pixels, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    if pixels.shape != (size, size):
+        pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
+    return pixels
+
+
+def _bytes_of(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
+    if isinstance(source, bytes):
+        data = source
+    elif isinstance(source, str | os.PathLike):
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    else:
+        data = source.read()
+    if not data:
+        raise InputError(f"{name} is empty; fetch it again")
+    return data
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} claims {width}x{height} pixels, more than any radiograph has; it was not opened"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"{name} measures {width}x{height} pixels; a radiograph needs at least {MIN_SIDE} on each side"
+        )
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its kin, or "I" from older Pillow
+        return _to_eight_bits(np.asarray(image))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"), dtype=np.uint16)
+        grey = np.asarray(image.convert("RGB").convert("L"))
+        return ((grey * alpha + 127) // 255).astype(np.uint8)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    # The weights of Pillow's luminance add up to 2^16, so R = G = B passes through unchanged.
+    return np.asarray(image.convert("L"))
+
+
+def _to_eight_bits(values: np.ndarray) -> np.ndarray:
+    largest = int(values.max())
+    bits = next(depth for depth in (8, 10, 12, 14, 16) if largest < 2**depth)
+    return (values.astype(np.float32) * (255 / (2**bits - 1)) + 0.5).astype(np.uint8)
+
+
+def _guess(data: bytes) -> str:
+    if data[128:132] == b"DICM":
+        return " but DICOM"
+    if data.lstrip()[:1] == b"<":
+        return " but a web page or XML text"
+    return ""

@@ -1,8 +1,8 @@
 """From one heat map to boxes, and how much two boxes overlap.
 
 Boxes are arrays of x, y, w, h: left edge, upper edge, width, height. A box covers the half-open ranges
-[x, x + w) and [y, y + h), so a single pixel in row 5, column 3 is the box 3, 5, 1, 1, and multiplying a box by
-(original size / heat-map size) moves it to the original without an offset.
+[x, x + w) and [y, y + h), so a single pixel in row 5, column 3 is the box 3, 5, 1, 1, and multiplying a box
+by (original size / heat-map size) moves it to the original without an offset.
 
 Source: D'Souza et al. 2022, section 5.3 (boxes); Wang et al. 2017 (IoBB).
 """
@@ -63,7 +63,9 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOL
     peak = heatmap.max()
     # A NaN fails both comparisons, so this refuses it as well.
     if not (heatmap.min() >= 0 and peak < np.inf):
-        raise InputError("a heat map must be finite and not negative; make it with cxr_seam.heatmaps.heat_maps")
+        raise InputError(
+            "a heat map must be finite and not negative; make it with cxr_seam.heatmaps.heat_maps"
+        )
     if peak == 0:
         return Boxes(np.zeros((0, 4)), np.zeros(0))
 
@@ -86,17 +88,18 @@ def _peaks(heatmap: np.ndarray, mask: np.ndarray, contours: tuple[np.ndarray, ..
     owner = np.zeros(heatmap.shape, dtype=np.int32)
     for number in range(len(contours)):
         cv2.drawContours(owner, contours, number, number, cv2.FILLED)
-    # Pixels below the threshold cannot be a peak, so those of the mask are enough.
-    score = np.zeros(len(contours))
-    np.maximum.at(score, owner[mask], heatmap[mask])
-    return score
+    # Pixels below the threshold cannot be a peak, so those of the mask are enough. One dtype and native
+    # indices keep `maximum.at` on its fast path.
+    score = np.zeros(len(contours), dtype=heatmap.dtype)
+    np.maximum.at(score, owner[mask].astype(np.intp), heatmap[mask])
+    return score.astype(np.float64)
 
 
 def overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.ndarray:
     """Measure the overlap of boxes whose leading axes broadcast, as NumPy broadcasts them.
 
-    `iou`: intersection / union. `iobb`: intersection / area of the PREDICTED box (Wang et al. 2017). Where the
-    divisor is zero the overlap is 0.
+    `iou`: intersection / union. `iobb`: intersection / area of the PREDICTED box (Wang et al. 2017). Where
+    the divisor is zero the overlap is 0.
 
     Args:
         predicted: (..., 4) x, y, w, h.
@@ -113,7 +116,9 @@ def overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.
         raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if predicted.shape[-1:] != (4,) or true.shape[-1:] != (4,):
-        raise InputError(f"boxes must be x, y, w, h along the last axis, not {predicted.shape} and {true.shape}")
+        raise InputError(
+            f"boxes must be x, y, w, h along the last axis, not {predicted.shape} and {true.shape}"
+        )
     upper_left = np.maximum(predicted[..., :2], true[..., :2])
     lower_right = np.minimum(
         predicted[..., :2] + predicted[..., 2:],

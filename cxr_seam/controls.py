@@ -18,14 +18,15 @@ from .findings import BOXED_FINDINGS
 from .heatmaps import PAPER_SIZE, heat_maps
 from .localization import ORIGINAL_SIZE, PREDICTED_COLUMNS, predicted_boxes
 
-_IMAGES_AT_ONCE = 16  # 16 x 8 maps of 256 x 256 float32 are 34 MB
+CENTRE_EXTENT = 86 / 256
+"""Edge of the centred control box as a part of the film's: 86 of 256 pixels, 344 of 1024."""
+_IMAGES_AT_ONCE = 8  # 8 x 8 maps of 256 x 256 float32 are 17 MB
 
 
 def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> pd.DataFrame:
     """Make boxes from random activation maps, by the same steps as those of a model.
 
-    Each image and each of the eight findings gets a map of `grid` x `grid` values drawn uniformly from [0, 1):
-    8 is the map size of a standard ResNet50 at 256 pixels, 32 that of a MultiRes model.
+    Each image and each of the eight findings gets a map of `grid` x `grid` values, uniform in [0, 1): 8 is the map size of a standard ResNet50 at 256 pixels, 32 that of a MultiRes model.
 
     Args:
         images: names of the images.
@@ -52,8 +53,11 @@ def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> 
     return pd.concat(tables, ignore_index=True)
 
 
-def centre_boxes(images: Sequence[str], *, extent: float = 0.5) -> pd.DataFrame:
+def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.DataFrame:
     """Give every image and each of the eight findings the same box in the middle of the film.
+
+    The default is the box that the box rule makes of a centred Gaussian with a standard deviation of a fifth
+    of the film. On the official boxes no centred square beats half of the film (0.45 at IoBB > 0.1) by much.
 
     Args:
         images: names of the images.

@@ -45,4 +45,4 @@ def heat_maps(cam: Tensor, size: int | tuple[int, int]) -> Tensor:
         cam = cam.float()
     maps = F.interpolate(cam.relu(), size=(height, width), mode="bilinear", align_corners=False)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return torch.where(peak > 0, maps / peak, torch.zeros_like(maps))
+    return maps / torch.where(peak > 0, peak, 1.0)

@@ -78,8 +78,8 @@ def localization_table(
     """Score predicted boxes against true ones, per finding and over all eight.
 
     A true box is *correct* when some predicted box of its image and finding overlaps it by more than
-    `threshold`. A predicted box is a *false positive* when it overlaps no true box of its image and finding by
-    more than `threshold`; every image of `images` counts, whether or not it has a true box of that finding.
+    `threshold`. A predicted box is a *false positive* when it overlaps no true box of its image and finding
+    by more than `threshold`; every image of `images` counts, whether or not it has a true box of that finding.
     Boxes of other images and of the six findings without true boxes are left out on both sides.
 
     Source: section 5.3; the denominators of Tables 2 and 3 (880 images) and of Wang et al. 2017 (984 boxes).
@@ -97,10 +97,10 @@ def localization_table(
         `accuracy`: correct / boxes, NaN without boxes; macro: mean over the findings with boxes; micro: total
         correct / total boxes;
         `false_positives`: count (total in the last two rows);
-        `false_positives_per_image`: divided by the number of images; macro: mean over the findings, that is per
-        image AND finding; micro: the total per image;
-        `false_positives_per_box`: divided by the number of true boxes of all findings together, as Wang et al.
-        do; macro and micro as before.
+        `false_positives_per_image`: divided by the number of images; macro: mean over the findings, that is
+        per image AND finding; micro: the total per image;
+        `false_positives_per_box`: divided by the number of true boxes of all findings together, as Wang et
+        al. do; macro and micro as before.
 
     Raises:
         InputError: `images` is empty or names an image twice, the measure is unknown, or a column is missing.
@@ -135,7 +135,8 @@ def _scored(boxes: pd.DataFrame, images: pd.Index, kind: str) -> pd.DataFrame:
     if missing:
         raise InputError(f"the table of {kind} boxes lacks the columns {', '.join(sorted(missing))}")
     boxes = boxes.loc[
-        boxes["image_index"].isin(images) & boxes["finding"].isin(BOXED_FINDINGS), ["image_index", "finding", *XYWH]
+        boxes["image_index"].isin(images) & boxes["finding"].isin(BOXED_FINDINGS),
+        ["image_index", "finding", *XYWH],
     ].reset_index(drop=True)
     return boxes.assign(box=np.arange(len(boxes)))
 

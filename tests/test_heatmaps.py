@@ -1,0 +1,68 @@
+"""The order of operations of a heat map, by hand and against a slow bilinear reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_seam.errors import InputError
+from cxr_seam.heatmaps import heat_maps
+
+
+def test_by_hand():
+    # ReLU: 0 2. Four pixels from two, centres at -0.25, 0.25, 0.75, 1.25 of the old: 0, 0.5, 1.5, 2. Peak 2.
+    cam = torch.tensor([[[[-6.0, 2.0]]]])
+    assert heat_maps(cam, (1, 4)).flatten().tolist() == [0, 0.25, 0.75, 1]
+
+
+def _slow(cam: np.ndarray, height: int, width: int) -> np.ndarray:
+    cam = np.maximum(cam, 0)
+    out = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            y = min(max((i + 0.5) * cam.shape[0] / height - 0.5, 0), cam.shape[0] - 1)
+            x = min(max((j + 0.5) * cam.shape[1] / width - 0.5, 0), cam.shape[1] - 1)
+            for r in range(cam.shape[0]):
+                for c in range(cam.shape[1]):
+                    out[i, j] += max(0, 1 - abs(y - r)) * max(0, 1 - abs(x - c)) * cam[r, c]
+    return out / out.max()
+
+
+def test_against_a_slow_reference():
+    cam = np.random.default_rng(0).normal(size=(3, 5))
+    maps = heat_maps(torch.from_numpy(cam)[None, None], (7, 20))
+    assert maps[0, 0].numpy() == pytest.approx(_slow(cam, 7, 20))
+
+
+def test_every_map_peaks_at_exactly_one_whatever_its_scale():
+    cam = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    cam *= torch.logspace(-12, 12, 12).view(3, 4, 1, 1)
+    maps = heat_maps(cam, 32)
+    assert maps.shape == (3, 4, 32, 32)
+    assert (maps.amax(dim=(2, 3)) == 1).all()
+    assert maps.min() >= 0
+
+
+def test_a_map_without_a_positive_value_stays_zero():
+    cam = torch.tensor([[[[-1.0, -2.0]], [[0.0, 0.0]], [[0.0, 3.0]]]])
+    assert heat_maps(cam, 4).amax(dim=(2, 3)).tolist() == [[0, 0, 1]]
+
+
+def test_half_precision_is_computed_in_single():
+    maps = heat_maps(torch.full((1, 1, 2, 2), 6e-5, dtype=torch.float16), 4)
+    assert maps.dtype == torch.float32
+    assert (maps == 1).all()
+
+
+def test_input_is_left_alone():
+    cam = torch.tensor([[[[-1.0, 2.0]]]])
+    heat_maps(cam, 1)
+    assert cam.flatten().tolist() == [-1, 2]
+
+
+def test_bad_input_is_told_in_a_sentence():
+    with pytest.raises(InputError, match=r"\(B, C, h, w\)"):
+        heat_maps(torch.zeros(14, 8, 8), 256)
+    with pytest.raises(InputError, match="positive size"):
+        heat_maps(torch.zeros(1, 14, 8, 8), 0)

@@ -1,0 +1,228 @@
+"""Localization scores: hand-made cases, a plain loop, the paper's denominators and the published controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_seam.boxes import iobb, iou
+from cxr_seam.controls import centre_boxes, random_map_boxes
+from cxr_seam.errors import InputError
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, canonical_finding
+from cxr_seam.localization import PREDICTED_COLUMNS, best_boxes, localization_table, predicted_boxes
+
+
+def _boxes(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=PREDICTED_COLUMNS)
+
+
+TRUTH = _boxes(
+    ("a.png", "Mass", 100, 100, 100, 100, 1.0),
+    ("a.png", "Effusion", 500, 500, 200, 200, 1.0),
+    ("b.png", "Mass", 0, 0, 50, 50, 1.0),
+).drop(columns="score")
+
+
+def test_a_case_by_hand():
+    predicted = _boxes(
+        ("a.png", "Mass", 100, 100, 100, 50, 1.0),  # half of the true box: IoBB 1, IoU 0.5
+        ("a.png", "Mass", 700, 700, 10, 10, 0.9),  # misses
+        ("a.png", "Effusion", 100, 100, 100, 100, 1.0),  # on the mass: wrong finding
+        ("b.png", "Nodule", 0, 0, 50, 50, 1.0),  # no true nodule in b
+        ("c.png", "Mass", 0, 0, 50, 50, 1.0),  # c has no true box
+        ("a.png", "Hernia", 0, 0, 50, 50, 1.0),  # no true boxes exist for it: not scored
+        ("x.png", "Mass", 0, 0, 50, 50, 1.0),  # not among the images: not scored
+    )
+    table = localization_table(predicted, TRUTH, images=["a.png", "b.png", "c.png"])
+    assert list(table.index) == [*BOXED_FINDINGS, "macro", "micro"]
+    counts = table[["boxes", "correct", "false_positives"]]
+    assert counts.loc["Mass"].tolist() == [2, 1, 2]
+    assert counts.loc["Effusion"].tolist() == [1, 0, 1]
+    assert counts.loc["Nodule"].tolist() == [0, 0, 1]
+    assert counts.loc["Pneumonia"].tolist() == [0, 0, 0]
+    assert counts.loc["macro"].tolist() == counts.loc["micro"].tolist() == [3, 1, 4]
+    accuracy = table["accuracy"]
+    assert accuracy["Mass"] == 0.5
+    assert accuracy["Effusion"] == 0
+    assert np.isnan(accuracy["Nodule"])  # not defined, not zero
+    assert accuracy["macro"] == 0.25  # mean of the two that are defined
+    assert accuracy["micro"] == pytest.approx(1 / 3)
+    per_image, per_box = table["false_positives_per_image"], table["false_positives_per_box"]
+    assert per_image["Mass"] == per_box["Mass"] == pytest.approx(2 / 3)
+    assert per_image["macro"] == pytest.approx(4 / 8 / 3)
+    assert per_image["micro"] == pytest.approx(4 / 3)
+
+
+def test_overlap_must_exceed_the_threshold():
+    predicted = _boxes(("b.png", "Mass", 0, 0, 50, 25, 1.0))  # IoU with the true box: exactly 0.5
+    at = localization_table(predicted, TRUTH, images=["b.png"], measure="iou", threshold=0.5)
+    below = localization_table(predicted, TRUTH, images=["b.png"], measure="iou", threshold=0.499)
+    assert at.loc["Mass", ["correct", "false_positives"]].tolist() == [0, 1]
+    assert below.loc["Mass", ["correct", "false_positives"]].tolist() == [1, 0]
+
+
+def test_several_boxes_on_one_lesion_are_one_success_and_no_false_positive():
+    predicted = _boxes(
+        ("b.png", "Mass", 0, 0, 50, 50, 1.0),
+        ("b.png", "Mass", 5, 5, 20, 20, 0.9),
+    )
+    table = localization_table(predicted, TRUTH, images=["b.png"])
+    assert table.loc["Mass", ["boxes", "correct", "false_positives"]].tolist() == [1, 1, 0]
+
+
+def test_no_predicted_boxes_at_all():
+    table = localization_table(_boxes(), TRUTH, images=["a.png", "b.png"])
+    assert table.loc["macro", ["boxes", "correct", "accuracy", "false_positives"]].tolist() == [3, 0, 0, 0]
+
+
+def test_images_without_true_boxes_have_false_positives_only():
+    predicted = _boxes(("c.png", "Mass", 0, 0, 50, 50, 1.0))
+    table = localization_table(predicted, TRUTH, images=["c.png"])
+    assert np.isnan(table.loc["macro", "accuracy"])
+    assert np.isnan(table.loc["macro", "false_positives_per_box"])
+    assert table.loc["micro", "false_positives_per_image"] == 1
+
+
+@pytest.mark.parametrize(("measure", "overlaps"), [("iobb", iobb), ("iou", iou)])
+def test_against_a_plain_loop(measure, overlaps):
+    generator = np.random.default_rng(0)
+
+    def some(count: int) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "image_index": generator.choice(list("abcd"), count),
+                "finding": generator.choice(BOXED_FINDINGS[:3], count),
+                "x": generator.random(count) * 800,
+                "y": generator.random(count) * 800,
+                "w": generator.random(count) * 300 + 20,
+                "h": generator.random(count) * 300 + 20,
+                "score": generator.random(count),
+            }
+        )
+
+    predicted, truth = some(150), some(20)
+    table = localization_table(predicted, truth, images=list("abcd"), measure=measure, threshold=0.2)
+    for finding in BOXED_FINDINGS[:3]:
+        correct = false = 0
+        for image in "abcd":
+            p, t = (
+                frame[(frame.image_index == image) & (frame.finding == finding)][
+                    ["x", "y", "w", "h"]
+                ].to_numpy()
+                for frame in (predicted, truth)
+            )
+            hit = overlaps(p, t) > 0.2
+            correct += int(hit.any(axis=0).sum())
+            false += int((~hit.any(axis=1)).sum())
+        assert table.loc[finding, ["correct", "false_positives"]].tolist() == [correct, false]
+    assert 0 < table.loc["micro", "correct"] < 20
+
+
+def test_bad_input_is_told_in_a_sentence():
+    with pytest.raises(InputError, match="only once"):
+        localization_table(_boxes(), TRUTH, images=["a.png", "a.png"])
+    with pytest.raises(InputError, match="at least one"):
+        localization_table(_boxes(), TRUTH, images=[])
+    with pytest.raises(InputError, match="true boxes lacks the columns finding"):
+        localization_table(_boxes(), TRUTH.drop(columns="finding"), images=["a.png"])
+    with pytest.raises(InputError, match="dice"):
+        localization_table(_boxes(), TRUTH, images=["a.png"], measure="dice")
+    with pytest.raises(InputError, match="14 findings"):
+        predicted_boxes(np.zeros((8, 4, 4)), "a.png", FINDINGS)
+    with pytest.raises(InputError, match="grid"):
+        random_map_boxes(["a.png"], grid=0)
+    with pytest.raises(InputError, match="extent 1.5"):
+        centre_boxes(["a.png"], extent=1.5)
+
+
+def test_boxes_are_scaled_to_the_original():
+    heatmaps = np.zeros((2, 256, 512))
+    heatmaps[0, 64:128, 128:192] = 1
+    heatmaps[0, 0, 0] = 0.8
+    table = predicted_boxes(heatmaps, "a.png", ["Mass", "Nodule"])
+    assert list(table.columns) == PREDICTED_COLUMNS
+    assert table.to_numpy().tolist() == [
+        ["a.png", "Mass", 256, 256, 128, 256, 1.0],
+        ["a.png", "Mass", 0, 0, 2, 4, 0.8],
+    ]
+    assert list(predicted_boxes(np.zeros((1, 4, 4)), "a.png", ["Mass"]).columns) == PREDICTED_COLUMNS
+
+
+def test_best_box_of_each_image_and_finding():
+    predicted = _boxes(
+        ("a.png", "Mass", 0, 0, 9, 9, 0.5),
+        ("a.png", "Mass", 1, 0, 9, 9, 0.9),
+        ("a.png", "Mass", 2, 0, 9, 9, 0.9),  # as good, but later
+        ("a.png", "Nodule", 3, 0, 9, 9, 0.1),
+        ("b.png", "Mass", 4, 0, 9, 9, 0.2),
+    )
+    assert best_boxes(predicted)["x"].tolist() == [1, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def official(nih_root) -> pd.DataFrame:
+    table = pd.read_csv(nih_root / "BBox_List_2017.csv").iloc[:, :6]
+    table.columns = ["image_index", "finding", "x", "y", "w", "h"]
+    return table.assign(finding=table["finding"].map(canonical_finding))
+
+
+@pytest.fixture(scope="module")
+def boxed(official) -> list[str]:
+    return list(official["image_index"].unique())
+
+
+def test_denominators_are_those_of_the_paper(official, boxed):
+    table = localization_table(centre_boxes(boxed), official, images=boxed)
+    assert len(boxed) == 880
+    assert table["boxes"].tolist() == [180, 146, 153, 123, 85, 79, 120, 98, 984, 984]
+    quotient = table["false_positives"] / table["false_positives_per_image"]
+    assert quotient[:8].round(9).eq(880).all()  # every value of Table 3 is a count / 880
+    quotient = table["false_positives"] / table["false_positives_per_box"]
+    assert quotient[:8].round(9).eq(984).all()  # Wang et al. divide by the boxes
+
+
+def test_true_boxes_score_perfectly_and_each_other_image_adds_nothing(official, boxed):
+    table = localization_table(
+        official.assign(score=1.0), official, images=boxed, measure="iou", threshold=0.999
+    )
+    assert (table["accuracy"] == 1).all()
+    assert (table["false_positives"] == 0).all()
+
+
+def test_random_maps_score_as_published(official, boxed):
+    predicted = random_map_boxes(boxed)
+    macro = localization_table(predicted, official, images=boxed).loc["macro"]
+    assert macro["accuracy"] == pytest.approx(0.60, abs=0.03)
+    assert macro["false_positives_per_image"] == pytest.approx(8.5, abs=0.1)
+    macro = localization_table(predicted, official, images=boxed, measure="iou").loc["macro"]
+    assert macro["accuracy"] == pytest.approx(0.44, abs=0.03)
+
+
+def test_finer_random_maps_buy_accuracy_with_false_positives(official, boxed):
+    images = boxed[::8]
+    macro = localization_table(random_map_boxes(images, grid=32), official, images=images).loc["macro"]
+    assert macro["accuracy"] == pytest.approx(0.96, abs=0.04)
+    assert macro["false_positives_per_image"] == pytest.approx(112, abs=2)
+
+
+def test_centred_box_scores_as_published(official, boxed, nih_root):
+    macro = localization_table(centre_boxes(boxed), official, images=boxed).loc["macro"]
+    assert round(macro["accuracy"], 2) == 0.41
+    assert round(macro["false_positives_per_image"], 2) == 0.94
+    here = {path.stem for path in (nih_root / "images_256").glob("*.jpg")}
+    images = [name for name in boxed if name.removesuffix(".png") in here]
+    assert len(images) == 438
+    centre = centre_boxes(images)
+    assert round(localization_table(centre, official, images=images)["accuracy"]["macro"], 3) == 0.402
+    strict = localization_table(centre, official, images=images, measure="iou", threshold=0.3)
+    assert round(strict["accuracy"]["macro"], 3) == 0.148
+
+
+def test_random_maps_repeat_by_seed():
+    images = [f"{i}.png" for i in range(9)]
+    first, again, other = (random_map_boxes(images, seed=seed) for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+    assert set(first["image_index"]) == set(images)
+    assert len(random_map_boxes([])) == 0

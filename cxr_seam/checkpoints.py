@@ -1,0 +1,101 @@
+"""A trained model in one file: safetensors, with recipe and measured values as JSON in its header.
+
+Nothing in it is code and reading it executes none. Keys are the names of `LocalizationModel`'s state dict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import InputError
+from .files import whole_file
+from .findings import FINDINGS
+from .models import LocalizationModel, build_model
+from .recipes import Recipe, recipe_from_dict, recipe_to_dict
+
+HEADER = "cxr_seam"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What stands in the header beside the weights.
+
+    Attributes:
+        recipe: how the model was trained.
+        epoch: epochs finished in the recipe's phase.
+        metrics: measured values of that epoch, such as "validation_auc".
+    """
+
+    recipe: Recipe
+    epoch: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
+    """Write `model` to `path` (ending .safetensors), whole or not at all."""
+    header = {
+        "format": FORMAT,
+        "findings": list(FINDINGS),
+        "recipe": recipe_to_dict(about.recipe),
+        "epoch": about.epoch,
+        "metrics": about.metrics,
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(state, temporary, metadata={HEADER: json.dumps(header)})
+    return Path(path)
+
+
+def read_header(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read what a checkpoint says of itself, without its weights.
+
+    Raises:
+        InputError: the file is missing, not safetensors, not ours, or of another format or set of findings.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no checkpoint {path}; train a model first or correct the path") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a readable safetensors checkpoint ({error}); only files written by cxr_seam can be loaded, "
+            "never pickles"
+        ) from error
+    if text is None:
+        raise InputError(f"{path} holds weights but no {HEADER} header; only checkpoints of this program can be loaded")
+    header = json.loads(text)
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}")
+    if header.get("findings") != list(FINDINGS):
+        raise InputError(f"{path} was trained on other findings: {header.get('findings')}")
+    return Checkpoint(recipe_from_dict(header["recipe"]), header["epoch"], header["metrics"])
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:
+    """Build the model a checkpoint describes and fill it.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and the header.
+
+    Raises:
+        InputError: see `read_header`; also when the weights do not fit the model that the recipe names.
+    """
+    about = read_header(path)
+    model = build_model(about.recipe.model, weights="none", gamma=about.recipe.lse_gamma)
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise InputError(f"the weights in {path} do not fit a {about.recipe.model}: {reason}") from error
+    return model.eval(), about

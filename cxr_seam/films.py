@@ -1,0 +1,78 @@
+"""Prepared films with their labels, in batches of grey bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .errors import InputError
+from .findings import FINDINGS
+from .store import Store
+
+
+class Films(Dataset):
+    """Some images of a store with their labels.
+
+    Attributes:
+        image_index: names, in the order of the rows.
+        labels: (N, 14) float32, 0 or 1, in the order of `FINDINGS`.
+    """
+
+    def __init__(self, store: Store, table: pd.DataFrame, *, image_index: Sequence[str]) -> None:
+        """Take the images called `image_index` from `store` and their labels from `table` (`NihTables.images`).
+
+        Raises:
+            InputError: there is no name, or a name is missing in the store or in the table.
+        """
+        if not len(image_index):
+            raise InputError(f"no image was chosen from the store {store.folder}; prepare images that the lists name")
+        unknown = pd.Index(image_index).difference(table.index)
+        if len(unknown):
+            raise InputError(f"{unknown[0]} (and {len(unknown) - 1} more) has no row in the label table")
+        self.image_index = list(image_index)
+        self.labels = table.loc[self.image_index, list(FINDINGS)].to_numpy(np.float32)
+        self._store = store
+        self._rows = store.rows(self.image_index)
+
+    def __len__(self) -> int:
+        """Number of films."""
+        return len(self.image_index)
+
+    def __getitem__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the films at `places`: (B, 1, S, S) uint8 and (B, 14) float32."""
+        places = np.asarray(places)
+        pixels = self._store.images[self._rows[places]]
+        return torch.from_numpy(pixels)[:, None], torch.from_numpy(self.labels[places])
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch)."""
+
+    def __init__(self, count: int, size: int, *, shuffle_seed: int | None = None) -> None:
+        """Split `count` items into batches of `size`; shuffled ones leave out a last incomplete batch if they can."""
+        self.count, self.size, self.shuffle_seed = count, size, shuffle_seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        if self.shuffle_seed is not None and self.count >= self.size:
+            return self.count // self.size
+        return -(-self.count // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of places."""
+        order = np.arange(self.count)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng((self.shuffle_seed, self.epoch)).permutation(self.count)
+        for start in range(0, len(self) * self.size, self.size):
+            yield order[start : start + self.size].tolist()
+
+
+def loader(films: Films, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
+    """Batches of films; the store is memory-mapped, so no worker processes are needed to keep up."""
+    return DataLoader(films, sampler=Batches(len(films), batch_size, shuffle_seed=shuffle_seed), batch_size=None)

@@ -1,0 +1,95 @@
+"""The Siamese step of the second phase: the PCM learns to give the same answer whichever way the film lies (Sect. 4.4).
+
+One branch transforms the image and then draws its maps, the other draws the maps and then transforms them (Fig. 4).
+The transform is a rotation, another for every image of the batch.
+
+Where the rotated film has no content, the black corners are no evidence of anything. They are kept out of the loss in
+four places: the maps of the transformed branch are cut to the valid region before they are normalised by their maximum;
+nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the share that OHEM keeps count valid
+pixels only; and so does the average of the MSML loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .augment import black
+from .cams import append_background, max_normalise, prepare_for_refinement
+from .findings import FINDINGS
+from .geometry import rotate, rotation_valid
+from .losses import equivariant_cross_regularization, pooled_soft_margin
+from .models import LocalizationModel
+from .recipes import SeamPhase
+
+
+class SeamObjective(nn.Module):
+    """The loss of the second phase for a batch (Eq. 7)."""
+
+    monitor = ("validation_loss", "min")
+    """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
+
+    def __init__(self, model: LocalizationModel, phase: SeamPhase) -> None:
+        """Freeze all of `model` but theta."""
+        super().__init__()
+        model.train_only_pcm()
+        self.model = model
+        self.phase = phase
+
+    def branch(self, images: Tensor, *, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Raw maps (B, 14, h, w) and refined maps (B, 15, h, w) of one branch.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            valid: (B, 1, h, w) bool or None for the branch whose images are whole.
+        """
+        with torch.no_grad():
+            features = self.model.features(images)
+            cam = self.model.activate(features).float()
+        if valid is not None:
+            cam = cam * valid
+        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid)
+
+    def forward(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw a rotation for each image and compare the branches.
+
+        Args:
+            images: (B, 3, H, W) normalised. labels: (B, 14). generator: on the CPU.
+
+        Returns:
+            "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars.
+        """
+        degrees = (2 * torch.rand(len(images), generator=generator) - 1) * self.phase.rotation_degrees
+        degrees = degrees.to(images.device)
+        outside = black(images)
+        rotated = rotate(images - outside, degrees) + outside  # what comes from outside the film is black
+
+        cam, refined = self.branch(images, valid=None)
+        valid = rotation_valid(degrees, height=cam.shape[-2], width=cam.shape[-1])
+        cam_transformed, refined_transformed = self.branch(rotated, valid=valid)
+
+        present = labels[:, :, None, None]
+        ecr = equivariant_cross_regularization(
+            cam_moved=rotate(with_background(cam, present), degrees),
+            refined_moved=rotate(present_maps(refined, present), degrees),
+            cam_transformed=with_background(cam_transformed, present),
+            refined_transformed=present_maps(refined_transformed, present),
+            valid=valid,
+            hard_fraction=self.phase.hard_fraction,
+        )
+        everywhere = torch.ones_like(valid)
+        msml = 0.5 * (
+            pooled_soft_margin(refined[:, : len(FINDINGS)], labels, valid=everywhere)
+            + pooled_soft_margin(refined_transformed[:, : len(FINDINGS)], labels, valid=valid)
+        )
+        return {"loss": self.phase.msml_weight * msml + self.phase.ecr_weight * ecr, "ecr": ecr, "msml": msml}
+
+
+def with_background(cam: Tensor, present: Tensor) -> Tensor:
+    """Normalised maps (B, 15, h, w) of the findings that the image's labels name, and 1 - their maximum."""
+    return append_background(max_normalise(cam) * present)
+
+
+def present_maps(refined: Tensor, present: Tensor) -> Tensor:
+    """Refined maps (B, 15, h, w), normalised and multiplied by the image's labels, background label 1."""
+    return max_normalise(refined) * torch.cat([present, torch.ones_like(present[:, :1])], dim=1)

@@ -63,9 +63,7 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOL
     peak = heatmap.max()
     # A NaN fails both comparisons, so this refuses it as well.
     if not (heatmap.min() >= 0 and peak < np.inf):
-        raise InputError(
-            "a heat map must be finite and not negative; make it with cxr_seam.heatmaps.heat_maps"
-        )
+        raise InputError("a heat map must be finite and not negative; make it with cxr_seam.heatmaps.heat_maps")
     if peak == 0:
         return Boxes(np.zeros((0, 4)), np.zeros(0))
 
@@ -116,9 +114,7 @@ def overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.
         raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if predicted.shape[-1:] != (4,) or true.shape[-1:] != (4,):
-        raise InputError(
-            f"boxes must be x, y, w, h along the last axis, not {predicted.shape} and {true.shape}"
-        )
+        raise InputError(f"boxes must be x, y, w, h along the last axis, not {predicted.shape} and {true.shape}")
     upper_left = np.maximum(predicted[..., :2], true[..., :2])
     lower_right = np.minimum(
         predicted[..., :2] + predicted[..., 2:],

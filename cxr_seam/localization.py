@@ -79,8 +79,8 @@ def localization_table(
 
     A true box is *correct* when some predicted box of its image and finding overlaps it by more than
     `threshold`. A predicted box is a *false positive* when it overlaps no true box of its image and finding
-    by more than `threshold`; every image of `images` counts, whether or not it has a true box of that finding.
-    Boxes of other images and of the six findings without true boxes are left out on both sides.
+    by more than `threshold`; every image of `images` counts, with or without a true box of that finding. Boxes
+    of other images and of the six findings without true boxes are left out on both sides.
 
     Source: section 5.3; the denominators of Tables 2 and 3 (880 images) and of Wang et al. 2017 (984 boxes).
 

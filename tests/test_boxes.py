@@ -143,9 +143,7 @@ def test_iobb_divides_by_the_predicted_box():
 
 def test_overlaps_by_counting_pixels():
     generator = np.random.default_rng(0)
-    a, b = (
-        np.hstack([generator.integers(0, 12, (9, 2)), generator.integers(1, 9, (9, 2))]) for _ in range(2)
-    )
+    a, b = (np.hstack([generator.integers(0, 12, (9, 2)), generator.integers(1, 9, (9, 2))]) for _ in range(2))
 
     def pixels(box):
         x, y, w, h = box

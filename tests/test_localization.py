@@ -9,8 +9,9 @@ import pytest
 from cxr_seam.boxes import iobb, iou
 from cxr_seam.controls import centre_boxes, random_map_boxes
 from cxr_seam.errors import InputError
-from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, canonical_finding
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.localization import PREDICTED_COLUMNS, best_boxes, localization_table, predicted_boxes
+from cxr_seam.nih import load_tables
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:
@@ -107,9 +108,7 @@ def test_against_a_plain_loop(measure, overlaps):
         correct = false = 0
         for image in "abcd":
             p, t = (
-                frame[(frame.image_index == image) & (frame.finding == finding)][
-                    ["x", "y", "w", "h"]
-                ].to_numpy()
+                frame[(frame.image_index == image) & (frame.finding == finding)][["x", "y", "w", "h"]].to_numpy()
                 for frame in (predicted, truth)
             )
             hit = overlaps(p, t) > 0.2
@@ -162,9 +161,7 @@ def test_best_box_of_each_image_and_finding():
 
 @pytest.fixture(scope="module")
 def official(nih_root) -> pd.DataFrame:
-    table = pd.read_csv(nih_root / "BBox_List_2017.csv").iloc[:, :6]
-    table.columns = ["image_index", "finding", "x", "y", "w", "h"]
-    return table.assign(finding=table["finding"].map(canonical_finding))
+    return load_tables(nih_root).boxes
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +180,7 @@ def test_denominators_are_those_of_the_paper(official, boxed):
 
 
 def test_true_boxes_score_perfectly_and_each_other_image_adds_nothing(official, boxed):
-    table = localization_table(
-        official.assign(score=1.0), official, images=boxed, measure="iou", threshold=0.999
-    )
+    table = localization_table(official.assign(score=1.0), official, images=boxed, measure="iou", threshold=0.999)
     assert (table["accuracy"] == 1).all()
     assert (table["false_positives"] == 0).all()
 

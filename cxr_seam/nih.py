@@ -1,8 +1,8 @@
 """The tables of NIH ChestX-ray14: labels, the official split, boxes; and the images the paper trains on.
 
 Source: Wang et al. 2017 and the files NIH publishes beside the images. Two releases are in circulation. They
-agree on the labels and differ in column names ("Patient Gender" / "Patient Sex", a nameless twelfth column) and in
-how ages are written ("058Y" / 58). Tables may hold a part of the data set only, as the demo data do.
+agree on the labels and differ in column names ("Patient Gender" / "Patient Sex", a nameless twelfth column) and
+in how ages are written ("058Y" / 58). Tables may hold a part of the data set only, as the demo data do.
 """
 
 from __future__ import annotations
@@ -77,13 +77,9 @@ def load_tables(folder: str | Path) -> NihTables:
     train_val = _read_list(_find(folder, TRAIN_VAL_LIST))
     test = _read_list(_find(folder, TEST_LIST))
     if both := set(train_val) & set(test):
-        raise InputError(
-            f"{min(both)} is in both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}; fetch the lists again"
-        )
+        raise InputError(f"{min(both)} is in both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}; fetch the lists again")
     images = _read_images(_find(folder, *LABEL_TABLES))
-    return NihTables(
-        images=images, train_val=train_val, test=test, boxes=_read_boxes(_find(folder, BOX_TABLE))
-    )
+    return NihTables(images=images, train_val=train_val, test=test, boxes=_read_boxes(_find(folder, BOX_TABLE)))
 
 
 def choose_training_images(
@@ -128,9 +124,7 @@ def choose_training_images(
     chosen = diseased.copy()
     chosen[draw.permutation(healthy)[:disease_free]] = True
     if not chosen.any():
-        raise InputError(
-            "every train_val image at hand is disease-free and disease_free is 0; nothing to train on"
-        )
+        raise InputError("every train_val image at hand is disease-free and disease_free is 0; nothing to train on")
 
     patient_id = images["patient_id"].to_numpy()[chosen]
     patients = split.permutation(np.unique(patient_id))
@@ -171,9 +165,7 @@ def _read_images(path: Path) -> pd.DataFrame:
     for ours, theirs in _COLUMNS.items():
         found = next((name for name in theirs if name in table.columns), None)
         if found is None:
-            raise InputError(
-                f"{path} has no column {' or '.join(map(repr, theirs))}; it is not NIH's label table"
-            )
+            raise InputError(f"{path} has no column {' or '.join(map(repr, theirs))}; it is not NIH's label table")
         columns[ours] = table[found]
     if columns["image_index"].duplicated().any():
         twice = columns["image_index"][columns["image_index"].duplicated()].iloc[0]
@@ -209,9 +201,7 @@ def _read_boxes(path: Path) -> pd.DataFrame:
     """Read the box table by position: NIH's header splits at its own commas and names three empty columns."""
     table = _read_csv(path)
     if list(table.columns[:2]) != ["Image Index", "Finding Label"] or table.shape[1] < 6:
-        raise InputError(
-            f"{path} does not begin with 'Image Index,Finding Label,Bbox [x,y,w,h]'; not NIH's box table"
-        )
+        raise InputError(f"{path} does not begin with 'Image Index,Finding Label,Bbox [x,y,w,h]'; not NIH's box table")
     boxes = pd.DataFrame({"image_index": table.iloc[:, 0].tolist()})
     try:
         boxes["finding"] = [canonical_finding(name) for name in table.iloc[:, 1]]

@@ -19,15 +19,16 @@ from .errors import InputError
 MAX_PIXELS = 8192 * 8192
 """More than any X-ray detector has; a file that claims more is refused by its header, before decoding."""
 
+MAX_BYTES = 256 * 2**20
+"""A file longer than this is not read into memory; `MAX_PIXELS` of 16 bits take half of it uncompressed."""
+
 MIN_SIDE = 16
 """Pixels; an image with a shorter side is an icon or an accident, not a radiograph."""
 
 FORMATS = ("PNG", "JPEG")
 
 
-def read_radiograph(
-    source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None
-) -> np.ndarray:
+def read_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> np.ndarray:
     """Read a PNG or JPEG as grey pixels.
 
     - Grey and palette images, and colour images with R = G = B, keep their grey values exactly.
@@ -45,8 +46,8 @@ def read_radiograph(
         (H, W) uint8, 0 black to 255 white.
 
     Raises:
-        InputError: the file is missing, empty, no PNG or JPEG, broken, cut short, smaller than `MIN_SIDE` on
-            a side, or claims more than `MAX_PIXELS` pixels.
+        InputError: the file is missing, empty, no PNG or JPEG, broken, cut short, longer than
+            `MAX_BYTES`, smaller than `MIN_SIDE` on a side, or claims more than `MAX_PIXELS` pixels.
     """
     if name is None:
         name = str(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "image")
@@ -59,13 +60,9 @@ def read_radiograph(
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
-            f"{name} claims far more pixels than any radiograph has; it was not opened"
-        ) from None
+        raise InputError(f"{name} claims far more pixels than any radiograph has; it was not opened") from None
     except Image.UnidentifiedImageError:
-        raise InputError(
-            f"{name} is neither a PNG nor a JPEG image{_guess(data)}; convert it to PNG"
-        ) from None
+        raise InputError(f"{name} is neither a PNG nor a JPEG image{_guess(data)}; convert it to PNG") from None
     except Exception as error:  # decoders meet broken bytes with exceptions of a dozen kinds
         raise InputError(f"{name} is broken or cut short ({error}); fetch it again") from error
 
@@ -95,22 +92,23 @@ def _bytes_of(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> b
         data = source
     elif isinstance(source, str | os.PathLike):
         try:
-            data = Path(source).read_bytes()
+            with Path(source).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror or error}") from error
     else:
-        data = source.read()
+        data = source.read(MAX_BYTES + 1)
     if not data:
         raise InputError(f"{name} is empty; fetch it again")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name} is longer than {MAX_BYTES >> 20} MiB, more than any radiograph; it was not opened")
     return data
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise InputError(
-            f"{name} claims {width}x{height} pixels, more than any radiograph has; it was not opened"
-        )
+        raise InputError(f"{name} claims {width}x{height} pixels, more than any radiograph has; it was not opened")
     if min(width, height) < MIN_SIDE:
         raise InputError(
             f"{name} measures {width}x{height} pixels; a radiograph needs at least {MIN_SIDE} on each side"

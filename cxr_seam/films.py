@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import InputError
-from .findings import FINDINGS
+from .nih import NihTables
 from .store import Store
 
 
@@ -23,19 +22,16 @@ class Films(Dataset):
         labels: (N, 14) float32, 0 or 1, in the order of `FINDINGS`.
     """
 
-    def __init__(self, store: Store, table: pd.DataFrame, *, image_index: Sequence[str]) -> None:
-        """Take the images called `image_index` from `store` and their labels from `table` (`NihTables.images`).
+    def __init__(self, store: Store, tables: NihTables, *, image_index: Sequence[str]) -> None:
+        """Take the images called `image_index` from `store` and their labels from `tables`.
 
         Raises:
             InputError: there is no name, or a name is missing in the store or in the table.
         """
         if not len(image_index):
             raise InputError(f"no image was chosen from the store {store.folder}; prepare images that the lists name")
-        unknown = pd.Index(image_index).difference(table.index)
-        if len(unknown):
-            raise InputError(f"{unknown[0]} (and {len(unknown) - 1} more) has no row in the label table")
         self.image_index = list(image_index)
-        self.labels = table.loc[self.image_index, list(FINDINGS)].to_numpy(np.float32)
+        self.labels = tables.labels(self.image_index).astype(np.float32)
         self._store = store
         self._rows = store.rows(self.image_index)
 

@@ -106,6 +106,17 @@ def family(name: str, base: Recipe, seam: SeamPhase) -> dict[str, tuple[Recipe, 
     return {name: (base, multires, with_pcm(multires, seam))}
 
 
+SMALL = Recipe(
+    "small",
+    "efficientnet_lite0",
+    backbone=BackbonePhase(
+        epochs=5, learning_rate=2e-3, betas=(0.9, 0.999), batch_size=32, accumulation=1, schedule="one_cycle"
+    ),
+)
+"""The paper's method with a small backbone and a short schedule: what two CPU cores can train (see README)."""
+SMALL_PCM = SeamPhase(epochs=1, learning_rate=1e-3, accumulation=1)
+"""A thousand times the paper's rate, which in so few steps would leave theta as it was drawn."""
+
 FAMILIES: dict[str, tuple[Recipe, Recipe, Recipe]] = {
     **family("resnet50", Recipe("resnet50", "resnet50"), SeamPhase()),
     # "learning rate of 1E-05 and 1 epoch of training gave best performance" (Sect. 5.1)
@@ -113,6 +124,14 @@ FAMILIES: dict[str, tuple[Recipe, Recipe, Recipe]] = {
         "efficientnet_b4",
         Recipe("efficientnet_b4", "efficientnet_b4"),
         SeamPhase(learning_rate=1e-5, epochs=1),
+    ),
+    # Everything below runs on two CPU cores in minutes. ImageNet weights come with a package; no download is needed.
+    **family("demo", replace(SMALL, name="demo", image_size=128), SMALL_PCM),
+    **family("small", replace(SMALL, name="small"), SMALL_PCM),
+    **family(
+        "tiny",
+        replace(SMALL, name="tiny", image_size=64, backbone=replace(SMALL.backbone, epochs=1, batch_size=8)),
+        replace(SMALL_PCM, epochs=1, batch_size=8),
     ),
 }
 """What a notebook offers: a family trains the three models that Fig. 7 shows side by side."""

@@ -182,10 +182,12 @@ def train(
             "seconds": time.perf_counter() - started,
         }
         history.append(record)
-        if phase.schedule == "plateau" and not math.isnan(record["validation_auc"]):
+        if phase.schedule == "plateau" and record["validation_auc"] is not None:
             schedule.step(record["validation_auc"])
         keep(accelerator.unwrap_model(objective), recipe, folder, history=history)
-        progress.set_postfix(loss=f"{train_loss:.3f}", auc=f"{record['validation_auc']:.3f}")
+        progress.set_postfix(
+            {key: f"{record[key]:.3f}" for key in ("train_loss", "validation_auc") if record[key] is not None}
+        )
         if on_epoch is not None:
             on_epoch(record)
     progress.close()
@@ -198,8 +200,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 @torch.inference_mode()
-def validate(objective: nn.Module, films: Films, *, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Mean loss and mean AUC (NaN for a phase that trains no classifier) over `films`, without augmentation."""
+def validate(objective: nn.Module, films: Films, *, recipe: Recipe, device: torch.device) -> dict[str, float | None]:
+    """Mean loss and mean AUC over `films`, without augmentation; the AUC is None where no classifier is trained."""
     objective.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     total, logits = 0.0, []
@@ -209,9 +211,10 @@ def validate(objective: nn.Module, films: Films, *, recipe: Recipe, device: torc
         total = total + result["loss"] * len(labels)
         if "logits" in result:
             logits.append(result["logits"].float().cpu())
-    auc = math.nan
+    auc = None
     if logits:
         auc = mean_auc(classification_table(films.labels, torch.cat(logits).sigmoid().numpy()))
+        auc = None if math.isnan(auc) else auc  # JSON has no NaN
     return {"validation_loss": float(total) / len(films), "validation_auc": auc}
 
 
@@ -219,7 +222,7 @@ def keep(objective: nn.Module, recipe: Recipe, folder: Path, *, history: list[di
     """Write the last model, the best one if this epoch is it, and the history."""
     key, direction = objective.monitor
     sign = 1 if direction == "max" else -1
-    values = [-math.inf if math.isnan(record[key]) else sign * record[key] for record in history]
+    values = [-math.inf if record[key] is None else sign * record[key] for record in history]
     latest = history[-1]
     about = Checkpoint(recipe, epoch=latest["epoch"] + 1, metrics=latest)
     save_checkpoint(folder / f"{recipe.name}.last.safetensors", objective.model, about=about)

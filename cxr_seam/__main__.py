@@ -1,0 +1,181 @@
+"""The same verbs from a shell: python -m cxr_seam VERB --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import InputError
+
+
+def models(arguments: argparse.Namespace) -> None:
+    """Print the models' counts of parameters beside Table 4 of the paper."""
+    import torch
+
+    from .models import PAPER_PARAMETERS, build_model, count_parameters
+
+    rows = []
+    for name, published in PAPER_PARAMETERS.items():
+        model = build_model(name, weights="none").eval()
+        with torch.inference_mode():
+            height, width = model(torch.zeros(1, 3, 256, 256)).cam.shape[-2:]
+        rows.append(
+            {
+                "name": name,
+                "parameters": count_parameters(model),
+                "paper_parameters": published,
+                "cam_size": [height, width],
+            }
+        )
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'model':<26}{'parameters':>12}{'Table 4':>12}  CAM at 256 px")
+    for row in rows:
+        size = "x".join(map(str, row["cam_size"]))
+        print(f"{row['name']:<26}{row['parameters']:>12,}{row['paper_parameters']:>12,}  {size}")
+
+
+def demo_data(arguments: argparse.Namespace) -> None:
+    """Draw synthetic radiographs in NIH's layout."""
+    from .phantom import write_demo_data
+
+    write_demo_data(arguments.folder, patients=arguments.patients, seed=arguments.seed)
+    print(f"synthetic radiographs and tables are in {arguments.folder}")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Shrink image folders and archives into a store."""
+    from .prepare import prepare as fill
+
+    store = fill(arguments.sources, arguments.store, size=arguments.size)
+    print(f"{len(store)} images of {store.size}x{store.size} pixels are in {arguments.store}")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one recipe of a family in a workspace."""
+    from .recipes import find_recipe
+    from .training import best_path
+    from .training import train as fit
+
+    workspace = open_workspace(arguments)
+    recipe = find_recipe(arguments.recipe)
+    training, validation = workspace.training_films(recipe)
+    print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
+    fit(
+        recipe,
+        workspace.models,
+        train_films=training,
+        validation_films=validation,
+        on_epoch=lambda record: print(json.dumps(record)),
+    )
+    print(f"the best model is {best_path(workspace.models, recipe.name)}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate a family's trained models and write results.json."""
+    from .evaluation import evaluate as measure
+    from .evaluation import headline, save_results
+
+    workspace = open_workspace(arguments)
+    results = measure(
+        workspace.family,
+        workspace.models,
+        test_films=workspace.test_films(),
+        boxed_films=workspace.boxed_films(),
+        truth=workspace.tables().boxes,
+        data=workspace.data,
+    )
+    save_results(results, workspace.results)
+    print(headline(results).to_string(na_rep=""))
+    print(f"all results are in {workspace.results}")
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Get a workspace's data ready: draw, download or read them."""
+    workspace = open_workspace(arguments)
+    store = workspace.fetch()
+    print(f"{len(store)} images of {store.size}x{store.size} pixels are in {store.folder}")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Print a model's probabilities for image files and keep their boxes and overlays."""
+    from .overlays import write_overlays
+    from .predict import Predictor
+
+    predictor = Predictor.load(arguments.checkpoint)
+    for path in arguments.files:
+        prediction = predictor.predict(path)
+        print(path)
+        for finding, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
+            print(f"  {finding:<20}{probability:.3f}")
+        write_overlays(prediction, Path(arguments.out), name=Path(path).stem)
+    print(f"overlays and boxes are in {arguments.out}")
+
+
+def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
+    """The workspace that --data, --recipes and --keep name."""
+    from .workspace import Workspace
+
+    return Workspace.open(data=arguments.data, recipes=arguments.recipes, keep=arguments.keep)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    main_parser = argparse.ArgumentParser(prog="cxr_seam", description="Localise findings on chest X-rays.")
+    verbs = main_parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function, name: str) -> argparse.ArgumentParser:  # noqa: ANN001
+        own = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
+        own.set_defaults(function=function)
+        return own
+
+    def workspace_options(own: argparse.ArgumentParser) -> None:
+        own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
+        own.add_argument("--recipes", default="demo", help="family of recipes: demo, resnet50, efficientnet_b4, ...")
+        own.add_argument("--keep", default="runs/demo", help="folder for models, figures and results")
+
+    own = verb(models, "models")
+    own.add_argument("--json", action="store_true", help="print a list of objects")
+
+    own = verb(demo_data, "demo-data")
+    own.add_argument("folder")
+    own.add_argument("--patients", type=int, default=700)
+    own.add_argument("--seed", type=int, default=0)
+
+    own = verb(prepare, "prepare")
+    own.add_argument("sources", nargs="+", help="folders, .tar.gz or .zip archives")
+    own.add_argument("--store", required=True, help="folder of the store")
+    own.add_argument("--size", type=int, default=256, help="side of the prepared images in pixels")
+
+    workspace_options(verb(fetch, "fetch"))
+
+    own = verb(train, "train")
+    own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
+    workspace_options(own)
+
+    workspace_options(verb(evaluate, "evaluate"))
+
+    own = verb(predict, "predict")
+    own.add_argument("files", nargs="+")
+    own.add_argument("--checkpoint", required=True)
+    own.add_argument("--out", default="predictions")
+    return main_parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; bad input gives its sentence and status 2."""
+    arguments = parser().parse_args(words)
+    try:
+        arguments.function(arguments)
+    except InputError as error:
+        print(f"cxr_seam: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Where a run keeps its data, models, figures and results: what the five notebooks hand to one another.
+
+A notebook makes its choices in one form cell and opens a workspace with them; the next notebook, in the same runtime
+or a new one, opens the same workspace and finds what the last one left.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+from .films import Films
+from .nih import NihTables, choose_training_images, load_tables
+from .recipes import Recipe, find_family
+from .store import Store
+
+DEMO_PATIENTS = {"demo": 700, "tiny": 40}
+"""Patients of the synthetic data sets. "tiny" is for tests: it runs, it does not learn."""
+ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
+"""NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
+ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "CXR_SEAM_KEEP"}
+"""Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
+ROOT = Path(__file__).resolve().parent.parent
+COLAB_DISK = Path("/content")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a run.
+
+    Attributes:
+        data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images.
+        family: the standard, MultiRes and MultiRes + PCM recipes to train.
+        keep: folder for models, figures and results; on Colab it may lie on Drive.
+    """
+
+    data: str
+    family: tuple[Recipe, Recipe, Recipe]
+    keep: Path
+
+    @classmethod
+    def open(cls, *, data: str, recipes: str, keep: str | os.PathLike[str]) -> Workspace:
+        """Open a workspace with the choices of a form cell; environment variables go before them (`ENVIRONMENT`).
+
+        A relative path is meant from the root of the repository, whatever folder the notebook runs in.
+
+        Raises:
+            InputError: there is no such family of recipes, or `data` is neither a known name nor a folder.
+        """
+        data = os.environ.get(ENVIRONMENT["data"], data)
+        if data not in DEMO_PATIENTS and data not in ARCHIVES and not (ROOT / data).is_dir():
+            known = ", ".join([*DEMO_PATIENTS, *ARCHIVES])
+            raise InputError(
+                f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
+            )
+        family = find_family(os.environ.get(ENVIRONMENT["recipes"], recipes))
+        return cls(data, family, ROOT / os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)))
+
+    @property
+    def models(self) -> Path:
+        """Folder of checkpoints and histories."""
+        return self.keep / "models"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.keep / "figures"
+
+    @property
+    def results(self) -> Path:
+        """File of the evaluation's results."""
+        return self.keep / "results.json"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the prepared images in pixels: the largest that a recipe of the family needs."""
+        return max(recipe.image_size for recipe in self.family)
+
+    @property
+    def local(self) -> Path:
+        """Folder of the images: on Colab the runtime's own disk, never Drive, which fails with many files."""
+        return COLAB_DISK / f"cxr_seam_{self.data}" if "google.colab" in sys.modules else self.keep / "data"
+
+    @property
+    def tables_folder(self) -> Path:
+        """Folder of the four tables."""
+        return ROOT / self.data if (ROOT / self.data).is_dir() else self.local
+
+    @property
+    def store_folder(self) -> Path:
+        """Folder of the prepared images."""
+        return self.local / f"store_{self.image_size}"
+
+    def fetch(self) -> Store:
+        """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
+
+        Raises:
+            InputError: a download failed, or a folder holds no usable image.
+        """
+        from .prepare import prepare
+
+        if self.data in ARCHIVES:
+            self._download()
+            return Store.open(self.store_folder)
+        if self.data in DEMO_PATIENTS:
+            from .phantom import write_demo_data
+
+            if not self.store_folder.exists():
+                write_demo_data(self.local, patients=DEMO_PATIENTS[self.data])
+            return prepare(self.local / "images", self.store_folder, size=self.image_size)
+        return prepare(image_folders(ROOT / self.data), self.store_folder, size=self.image_size)
+
+    def _download(self) -> None:
+        """Run data_download.sh, whose sentences and progress appear as they come."""
+        command = ["bash", str(ROOT / "data_download.sh"), "--dest", str(self.local)]
+        command += ["--archives", ARCHIVES[self.data], "--size", str(self.image_size)]
+        result = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=False)
+        if result.returncode:
+            raise InputError(
+                f"the download stopped (status {result.returncode}), see above; run this cell again to go on"
+            )
+
+    def store(self) -> Store:
+        """Open the prepared images.
+
+        Raises:
+            InputError: notebook 01 has not been run, or the runtime is a new one and its disk empty.
+        """
+        if not self.store_folder.exists():
+            raise InputError(
+                f"no images in {self.store_folder}; run notebook 01 first (a new Colab runtime starts empty)"
+            )
+        return Store.open(self.store_folder)
+
+    def tables(self) -> NihTables:
+        """Read the tables.
+
+        Raises:
+            InputError: see `nih.load_tables`.
+        """
+        return load_tables(self.tables_folder)
+
+    def training_films(self, recipe: Recipe) -> tuple[Films, Films]:
+        """The films to train on and those to validate on, chosen as the recipe says."""
+        tables, store = self.tables(), self.store()
+        chosen = choose_training_images(
+            tables,
+            validation_fraction=recipe.data.validation_fraction,
+            disease_free=recipe.data.disease_free_images,
+            seed=recipe.seed,
+            available=store.image_index,
+        )
+        train, validation = (Films(store, tables, image_index=names) for names in chosen)
+        return train, validation
+
+    def test_films(self) -> Films:
+        """All films of the official test list that are in the store."""
+        tables, store = self.tables(), self.store()
+        return Films(store, tables, image_index=[name for name in tables.test if name in store])
+
+    def boxed_films(self) -> Films:
+        """The films of the store that carry a true box; all of them are test films."""
+        tables, store = self.tables(), self.store()
+        names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in store]
+        return Films(store, tables, image_index=names)
+
+
+def image_folders(folder: Path) -> list[Path]:
+    """Where a folder with NIH's tables keeps its images: in `images` and `images_256`, or else anywhere in it.
+
+    Originals come first, so that an image that is there twice is taken from the larger copy.
+    """
+    named = [folder / name for name in ("images", "images_256") if (folder / name).is_dir()]
+    return named or [folder]

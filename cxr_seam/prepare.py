@@ -80,7 +80,7 @@ def prepare(
                 if isinstance(result, InputError):
                     broken[entry.image_index] = str(result)
                 else:
-                    writer.add(entry.image_index, result, source=source.path.name)
+                    writer.add(entry.image_index, result, source=source.path.absolute().name)
                     broken.pop(entry.image_index, None)
                     bar.set_postfix_str(f"{len(writer.index.names)} images", refresh=False)
                 bar.update(walked + entry.position - bar.n)
@@ -204,8 +204,10 @@ def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
         writer = _Writer(folder, file=file, index=index)
         try:
             yield writer
-        finally:
+        except Exception:  # not on Ctrl-C, which may have fallen between a write and its entry in the index
             writer.commit()
+            raise
+        writer.commit()
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:

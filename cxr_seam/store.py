@@ -79,7 +79,7 @@ def read_index(folder: Path) -> Index | None:
         format_, version = content.pop("format"), content.pop("version")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the index of a store; delete {folder} and prepare again") from error
     if (format_, version) != (FORMAT, VERSION):
         raise InputError(f"{path} is of another version ({format_} {version}); delete {folder} and prepare again")

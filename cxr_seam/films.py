@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from .errors import InputError
 from .nih import NihTables
@@ -39,36 +39,43 @@ class Films(Dataset):
         """Number of films."""
         return len(self.image_index)
 
-    def __getitem__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the films at `places`: (B, 1, S, S) uint8 and (B, 14) float32."""
-        places = np.asarray(places)
-        pixels = self._store.images[self._rows[places]]
+    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch, the films at `places`: (B, 1, S, S) uint8 and (B, 14) float32.
+
+        PyTorch's loader calls this instead of asking for one film after another.
+        """
+        pixels = np.array(self._store.images[self._rows[places]])  # a plain, writable copy of the mapped bytes
         return torch.from_numpy(pixels)[:, None], torch.from_numpy(self.labels[places])
 
 
-class Batches(Sampler[list[int]]):
+class Batches(BatchSampler):
     """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch)."""
 
     def __init__(self, count: int, size: int, *, shuffle_seed: int | None = None) -> None:
         """Split `count` items into batches of `size`; shuffled ones leave out a last incomplete batch if they can."""
-        self.count, self.size, self.shuffle_seed = count, size, shuffle_seed
+        self.count, self.batch_size, self.shuffle_seed = count, size, shuffle_seed
+        self.drop_last = shuffle_seed is not None and count >= size
         self.epoch = 0
 
     def __len__(self) -> int:
         """Number of batches."""
-        if self.shuffle_seed is not None and self.count >= self.size:
-            return self.count // self.size
-        return -(-self.count // self.size)
+        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of places."""
         order = np.arange(self.count)
         if self.shuffle_seed is not None:
             order = np.random.default_rng((self.shuffle_seed, self.epoch)).permutation(self.count)
-        for start in range(0, len(self) * self.size, self.size):
-            yield order[start : start + self.size].tolist()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
 
 
 def loader(films: Films, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
     """Batches of films; the store is memory-mapped, so no worker processes are needed to keep up."""
-    return DataLoader(films, sampler=Batches(len(films), batch_size, shuffle_seed=shuffle_seed), batch_size=None)
+    batches = Batches(len(films), batch_size, shuffle_seed=shuffle_seed)
+    return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is)
+
+
+def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Nothing is left to collate: `Films` gives whole batches."""
+    return batch

@@ -4,9 +4,9 @@ One branch transforms the image and then draws its maps, the other draws the map
 The transform is a rotation, another for every image of the batch.
 
 Where the rotated film has no content, the black corners are no evidence of anything. They are kept out of the loss in
-four places: the maps of the transformed branch are cut to the valid region before they are normalised by their maximum;
-nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the share that OHEM keeps count valid
-pixels only; and so does the average of the MSML loss.
+four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are normalised
+by their maximum; nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the share that OHEM
+keeps count valid pixels only; and so does the average of the MSML loss.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class SeamObjective(nn.Module):
         with torch.no_grad():
             features = self.model.features(images)
             cam = self.model.activate(features).float()
-        if valid is not None:
-            cam = cam * valid
-        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid)
+        if valid is None:
+            return cam, self.model.pcm(features, prepare_for_refinement(cam))
+        cam = cam * valid
+        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid) * valid
 
     def forward(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw a rotation for each image and compare the branches.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .findings import FINDINGS
-from .phantom_findings import ORDER, PAINTERS, Chest
+from .phantom_chest import Chest
+from .phantom_findings import ORDER, PAINTERS
 from .phantom_pens import GRID, soften
 from .phantom_thorax import Body, build_thorax
 
@@ -57,9 +58,9 @@ def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
     import cv2
 
     loose = 1.6 if view == "AP" else 1.0
-    scale = SIZE / GRID * rng.uniform(0.94, 1.07)
+    scale = SIZE / GRID * rng.uniform(0.98, 1.10)
     matrix = cv2.getRotationMatrix2D((GRID / 2, GRID / 2), float(rng.normal(0, 1.3 * loose)), scale)
-    matrix[:, 2] += SIZE / 2 - GRID / 2 + rng.normal(0, 16 * loose, 2).clip(-45, 45)
+    matrix[:, 2] += SIZE / 2 - GRID / 2 + rng.normal(0, 13 * loose, 2).clip(-40, 40)
     return matrix
 
 
@@ -85,15 +86,15 @@ def _expose(rng: np.random.Generator, absorption: np.ndarray, to_film: np.ndarra
     if view == "AP":  # portable films are flatter and blurred by the longer exposure
         low, high = low - rng.uniform(0.0, 0.15), high + rng.uniform(0.0, 0.12)
         absorption = soften(absorption, rng.uniform(0.5, 0.9))
-    level = np.clip((absorption - low) / (high - low), 0, 1.6)
-    bend = rng.uniform(0.7, 1.2)
-    grey = 252 * (1 - np.exp(-bend * level ** rng.uniform(1.05, 1.45))) / (1 - np.exp(-bend * 1.15))
-    film = cv2.warpAffine(grey.astype(np.float32), to_film, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+    level = np.clip((absorption - low) / (high - low), 1e-6, 1.6).astype(np.float32)
+    bend, gamma = rng.uniform(0.7, 1.2), rng.uniform(1.05, 1.45)
+    grey = 252 * (1 - np.exp(-bend * np.exp(gamma * np.log(level)))) / (1 - float(np.exp(-bend * 1.15)))
+    film = cv2.warpAffine(grey, to_film, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     grain = rng.standard_normal((GRID, GRID), np.float32) * rng.uniform(1.5, 4.0)
-    film += np.tile(grain, (2, 2))
+    film.reshape(2, GRID, 2, GRID)[:] += grain[None, :, None]
     if rng.random() < 0.25:
         film *= _collimator(rng)
-    pixels = film.clip(0, 255).astype(np.uint8)
+    pixels = np.clip(film, 0, 255, out=film).astype(np.uint8)
     _marker(rng, pixels, view)
     return pixels
 

@@ -11,50 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .phantom_chest import Chest
 from .phantom_pens import GRID, MIDLINE, SIDES, branches, clouds, fill, smooth_outline, soften, strokes
-from .phantom_thorax import Thorax
 
 YY, XX = np.mgrid[:GRID, :GRID].astype(np.float32)
-
-
-class Chest:
-    """A healthy thorax and what disease has added to it.
-
-    `filled` 0..1 is the share of the lung's air that fluid, cells or collapse have replaced; `kept` 0..1 the share
-    of the vessels still seen; `more_air` extra lucency (absorption taken away); `shadow` absorption added anywhere.
-    """
-
-    def __init__(self, thorax: Thorax) -> None:
-        """Start from a healthy chest."""
-        self.thorax = thorax
-        self.filled = np.zeros((GRID, GRID), np.float32)
-        self.kept = np.ones((GRID, GRID), np.float32)
-        self.more_air = np.zeros((GRID, GRID), np.float32)
-        self.shadow = np.zeros((GRID, GRID), np.float32)
-
-    def fill_air(self, opacity: np.ndarray) -> None:
-        """Replace a share (0..1 per pixel) of the remaining air; overlapping opacities add up as veils do."""
-        self.filled = 1 - (1 - self.filled) * (1 - opacity.clip(0, 1))
-
-    def absorption(self) -> np.ndarray:
-        """Absorption of the whole chest, float32 (512, 512)."""
-        t = self.thorax
-        vessels = t.vessels * self.kept * (1 - 0.75 * self.filled)
-        return t.solid - (t.air + self.more_air) * (1 - self.filled) + vessels + t.bones + self.shadow
-
-    def free_point(
-        self, rng: np.random.Generator, *, height: tuple[float, float], depth: tuple[float, float] = (0.25, 0.8)
-    ) -> tuple[float, float, int]:
-        """Draw a place x, y, side in a lung, in the given ranges (see `Thorax.point`), away from other opacities."""
-        tries = []
-        for _ in range(8):
-            side = int(rng.integers(2))
-            x, y = self.thorax.point(side, height=rng.uniform(*height), depth=rng.uniform(*depth))
-            around = (slice(max(0, int(y) - 14), int(y) + 15), slice(max(0, int(x) - 14), int(x) + 15))
-            air = self.thorax.air[around] + self.more_air[around] * -1
-            tries.append((float((air * (1 - self.filled[around])).mean()), x, y, side))
-        good = [t for t in tries if t[0] > 0.26]
-        return (good[0] if good else max(tries))[1:]
 
 
 def _round(x: float, y: float, rx: float, ry: float) -> np.ndarray:
@@ -102,7 +62,8 @@ def effusion(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndar
     wall = np.nanmin(first) if side == 0 else np.nanmax(last)
     inward = (np.abs(XX - wall) / thorax.body.half_width).clip(0, 1)
     surface = level + deep * 0.55 * np.tanh(inward / 0.28) - 42 * np.exp(-inward / 0.10)
-    fluid = _edge(surface - YY, 2.2) * thorax.lungs[side]
+    fluid = (_edge(surface - YY, 2.2) * thorax.lungs[side]).astype(np.float32)
+    fluid *= 1 - 0.7 * soften(fill(thorax.heart), 2)  # before and behind the heart there is little room
     chest.fill_air(fluid)
     lower = soften(fluid, 2.0)
     chest.shadow += 0.15 * lower
@@ -140,14 +101,15 @@ def nodule(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarra
 
 
 def _lump(chest: Chest, rng: np.random.Generator, x: float, y: float, *, radius: float, bumps: float) -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    r = radius * (1 + rng.normal(0, bumps, 12).clip(-0.2, 0.2))
-    disc = soften(fill(smooth_outline(list(zip(x + r * np.cos(t), y + r * np.sin(t), strict=True)))), 1.1)
+    t = np.linspace(0, 2 * np.pi, 9, endpoint=False)
+    r = radius * (1 + rng.normal(0, bumps, 9).clip(-0.2, 0.2))
+    outline = np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1)
+    disc = soften(fill(smooth_outline(outline)), 1.2 + 0.04 * radius)
     inside = disc * (chest.thorax.lungs[0] | chest.thorax.lungs[1])
-    chest.fill_air(inside * 0.95)
-    ball = np.sqrt(np.clip(1 - _round(x, y, radius * 1.1, radius * 1.1) ** 2, 0, 1))  # thicker in the middle
-    chest.shadow += 0.10 * inside * ball
-    return inside > 0.5
+    ball = np.sqrt(np.clip(1 - _round(x, y, radius * 1.15, radius * 1.15) ** 2, 0, 1))  # thicker in the middle
+    chest.fill_air(inside * (0.70 + 0.25 * ball))
+    chest.shadow += 0.06 * inside * ball
+    return inside > 0.4
 
 
 def pneumonia(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -163,7 +125,7 @@ def pneumonia(chest: Chest, rng: np.random.Generator, strength: float) -> np.nda
         * _edge(-(fissure + 4), 1.3)
         * np.exp(-((fissure.clip(0) / (1.1 * ry)) ** 2))
     )
-    patchy = 0.72 + 0.20 * clouds(rng, grain=20).clip(-1.6, 1.4)
+    patchy = 0.80 + 0.20 * clouds(rng, grain=20).clip(-1.6, 1.4)
     opacity = body * patchy * (0.85 + 0.25 * strength) * chest.thorax.lungs[side]
     chest.fill_air(opacity.clip(0, 0.95))
     return soften(opacity, 2) > 0.25
@@ -194,15 +156,16 @@ def pneumothorax(chest: Chest, rng: np.random.Generator, strength: float) -> np.
 def consolidation(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """Air spaces filled solid: dense, even, with the dark branching bronchi still holding air."""
     x, y, side = chest.free_point(rng, height=(0.25, 0.9), depth=(0.3, 0.65))
-    wobble = 0.16 * clouds(rng, grain=34)
+    wobble = 0.11 * clouds(rng, grain=40)
     body = _edge(_round(x, y, rng.uniform(40, 56), rng.uniform(36, 52)) + wobble - 1 - 0.15 * strength, 0.045)
     hilum = chest.thorax.hila[side]
     start = np.arctan2(y - hilum[1], x - hilum[0])
     root = (0.7 * x + 0.3 * hilum[0], 0.7 * y + 0.3 * hilum[1])
-    tree = branches(rng, root, start + np.array([-0.9, -0.3, 0.3, 0.9]), length=62, generations=2)
-    bronchi = soften(strokes(tree[1], width=2, canvas=strokes(tree[0], width=4)), 0.9)
+    fan = start + np.array([-0.9, -0.3, 0.3, 0.9])
+    tree = branches(rng, [root] * 4, fan, length=62, generations=2)
+    bronchi = soften(strokes(tree[1], width=2, canvas=strokes(tree[0], width=3)), 0.9)
     opacity = body * chest.thorax.lungs[side]
-    chest.fill_air(opacity * (0.97 - 0.62 * bronchi))
+    chest.fill_air(opacity * (0.97 - 0.7 * bronchi))
     chest.shadow += 0.05 * opacity * (1 - bronchi)
     return opacity > 0.5
 

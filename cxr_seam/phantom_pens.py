@@ -61,17 +61,17 @@ def clouds(rng: np.random.Generator, *, grain: int) -> np.ndarray:
 
 
 def branches(
-    rng: np.random.Generator, root: tuple[float, float], angles: np.ndarray, *, length: float, generations: int = 3
+    rng: np.random.Generator, roots: np.ndarray, angles: np.ndarray, *, length: float, generations: int = 3
 ) -> list[list[np.ndarray]]:
     """A tree of vessels or bronchi: for every generation the list of its tracks, each (9, 2) points.
 
-    Three children leave each track of the generation before at random places, each two thirds as long.
+    One track starts at each of `roots` (n, 2) in the direction of `angles` (n,), about `length` pixels long. Three
+    children leave each track of the generation before at random places, each two thirds as long.
     """
     steps = 9
-    starts = np.repeat(np.array([root], float), len(angles), 0)
-    tree = []
+    starts, tree = np.asarray(roots, float), []
     for _ in range(generations):
-        turn = angles[:, None] + rng.normal(0, 0.13, (len(angles), steps)).cumsum(1)
+        turn = angles[:, None] + rng.normal(0, 0.15, (len(angles), steps)).cumsum(1)
         stride = length / steps * rng.uniform(0.7, 1.2, (len(angles), 1, 1))
         track = starts[:, None] + np.stack([np.cos(turn), np.sin(turn)], -1).cumsum(1) * stride
         track[:, 0] = starts

@@ -4,8 +4,7 @@ A radiograph is a shadow, so the parts are kept as thicknesses that add up: soft
 absorb, the air of the lungs takes absorption away. Findings (phantom_findings.py) fill or empty that air, and
 phantom_film.py turns the sum into grey values.
 
-Drawn on a grid of 512 x 512 pixels, the patient's midline at x = 256, the patient's right side at the image's
-left, as radiographs hang. "Side" 0 is the patient's right, 1 the left.
+Drawn on a grid of 512 x 512 pixels, midline at x = 256. "Side" 0 is the patient's right (the image's left), 1 the left.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ import numpy as np
 
 from .phantom_bones import skeleton
 from .phantom_pens import GRID, MIDLINE, SIDES, branches, clouds, fill, smooth_outline, soften, strokes
+
+Y = np.arange(GRID, dtype=np.float32)[:, None]
+X = np.arange(GRID, dtype=np.float32)[None, :]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Body:
     heart_tilt: float  # share of the heart's width that lies left of the midline
     aortic_knob: float
     flesh: float  # soft tissue outside the ribs
+    axilla: float  # height of the armpits
     breasts: float  # absorption of the breast shadows, 0 for none
     rib_contrast: float
     lean: float  # sideways bow of the spine
@@ -40,20 +43,19 @@ class Body:
     def draw(rng: np.random.Generator, *, sex: str = "M", age: int = 50) -> Body:
         """Draw a plausible person; `sex` is "M" or "F", `age` in years."""
         female = sex == "F"
-        half_width = rng.uniform(176, 200) - (8 if female else 0)
-        dome = rng.uniform(338, 368)
         return Body(
-            half_width=half_width,
-            apex=rng.uniform(70, 92),
-            dome=dome,
+            half_width=rng.uniform(172, 202) - (8 if female else 0),
+            apex=rng.uniform(64, 92),
+            dome=rng.uniform(330, 368),
             dome_drop=rng.uniform(6, 18),
             angle_depth=rng.uniform(42, 58),
             heart_ratio=rng.uniform(0.39, 0.455),
             heart_tilt=rng.uniform(0.63, 0.70),
-            aortic_knob=rng.uniform(15, 19) + 5 * max(0, age - 45) / 40,
-            flesh=rng.uniform(14, 34),
+            aortic_knob=rng.uniform(13, 17) + 6 * max(0, age - 45) / 40,
+            flesh=rng.uniform(12, 40),
+            axilla=rng.uniform(170, 330),
             breasts=rng.uniform(0.05, 0.13) if female and rng.random() < 0.85 else 0.0,
-            rib_contrast=rng.uniform(0.075, 0.115),
+            rib_contrast=rng.uniform(0.065, 0.105),
             lean=rng.normal(0, 3),
             texture=int(rng.integers(2**31)),
         )
@@ -81,8 +83,7 @@ class Thorax:
     @property
     def cardiothoracic_ratio(self) -> float:
         """Width of the heart over the widest inner width of the thorax; above 0.5 is too large on a PA film."""
-        widest = max(np.nanmax(self.rows[1][:, 1]) - np.nanmin(self.rows[0][:, 0]), 1.0)
-        return float(np.ptp(self.heart[:, 0]) / widest)
+        return float(np.ptp(self.heart[:, 0]) / (np.nanmax(self.rows[1][:, 1]) - np.nanmin(self.rows[0][:, 0])))
 
     def point(self, side: int, *, height: float, depth: float) -> tuple[float, float]:
         """Place in a lung: `height` 0 at the apex to 1 at the dome, `depth` 0 at the mediastinum to 1 at the ribs."""
@@ -115,14 +116,22 @@ def build_thorax(
     outlines = [_lung_outline(body, side, width, domes[side], angles[side]) for side in (0, 1)]
     soft = [fill(outline) for outline in outlines]
     heart = _heart_outline(body, width, height, domes, heart_ratio)
-    solid, central = _soft_tissue(rng, body, width, height, domes, angles, outlines, heart, soft)
-    hila = ((MIDLINE - 0.25 * width, body.apex + 0.50 * height), (MIDLINE + 0.24 * width, body.apex + 0.46 * height))
-    air, vessels = _lung_fields(rng, soft, central, hila, width, hyperinflation)
-    bones = skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine)
-    lungs = tuple(mask > 0.5 for mask in soft)
-    return Thorax(
-        body, solid, air, vessels, bones, lungs, heart, domes, angles, hila, tuple(_extent(mask) for mask in lungs)
+    hila = tuple(
+        (MIDLINE + sign * 0.25 * width, body.apex + share * height)
+        for sign, share in zip(SIDES, (0.50, 0.46), strict=True)
     )
+    silhouette = _silhouette(body, width)
+    middle = _mediastinum(body, width, height, heart)
+    solid = _flesh(rng, body, width, silhouette) + middle
+    solid += _belly(rng, body, width, domes, angles) * silhouette
+    solid -= _airways(body, width, height, hila)
+    if body.breasts:
+        solid += _breasts(body, width, domes[0]) * silhouette
+    air, vessels = _lung_fields(rng, soft, np.clip(middle / 0.25, 0, 1), hila, width, hyperinflation)
+    bones = skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine) * silhouette
+    lungs = tuple(mask > 0.5 for mask in soft)
+    rows = tuple(_extent(mask) for mask in lungs)
+    return Thorax(body, solid.astype(np.float32), air, vessels, bones, lungs, heart, domes, angles, hila, rows)
 
 
 def _extent(mask: np.ndarray) -> np.ndarray:
@@ -132,26 +141,31 @@ def _extent(mask: np.ndarray) -> np.ndarray:
     return np.stack([first, last], 1)
 
 
+def _diaphragm(u: np.ndarray, dome: float, angle: float) -> np.ndarray:
+    """Height y of one half of the diaphragm at `u` = distance from the midline / half width of the thorax."""
+    outer, inner = ((u - 0.48) / 0.52).clip(0, 1), ((0.48 - u) / 0.36).clip(0, 1)
+    return dome + (angle - dome) * outer**2.3 + 10 * inner**2
+
+
 def _lung_outline(body: Body, side: int, width: float, dome: float, angle: float) -> np.ndarray:
     """Outline of one lung: down the ribs, along the diaphragm, up the mediastinum; it runs behind the heart."""
     top, span = body.apex, angle - body.apex
-    wall = [(0.0, 0.40), (0.015, 0.53), (0.06, 0.65), (0.15, 0.77), (0.3, 0.88), (0.5, 0.955), (0.75, 0.995), (1, 1)]
+    wall = [(0, 0.40), (0.015, 0.53), (0.06, 0.65), (0.15, 0.77), (0.3, 0.88), (0.5, 0.955), (0.75, 0.995), (1, 1)]
     inner = [(0.02, 0.29), (0.08, 0.18), (0.2, 0.145), (0.5, 0.12), (0.8, 0.10)]
     u = np.linspace(0.985, 0.12, 24)
-    bow = np.where(u > 0.48, (angle - dome) * ((u - 0.48) / 0.52).clip(0) ** 2.3, 22 * ((0.48 - u) / 0.36).clip(0) ** 2)
-    points = [(x, top + t * span) for t, x in wall] + list(zip(u, dome + bow, strict=True))
+    points = [(x, top + t * span) for t, x in wall] + list(zip(u, _diaphragm(u, dome, angle), strict=True))
     points += [(x, top + t * (dome + 10 - top)) for t, x in reversed(inner)]
     return smooth_outline([(MIDLINE + SIDES[side] * x * width, y) for x, y in points], steps=6)
 
 
-def _heart_outline(body: Body, width: float, height: float, domes: tuple[float, float], ratio: float) -> np.ndarray:
+def _heart_outline(body: Body, width: float, height: float, domes: tuple, ratio: float) -> np.ndarray:
     """Outline of the heart, exactly `ratio` of the thorax wide: right atrium, apex of the left ventricle, waist."""
     a, total = body.apex, 2 * ratio * width
     left, right = body.heart_tilt * total, (1 - body.heart_tilt) * total
     low = 0.5 * (domes[0] + domes[1])
     large = max(0.0, ratio - 0.45) * 0.9
     points = [
-        (-0.10 * width, a + 0.44 * height),
+        (-0.13 * width, a + 0.42 * height),
         (-0.14 * width - 0.2 * right, a + (0.58 - large / 3) * height),
         (-0.98 * right, a + 0.77 * height),
         (-0.92 * right, low - 12),
@@ -161,131 +175,128 @@ def _heart_outline(body: Body, width: float, height: float, domes: tuple[float, 
         (left, low - 10),
         (0.93 * left, a + 0.83 * height),
         (0.70 * left, a + (0.67 - large / 2) * height),
-        (0.40 * left + 0.03 * width, a + (0.54 - large / 2) * height),
-        (0.15 * width, a + 0.44 * height),
+        (0.36 * left + 0.05 * width, a + (0.53 - large / 2) * height),
+        (0.17 * width, a + 0.43 * height),
     ]
     outline = smooth_outline(points)
     outline[:, 0] *= total / np.ptp(outline[:, 0])
     return outline + [MIDLINE, 0]
 
 
-def _soft_tissue(rng, body, width, height, domes, angles, outlines, heart, soft) -> tuple[np.ndarray, np.ndarray]:
-    """Absorption of all that is neither lung nor bone, and the part of it that lies before the lungs' air."""
+def _mirrored(points: list[tuple[float, float]]) -> np.ndarray:
+    """Smooth outline of a shape that is the same left and right of the midline, from its left half, top to bottom."""
+    return smooth_outline([(MIDLINE + x, y) for x, y in points] + [(MIDLINE - x, y) for x, y in points[::-1]], steps=6)
+
+
+def _silhouette(body: Body, width: float) -> np.ndarray:
+    """The person against the light: neck, shoulders, trunk, arms that leave the film, float32 in 0..1."""
+    side, top, axilla = width + 8 + body.flesh, body.apex, body.axilla
+    half = [(78, -60), (78, -20), (84, top - 58), (108, top - 40), (150, top - 26), (205, top - 12), (246, top + 22)]
+    half += [
+        (290, top + 70),
+        (360, axilla + 40),
+        (330, axilla + 190),
+        (side + 26, axilla + 60),
+        (side + 14, axilla + 8),
+    ]
+    half += [(side + 2, axilla + 70), (side, axilla + 160), (side - 4, 560), (side - 4, 640)]
+    return fill(_mirrored(half))
+
+
+def _flesh(rng: np.random.Generator, body: Body, width: float, silhouette: np.ndarray) -> np.ndarray:
+    """Muscle and fat: thin towards the skin, uneven."""
     import cv2
 
-    yy, xx = np.mgrid[:GRID, :GRID].astype(np.float32)
-    ribs, flesh = width + 8, body.flesh
-    half = [(44, -20), (46, 12), (62, 30), (140, body.apex - 26), (205, body.apex - 10), (247, body.apex + 26)]
-    half += [(258 + flesh, body.apex + 85), (252 + flesh, 240)]
-    trunk = [(0.86 * width, body.apex + 40), (ribs + flesh, 190), (ribs + flesh, 400), (ribs + flesh - 4, 560)]
-    silhouette = np.zeros((GRID, GRID), np.float32)
-    for part in (
-        half + [(232 + flesh, 560), (ribs + flesh + 18, 560), (ribs + flesh + 8, 250), (100, 200)],
-        half[:5] + trunk,
-    ):
-        both = [(MIDLINE - x, y) for x, y in part] + [(MIDLINE + x, y) for x, y in reversed(part)]
-        if part[-1][0] == 100:  # the arms: two separate shapes, so that air may show between them and the trunk
-            silhouette = np.maximum(silhouette, fill(np.array([(MIDLINE - x, y) for x, y in part])))
-            both = [(MIDLINE + x, y) for x, y in part]
-        silhouette = np.maximum(silhouette, fill(np.array(both, float)))
-    inside = cv2.distanceTransform((silhouette > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    solid = 0.68 * (1 - np.exp(-soften(inside, 2) / 22)) * silhouette
+    padded = cv2.copyMakeBorder((silhouette > 0.5).astype(np.uint8), 0, 40, 40, 40, cv2.BORDER_REPLICATE)
+    inside = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[:GRID, 40 : GRID + 40]
+    solid = 0.66 * (1 - np.exp(-soften(inside, 3) / 26))
+    solid += 0.016 * clouds(rng, grain=70) + 0.04 * np.exp(-(((np.abs(X - MIDLINE) - width - 10) / 14) ** 2))
+    return solid * silhouette
 
-    # Below the diaphragm: liver and spleen, dense up to the sharp edge of the domes.
-    belly = np.zeros((GRID, GRID), np.float32)
-    for side in (0, 1):
-        sign = SIDES[side]
-        curve = outlines[side][(outlines[side][:, 1] > domes[side] - 3)]
-        curve = curve[np.argsort(curve[:, 0])]
-        edge = np.interp(xx[0], curve[:, 0], curve[:, 1])
-        here = (yy > edge) & (sign * (xx - MIDLINE) >= 0) & (np.abs(xx - MIDLINE) < ribs + flesh * 0.6)
-        belly += here * (0.15 + 0.06 * np.clip((yy - domes[side]) / 60, 0, 1))
-    solid += soften(belly * silhouette, 1.2)
-    gas = clouds(rng, grain=26)
-    stomach = fill(_bubble(rng, MIDLINE + rng.uniform(0.3, 0.52) * width, domes[1] + rng.uniform(18, 30)))
-    solid -= soften(stomach, 1.5) * rng.choice([0.0, 0.12, 0.24]) + 0.05 * np.clip(gas - 1, 0, 1.5) * (yy > angles[0])
 
-    # Spine and mediastinum, aortic knob, heart: the shadow in the middle.
-    axis = MIDLINE + body.lean * np.sin(yy / 90)
-    central = (
-        0.20 * np.exp(-(np.abs((xx - axis) / (0.17 * width)) ** 3.5)) * np.clip((yy + 40) / (body.apex + 60), 0.3, 1)
+def _belly(rng: np.random.Generator, body: Body, width: float, domes: tuple, angles: tuple) -> np.ndarray:
+    """Liver, spleen and bowel: dense up to the sharp edge of the domes, the stomach's bubble under the left one."""
+    u = np.abs(X[0] - MIDLINE) / width
+    edge = np.where(X[0] < MIDLINE, _diaphragm(u, domes[0], angles[0]), _diaphragm(u, domes[1], angles[1]))
+    edge = edge.astype(np.float32)
+    blur = 1.0 + 16 * np.clip((u - 0.985) / 0.05, 0, 1) + 14 * np.clip((0.16 - u) / 0.06, 0, 1)
+    below = 1 / (1 + np.exp(((edge - Y) / blur).clip(-30, 30)))
+    flank = 1 / (1 + np.exp(((u * width - width - 0.5 * body.flesh) / 7).clip(-30, 30)))
+    belly = below * flank * (0.16 + 0.07 * np.clip((Y - domes[0]) / 70, 0, 1.5))
+    rx, ry = rng.uniform(20, 40), rng.uniform(14, 26)
+    x, y = MIDLINE + rng.uniform(0.3, 0.55) * width, domes[1] + rng.uniform(26, 36)
+    t = np.linspace(np.pi, 2 * np.pi, 20)  # a dome of gas over a level line
+    gas = soften(fill(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)), 1.5) * float(
+        rng.choice((0.0, 0.12, 0.22))
     )
-    top = [
-        (-0.13, -0.1),
-        (-0.135, 0.15),
-        (-0.15, 0.35),
-        (-0.16, 0.6),
-        (0.16, 0.6),
-        (0.15, 0.45),
-        (0.14, 0.2),
-        (0.13, -0.1),
-    ]
-    band = fill(np.array([(MIDLINE + x * width, body.apex + y * height) for x, y in top]))
-    knob = smooth_outline(
-        [
-            (
-                MIDLINE + 0.115 * width + body.aortic_knob * np.cos(t),
-                body.apex + 0.335 * height + 1.2 * body.aortic_knob * np.sin(t),
-            )
-            for t in np.linspace(0, 2 * np.pi, 8, endpoint=False)
-        ]
-    )
-    pump = fill(heart)
-    thick = cv2.distanceTransform((pump > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    middle = soften(0.13 * band + 0.08 * fill(knob), 1.6)
-    middle += soften(pump, 1.3) * (0.13 + 0.12 * (1 - np.exp(-soften(thick, 3) / 22)))
-    windpipe = np.exp(-(((xx - axis - 2) / (0.055 * width)) ** 4)) * (yy < body.apex + 0.40 * height) * (yy > 20)
-    solid += (central + middle) * (silhouette > 0) - 0.13 * soften(windpipe.astype(np.float32), 2.5)
-    for sign in SIDES if body.breasts else ():
-        breast = smooth_outline(
-            [
-                (MIDLINE + sign * (0.60 + 0.46 * x) * width, domes[0] - 40 + 88 * y)
-                for x, y in (
-                    (0, -0.9),
-                    (0.8, -0.6),
-                    (1, 0.1),
-                    (0.75, 0.75),
-                    (0, 1),
-                    (-0.75, 0.75),
-                    (-0.95, 0.1),
-                    (-0.7, -0.5),
-                )
-            ]
-        )
-        solid += body.breasts * soften(fill(breast), 3) * np.clip((yy - domes[0] + 130) / 130, 0, 1) * (silhouette > 0)
-    return solid.astype(np.float32), np.clip(middle / 0.25, 0, 1)
+    colon = np.clip((Y - domes[1] - 45) / 30, 0, 1) * np.clip((X - MIDLINE) / 50 + 0.6, 0, 1) * flank
+    gas += 0.08 * soften(np.clip(clouds(rng, grain=24) - 1.3, 0, 1.2), 2) * colon
+    return belly - gas * below
 
 
-def _bubble(rng: np.random.Generator, x: float, y: float) -> np.ndarray:
-    """The stomach's gas: a dome over a level line."""
-    rx, ry = rng.uniform(22, 38), rng.uniform(14, 24)
-    t = np.linspace(np.pi, 2 * np.pi, 20)
-    return np.stack([x + rx * np.cos(t), y + 8 + ry * np.sin(t)], 1)
+def _mediastinum(body: Body, width: float, height: float, heart: np.ndarray) -> np.ndarray:
+    """Great vessels, aortic knob and heart; where they overlap the thickest counts."""
+    import cv2
+
+    half = [(0.15, -0.35), (0.155, 0.0), (0.15, 0.2), (0.17, 0.4), (0.165, 0.62), (0.15, 1.1)]
+    band = fill(_mirrored([(x * width, body.apex + y * height) for x, y in half]))
+    knob = smooth_outline([
+        (MIDLINE + 0.09 * width + 1.3 * body.aortic_knob * np.cos(t),
+         body.apex + 0.345 * height + 1.5 * body.aortic_knob * np.sin(t))
+        for t in np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    ])  # fmt: skip
+    pump, low = fill(heart), body.apex + height
+    thick = soften(cv2.distanceTransform((pump > 0.5).astype(np.uint8), cv2.DIST_L2, 3), 3)
+    heart_shadow = soften(pump, 1.2) * np.clip((low - Y) / 40 + 1, 0.3, 1) * (0.14 + 0.12 * (1 - np.exp(-thick / 24)))
+    great = np.maximum(soften(0.15 * band, 4), soften(0.16 * fill(knob), 2.2))
+    return np.maximum(great, heart_shadow)
 
 
-def _lung_fields(rng, soft, central, hila, width: float, hyperinflation: float) -> tuple[np.ndarray, np.ndarray]:
+def _airways(body: Body, width: float, height: float, hila: tuple) -> np.ndarray:
+    """Windpipe and main bronchi: absorption that their air takes away."""
+    carina = (MIDLINE + 2, body.apex + 0.40 * height)
+    tube = strokes([np.array([(MIDLINE + 1, -40), (MIDLINE + 3, body.apex + 40), carina])], width=17)
+    mains = [np.array([carina, (0.35 * x + 0.65 * carina[0], 0.5 * (y + carina[1])), (x, y)]) for x, y in hila]
+    strokes(mains, width=9, canvas=tube, value=200)
+    return 0.12 * soften(tube, 2.2)
+
+
+def _breasts(body: Body, width: float, dome: float) -> np.ndarray:
+    """Two breast shadows, denser towards their lower border."""
+    shape = ((0, -0.9), (0.8, -0.6), (1, 0.1), (0.75, 0.75), (0, 1), (-0.75, 0.75), (-0.95, 0.1), (-0.7, -0.5))
+    out = np.zeros((GRID, GRID), np.float32)
+    for sign in SIDES:
+        outline = [(MIDLINE + sign * (0.62 + 0.46 * x) * width, dome - 36 + 88 * y) for x, y in shape]
+        out += fill(smooth_outline(outline))
+    return body.breasts * soften(out, 2.5) * np.clip((Y - dome + 120) / 130, 0, 1)
+
+
+def _lung_fields(
+    rng: np.random.Generator, soft: list, central: np.ndarray, hila: tuple, width: float, hyperinflation: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The air of both lungs and the vessels within it."""
     import cv2
 
     both = np.maximum(*soft)
     rim = cv2.distanceTransform((both > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     shape = both * (0.42 + 0.58 * (1 - np.exp(-rim / 16)))
-    air = 0.40 * (1 + 0.22 * hyperinflation) * soften(shape, 0.8) * (1 - 0.72 * central)
+    air = 0.40 * (1 + 0.22 * hyperinflation) * soften(shape, 0.8) * (1 - 0.80 * central)
     canvas = np.zeros((GRID, GRID), np.uint8)
-    reach = np.zeros((GRID, GRID), np.float32)
-    yy, xx = np.mgrid[:GRID, :GRID].astype(np.float32)
+    reach, lumps = np.zeros((GRID, GRID), np.float32), (1 + 0.3 * clouds(rng, grain=8)).clip(0, 1.7)
     for side, (x, y) in enumerate(hila):
-        fan = np.linspace(-1.45, 1.5, 12) + rng.normal(0, 0.1, 12)
-        tree = branches(rng, (x, y), fan if side == 1 else np.pi - fan, length=0.62 * width)
-        for generation, value in ((2, 105), (1, 155), (0, 215)):
-            thick = 4 - generation
-            strokes([t[4:] for t in tree[generation]], width=max(1, thick - 2), canvas=canvas, value=value * 3 // 4)
-            strokes([t[:5] for t in tree[generation]], width=max(1, thick - 1), canvas=canvas, value=value)
-        distance = np.hypot(xx - x, (yy - y) * 0.85)
-        reach = np.maximum(reach, np.exp(-distance / (0.55 * width)))
-        blob = np.exp(-(((xx - x) / 15) ** 2) - ((yy - y) / 26) ** 2)
-        reach += 0.35 * blob
-        canvas = np.maximum(canvas, (90 * blob).astype(np.uint8))
-    vessels = soften(canvas, 0.9) * (0.10 + 0.55 * reach) * (1 - 0.5 * hyperinflation) * 0.40
-    vessels += 0.008 * clouds(rng, grain=9)
-    return air, vessels * np.clip(shape, 0, 1)
+        fan = np.array([-1.5, -1.25, -0.95, -0.6, -0.15, 0.3, 0.65, 0.9, 1.15, 1.35, 1.55]) + rng.normal(0, 0.1, 11)
+        roots = np.stack([x + rng.normal(0, 4, 11), y + 6 + 28 * np.sin(fan) + rng.normal(0, 3, 11)], 1)
+        tree = branches(rng, roots, fan if side == 1 else np.pi - fan, length=0.60 * width)
+        for generation, value in ((2, 80), (1, 120), (0, 160)):
+            strokes(
+                [t[4:] for t in tree[generation]], width=max(1, 2 - generation), canvas=canvas, value=value * 2 // 3
+            )
+            strokes([t[:5] for t in tree[generation]], width=max(1, 3 - generation), canvas=canvas, value=value)
+        half = slice(0, 256) if side == 0 else slice(256, GRID)
+        across, down = X[:, half] - x, Y - y
+        blob = np.exp(-((across / 14) ** 2)) * np.exp(-((down / 27) ** 2))
+        reach[:, half] = np.exp(-np.hypot(across, down * 0.85) / (0.45 * width)) + 0.3 * blob
+        canvas[:, half] = np.maximum(canvas[:, half], (150 * blob * lumps[:, half]).astype(np.uint8))
+    vessels = soften(canvas, 1.0) * (0.10 + 0.50 * reach) * (1 - 0.5 * hyperinflation) * 0.38
+    vessels += 0.009 * clouds(rng, grain=6)
+    return air, (vessels * shape * (1 - 0.6 * central)).astype(np.float32)

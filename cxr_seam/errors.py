@@ -6,5 +6,9 @@ from __future__ import annotations
 class InputError(ValueError):
     """Bad input, told in one sentence that names the file or value and what to do about it.
 
-    The command line prints the sentence and exits with status 2; a notebook shows it as the last line.
+    The command line prints the sentence and exits with status 2; a notebook shows nothing else.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Show a notebook the sentence alone, where IPython would print the whole way into the program."""
+        return [f"{type(self).__name__}: {self}"]

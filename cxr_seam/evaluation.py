@@ -117,6 +117,7 @@ def evaluate(
     boxed_films: Films,
     truth: pd.DataFrame,
     data: str,
+    probabilities: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the trained models of a family.
 
@@ -127,6 +128,7 @@ def evaluate(
         boxed_films: images that carry true boxes.
         truth: true boxes (`NihTables.boxes`).
         data: what the data are, in words; it is written down.
+        probabilities: of `test_films`, where `classify_all` has already computed them.
 
     Returns:
         The content of `results.json`: "data", "checkpoints", "classification" (per model "mean_auc" and "findings"),
@@ -137,8 +139,8 @@ def evaluate(
     """
     predictors = family_predictors(family, folder)
     classification = {}
-    for model, probabilities in classify_all(predictors, test_films).items():
-        table = classification_table(test_films.labels, probabilities)
+    for model, scores in (probabilities or classify_all(predictors, test_films)).items():
+        table = classification_table(test_films.labels, scores)
         classification[model] = {
             "mean_auc": finite_or_none(mean_auc(table)),
             "findings_defined": int(table["auc"].notna().sum()),

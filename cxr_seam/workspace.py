@@ -43,13 +43,20 @@ class Workspace:
     keep: Path
 
     @classmethod
-    def open(cls, *, data: str, recipes: str, keep: str | os.PathLike[str]) -> Workspace:
+    def open(cls, *, data: str, recipes: str, keep: str | os.PathLike[str] = "", on_drive: bool = False) -> Workspace:
         """Open a workspace with the choices of a form cell; environment variables go before them (`ENVIRONMENT`).
 
         A relative path is meant from the root of the repository, whatever folder the notebook runs in.
 
+        Args:
+            data: see `Workspace`.
+            recipes: name of a family, see `recipes.FAMILIES`.
+            keep: folder for models, figures and results; "" means `runs/` and the name of the data.
+            on_drive: on Colab, mount Google Drive and keep everything but the images there, in `cxr-seam/`.
+
         Raises:
-            InputError: there is no such family of recipes, or `data` is neither a known name nor a folder.
+            InputError: there is no such family of recipes, `data` is neither a known name nor a folder, or Drive is
+                asked for outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
         if data not in DEMO_PATIENTS and data not in ARCHIVES and not (ROOT / data).is_dir():
@@ -58,7 +65,8 @@ class Workspace:
                 f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
             )
         family = find_family(os.environ.get(ENVIRONMENT["recipes"], recipes))
-        return cls(data, family, ROOT / os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)))
+        keep = os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)) or f"runs/{Path(data).name}"
+        return cls(data, family, (mount_drive() if on_drive else ROOT) / keep)
 
     @property
     def models(self) -> Path:
@@ -83,7 +91,7 @@ class Workspace:
     @property
     def local(self) -> Path:
         """Folder of the images: on Colab the runtime's own disk, never Drive, which fails with many files."""
-        return COLAB_DISK / f"cxr_seam_{self.data}" if "google.colab" in sys.modules else self.keep / "data"
+        return COLAB_DISK / f"cxr_seam_{Path(self.data).name}" if "google.colab" in sys.modules else self.keep / "data"
 
     @property
     def tables_folder(self) -> Path:
@@ -167,6 +175,20 @@ class Workspace:
         tables, store = self.tables(), self.store()
         names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in store]
         return Films(store, tables, image_index=names)
+
+
+def mount_drive() -> Path:
+    """Mount Google Drive and return the folder in it that everything is kept below.
+
+    Raises:
+        InputError: this is not Colab.
+    """
+    if "google.colab" not in sys.modules:
+        raise InputError("Google Drive can be mounted on Colab only; untick KEEP_ON_DRIVE and give a folder in KEEP")
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    return Path("/content/drive/MyDrive/cxr-seam")
 
 
 def image_folders(folder: Path) -> list[Path]:

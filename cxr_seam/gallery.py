@@ -1,0 +1,154 @@
+"""Which films to look at, and what trained models say of them, ready for figures and the explorer.
+
+Films are chosen by the order of NIH's tables, never by how well a model does on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .augment import augment
+from .boxes import PAPER_THRESHOLD
+from .cases import Case
+from .evaluation import family_predictors, maps_by_model
+from .explorer import Panel, render_png
+from .films import Films
+from .findings import BOXED_FINDINGS, FINDINGS
+from .localization import XYWH, predicted_boxes
+from .nih import NihTables
+from .plots import plot_augmented, plot_films
+from .predict import Prediction, Predictor
+from .recipes import Recipe
+from .store import Store
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def choose_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: int) -> dict[str, str]:
+    """Choose films with true boxes: for each boxed finding the first `per_finding` of the table that are not yet taken.
+
+    Args:
+        truth: true boxes (`NihTables.boxes`).
+        available: names of the films at hand, such as a store.
+        per_finding: how many films of each finding; fewer where there are fewer.
+
+    Returns:
+        `image_index` -> the finding it was chosen for, in the order of `BOXED_FINDINGS`.
+    """
+    chosen: dict[str, str] = {}
+    for finding in BOXED_FINDINGS:
+        names = truth.loc[truth["finding"] == finding, "image_index"]
+        left = [name for name in names if name in available and name not in chosen]
+        chosen.update(dict.fromkeys(left[:per_finding], finding))
+    return chosen
+
+
+def build_cases(workspace: Workspace, *, per_finding: int = 3) -> list[Case]:
+    """Show films with true boxes to a workspace's trained models.
+
+    Args:
+        workspace: with prepared images and at least one trained model.
+        per_finding: films of each boxed finding, see `choose_boxed`.
+
+    Raises:
+        InputError: no image is prepared, none carries a box, or no model is trained.
+    """
+    tables, store = workspace.tables(), workspace.store()
+    predictors = family_predictors(workspace.family, workspace.models)
+    chosen = choose_boxed(tables.boxes, store, per_finding=per_finding)
+    return make_cases(predictors, list(chosen), store=store, tables=tables)
+
+
+def make_cases(
+    predictors: dict[str, Predictor], image_index: Sequence[str], *, store: Store, tables: NihTables
+) -> list[Case]:
+    """Show the films called `image_index` to models (`evaluation.family_predictors`), one case a film.
+
+    Raises:
+        InputError: there is no film, or one is missing in the store or in the tables.
+    """
+    films = Films(store, tables, image_index=image_index)
+    probabilities: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
+    cams: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
+    for key, predictor in predictors.items():
+        for names, output in predictor.batches(films, maps=True, what=f"look, {key}"):
+            scores = output.logits.sigmoid().numpy()
+            for model, maps in maps_by_model(key, output).items():
+                for name, score, cam in zip(names, scores, maps.numpy(), strict=True):
+                    probabilities[name][model], cams[name][model] = score, cam
+    return [
+        Case(
+            image_index=name,
+            film=np.array(store.images[row]),
+            labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
+            probabilities=probabilities[name],
+            cams=cams[name],
+            true_boxes=tables.boxes.loc[tables.boxes["image_index"] == name, ["finding", *XYWH]],
+        )
+        for name, row, labels in zip(films.image_index, store.rows(films.image_index), films.labels, strict=True)
+    ]
+
+
+def figure_rows(cases: Sequence[Case]) -> list[tuple[Case, str]]:
+    """One case for each boxed finding that occurs, as in Fig. 7; another film in every row where there are enough."""
+    rows: list[tuple[Case, str]] = []
+    for finding in BOXED_FINDINGS:
+        shown = [case for case, _ in rows]
+        candidates = [case for case in cases if len(case.true(finding))]
+        # A film with two boxes would otherwise stand for both findings.
+        fresh = [case for case in candidates if case not in shown]
+        rows += [(case, finding) for case in (fresh or candidates)[:1]]
+    return rows
+
+
+def contact_sheet(workspace: Workspace) -> Figure:
+    """Draw one film for each boxed finding that occurs, with the true boxes of that finding.
+
+    Raises:
+        InputError: no image is prepared, or none carries a box.
+    """
+    tables, store = workspace.tables(), workspace.store()
+    chosen = choose_boxed(tables.boxes, store, per_finding=1)
+    films = [np.array(store.images[row]) for row in store.rows(chosen)]
+    titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in chosen.items()]
+    key = pd.MultiIndex.from_frame(tables.boxes[["image_index", "finding"]])
+    boxes = [tables.boxes.loc[key.isin([pair]), XYWH].to_numpy() for pair in chosen.items()]
+    return plot_films(films, titles, boxes=boxes)
+
+
+def augmentation_sheet(films: Films, recipe: Recipe, *, place: int = 0, variations: int = 9) -> Figure:
+    """Draw the film at `place` of `films` and some of the variations of it that training would see (Sect. 5.2)."""
+    pixels, _ = films.__getitems__([place])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    inputs = augment(
+        pixels.expand(variations, -1, -1, -1), recipe.augmentation, size=recipe.image_size, generator=generator
+    )
+    return plot_augmented(pixels[0, 0].numpy(), inputs)
+
+
+def prediction_png(prediction: Prediction, *, findings: int = 3, threshold: float = PAPER_THRESHOLD) -> bytes:
+    """Draw the heat maps and boxes of the most probable findings of one film.
+
+    Args:
+        prediction: of the film.
+        findings: how many to draw, side by side.
+        threshold: Q of the boxes.
+
+    Returns:
+        The bytes of a PNG.
+    """
+    likely = sorted(prediction.probabilities, key=prediction.probabilities.__getitem__, reverse=True)[:findings]
+    panels = []
+    for finding in likely:
+        heatmap = prediction.heat_maps[FINDINGS.index(finding)]
+        boxes = predicted_boxes(heatmap[None], "", [finding], threshold=threshold)[XYWH]
+        note = f"probability {prediction.probabilities[finding]:.2f}"
+        panels.append(Panel(finding.replace("_", " "), note, heatmap, boxes.to_numpy(dtype=np.float64)))
+    return render_png(prediction.film, panels, true_boxes=np.empty((0, 4)))

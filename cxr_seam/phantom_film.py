@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from .findings import FINDINGS
 from .phantom_chest import Chest
 from .phantom_findings import ORDER, PAINTERS
-from .phantom_pens import GRID, soften
+from .phantom_pens import GRID, soften, strokes
 from .phantom_thorax import Body, build_thorax
 
 SIZE = 1024
 """Width and height of a finished film in pixels, as in ChestX-ray14."""
+
+
+_same_anatomy = lru_cache(maxsize=3)(build_thorax)  # follow-ups are drawn one after the other; nobody writes to it
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def draw_film(body: Body, findings: Sequence[str], *, view: str = "PA", site_see
         shape["heart_ratio"] = 0.545 + 0.03 * site["Cardiomegaly"].random() + 0.075 * strength["Cardiomegaly"]
     if "Emphysema" in findings:
         shape["hyperinflation"] = 0.65 + 0.35 * strength["Emphysema"]
-    chest = Chest(build_thorax(body, view=view, **shape))
+    chest = Chest(_same_anatomy(body, view=view, **shape))
     masks = {}
     for name in ORDER:
         if name in findings:
@@ -86,6 +90,8 @@ def _expose(rng: np.random.Generator, absorption: np.ndarray, to_film: np.ndarra
     if view == "AP":  # portable films are flatter and blurred by the longer exposure
         low, high = low - rng.uniform(0.0, 0.15), high + rng.uniform(0.0, 0.12)
         absorption = soften(absorption, rng.uniform(0.5, 0.9))
+        if rng.random() < 0.45:
+            absorption += 0.16 * _wires(rng)
     level = np.clip((absorption - low) / (high - low), 1e-6, 1.6).astype(np.float32)
     bend, gamma = rng.uniform(0.7, 1.2), rng.uniform(1.05, 1.45)
     grey = 252 * (1 - np.exp(-bend * np.exp(gamma * np.log(level)))) / (1 - float(np.exp(-bend * 1.15)))
@@ -97,6 +103,19 @@ def _expose(rng: np.random.Generator, absorption: np.ndarray, to_film: np.ndarra
     pixels = np.clip(film, 0, 255, out=film).astype(np.uint8)
     _marker(rng, pixels, view)
     return pixels
+
+
+def _wires(rng: np.random.Generator) -> np.ndarray:
+    """Two or three leads of a monitor, hanging across the patient, with their electrodes: float32 (512, 512)."""
+    canvas = np.zeros((GRID, GRID), np.uint8)
+    for _ in range(int(rng.integers(2, 4))):
+        start, end = rng.uniform((60, 90), (450, 260)), rng.uniform((20, 440), (490, 560))
+        sag = rng.uniform(-60, 60)
+        t = np.linspace(0, 1, 24)[:, None]
+        line = start + (end - start) * t + np.sin(np.pi * t) * [sag, 0.3 * abs(sag)]
+        strokes([line], width=1, canvas=canvas)
+        strokes([start + [(-4, -3), (4, 3)]], width=3, canvas=canvas)
+    return soften(canvas, 0.6)
 
 
 def _marker(rng: np.random.Generator, pixels: np.ndarray, view: str) -> None:

@@ -38,7 +38,7 @@ def atelectasis(chest: Chest, rng: np.random.Generator, strength: float) -> np.n
         angle = tilt + rng.normal(0, 0.08)
         along = (XX - cx) * np.cos(angle) + (YY - cy) * np.sin(angle)
         across = (YY - cy) * np.cos(angle) - (XX - cx) * np.sin(angle) + along**2 * 0.0012
-        band = _edge(np.abs(across) - width * (1 - 0.4 * (along / length) ** 2), 0.9) * _edge(np.abs(along) - length, 3)
+        band = _edge(np.abs(across) - width * (1 - 0.7 * (along / length) ** 2), 1.3) * _edge(np.abs(along) - length, 3)
         opacity = np.maximum(opacity, band * rng.uniform(0.8, 1.0))
     opacity *= chest.thorax.lungs[side]
     chest.fill_air(opacity * 0.95)
@@ -63,7 +63,7 @@ def effusion(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndar
     inward = (np.abs(XX - wall) / thorax.body.half_width).clip(0, 1)
     surface = level + deep * 0.55 * np.tanh(inward / 0.28) - 42 * np.exp(-inward / 0.10)
     fluid = (_edge(surface - YY, 2.2) * thorax.lungs[side]).astype(np.float32)
-    fluid *= 1 - 0.7 * soften(fill(thorax.heart), 2)  # before and behind the heart there is little room
+    fluid *= 1 - 0.4 * soften(fill(thorax.heart), 2)  # before and behind the heart there is little room
     chest.fill_air(fluid)
     lower = soften(fluid, 2.0)
     chest.shadow += 0.15 * lower
@@ -71,44 +71,40 @@ def effusion(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndar
 
 
 def infiltration(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """A hazy patch of small fluffy blotches without edges, in any zone."""
+    """A mottled, fluffy haze without edges, in any zone."""
     x, y, side = chest.free_point(rng, height=(0.2, 0.9), depth=(0.3, 0.7))
-    rx, ry = rng.uniform(30, 46), rng.uniform(34, 58)
-    field = np.exp(-(_round(x, y, rx, ry) ** 2.4))
-    blotches = np.zeros((GRID, GRID), np.float32)
-    count = 34
-    r, a = np.sqrt(rng.random(count)) * 1.05, rng.uniform(0, 2 * np.pi, count)
-    for px, py, size in zip(x + r * rx * np.cos(a), y + r * ry * np.sin(a), rng.uniform(4, 7.5, count), strict=True):
-        px, py, reach = int(px), int(py), 20
-        patch = (slice(max(0, py - reach), py + reach), slice(max(0, px - reach), px + reach))
-        blob = np.exp(-(((XX[patch] - px) ** 2 + (YY[patch] - py) ** 2) / size**2))
-        blotches[patch] = np.maximum(blotches[patch], blob)
-    opacity = (0.22 * field + 0.62 * blotches) * (0.75 + 0.3 * strength) * chest.thorax.lungs[side]
+    field = np.exp(-(_round(x, y, rng.uniform(36, 50), rng.uniform(40, 62)) ** 3)) * chest.thorax.lungs[side]
+    tufts = _edge(-clouds(rng, grain=10) - 0.5 * clouds(rng, grain=22), 0.55)
+    opacity = field * (0.16 + 0.58 * tufts) * (0.8 + 0.3 * strength)
     chest.fill_air(opacity)
-    return soften(opacity, 3) > 0.16
+    return soften(opacity, 4) > 0.16
 
 
 def mass(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A round, often lobulated tumour of more than 3 cm: 90 to 170 pixels across on the film."""
     x, y, side = chest.free_point(rng, height=(0.12, 0.92), depth=(0.22, 0.8))
-    return _lump(chest, rng, x, y, radius=rng.uniform(23, 34) + 8 * strength, bumps=0.09)
+    return _lump(chest, rng, x, y, radius=rng.uniform(23, 34) + 8 * strength, bumps=0.09, density=0.5 + 0.5 * strength)
 
 
 def nodule(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A round spot of less than 3 cm: 36 to 64 pixels across on the film."""
     x, y, side = chest.free_point(rng, height=(0.08, 0.98), depth=(0.2, 0.88))
-    return _lump(chest, rng, x, y, radius=rng.uniform(9, 13.5) + 2.5 * strength, bumps=0.04)
+    return _lump(
+        chest, rng, x, y, radius=rng.uniform(9, 13.5) + 2.5 * strength, bumps=0.04, density=0.7 + 0.3 * strength
+    )
 
 
-def _lump(chest: Chest, rng: np.random.Generator, x: float, y: float, *, radius: float, bumps: float) -> np.ndarray:
+def _lump(
+    chest: Chest, rng: np.random.Generator, x: float, y: float, *, radius: float, bumps: float, density: float
+) -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 9, endpoint=False)
     r = radius * (1 + rng.normal(0, bumps, 9).clip(-0.2, 0.2))
     outline = np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1)
     disc = soften(fill(smooth_outline(outline)), 1.2 + 0.04 * radius)
     inside = disc * (chest.thorax.lungs[0] | chest.thorax.lungs[1])
     ball = np.sqrt(np.clip(1 - _round(x, y, radius * 1.15, radius * 1.15) ** 2, 0, 1))  # thicker in the middle
-    chest.fill_air(inside * (0.70 + 0.25 * ball))
-    chest.shadow += 0.06 * inside * ball
+    chest.fill_air(inside * (0.66 + 0.25 * ball) * density)
+    chest.shadow += 0.06 * density * inside * ball
     return inside > 0.4
 
 
@@ -165,7 +161,7 @@ def consolidation(chest: Chest, rng: np.random.Generator, strength: float) -> np
     tree = branches(rng, [root] * 4, fan, length=62, generations=2)
     bronchi = soften(strokes(tree[1], width=2, canvas=strokes(tree[0], width=3)), 0.9)
     opacity = body * chest.thorax.lungs[side]
-    chest.fill_air(opacity * (0.97 - 0.7 * bronchi))
+    chest.fill_air(opacity * (0.78 + 0.19 * strength - 0.5 * bronchi))
     chest.shadow += 0.05 * opacity * (1 - bronchi)
     return opacity > 0.5
 
@@ -236,14 +232,14 @@ def pleural_thickening(chest: Chest, rng: np.random.Generator, strength: float) 
     inward = np.nan_to_num((XX - wall) * -SIDES[side], nan=0.0)
     waves = 2.5 * clouds(rng, grain=22)
     if rng.random() < 0.35:
-        rind = _edge(YY - (body.apex + rng.uniform(20, 32) + 8 * strength) - waves, 1.2)
+        rind = _edge(YY - (body.apex + rng.uniform(24, 36) + 9 * strength) - waves, 1.2)
     else:
         middle = body.apex + rng.uniform(0.35, 0.75) * (thorax.domes[side] - body.apex)
-        thick = (rng.uniform(13, 19) + 6 * strength) * np.exp(-((np.abs(YY - middle) / rng.uniform(62, 90)) ** 4))
+        thick = (rng.uniform(16, 22) + 7 * strength) * np.exp(-((np.abs(YY - middle) / rng.uniform(62, 90)) ** 4))
         rind = _edge(inward - thick - waves, 1.2) * (thick > 4)
     rind = (rind * lung).astype(np.float32)
     chest.fill_air(rind * 0.95)
-    chest.shadow += 0.10 * rind
+    chest.shadow += 0.13 * rind
     return rind > 0.5
 
 

@@ -2,9 +2,7 @@
 
 A radiograph is a shadow, so the parts are kept as thicknesses that add up: soft tissue, heart, spine and bones
 absorb, the air of the lungs takes absorption away. Findings (phantom_findings.py) fill or empty that air, and
-phantom_film.py turns the sum into grey values.
-
-Drawn on a grid of 512 x 512 pixels, midline at x = 256. "Side" 0 is the patient's right (the image's left), 1 the left.
+phantom_film.py turns the sum into grey values. Drawn on the grid of phantom_pens.py. "Side" 0 is the patient's right (the image's left), 1 the left.
 """
 
 from __future__ import annotations
@@ -77,7 +75,7 @@ class Thorax:
     heart: np.ndarray  # outline of the heart, (n, 2) points x, y
     domes: tuple[float, float]  # y of the diaphragm's tops
     angles: tuple[float, float]  # y of the costophrenic angles
-    hila: tuple[tuple[float, float], tuple[float, float]]
+    hila: tuple[tuple[float, float], ...]
     rows: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (512, 2) first and last x of each lung, NaN outside
 
     @property
@@ -129,16 +127,15 @@ def build_thorax(
         solid += _breasts(body, width, domes[0]) * silhouette
     air, vessels = _lung_fields(rng, soft, np.clip(middle / 0.25, 0, 1), hila, width, hyperinflation)
     bones = skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine) * silhouette
-    lungs = tuple(mask > 0.5 for mask in soft)
-    rows = tuple(_extent(mask) for mask in lungs)
+    lungs = (soft[0] > 0.5, soft[1] > 0.5)
+    rows = (_extent(lungs[0]), _extent(lungs[1]))
     return Thorax(body, solid.astype(np.float32), air, vessels, bones, lungs, heart, domes, angles, hila, rows)
 
 
 def _extent(mask: np.ndarray) -> np.ndarray:
     """First and last column of a mask in every row, (512, 2), NaN in empty rows."""
-    first = np.where(mask.any(1), mask.argmax(1), np.nan)
-    last = np.where(mask.any(1), GRID - 1 - mask[:, ::-1].argmax(1), np.nan)
-    return np.stack([first, last], 1)
+    ends = np.stack([mask.argmax(1), GRID - 1 - mask[:, ::-1].argmax(1)], 1).astype(float)
+    return np.where(mask.any(1, keepdims=True), ends, np.nan)
 
 
 def _diaphragm(u: np.ndarray, dome: float, angle: float) -> np.ndarray:

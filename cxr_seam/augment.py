@@ -25,7 +25,7 @@ def normalise(grey: Tensor) -> Tensor:
     """Grey films in [0, 1], (B, 1, H, W), to (B, 3, H, W) with ImageNet's mean and standard deviation (Sect. 5.2)."""
     mean = torch.tensor(IMAGENET_MEAN, device=grey.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=grey.device).view(1, 3, 1, 1)
-    return (grey - mean) / std
+    return ((grey - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def black(like: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Predictor:
     def __init__(self, model: LocalizationModel, recipe: Recipe) -> None:
         """Take a model and the recipe it was trained by; the model moves to the GPU if there is one."""
         self.device = torch.device(find_hardware().device)
-        self.model = model.eval().to(self.device)
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
 
     @classmethod

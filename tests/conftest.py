@@ -17,3 +17,21 @@ def nih_root() -> Path:
     if not (folder / "BBox_List_2017.csv").exists():
         pytest.skip(f"no real NIH data in {folder} (set CXR_SEAM_NIH to the folder that holds it)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic radiographs of a few patients in NIH's layout."""
+    from cxr_seam.phantom import write_demo_data
+
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_data(folder, patients=16, seed=3, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_store(demo_folder: Path):
+    """The same, prepared at 64 pixels."""
+    from cxr_seam.prepare import prepare
+
+    return prepare(demo_folder / "images", demo_folder / "store_64", size=64, progress=False)

@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_seam.checkpoints import load_checkpoint, read_header
+from cxr_seam.errors import InputError
+from cxr_seam.films import Batches, Films, loader
+from cxr_seam.hardware import is_supported
+from cxr_seam.nih import choose_training_images, load_tables
+from cxr_seam.recipes import find_recipe
+from cxr_seam.training import best_path, make_schedule, read_history, train
+
+MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder, demo_store):
+    tables = load_tables(demo_folder)
+    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    return [Films(demo_store, tables, image_index=names) for names in chosen]
+
+
+@pytest.fixture(scope="module")
+def trained(films, tmp_path_factory):
+    """Both phases, trained once: the folder and the two histories."""
+    folder = tmp_path_factory.mktemp("models")
+    first = replace(MULTIRES, backbone=replace(MULTIRES.backbone, epochs=2))
+    histories = [train(recipe, folder, train_films=films[0], validation_films=films[1]) for recipe in (first, REFINED)]
+    return folder, histories
+
+
+def test_films_come_with_their_own_labels(films, demo_folder, demo_store):
+    table = load_tables(demo_folder).images
+    pixels, labels = next(iter(loader(films[0], 4)))
+    assert pixels.shape == (4, 1, 64, 64) and pixels.dtype == torch.uint8
+    name = films[0].image_index[2]
+    assert labels[2].tolist() == table.loc[name].iloc[-14:].tolist()
+    assert np.array_equal(pixels[2, 0], demo_store.images[demo_store.image_index.index(name)])
+
+
+def test_an_epoch_is_a_permutation_another_one_each_time():
+    batches = Batches(10, 3, shuffle_seed=7)
+    epochs = []
+    for batches.epoch in (0, 1, 0):
+        epochs.append([place for batch in batches for place in batch])
+    assert len(batches) == 3 and len(set(epochs[0])) == 9  # the incomplete last batch is left out
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert [place for batch in Batches(10, 3) for place in batch] == list(range(10))
+    assert len(Batches(2, 3, shuffle_seed=7)) == 1  # but never everything
+
+
+def test_history_and_checkpoints_are_kept(trained):
+    folder, (first, second) = trained
+    assert [r["epoch"] for r in first] == [0, 1] and first[0]["phase"] == "backbone" and second[0]["phase"] == "pcm"
+    assert 0 <= first[0]["validation_auc"] <= 1 and second[0]["validation_auc"] is None
+    lines = (folder / "multires_tiny.history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == first == read_history(folder, "multires_tiny")
+    best = read_header(best_path(folder, "multires_tiny"))
+    assert best.metrics["validation_auc"] == max(r["validation_auc"] for r in first)
+    assert read_header(folder / "multires_tiny.last.safetensors").epoch == 2
+
+
+def test_second_phase_changes_theta_and_nothing_else_on_disk(trained):
+    folder, _ = trained
+    before = load_checkpoint(best_path(folder, "multires_tiny"))[0].state_dict()
+    after = load_checkpoint(best_path(folder, "multires_tiny_pcm"))[0].state_dict()
+    assert [key for key in before if not torch.equal(before[key], after[key])] == ["pcm.theta.weight"]
+
+
+def test_same_seed_same_run(films, tmp_path):
+    losses = []
+    for run in ("a", "b"):
+        history = train(MULTIRES, tmp_path / run, train_films=films[0], validation_films=films[1])
+        losses.append([(r["train_loss"], r["validation_loss"]) for r in history])
+    assert losses[0] == losses[1]
+
+
+def test_it_learns_a_few_films_by_heart(films, tmp_path):
+    """The loss of eight films falls to well below that of a guess, which is about 2 log 2 for a balanced class."""
+    few = Films.__new__(Films)
+    few.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
+    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, epochs=25, learning_rate=3e-3, accumulation=1))
+    history = train(recipe, tmp_path, train_films=few, validation_films=few)
+    assert history[-1]["validation_loss"] < 0.4 * history[0]["train_loss"]
+    assert history[-1]["validation_auc"] > 0.95
+
+
+def test_second_phase_without_the_first_says_so(films, tmp_path):
+    with pytest.raises(InputError, match="multires_tiny_pcm goes on from multires_tiny, but there is no .*train that"):
+        train(REFINED, tmp_path, train_films=films[0], validation_films=films[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(films, tmp_path):
+    wild = replace(MULTIRES, backbone=replace(MULTIRES.backbone, learning_rate=float("nan"), epochs=2))
+    with pytest.raises(InputError, match="became nan in epoch"):
+        train(wild, tmp_path, train_films=films[0], validation_films=films[1])
+
+
+def test_plateau_lowers_the_rate_after_six_epochs_without_a_rise():
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    schedule = make_schedule(optimiser, find_recipe("resnet50").backbone, steps=1)
+    rates = []
+    for auc in [0.7, *[0.6] * 7]:
+        schedule.step(auc)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates[:7] == [3e-4] * 7 and rates[7] == pytest.approx(3e-5)
+    with pytest.raises(InputError, match="no schedule 'cosine'"):
+        make_schedule(optimiser, replace(find_recipe("resnet50").backbone, schedule="cosine"), steps=1)
+
+
+def test_cards_are_told_from_builds():
+    recent = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+    assert not is_supported((6, 0), recent)  # P100
+    assert is_supported((7, 5), recent)  # T4
+    assert is_supported((8, 9), recent)  # L4 runs sm_86 code
+    assert is_supported((9, 0), ["sm_90a"]) and not is_supported((8, 0), ["sm_86"])
+    assert is_supported((6, 0), ["sm_50", "sm_60", "sm_70"])
+    assert is_supported((13, 0), recent)  # compiled from the intermediate code

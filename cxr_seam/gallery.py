@@ -5,18 +5,22 @@ Films are chosen by the order of NIH's tables, never by how well a model does on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from .augment import augment
 from .boxes import PAPER_THRESHOLD
 from .cases import Case
 from .evaluation import family_predictors, maps_by_model
 from .explorer import Panel, render_png
+from .files import whole_file
 from .films import Films
 from .findings import BOXED_FINDINGS, FINDINGS
 from .localization import XYWH, predicted_boxes
@@ -152,3 +156,10 @@ def prediction_png(prediction: Prediction, *, findings: int = 3, threshold: floa
         note = f"probability {prediction.probabilities[finding]:.2f}"
         panels.append(Panel(finding.replace("_", " "), note, heatmap, boxes.to_numpy(dtype=np.float64)))
     return render_png(prediction.film, panels, true_boxes=np.empty((0, 4)))
+
+
+def write_film(case: Case, path: str | os.PathLike[str]) -> Path:
+    """Write a case's film as a grey image file; the suffix of `path` chooses the format. Returns `path`."""
+    with whole_file(path) as temporary:
+        Image.fromarray(case.film).save(temporary)
+    return Path(path)

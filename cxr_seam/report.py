@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from . import __version__
 from .errors import InputError
-from .evaluation import MULTIRES, REFINED, STANDARD
+from .evaluation import MULTIRES, PACKAGES, REFINED, STANDARD
 from .findings import BOXED_FINDINGS, FINDINGS, NO_FINDING
+from .hardware import find_hardware
 from .nih import NihTables
 from .recipes import Recipe, recipe_to_dict
 from .store import Store
@@ -51,20 +55,20 @@ def _in_order(columns: dict[str, pd.Series]) -> list[str]:
 
 
 def family_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, list[dict[str, Any]]]:
-    """The histories of a family's models, as `plots.plot_loss_curves` takes them.
+    """The histories of a family's models, or of its first two, as `plots.plot_loss_curves` takes them.
 
     The PCM's epochs follow those of its backbone, as in Fig. 5; models not yet trained are left out.
 
     Raises:
         InputError: none has been trained in `folder`.
     """
-    standard, multires, refined = family
+    standard, multires, *refined = family
     trained = {r.name: read_history(folder, r.name) for r in family if history_path(Path(folder), r.name).exists()}
     if not trained:
         raise InputError(f"no model has been trained in {folder}; run the cells above (or notebook 02) first")
     histories = {STANDARD: trained.get(standard.name), MULTIRES: trained.get(multires.name)}
-    if histories[MULTIRES] and refined.name in trained:
-        histories[REFINED] = histories.pop(MULTIRES) + trained[refined.name]
+    if histories[MULTIRES] and refined and refined[0].name in trained:
+        histories[REFINED] = histories.pop(MULTIRES) + trained[refined[0].name]
     return {model: history for model, history in histories.items() if history}
 
 
@@ -104,3 +108,10 @@ def localization_frame(results: dict[str, Any], *, kind: str = "all_boxes", scor
         for name, column in (("accuracy", "accuracy"), ("false positives", "false_positives_per_image")):
             rows[method, name] = {key: scores[kind][score][key][column] for key in (*BOXED_FINDINGS, "macro")}
     return pd.DataFrame.from_dict(rows, orient="index").astype(float).round(3)
+
+
+def installed_versions() -> pd.DataFrame:
+    """The versions that a result depends on, and the device it was computed on."""
+    versions = {name: version(name) for name in PACKAGES}
+    rows = {"cxr_seam": __version__, "python": platform.python_version(), **versions, "device": find_hardware().name}
+    return pd.DataFrame({"version": rows})

@@ -1,0 +1,150 @@
+# ---
+# jupyter:
+#   accelerator: GPU
+#   colab:
+#     provenance: []
+#     toc_visible: true
+#   jupytext:
+#     cell_metadata_filter: tags,cellView,-all
+#     notebook_metadata_filter: kernelspec,accelerator,colab,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · Train the backbones
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/02_train_multires_backbone.ipynb)
+#
+# Trains the first phase (Sect. 4.1, 4.3): a standard network and its multi-resolution version, both on image labels alone.
+#
+# | | |
+# |---|---|
+# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. The paper's recipes on a T4: not measured. |
+# | **You will see** | the recipe, what augmentation does to a film, and the loss curves of both models (Fig. 5) |
+# | **Needs** | the films of notebook 01 (on Colab: in the same runtime) |
+#
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+
+# %% [markdown]
+# ## Set-up
+
+# %% cellView="form"
+# @title Set-up: fetches the program and what it needs { display-mode: "form" }
+import os
+import sys
+from pathlib import Path
+
+if "google.colab" in sys.modules:
+    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
+    os.chdir("/content/cxr-seam")
+    # !git pull -q --ff-only
+    # %pip install -q -r requirements.txt
+else:
+    os.chdir(next(f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()))
+
+# %% [markdown]
+# ## Choices
+#
+# The same as in notebook 01, so that this notebook finds what the earlier ones left.
+
+# %% cellView="form"
+# @title Choices { display-mode: "form" }
+DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
+RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
+KEEP = ""  # @param {type: "string"}
+KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+
+from cxr_seam.hardware import find_hardware
+from cxr_seam.workspace import Workspace
+
+workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
+print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+
+# %% [markdown]
+# ## The recipe
+#
+# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); the other families scale them down to a small machine. `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
+
+# %%
+from cxr_seam.report import recipe_table
+
+standard, multires, refined = workspace.family
+recipe_table([standard, multires])
+
+# %% [markdown]
+# ## What the network sees
+#
+# Sect. 5.2: a crop of 80 to 100 % of the area, a horizontal flip half of the time, a rotation by up to 15 degrees.
+
+# %%
+from cxr_seam.gallery import augmentation_sheet
+from cxr_seam.plots import save
+
+train_films, validation_films = workspace.training_films(standard)
+figure = augmentation_sheet(train_films, standard)
+save(figure, workspace.figures / "augmentation.png")
+figure
+
+# %% [markdown]
+# ## The standard model
+#
+# Features $x_{ij}$ are pooled over all positions by log-sum-exp (Sect. 4.1, $\gamma = 10$), between an average and a maximum:
+#
+# $$x_p = \frac{1}{\gamma}\,\log\Big(\frac{1}{HW}\sum_{i,j} e^{\gamma x_{ij}}\Big)$$
+#
+# A linear classifier makes logits of the pooled features. The same classifier, put on the features *before* pooling, gives the class activation map (CAM) of each finding: where the evidence lies.
+#
+# Findings are rare. The loss weighs positive and negative films of each finding $c$ anew in every batch (Eq. 3-5):
+#
+# $$\ell = \sum_c -\beta_P^c\, y_c \log f(x_c) - \beta_N^c\,(1-y_c)\log(1-f(x_c)), \qquad \beta_P^c=\frac{|P_c|+|N_c|}{|P_c|},\quad \beta_N^c=\frac{|P_c|+|N_c|}{|N_c|}$$
+
+# %%
+import pandas as pd
+
+from cxr_seam.training import train
+
+history = train(standard, workspace.models, train_films=train_films, validation_films=validation_films)
+pd.DataFrame(history).round(3)
+
+# %% [markdown]
+# ## The multi-resolution model
+#
+# The last feature map of a ResNet50 has 8 x 8 positions for a film of 256 x 256: too coarse for a box. The MultiRes backbone merges finer, earlier features back in, from coarse to fine (Eq. 1, Fig. 2):
+#
+# $$F_o^{l} = g\big(F_o^{l+1},\, F^{l}\big)$$
+#
+# The merge block $g$ reduces both inputs by $1\times1$ convolutions, upsamples the coarse one bilinearly, concatenates them and fuses them by another $1\times1$ convolution. Two merges give maps of 32 x 32.
+
+# %%
+history = train(multires, workspace.models, train_films=train_films, validation_films=validation_films)
+pd.DataFrame(history).round(3)
+
+# %% [markdown]
+# ## Loss curves
+#
+# The first part of Fig. 5. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
+
+# %%
+from cxr_seam.plots import plot_loss_curves
+from cxr_seam.report import family_histories
+
+figure = plot_loss_curves(family_histories([standard, multires], workspace.models))
+save(figure, workspace.figures / "loss_backbones.png")
+figure
+
+# %% [markdown]
+# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch.
+#
+# **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).
+
+# %%
+from cxr_seam.report import installed_versions
+
+installed_versions()

@@ -1,0 +1,130 @@
+# ---
+# jupyter:
+#   accelerator: GPU
+#   colab:
+#     provenance: []
+#     toc_visible: true
+#   jupytext:
+#     cell_metadata_filter: tags,cellView,-all
+#     notebook_metadata_filter: kernelspec,accelerator,colab,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5 · Heat maps
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/05_visualize_heatmaps.ipynb)
+#
+# Shows what the models look at: Fig. 7 for eight findings, a viewer with sliders, and a film of your own.
+#
+# | | |
+# |---|---|
+# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. On a T4: not measured. |
+# | **You will see** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models side by side |
+# | **Needs** | the models of notebooks 02 and 03, and the films of notebook 01 |
+#
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+
+# %% [markdown]
+# ## Set-up
+
+# %% cellView="form"
+# @title Set-up: fetches the program and what it needs { display-mode: "form" }
+import os
+import sys
+from pathlib import Path
+
+if "google.colab" in sys.modules:
+    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
+    os.chdir("/content/cxr-seam")
+    # !git pull -q --ff-only
+    # %pip install -q -r requirements.txt
+else:
+    os.chdir(next(f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()))
+
+# %% [markdown]
+# ## Choices
+#
+# The same as in notebook 01, so that this notebook finds what the earlier ones left.
+
+# %% cellView="form"
+# @title Choices { display-mode: "form" }
+DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
+RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
+KEEP = ""  # @param {type: "string"}
+KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+
+from cxr_seam.hardware import find_hardware
+from cxr_seam.workspace import Workspace
+
+workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
+print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+
+# %% [markdown]
+# ## Fig. 7
+#
+# A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little.
+
+# %%
+from cxr_seam.gallery import build_cases, figure_rows
+from cxr_seam.plots import plot_heatmap_grid, save
+
+cases = build_cases(workspace, per_finding=3)
+figure = plot_heatmap_grid(figure_rows(cases))
+save(figure, workspace.figures / "heatmaps.png")
+figure
+
+# %% [markdown]
+# ## Explore
+#
+# Choose a finding and a film. *Threshold Q* is the share of the map's maximum from which on a point belongs to a box: lower it and boxes grow and merge. *Opacity* is how strongly the map covers the film.
+
+# %%
+from cxr_seam.explorer import Explorer
+
+Explorer(cases)
+
+# %% [markdown]
+# ## A film of your own
+#
+# Type the path of a PNG or JPEG of a frontal chest film (on Colab: upload it in the file panel on the left); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
+
+# %% cellView="form"
+# @title A film of your own { display-mode: "form" }
+OWN_FILM = ""  # @param {type: "string"}
+
+from IPython.display import Image
+
+from cxr_seam.evaluation import family_predictors
+from cxr_seam.gallery import prediction_png, write_film
+
+path = OWN_FILM or write_film(cases[0], workspace.figures / "own_film.png")
+predictor = list(family_predictors(workspace.family, workspace.models).values())[-1]
+prediction = predictor.predict(path)
+Image(prediction_png(prediction))
+
+# %% [markdown]
+# Probabilities rank films; they are not calibrated, and 0.5 is no decision threshold. Boxes are x, y, w, h in pixels of the file that was given.
+
+# %%
+import pandas as pd
+
+pd.Series(prediction.probabilities, name="probability").sort_values(ascending=False).round(3).to_frame()
+
+# %%
+prediction.boxes.round(1).head(10)
+
+# %% [markdown]
+# From a program: `Predictor.load(path).predict(film)` of `cxr_seam.predict`. From a shell: `python -m cxr_seam predict --help`.
+
+# %%
+from cxr_seam.report import installed_versions
+
+installed_versions()

@@ -29,7 +29,7 @@ def _edge(distance: np.ndarray, softness: float) -> np.ndarray:
 
 def atelectasis(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """Plates of collapsed lung: two or three sharp bands across a lower or middle zone."""
-    x, y, side = chest.free_point(rng, height=(0.45, 0.95), depth=(0.35, 0.65))
+    x, y, side = chest.free_point(rng, reach=20, height=(0.45, 0.95), depth=(0.35, 0.65))
     tilt = rng.normal(0, 0.22) + SIDES[side] * 0.12
     opacity = np.zeros((GRID, GRID), np.float32)
     for plate in range(int(rng.integers(2, 4))):
@@ -40,7 +40,7 @@ def atelectasis(chest: Chest, rng: np.random.Generator, strength: float) -> np.n
         across = (YY - cy) * np.cos(angle) - (XX - cx) * np.sin(angle) + along**2 * 0.0012
         band = _edge(np.abs(across) - width * (1 - 0.7 * (along / length) ** 2), 1.3) * _edge(np.abs(along) - length, 3)
         opacity = np.maximum(opacity, band * rng.uniform(0.8, 1.0))
-    opacity *= chest.thorax.lungs[side]
+    opacity *= chest.lungs[side]
     chest.fill_air(opacity * 0.95)
     chest.shadow += 0.05 * opacity
     return opacity > 0.4
@@ -72,8 +72,8 @@ def effusion(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndar
 
 def infiltration(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A mottled, fluffy haze without edges, in any zone."""
-    x, y, side = chest.free_point(rng, height=(0.2, 0.9), depth=(0.3, 0.7))
-    field = np.exp(-(_round(x, y, rng.uniform(36, 50), rng.uniform(40, 62)) ** 3)) * chest.thorax.lungs[side]
+    x, y, side = chest.free_point(rng, reach=34, height=(0.2, 0.9), depth=(0.3, 0.7))
+    field = np.exp(-(_round(x, y, rng.uniform(36, 50), rng.uniform(40, 62)) ** 3)) * chest.lungs[side]
     tufts = _edge(-clouds(rng, grain=10) - 0.5 * clouds(rng, grain=22), 0.55)
     opacity = field * (0.16 + 0.58 * tufts) * (0.8 + 0.3 * strength)
     chest.fill_air(opacity)
@@ -82,7 +82,7 @@ def infiltration(chest: Chest, rng: np.random.Generator, strength: float) -> np.
 
 def mass(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A round, often lobulated tumour of more than 3 cm: 90 to 170 pixels across on the film."""
-    x, y, side = chest.free_point(rng, height=(0.12, 0.92), depth=(0.22, 0.8))
+    x, y, side = chest.free_point(rng, reach=24, height=(0.12, 0.92), depth=(0.22, 0.8))
     return _lump(chest, rng, x, y, radius=rng.uniform(23, 34) + 8 * strength, bumps=0.09, density=0.5 + 0.5 * strength)
 
 
@@ -101,7 +101,7 @@ def _lump(
     r = radius * (1 + rng.normal(0, bumps, 9).clip(-0.2, 0.2))
     outline = np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1)
     disc = soften(fill(smooth_outline(outline)), 1.2 + 0.04 * radius)
-    inside = disc * (chest.thorax.lungs[0] | chest.thorax.lungs[1])
+    inside = disc * (chest.lungs[0] | chest.lungs[1])
     ball = np.sqrt(np.clip(1 - _round(x, y, radius * 1.15, radius * 1.15) ** 2, 0, 1))  # thicker in the middle
     chest.fill_air(inside * (0.66 + 0.25 * ball) * density)
     chest.shadow += 0.06 * density * inside * ball
@@ -110,7 +110,7 @@ def _lump(
 
 def pneumonia(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """A lobe filled in patches: uneven, fading on one side, cut sharply by a fissure on the other."""
-    x, y, side = chest.free_point(rng, height=(0.2, 0.85), depth=(0.4, 0.7))
+    x, y, side = chest.free_point(rng, reach=36, height=(0.2, 0.85), depth=(0.4, 0.7))
     rx, ry = rng.uniform(46, 64), rng.uniform(46, 66)
     above = rng.random() < 0.5  # upper lobe over its fissure, or lower lobe under it
     slope = SIDES[side] * rng.uniform(0.05, 0.35)
@@ -122,7 +122,7 @@ def pneumonia(chest: Chest, rng: np.random.Generator, strength: float) -> np.nda
         * np.exp(-((fissure.clip(0) / (1.1 * ry)) ** 2))
     )
     patchy = 0.80 + 0.20 * clouds(rng, grain=20).clip(-1.6, 1.4)
-    opacity = body * patchy * (0.85 + 0.25 * strength) * chest.thorax.lungs[side]
+    opacity = body * patchy * (0.85 + 0.25 * strength) * chest.lungs[side]
     chest.fill_air(opacity.clip(0, 0.95))
     return soften(opacity, 2) > 0.25
 
@@ -143,15 +143,16 @@ def pneumothorax(chest: Chest, rng: np.random.Generator, strength: float) -> np.
     soft_rim = soften(rim * 255, 1.0)
     near = soften(cv2.dilate(rim, np.ones((5, 5), np.uint8)) * 255, 1.0)
     chest.kept *= 1 - soft_rim
+    chest.lungs[side] = inner > 0
     chest.more_air += 0.17 * soft_rim * (thorax.air > 0.05)
     chest.shadow += 0.15 * line * near
     chest.fill_air(0.22 * inner * (0.6 + 0.4 * strength))
-    return rim > 0
+    return (rim > 0) & (chest.filled < 0.5)
 
 
 def consolidation(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray:
     """Air spaces filled solid: dense, even, with the dark branching bronchi still holding air."""
-    x, y, side = chest.free_point(rng, height=(0.25, 0.9), depth=(0.3, 0.65))
+    x, y, side = chest.free_point(rng, reach=36, height=(0.25, 0.9), depth=(0.3, 0.65))
     wobble = 0.11 * clouds(rng, grain=40)
     body = _edge(_round(x, y, rng.uniform(40, 56), rng.uniform(36, 52)) + wobble - 1 - 0.15 * strength, 0.045)
     hilum = chest.thorax.hila[side]
@@ -160,7 +161,7 @@ def consolidation(chest: Chest, rng: np.random.Generator, strength: float) -> np
     fan = start + np.array([-0.9, -0.3, 0.3, 0.9])
     tree = branches(rng, [root] * 4, fan, length=62, generations=2)
     bronchi = soften(strokes(tree[1], width=2, canvas=strokes(tree[0], width=3)), 0.9)
-    opacity = body * chest.thorax.lungs[side]
+    opacity = body * chest.lungs[side]
     chest.fill_air(opacity * (0.78 + 0.19 * strength - 0.5 * bronchi))
     chest.shadow += 0.05 * opacity * (1 - bronchi)
     return opacity > 0.5
@@ -172,7 +173,7 @@ def edema(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndarray
     thorax = chest.thorax
     for side, (x, y) in enumerate(thorax.hila):
         wing = _round(x + SIDES[side] * 26, y + 18, rng.uniform(54, 66), rng.uniform(82, 100))
-        opacity = np.maximum(opacity, np.exp(-(wing**2.2)) * thorax.lungs[side])
+        opacity = np.maximum(opacity, np.exp(-(wing**2.2)) * chest.lungs[side])
     grainy = (1 + 0.16 * clouds(rng, grain=11)).clip(0.5, 1.4)
     opacity *= grainy * (0.62 + 0.3 * strength)
     lines = []
@@ -209,7 +210,7 @@ def fibrosis(chest: Chest, rng: np.random.Generator, strength: float) -> np.ndar
     canvas = np.zeros((GRID, GRID), np.uint8)
     for side in (0, 1):
         x, y = thorax.point(side, height=0.12 if tips else 0.92, depth=0.72)
-        here = np.exp(-(_round(x, y, rng.uniform(52, 64), rng.uniform(52, 70)) ** 4)) * thorax.lungs[side]
+        here = np.exp(-(_round(x, y, rng.uniform(52, 64), rng.uniform(52, 70)) ** 4)) * chest.lungs[side]
         zone = np.maximum(zone, here)
         for px, py in np.stack([x + rng.uniform(-60, 60, 95), y + rng.uniform(-66, 66, 95)], 1):
             cv2.circle(canvas, (int(px * 16), int(py * 16)), int(rng.uniform(3.5, 7.5) * 16), 230, 1, cv2.LINE_AA, 4)
@@ -276,7 +277,7 @@ PAINTERS: dict[str, Callable[[Chest, np.random.Generator, float], np.ndarray]] =
 }
 
 ORDER = (
-    "Emphysema", "Cardiomegaly", "Pneumothorax", "Effusion", "Edema", "Fibrosis", "Pleural_Thickening", "Hernia",
+    "Emphysema", "Cardiomegaly", "Effusion", "Pleural_Thickening", "Pneumothorax", "Edema", "Fibrosis", "Hernia",
     "Consolidation", "Pneumonia", "Infiltration", "Atelectasis", "Mass", "Nodule",
 )  # fmt: skip
 """Painting order: what fills a fixed place comes first, what can sit anywhere then avoids it."""

@@ -2,7 +2,7 @@
 
 A radiograph is a shadow, so the parts are kept as thicknesses that add up: soft tissue, heart, spine and bones
 absorb, the air of the lungs takes absorption away. Findings (phantom_findings.py) fill or empty that air, and
-phantom_film.py turns the sum into grey values. Drawn on the grid of phantom_pens.py. "Side" 0 is the patient's right (the image's left), 1 the left.
+phantom_film.py turns the sum into grey values. "Side" 0 is the patient's right (the image's left), 1 the left.
 """
 
 from __future__ import annotations

@@ -79,13 +79,12 @@ def test_same_seed_same_run(films, tmp_path):
 
 
 def test_it_learns_a_few_films_by_heart(films, tmp_path):
-    """The loss of eight films falls to well below that of a guess, which is about 2 log 2 for a balanced class."""
+    """A network that cannot learn eight films by heart is wired wrongly somewhere."""
     few = Films.__new__(Films)
     few.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
     recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, epochs=25, learning_rate=3e-3, accumulation=1))
     history = train(recipe, tmp_path, train_films=few, validation_films=few)
-    assert history[-1]["validation_loss"] < 0.4 * history[0]["train_loss"]
-    assert history[-1]["validation_auc"] > 0.95
+    assert history[-1]["train_loss"] < 0.35 * history[0]["train_loss"]
 
 
 def test_second_phase_without_the_first_says_so(films, tmp_path):
@@ -94,7 +93,7 @@ def test_second_phase_without_the_first_says_so(films, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(films, tmp_path):
-    wild = replace(MULTIRES, backbone=replace(MULTIRES.backbone, learning_rate=float("nan"), epochs=2))
+    wild = replace(MULTIRES, backbone=replace(MULTIRES.backbone, learning_rate=1e30, epochs=2, accumulation=1))
     with pytest.raises(InputError, match="became nan in epoch"):
         train(wild, tmp_path, train_films=films[0], validation_films=films[1])
 

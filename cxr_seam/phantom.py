@@ -1,6 +1,6 @@
 """Demo data: synthetic chest radiographs in the very layout of NIH's ChestX-ray14.
 
-So that a small demo can learn all fourteen findings, their prevalences are raised: each is on 6 to 13 % of the
+So that a small demo can learn all fourteen findings, their prevalences are raised: each is on 6 to 15 % of the
 images (Hernia is on 0.2 % of NIH's), about a third of the images has none, and most of the test images with one of
 the eight boxed findings carry boxes (3 % of NIH's). Prevalence figures from these data mean nothing.
 """
@@ -90,7 +90,7 @@ def write_demo_data(
 
     Files: `images/*.png` (1024x1024, 8-bit grey), `Data_Entry_2017_v2020.csv`, `train_val_list.txt`,
     `test_list.txt` (78:22 by patient) and `BBox_List_2017.csv` (test images only, eight findings, at most one box
-    per finding and image). A patient has one to six images, 2.4 on average: 420 patients give about 1,000.
+    per finding and image). A patient has one to six images, 2.5 on average: 420 patients give about 1,000.
 
     The bytes depend on `patients` and `seed` alone, not on `workers` (default: one per processor).
 

@@ -112,6 +112,11 @@ def localization_frame(results: dict[str, Any], *, kind: str = "all_boxes", scor
 
 def installed_versions() -> pd.DataFrame:
     """The versions that a result depends on, and the device it was computed on."""
-    versions = {name: version(name) for name in PACKAGES}
-    rows = {"cxr_seam": __version__, "python": platform.python_version(), **versions, "device": find_hardware().name}
+    hardware = find_hardware()
+    rows = {
+        "cxr_seam": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "device": "CPU" if hardware.device == "cpu" else hardware.name,
+    }
     return pd.DataFrame({"version": rows})

@@ -100,8 +100,9 @@ class Workspace:
 
     @property
     def store_folder(self) -> Path:
-        """Folder of the prepared images."""
-        return self.local / f"store_{self.image_size}"
+        """Folder of the prepared images; a folder that data_download.sh has filled brings its own."""
+        own = ROOT / self.data / f"store_{self.image_size}"
+        return own if own.is_dir() else self.local / own.name
 
     def fetch(self) -> Store:
         """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
@@ -113,6 +114,7 @@ class Workspace:
 
         if self.data in ARCHIVES:
             self._download()
+        if self.data in ARCHIVES or self.store_folder.parent == ROOT / self.data:
             return Store.open(self.store_folder)
         if self.data in DEMO_PATIENTS:
             from .phantom import write_demo_data

@@ -111,7 +111,7 @@ import pandas as pd
 from cxr_seam.training import train
 
 history = train(standard, workspace.models, train_films=train_films, validation_films=validation_films)
-pd.DataFrame(history).round(3)
+pd.DataFrame(history)
 
 # %% [markdown]
 # ## The multi-resolution model
@@ -124,12 +124,12 @@ pd.DataFrame(history).round(3)
 
 # %%
 history = train(multires, workspace.models, train_films=train_films, validation_films=validation_films)
-pd.DataFrame(history).round(3)
+pd.DataFrame(history)
 
 # %% [markdown]
 # ## Loss curves
 #
-# The first part of Fig. 5. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
+# The first part of Fig. 5, the epochs before the PCM. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
 
 # %%
 from cxr_seam.plots import plot_loss_curves

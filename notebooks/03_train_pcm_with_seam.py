@@ -99,7 +99,7 @@ from cxr_seam.training import train
 
 train_films, validation_films = workspace.training_films(refined)
 history = train(refined, workspace.models, train_films=train_films, validation_films=validation_films)
-pd.DataFrame(history).round(4)
+pd.DataFrame(history)
 
 # %% [markdown]
 # ## Loss curves of both phases

@@ -70,7 +70,7 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # %% [markdown]
 # ## Fig. 7
 #
-# A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little.
+# A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little. A film without heat or box is one whose map is nowhere positive.
 
 # %%
 from cxr_seam.gallery import build_cases, figure_rows

@@ -10,6 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def own_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests make their own choices, whatever the variables say that steer the notebooks of the same run."""
+    for variable in ("CXR_SEAM_DATA", "CXR_SEAM_RECIPES", "CXR_SEAM_KEEP"):
+        monkeypatch.delenv(variable, raising=False)
+
+
 @pytest.fixture(scope="session")
 def nih_root() -> Path:
     """Folder with real NIH radiographs and tables; tests that need it skip where it is missing."""

@@ -1,0 +1,64 @@
+# Everything a newcomer types. PYTHON chooses the interpreter that the environment is made with (3.10 to 3.13).
+PYTHON ?= python3
+DATA ?= ../shared/nih
+NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help environment demo real test pair clean
+
+help:  ## Show what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+environment: $(INSTALLED)  ## Make .venv with all that is needed
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "cxr-seam needs Python 3.10 or later; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ echo "$(PYTHON) cannot make environments; install its venv package (Debian, Ubuntu: python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Execute the notebooks in order in the folder of $(1); a copy with all outputs is kept beside the results.
+define execute
+	@for notebook in $(NOTEBOOKS); do \
+		echo "== $$notebook"; \
+		started=$$SECONDS; \
+		$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --ExecutePreprocessor.timeout=-1 \
+			--output-dir $(1)/notebooks $$notebook || exit 1; \
+		echo "   $$((SECONDS - started)) s"; \
+	done
+	@echo
+	@echo "executed notebooks: $(1)/notebooks    figures: $(1)/figures    numbers: $(1)/results.json"
+	@echo
+	@$(BIN)/python -c 'from cxr_seam.evaluation import headline, load_results; \
+		print(headline(load_results("$(1)/results.json")).to_string(na_rep=""))'
+endef
+
+demo: export CXR_SEAM_DATA = demo
+demo: export CXR_SEAM_RECIPES = demo
+demo: export CXR_SEAM_KEEP = runs/demo
+demo: environment  ## Run the five notebooks on synthetic films, on the CPU, into runs/demo
+	$(call execute,runs/demo)
+
+real: export CXR_SEAM_DATA = $(DATA)
+real: export CXR_SEAM_RECIPES = small
+real: export CXR_SEAM_KEEP = runs/real
+real: environment  ## Run them on a folder with NIH data: make real DATA=../shared/nih
+	$(call execute,runs/real)
+
+test: environment  ## Lint, then run all tests and the five notebooks on tiny data
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@keep=$$(mktemp -d); trap 'rm -rf "$$keep"' EXIT; \
+		CXR_SEAM_DATA=tiny CXR_SEAM_RECIPES=tiny CXR_SEAM_KEEP=$$keep \
+		$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests $(NOTEBOOKS)
+
+pair: environment  ## Write each notebook's script anew after an edit in Jupyter
+	$(BIN)/jupytext --quiet --to py:percent $(NOTEBOOKS)
+
+clean:  ## Remove the environment and everything that was run
+	rm -rf .venv runs *.egg-info .pytest_cache .ruff_cache

@@ -102,8 +102,9 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Print a model's probabilities for image files and keep their boxes and overlays."""
-    from .overlays import write_overlays
+    """Print a model's probabilities for image files; keep their boxes as CSV and their heat maps as PNG."""
+    from .files import whole_file
+    from .gallery import prediction_png
     from .predict import Predictor
 
     predictor = Predictor.load(arguments.checkpoint)
@@ -112,8 +113,12 @@ def predict(arguments: argparse.Namespace) -> None:
         print(path)
         for finding, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
             print(f"  {finding:<20}{probability:.3f}")
-        write_overlays(prediction, Path(arguments.out), name=Path(path).stem)
-    print(f"overlays and boxes are in {arguments.out}")
+        out = Path(arguments.out) / Path(path).name
+        with whole_file(out.with_suffix(".png")) as temporary:
+            temporary.write_bytes(prediction_png(prediction))
+        with whole_file(out.with_suffix(".csv")) as temporary:
+            prediction.boxes.to_csv(temporary, index=False)
+    print(f"heat maps and boxes are in {arguments.out}")
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)

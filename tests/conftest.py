@@ -37,8 +37,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_store(demo_folder: Path):
+def demo_store(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """The same, prepared at 64 pixels."""
     from cxr_seam.prepare import prepare
 
-    return prepare(demo_folder / "images", demo_folder / "store_64", size=64, progress=False)
+    return prepare(demo_folder / "images", tmp_path_factory.mktemp("store"), size=64, progress=False)

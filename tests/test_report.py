@@ -1,0 +1,94 @@
+"""The tables that notebooks show, counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_seam.errors import InputError
+from cxr_seam.evaluation import MULTIRES, REFINED, STANDARD, frame_to_dict, score_boxes
+from cxr_seam.findings import FINDINGS
+from cxr_seam.nih import load_tables
+from cxr_seam.recipes import find_family
+from cxr_seam.report import (
+    classification_frame,
+    count_labels,
+    family_histories,
+    installed_versions,
+    localization_frame,
+    recipe_table,
+)
+
+TRUTH = pd.DataFrame(
+    [("a", "Mass", 0, 0, 100, 100), ("b", "Mass", 0, 0, 100, 100)],
+    columns=["image_index", "finding", "x", "y", "w", "h"],
+)
+# On a: one hit and one miss, the miss the stronger. On b: nothing.
+PREDICTED = pd.DataFrame(
+    [("a", "Mass", 0, 0, 100, 100, 0.5), ("a", "Mass", 500, 500, 100, 100, 0.9)],
+    columns=["image_index", "finding", "x", "y", "w", "h", "score"],
+)
+RESULTS = {
+    "classification": {
+        model: {"mean_auc": 0.7, "findings": frame_to_dict(pd.DataFrame({"auc": [0.7] * 13 + [None]}, index=FINDINGS))}
+        for model in (STANDARD, MULTIRES, REFINED)
+    },
+    "localization": {STANDARD: score_boxes(PREDICTED, TRUTH, images=["a", "b"])},
+}
+
+
+def test_labels_are_counted_as_in_the_csv(demo_folder: Path, demo_store) -> None:
+    entries = pd.read_csv(demo_folder / "Data_Entry_2017_v2020.csv", dtype=str)
+    test = set((demo_folder / "test_list.txt").read_text().split("\n"))
+    in_test = entries[entries["Image Index"].isin(test)]["Finding Labels"].str.split("|")
+    table = count_labels(load_tables(demo_folder), demo_store)
+    for finding in (*FINDINGS, "No Finding"):
+        assert table.loc[finding, "test"] == sum(finding in labels for labels in in_test)
+    assert table.loc["images"].tolist()[:2] == [len(entries) - len(in_test), len(in_test)]
+    assert table.loc[FINDINGS[0] : FINDINGS[-1], "boxes"].sum() == len(load_tables(demo_folder).boxes)
+
+
+def test_the_recipe_table_shows_the_printed_numbers() -> None:
+    """Sect. 5.1: 35 epochs at 3E-04; the PCM at 1E-06 for 3 epochs."""
+    table = recipe_table(find_family("resnet50"))
+    assert table.loc[["backbone.epochs", "backbone.learning_rate"], "resnet50"].tolist() == [35, 3e-4]
+    assert table.loc[["seam.epochs", "seam.learning_rate"], "multires_resnet50_pcm"].tolist() == [3, 1e-6]
+    assert table.loc["backbone.epochs", "multires_resnet50_pcm"] == ""
+
+
+def test_accuracy_stands_with_its_false_positives() -> None:
+    every = localization_frame(RESULTS)["Mass"]
+    assert every[STANDARD, "accuracy"] == 0.5  # one of two boxes
+    assert every[STANDARD, "false positives"] == 0.5  # one on two films
+    best = localization_frame(RESULTS, kind="best_box", score="iou>0.1")["Mass"]
+    assert best.tolist() == [0.0, 0.5]  # the stronger one misses
+    assert localization_frame(RESULTS)["Nodule"].isna()[STANDARD, "accuracy"]
+
+
+def test_an_unknown_score_is_refused() -> None:
+    with pytest.raises(InputError, match=r"iobb>0\.1"):
+        localization_frame(RESULTS, score="dice")
+    with pytest.raises(InputError, match="best_box"):
+        localization_frame(RESULTS, kind="worst_box")
+
+
+def test_table_1_leaves_the_repeated_column_out() -> None:
+    table = classification_frame(RESULTS)
+    assert list(table) == [STANDARD, MULTIRES]
+    assert table.loc["Mean", STANDARD] == 0.7 and pd.isna(table.loc["Hernia", STANDARD])
+
+
+def test_histories_join_both_phases(tmp_path: Path) -> None:
+    family = find_family("tiny")
+    with pytest.raises(InputError, match="notebook 02"):
+        family_histories(family, tmp_path)
+    for number, recipe in enumerate(family):
+        (tmp_path / f"{recipe.name}.history.jsonl").write_text(f'{{"epoch": {number}}}\n')
+    assert family_histories(family, tmp_path) == {STANDARD: [{"epoch": 0}], REFINED: [{"epoch": 1}, {"epoch": 2}]}
+    assert family_histories(family[:2], tmp_path) == {STANDARD: [{"epoch": 0}], MULTIRES: [{"epoch": 1}]}
+
+
+def test_versions_name_what_results_depend_on() -> None:
+    assert {"torch", "numpy", "python", "device"} <= set(installed_versions().index)

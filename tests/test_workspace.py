@@ -1,0 +1,102 @@
+"""The folders that notebooks hand to one another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cxr_seam.errors import InputError
+from cxr_seam.prepare import prepare
+from cxr_seam.workspace import ROOT, Workspace, image_folders
+
+
+def test_keeps_what_belongs_to_other_data_in_other_folders(demo_folder: Path) -> None:
+    assert Workspace.open(data="demo", recipes="tiny").keep == ROOT / "runs" / "demo"
+    assert Workspace.open(data=str(demo_folder), recipes="tiny").keep == ROOT / "runs" / demo_folder.name
+
+
+def test_relative_folders_are_meant_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Workspace.open(data="demo", recipes="tiny", keep="runs/mine").keep == ROOT / "runs" / "mine"
+    assert Workspace.open(data="demo", recipes="tiny", keep=tmp_path).keep == tmp_path
+
+
+def test_variables_go_before_the_form_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_SEAM_DATA", "tiny")
+    monkeypatch.setenv("CXR_SEAM_RECIPES", "small")
+    monkeypatch.setenv("CXR_SEAM_KEEP", str(tmp_path))
+    workspace = Workspace.open(data="nih", recipes="resnet50", keep="runs/x")
+    assert (workspace.data, workspace.family[0].name, workspace.keep) == ("tiny", "small", tmp_path)
+
+
+def test_unknown_choices_are_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'mimic' is neither one of demo, tiny, nih-subset, nih nor a folder"):
+        Workspace.open(data="mimic", recipes="tiny")
+    with pytest.raises(InputError, match=r"'vgg'; choose one of resnet50"):
+        Workspace.open(data="demo", recipes="vgg")
+
+
+def test_drive_holds_results_but_never_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = []
+    drive = ModuleType("google.colab.drive")
+    drive.mount = mounted.append
+    colab = ModuleType("google.colab")
+    colab.drive = drive
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    workspace = Workspace.open(data="nih-subset", recipes="tiny", on_drive=True)
+    assert mounted == ["/content/drive"]
+    assert workspace.models == Path("/content/drive/MyDrive/cxr-seam/runs/nih-subset/models")
+    assert workspace.store_folder == Path("/content/cxr_seam_nih-subset/store_64")
+
+
+def test_drive_is_refused_elsewhere() -> None:
+    with pytest.raises(InputError, match="untick KEEP_ON_DRIVE"):
+        Workspace.open(data="demo", recipes="tiny", on_drive=True)
+
+
+def test_cells_run_in_the_wrong_order_say_which_notebook_comes_first(tmp_path: Path) -> None:
+    workspace = Workspace.open(data="demo", recipes="tiny", keep=tmp_path)
+    with pytest.raises(InputError, match="run notebook 01 first"):
+        workspace.store()
+
+
+def test_a_folder_with_data_is_prepared_once(demo_folder: Path, tmp_path: Path) -> None:
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path)
+    tables = workspace.tables()
+    first = workspace.fetch()
+    assert set(first.image_index) == set(tables.images.index)
+    again = workspace.fetch()
+    assert (again.image_index, again.sources) == (first.image_index, first.sources)  # nothing came to it
+
+
+def test_a_downloaded_folder_brings_its_own_store(demo_folder: Path, tmp_path: Path) -> None:
+    """data_download.sh leaves tables and a store, but no images."""
+    folder = tmp_path / "nih"
+    folder.mkdir()
+    for table in (*demo_folder.glob("*.csv"), *demo_folder.glob("*.txt")):
+        (folder / table.name).write_bytes(table.read_bytes())
+    prepare(demo_folder / "images", folder / "store_64", size=64, progress=False)
+    workspace = Workspace.open(data=str(folder), recipes="tiny", keep=tmp_path / "keep")
+    assert workspace.fetch().folder == folder / "store_64"
+    assert len(workspace.test_films()) == len(workspace.tables().test)
+
+
+def test_films_are_split_as_the_official_lists_say(demo_folder: Path, tmp_path: Path) -> None:
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path)
+    workspace.fetch()
+    tables = workspace.tables()
+    training, validation = workspace.training_films(workspace.family[0])
+    assert set(training.image_index) | set(validation.image_index) <= set(tables.train_val)
+    assert set(workspace.test_films().image_index) == set(tables.test)
+    assert set(workspace.boxed_films().image_index) == set(tables.boxes["image_index"]) <= set(tables.test)
+
+
+def test_original_images_go_before_small_copies(tmp_path: Path) -> None:
+    assert image_folders(tmp_path) == [tmp_path]
+    for name in ("images_256", "images", "images_128"):
+        (tmp_path / name).mkdir()
+    assert image_folders(tmp_path) == [tmp_path / "images", tmp_path / "images_256"]

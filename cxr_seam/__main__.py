@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
 
     own = verb(demo_data, "demo-data")
     own.add_argument("folder")
-    own.add_argument("--patients", type=int, default=700)
+    own.add_argument("--patients", type=int, default=420)
     own.add_argument("--seed", type=int, default=0)
 
     own = verb(prepare, "prepare")

@@ -110,7 +110,7 @@ SMALL = Recipe(
     "small",
     "efficientnet_lite0",
     backbone=BackbonePhase(
-        epochs=5, learning_rate=2e-3, betas=(0.9, 0.999), batch_size=32, accumulation=1, schedule="one_cycle"
+        epochs=6, learning_rate=2e-3, betas=(0.9, 0.999), batch_size=32, accumulation=1, schedule="one_cycle"
     ),
 )
 """The paper's method with a small backbone and a short schedule: what two CPU cores can train (see README)."""
@@ -126,7 +126,7 @@ FAMILIES: dict[str, tuple[Recipe, Recipe, Recipe]] = {
         SeamPhase(learning_rate=1e-5, epochs=1),
     ),
     # Everything below runs on two CPU cores in minutes. ImageNet weights come with a package; no download is needed.
-    **family("demo", replace(SMALL, name="demo", image_size=128), SMALL_PCM),
+    **family("demo", replace(SMALL, name="demo", image_size=192), SMALL_PCM),
     **family("small", replace(SMALL, name="small"), SMALL_PCM),
     **family(
         "tiny",

@@ -28,7 +28,7 @@ define execute
 		echo "== $$notebook"; \
 		started=$$SECONDS; \
 		$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --ExecutePreprocessor.timeout=-1 \
-			--output-dir $(1)/notebooks $$notebook || exit 1; \
+			--output-dir $(1)/notebooks $$notebook 2> >(grep -v 'Kernel is running over TCP' >&2) || exit 1; \
 		echo "   $$((SECONDS - started)) s"; \
 	done
 	@echo

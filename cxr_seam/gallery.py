@@ -64,7 +64,7 @@ def build_cases(workspace: Workspace, *, per_finding: int = 3) -> list[Case]:
     Raises:
         InputError: no image is prepared, none carries a box, or no model is trained.
     """
-    tables, store = workspace.tables(), workspace.store()
+    store, tables = workspace.store(), workspace.tables()
     predictors = family_predictors(workspace.family, workspace.models)
     chosen = choose_boxed(tables.boxes, store, per_finding=per_finding)
     return make_cases(predictors, list(chosen), store=store, tables=tables)
@@ -118,7 +118,7 @@ def contact_sheet(workspace: Workspace) -> Figure:
     Raises:
         InputError: no image is prepared, or none carries a box.
     """
-    tables, store = workspace.tables(), workspace.store()
+    store, tables = workspace.store(), workspace.tables()
     chosen = choose_boxed(tables.boxes, store, per_finding=1)
     films = [np.array(store.images[row]) for row in store.rows(chosen)]
     titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in chosen.items()]

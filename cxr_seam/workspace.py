@@ -18,7 +18,7 @@ from .nih import NihTables, choose_training_images, load_tables
 from .recipes import Recipe, find_family
 from .store import Store
 
-DEMO_PATIENTS = {"demo": 700, "tiny": 40}
+DEMO_PATIENTS = {"demo": 420, "tiny": 40}
 """Patients of the synthetic data sets. "tiny" is for tests: it runs, it does not learn."""
 ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
 """NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
@@ -156,7 +156,7 @@ class Workspace:
 
     def training_films(self, recipe: Recipe) -> tuple[Films, Films]:
         """The films to train on and those to validate on, chosen as the recipe says."""
-        tables, store = self.tables(), self.store()
+        store, tables = self.store(), self.tables()  # in this order: it tells of notebook 01
         chosen = choose_training_images(
             tables,
             validation_fraction=recipe.data.validation_fraction,
@@ -169,12 +169,12 @@ class Workspace:
 
     def test_films(self) -> Films:
         """All films of the official test list that are in the store."""
-        tables, store = self.tables(), self.store()
+        store, tables = self.store(), self.tables()
         return Films(store, tables, image_index=[name for name in tables.test if name in store])
 
     def boxed_films(self) -> Films:
         """The films of the store that carry a true box; all of them are test films."""
-        tables, store = self.tables(), self.store()
+        store, tables = self.store(), self.tables()
         names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in store]
         return Films(store, tables, image_index=names)
 

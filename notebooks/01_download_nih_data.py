@@ -84,7 +84,7 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # %%
 from cxr_seam.report import count_labels
 
-count_labels(workspace.tables(), store)
+count_labels(workspace.tables(), workspace.store())
 
 # %% [markdown]
 # The official lists separate training and test films by patient. Sect. 5.2 trains on every film with a finding and about 5,000 without one, and keeps a fifth for validation; here that fifth is a fifth of the *patients*, so that no patient is on both sides.

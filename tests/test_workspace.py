@@ -60,8 +60,11 @@ def test_drive_is_refused_elsewhere() -> None:
 
 def test_cells_run_in_the_wrong_order_say_which_notebook_comes_first(tmp_path: Path) -> None:
     workspace = Workspace.open(data="demo", recipes="tiny", keep=tmp_path)
+    for step in (workspace.store, workspace.test_films, workspace.boxed_films):
+        with pytest.raises(InputError, match="run notebook 01 first"):
+            step()
     with pytest.raises(InputError, match="run notebook 01 first"):
-        workspace.store()
+        workspace.training_films(workspace.family[0])
 
 
 def test_a_folder_with_data_is_prepared_once(demo_folder: Path, tmp_path: Path) -> None:

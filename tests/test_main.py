@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cxr_seam.__main__ import main
+
+
+def test_models_prints_table_4(capsys):
+    assert main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["parameters"], row["paper_parameters"], row["cam_size"]) for row in rows] == [
+        ("resnet50", 23_536_718, 23_536_718, [8, 8]),
+        ("multires_resnet50", 26_273_615, 26_273_615, [32, 32]),
+        ("efficientnet_b4", 17_573_718, 17_573_718, [8, 8]),
+        ("multires_efficientnet_b4", 18_913_543, 18_913_543, [32, 32]),
+    ]
+
+
+def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
+    data, keep = tmp_path / "data", tmp_path / "keep"
+    assert main(["demo-data", str(data), "--patients", "12"]) == 0
+    choices = ["--data", str(data), "--recipes", "tiny", "--keep", str(keep)]
+    for words in (
+        ["fetch", *choices],
+        ["train", "multires_tiny", *choices],
+        ["train", "multires_tiny_pcm", *choices],
+        ["evaluate", *choices],
+    ):
+        assert main(words) == 0
+    assert "Random 8x8 map" in capsys.readouterr().out
+    films = sorted((data / "images").iterdir())[:2]
+    checkpoint = keep / "models" / "multires_tiny_pcm.best.safetensors"
+    out = tmp_path / "predictions"
+    assert main(["predict", *map(str, films), "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
+    assert "Effusion" in capsys.readouterr().out
+    for film in films:
+        assert any(film.stem in path.name for path in out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["predict", "film.png", "--checkpoint", "missing.safetensors"], "no checkpoint missing.safetensors"),
+        (["train", "vgg16"], "no recipe 'vgg16'"),
+        (["prepare", "nowhere", "--store", "s"], "nowhere"),
+        (["evaluate", "--data", "nothing-here"], "'nothing-here' is neither one of demo"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(words, sentence, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_it_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "cxr_seam", "--help"], capture_output=True, text=True, check=True)
+    for verb in ("models", "demo-data", "prepare", "train", "evaluate", "predict"):
+        assert verb in run.stdout

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .errors import InputError
@@ -63,6 +64,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     workspace = open_workspace(arguments)
     recipe = find_recipe(arguments.recipe)
+    if arguments.weights is not None:
+        recipe = replace(recipe, weights=arguments.weights)
     training, validation = workspace.training_films(recipe)
     print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
     fit(
@@ -107,16 +110,18 @@ def predict(arguments: argparse.Namespace) -> None:
     from .gallery import prediction_png
     from .predict import Predictor
 
+    names = [Path(path).stem for path in arguments.files]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two files are called {twice[0]}, one's results would replace the other's; run them apart")
     predictor = Predictor.load(arguments.checkpoint)
-    for path in arguments.files:
+    for path, name in zip(arguments.files, names, strict=True):
         prediction = predictor.predict(path)
         print(path)
         for finding, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
             print(f"  {finding:<20}{probability:.3f}")
-        out = Path(arguments.out) / Path(path).name
-        with whole_file(out.with_suffix(".png")) as temporary:
+        with whole_file(Path(arguments.out) / f"{name}_heatmaps.png") as temporary:
             temporary.write_bytes(prediction_png(prediction))
-        with whole_file(out.with_suffix(".csv")) as temporary:
+        with whole_file(Path(arguments.out) / f"{name}_boxes.csv") as temporary:
             prediction.boxes.to_csv(temporary, index=False)
     print(f"heat maps and boxes are in {arguments.out}")
 
@@ -141,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     def workspace_options(own: argparse.ArgumentParser) -> None:
         own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
         own.add_argument("--recipes", default="demo", help="family of recipes: demo, resnet50, efficientnet_b4, ...")
-        own.add_argument("--keep", default="runs/demo", help="folder for models, figures and results")
+        own.add_argument("--keep", default="", help="folder for models, figures and results (default: runs/DATA)")
 
     own = verb(models, "models")
     own.add_argument("--json", action="store_true", help="print a list of objects")
@@ -160,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
 
     own = verb(train, "train")
     own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
+    own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
     workspace_options(own)
 
     workspace_options(verb(evaluate, "evaluate"))

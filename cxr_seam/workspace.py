@@ -24,7 +24,7 @@ ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
 """NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
 ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "CXR_SEAM_KEEP"}
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
-ROOT = Path(__file__).resolve().parent.parent
+DOWNLOAD = Path(__file__).resolve().parent.parent / "data_download.sh"
 COLAB_DISK = Path("/content")
 
 
@@ -34,11 +34,13 @@ class Workspace:
 
     Attributes:
         data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images.
+        folder: the folder that `data` names, absolute; None for data that are drawn or downloaded.
         family: the standard, MultiRes and MultiRes + PCM recipes to train.
         keep: folder for models, figures and results; on Colab it may lie on Drive.
     """
 
     data: str
+    folder: Path | None
     family: tuple[Recipe, Recipe, Recipe]
     keep: Path
 
@@ -46,7 +48,7 @@ class Workspace:
     def open(cls, *, data: str, recipes: str, keep: str | os.PathLike[str] = "", on_drive: bool = False) -> Workspace:
         """Open a workspace with the choices of a form cell; environment variables go before them (`ENVIRONMENT`).
 
-        A relative path is meant from the root of the repository, whatever folder the notebook runs in.
+        Relative paths are meant from the current folder, which the notebooks' first cell makes the repository's root.
 
         Args:
             data: see `Workspace`.
@@ -59,14 +61,15 @@ class Workspace:
                 asked for outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
-        if data not in DEMO_PATIENTS and data not in ARCHIVES and not (ROOT / data).is_dir():
+        folder = None if data in DEMO_PATIENTS or data in ARCHIVES else Path(data).absolute()
+        if folder is not None and not folder.is_dir():
             known = ", ".join([*DEMO_PATIENTS, *ARCHIVES])
             raise InputError(
                 f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
             )
         family = find_family(os.environ.get(ENVIRONMENT["recipes"], recipes))
         keep = os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)) or f"runs/{Path(data).name}"
-        return cls(data, family, (mount_drive() if on_drive else ROOT) / keep)
+        return cls(data, folder, family, (mount_drive() if on_drive else Path.cwd()) / keep)
 
     @property
     def models(self) -> Path:
@@ -96,13 +99,13 @@ class Workspace:
     @property
     def tables_folder(self) -> Path:
         """Folder of the four tables."""
-        return ROOT / self.data if (ROOT / self.data).is_dir() else self.local
+        return self.folder or self.local
 
     @property
     def store_folder(self) -> Path:
         """Folder of the prepared images; a folder that data_download.sh has filled brings its own."""
-        own = ROOT / self.data / f"store_{self.image_size}"
-        return own if own.is_dir() else self.local / own.name
+        name = f"store_{self.image_size}"
+        return self.folder / name if self.folder and (self.folder / name).is_dir() else self.local / name
 
     def fetch(self) -> Store:
         """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
@@ -114,7 +117,7 @@ class Workspace:
 
         if self.data in ARCHIVES:
             self._download()
-        if self.data in ARCHIVES or self.store_folder.parent == ROOT / self.data:
+        if self.data in ARCHIVES or self.store_folder.parent == self.folder:
             return Store.open(self.store_folder)
         if self.data in DEMO_PATIENTS:
             from .phantom import write_demo_data
@@ -122,11 +125,11 @@ class Workspace:
             if not self.store_folder.exists():
                 write_demo_data(self.local, patients=DEMO_PATIENTS[self.data])
             return prepare(self.local / "images", self.store_folder, size=self.image_size)
-        return prepare(image_folders(ROOT / self.data), self.store_folder, size=self.image_size)
+        return prepare(image_folders(self.folder), self.store_folder, size=self.image_size)
 
     def _download(self) -> None:
         """Run data_download.sh, whose sentences and progress appear as they come."""
-        command = ["bash", str(ROOT / "data_download.sh"), "--dest", str(self.local)]
+        command = ["bash", str(DOWNLOAD), "--dest", str(self.local)]
         command += ["--archives", ARCHIVES[self.data], "--size", str(self.image_size)]
         result = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=False)
         if result.returncode:

@@ -35,14 +35,15 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     out = tmp_path / "predictions"
     assert main(["predict", *map(str, films), "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     assert "Effusion" in capsys.readouterr().out
-    for film in films:
-        assert any(film.stem in path.name for path in out.iterdir())
+    written = {path.name for path in out.iterdir()}
+    assert written == {f"{film.stem}_{kind}" for film in films for kind in ("heatmaps.png", "boxes.csv")}
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["predict", "film.png", "--checkpoint", "missing.safetensors"], "no checkpoint missing.safetensors"),
+        (["predict", "a/film.png", "b/film.png", "--checkpoint", "x"], "two files are called film"),
         (["train", "vgg16"], "no recipe 'vgg16'"),
         (["prepare", "nowhere", "--store", "s"], "nowhere"),
         (["evaluate", "--data", "nothing-here"], "'nothing-here' is neither one of demo"),

@@ -10,17 +10,22 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.prepare import prepare
-from cxr_seam.workspace import ROOT, Workspace, image_folders
+from cxr_seam.workspace import Workspace, image_folders
 
 
 def test_keeps_what_belongs_to_other_data_in_other_folders(demo_folder: Path) -> None:
-    assert Workspace.open(data="demo", recipes="tiny").keep == ROOT / "runs" / "demo"
-    assert Workspace.open(data=str(demo_folder), recipes="tiny").keep == ROOT / "runs" / demo_folder.name
+    assert Workspace.open(data="demo", recipes="tiny").keep == Path.cwd() / "runs" / "demo"
+    assert Workspace.open(data=str(demo_folder), recipes="tiny").keep == Path.cwd() / "runs" / demo_folder.name
 
 
-def test_relative_folders_are_meant_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folders_are_meant_from_here_also_after_leaving(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder.parent)
+    workspace = Workspace.open(data=demo_folder.name, recipes="tiny", keep="runs/mine")
     monkeypatch.chdir(tmp_path)
-    assert Workspace.open(data="demo", recipes="tiny", keep="runs/mine").keep == ROOT / "runs" / "mine"
+    assert workspace.keep == demo_folder.parent / "runs" / "mine"
+    assert workspace.tables_folder == demo_folder and len(workspace.tables().images)
     assert Workspace.open(data="demo", recipes="tiny", keep=tmp_path).keep == tmp_path
 
 

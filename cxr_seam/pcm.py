@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 SMALLEST_ROW_SUM = 1e-5
+BLOCK_VALUES = 2**24
+"""Values of the affinity that exist at a time: 64 MB in float32, whatever the number of pixels."""
 
 
 def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Cosine similarity of every pixel with every other, negatives cut, each row normalised to sum 1.
 
     A_ij = ReLU( q_i . q_j ) / C_i, q the embedding at unit length, C_i the sum of the row (Eq. 2).
+    `refine` applies this matrix without holding it; here it is whole, to be looked at.
 
     Args:
         embedding: (B, D, H, W) float, theta(x).
@@ -22,11 +26,55 @@ def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
         (B, HW, HW) float32, rows: the pixel refined; columns: the pixels drawn on. Rows sum to 1 wherever a pixel
         resembles any valid pixel, else to 0.
     """
-    query = F.normalize(embedding.float().flatten(start_dim=2), dim=1)  # (B, D, N)
-    similarity = torch.bmm(query.transpose(1, 2), query).relu()  # (B, N, N)
-    if valid is not None:
-        similarity = similarity * valid.flatten(start_dim=2)  # (B, 1, N) over the columns
+    query = unit_length(embedding)
+    similarity = rows_of_similarity(query, query, None if valid is None else valid.flatten(start_dim=2))
     return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+
+
+def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Eq. 2 for all pixels: the affinity times the maps, a block of rows at a time.
+
+    With N = HW pixels the affinity has N x N values per image: 1,024 squared at 256 pixels, 4,096 squared at 512. Only
+    a block of rows exists at any time, in the backward pass too, where each block is computed anew.
+
+    Args:
+        embedding: (B, D, H, W) float, theta(x).
+        cam: (B, K, H, W) maps; no gradient is taken with respect to them.
+        valid: see `affinity`.
+
+    Returns:
+        (B, K, H, W) float32, equal to `affinity` times `cam` up to rounding.
+    """
+    query = unit_length(embedding)  # (B, D, N)
+    values = cam.detach().float().flatten(start_dim=2).transpose(1, 2)  # (B, N, K)
+    columns = None if valid is None else valid.flatten(start_dim=2)  # (B, 1, N)
+    count = query.shape[-1]
+    rows = max(1, BLOCK_VALUES // (len(query) * count))
+    blocks = []
+    for start in range(0, count, rows):
+        inputs = (query[:, :, start : start + rows], query, values, columns)
+        if torch.is_grad_enabled() and query.requires_grad and rows < count:
+            blocks.append(checkpoint(refine_rows, *inputs, use_reentrant=False, preserve_rng_state=False))
+        else:
+            blocks.append(refine_rows(*inputs))
+    return torch.cat(blocks, dim=1).transpose(1, 2).reshape(cam.shape)
+
+
+def refine_rows(some: Tensor, query: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
+    """Refined values (B, n, K) of the n pixels whose embeddings are `some` (B, D, n)."""
+    similarity = rows_of_similarity(some, query, columns)
+    return torch.bmm(similarity, values) / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+
+
+def rows_of_similarity(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
+    """ReLU of the cosines (B, n, N) between n pixels and all N; 0 in columns that are not valid."""
+    similarity = torch.bmm(some.transpose(1, 2), query).relu()
+    return similarity if columns is None else similarity * columns
+
+
+def unit_length(embedding: Tensor) -> Tensor:
+    """Embeddings (B, D, H, W) as (B, D, HW) float32 vectors of length 1; half precision would lose the cosine."""
+    return F.normalize(embedding.float().flatten(start_dim=2), dim=1)
 
 
 class PixelCorrelation(nn.Module):
@@ -49,12 +97,12 @@ class PixelCorrelation(nn.Module):
 
         Args:
             features: (B, C, H, W); detached here, so that gradients reach theta alone.
-            cam: (B, K, H, W) prepared maps (`cams.prepare_for_refinement`).
+            cam: (B, K, H, W) prepared maps (`cams.prepare_for_refinement`), detached as well.
             valid: (B, 1, H, W) bool or None, see `affinity`.
 
         Returns:
             (B, K, H, W) float32; a convex mean of each map, so its range does not grow.
         """
-        weights = self.affinity(features, valid=valid)  # (B, N, N)
-        refined = torch.bmm(cam.float().flatten(start_dim=2), weights.transpose(1, 2))  # (B, K, N)
-        return refined.reshape(cam.shape)
+        embedding = self.theta(features.detach())
+        with torch.autocast(embedding.device.type, enabled=False):
+            return refine(embedding, cam, valid=valid)

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
-from cxr_seam.pcm import PixelCorrelation, affinity
+from cxr_seam import pcm
+from cxr_seam.pcm import PixelCorrelation, affinity, refine
 
 
 def slow_refinement(features: np.ndarray, theta: np.ndarray, cam: np.ndarray) -> np.ndarray:
@@ -71,6 +73,44 @@ def test_gradient_reaches_theta_but_not_the_features():
     features.requires_grad_()
     module(features, cam).square().sum().backward()
     assert features.grad is None and module.theta.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_blocks_give_the_whole_matrix_times_the_maps_forward_and_backward(rows, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    embedding = torch.randn(2, 4, 3, 4, generator=generator, dtype=torch.float32)
+    cam = torch.rand(2, 5, 3, 4, generator=generator)
+    weights = torch.randn(2, 5, 3, 4, generator=generator)
+    valid = torch.rand(2, 1, 3, 4, generator=generator) < 0.8
+    gradients, maps = [], []
+    for whole in (True, False):
+        own = embedding.clone().requires_grad_()
+        if whole:
+            values = cam.flatten(2).transpose(1, 2)
+            refined = torch.bmm(affinity(own, valid=valid), values).transpose(1, 2).reshape(cam.shape)
+        else:
+            monkeypatch.setattr(pcm, "BLOCK_VALUES", rows * 2 * 12)
+            refined = refine(own, cam, valid=valid)
+        (refined * weights).sum().backward()
+        maps.append(refined.detach())
+        gradients.append(own.grad)
+    assert torch.allclose(maps[0], maps[1], atol=1e-5) and torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_no_block_is_larger_than_promised(monkeypatch):
+    sizes = []
+    rows_of = pcm.rows_of_similarity
+
+    def watch(*inputs):
+        result = rows_of(*inputs)
+        sizes.append(result.numel())
+        return result
+
+    monkeypatch.setattr(pcm, "rows_of_similarity", watch)
+    monkeypatch.setattr(pcm, "BLOCK_VALUES", 1000)
+    embedding = torch.randn(2, 4, 16, 16, requires_grad=True)
+    refine(embedding, torch.rand(2, 3, 16, 16)).sum().backward()
+    assert max(sizes) <= 1000 and sum(sizes) == 2 * (2 * 256 * 256)  # each block once forward, once backward
 
 
 def test_theta_halves_the_width_and_has_no_bias():

@@ -31,12 +31,14 @@ def rotate(maps: Tensor, degrees: Tensor) -> Tensor:
         degrees: (B,) float, counter-clockwise.
 
     Returns:
-        (B, C, H, W), differentiable in `maps`.
+        (B, C, H, W) float32 (float64 for float64), differentiable in `maps`.
     """
+    maps = maps if maps.dtype == torch.float64 else maps.float()
     height, width = maps.shape[-2:]
     matrices = rotation_matrices(degrees, height=height, width=width).to(maps)
-    grid = F.affine_grid(matrices, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    with torch.autocast(maps.device.type, enabled=False):  # a grid in bfloat16 misses its pixels by up to half a pixel
+        grid = F.affine_grid(matrices, list(maps.shape), align_corners=False)
+        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def rotation_valid(degrees: Tensor, *, height: int, width: int) -> Tensor:

@@ -27,8 +27,9 @@ def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
         resembles any valid pixel, else to 0.
     """
     query = unit_length(embedding)
-    similarity = rows_of_similarity(query, query, None if valid is None else valid.flatten(start_dim=2))
-    return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+    with torch.autocast(query.device.type, enabled=False):
+        similarity = rows_of_similarity(query, query, None if valid is None else valid.flatten(start_dim=2))
+        return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
 
 
 def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -103,6 +104,5 @@ class PixelCorrelation(nn.Module):
         Returns:
             (B, K, H, W) float32; a convex mean of each map, so its range does not grow.
         """
-        embedding = self.theta(features.detach())
-        with torch.autocast(embedding.device.type, enabled=False):
-            return refine(embedding, cam, valid=valid)
+        with torch.autocast(features.device.type, enabled=False):  # cosines of half-precision vectors are too coarse
+            return refine(self.theta(features.detach().float()), cam, valid=valid)

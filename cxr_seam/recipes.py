@@ -40,8 +40,8 @@ class Phase:
     betas: tuple[float, float] = (0.9, 0.9)  # "beta values as (0.9,0.9)"
     batch_size: int = 32  # "a batch size of 32 is used"
     accumulation: int = 3  # "with 3 gradient accumulation steps, resulting in a batch size of 96"
-    schedule: str = "plateau"  # "plateau" or "one_cycle"; the paper names none, the authors' program has plateau
-    plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for 6 epochs
+    schedule: str = "plateau"  # or "one_cycle", "constant"; the paper names none, the authors' program has plateau
+    plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for more than 6 epochs
     plateau_factor: float = 0.1
     clip_norm: float | None = None  # largest gradient norm, None: not clipped
 
@@ -61,6 +61,7 @@ class SeamPhase(Phase):
 
     epochs: int = 3  # "1E-06 for 3 epochs"
     learning_rate: float = 1e-6
+    schedule: str = "constant"  # three epochs leave a plateau no room, and theta does not move the AUC
     clip_norm: float | None = 2.0  # authors' program
     rotation_degrees: float = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: float = 1.5  # lambda_MSML, Eq. 7
@@ -96,8 +97,15 @@ class Recipe:
 
 
 def with_pcm(base: Recipe, phase: SeamPhase) -> Recipe:
-    """The recipe that goes on from `base` and trains its PCM."""
-    return replace(base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name)
+    """The recipe that goes on from `base` and trains its PCM.
+
+    Films are no longer turned by the augmentation: the Siamese step turns them itself and knows which corners are
+    empty then, as it would not know of the augmentation's.
+    """
+    still = replace(base.augmentation, rotation_degrees=0.0)
+    return replace(
+        base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name, augmentation=still
+    )
 
 
 def family(name: str, base: Recipe, seam: SeamPhase) -> dict[str, tuple[Recipe, Recipe, Recipe]]:
@@ -152,6 +160,16 @@ def find_recipe(name: str) -> Recipe:
     if name not in recipes:
         raise InputError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")
     return recipes[name]
+
+
+def family_of(recipe: str) -> str:
+    """The name of the family that a recipe belongs to.
+
+    Raises:
+        InputError: there is no recipe of that name.
+    """
+    found = find_recipe(recipe)
+    return next(name for name, members in FAMILIES.items() if found in members)
 
 
 def find_family(name: str) -> tuple[Recipe, Recipe, Recipe]:

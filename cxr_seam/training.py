@@ -88,7 +88,7 @@ def history_path(folder: Path, name: str) -> Path:
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int) -> Any:
-    """The learning-rate schedule: "plateau" is stepped once an epoch, "one_cycle" once an update.
+    """The learning-rate schedule: "plateau" is stepped once an epoch, "one_cycle" once an update, "constant" never.
 
     Raises:
         InputError: the phase names another.
@@ -101,7 +101,9 @@ def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int)
         return torch.optim.lr_scheduler.OneCycleLR(
             optimiser, max_lr=phase.learning_rate, total_steps=steps, cycle_momentum=False
         )
-    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau or one_cycle")
+    if phase.schedule == "constant":
+        return None
+    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle or constant")
 
 
 def train(

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.models import model_names
-from cxr_seam.recipes import FAMILIES, all_recipes, find_family, find_recipe, recipe_from_dict, recipe_to_dict
+from cxr_seam.recipes import FAMILIES, all_recipes, family_of, find_family, find_recipe, recipe_from_dict, recipe_to_dict
 
 SIX_ROWS = {
     "resnet50",
@@ -38,7 +38,8 @@ def test_numbers_of_sections_4_4_5_2_and_5_3():
     recipe = find_recipe("multires_resnet50_pcm")
     assert (recipe.seam.msml_weight, recipe.seam.ecr_weight, recipe.seam.hard_fraction) == (1.5, 1.0, 0.20)
     assert recipe.seam.rotation_degrees == 30
-    varied = recipe.augmentation
+    assert recipe.augmentation.rotation_degrees == 0  # the Siamese step turns the film, see docs/paper-and-code.md
+    varied = find_recipe("multires_resnet50").augmentation
     assert (varied.crop_area, varied.crop_aspect, varied.rotation_degrees) == ((0.8, 1.0), (0.75, 1.733), 15)
     assert (recipe.data.disease_free_images, recipe.data.validation_fraction) == (5000, 0.2)
     assert recipe.box_threshold == 0.7
@@ -62,6 +63,7 @@ def test_a_family_is_standard_multires_and_pcm():
 def test_recipes_are_frozen_and_unknown_ones_are_told():
     with pytest.raises(FrozenInstanceError):
         find_recipe("resnet50").seed = 1
+    assert family_of("multires_efficientnet_b4_pcm") == "efficientnet_b4"
     with pytest.raises(InputError, match="no recipe 'paper'"):
         find_recipe("paper")
     with pytest.raises(InputError, match="choose one of resnet50"):

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from cxr_seam.errors import InputError
-from cxr_seam.geometry import rotation_valid
+from cxr_seam.geometry import rotate, rotation_valid
 from cxr_seam.models import build_model
+from cxr_seam.pcm import PixelCorrelation
 from cxr_seam.recipes import SeamPhase
 from cxr_seam.seam import SeamObjective, present_maps, with_background
 
@@ -89,6 +90,18 @@ def test_what_the_network_says_of_empty_corners_counts_nowhere():
 def test_each_image_gets_an_angle_of_its_own_from_the_generator():
     assert loss_of(objective(), seed=1)["loss"] == loss_of(objective(), seed=1)["loss"]
     assert loss_of(objective(), seed=1)["loss"] != loss_of(objective(), seed=2)["loss"]
+
+
+def test_mixed_precision_does_not_reach_the_rotation_or_the_affinity():
+    degrees = torch.tensor([17.0, -23.0])
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pcm = PixelCorrelation(8)
+    features, cam = torch.randn(2, 8, 6, 6), torch.rand(2, 15, 6, 6)
+    plain = rotate(images, degrees), pcm(features, cam)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = rotate(images, degrees), pcm(features, cam)
+    for ours, expected in zip(mixed, plain, strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, expected)
 
 
 def test_absent_findings_are_masked_and_background_is_one_minus_the_present_maximum():

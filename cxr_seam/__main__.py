@@ -58,10 +58,11 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one recipe of a family in a workspace."""
-    from .recipes import find_recipe
+    from .recipes import family_of, find_recipe
     from .training import best_path
     from .training import train as fit
 
+    arguments.recipes = family_of(arguments.recipe)
     workspace = open_workspace(arguments)
     recipe = find_recipe(arguments.recipe)
     if arguments.weights is not None:
@@ -143,9 +144,12 @@ def parser() -> argparse.ArgumentParser:
         own.set_defaults(function=function)
         return own
 
-    def workspace_options(own: argparse.ArgumentParser) -> None:
+    def workspace_options(own: argparse.ArgumentParser, *, recipes: bool = True) -> None:
         own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
-        own.add_argument("--recipes", default="demo", help="family of recipes: demo, resnet50, efficientnet_b4, ...")
+        if recipes:
+            own.add_argument(
+                "--recipes", default="demo", help="family of recipes: demo, resnet50, efficientnet_b4, ..."
+            )
         own.add_argument("--keep", default="", help="folder for models, figures and results (default: runs/DATA)")
 
     own = verb(models, "models")
@@ -166,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     own = verb(train, "train")
     own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
     own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
-    workspace_options(own)
+    workspace_options(own, recipes=False)
 
     workspace_options(verb(evaluate, "evaluate"))
 

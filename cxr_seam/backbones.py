@@ -191,7 +191,8 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
         except (URLError, OSError, RuntimeError) as error:
             raise InputError(
                 f"ImageNet weights of {name} could not be fetched from {source} ({error}); download that file "
-                f"elsewhere and pass its path as weights, or pass weights='none' to start from random numbers"
+                f"elsewhere and name it: build_model(..., weights=PATH), dataclasses.replace(recipe, weights=PATH) in "
+                f"a notebook, python -m cxr_seam train NAME --weights PATH in a shell; 'none' starts from random numbers"
             ) from error
     else:
         try:
@@ -200,8 +201,14 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
             raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise InputError(f"{path} is not a file of plain weights ({str(error).splitlines()[0]})") from error
-    plain = {key: value for key, value in state.items() if not key.startswith(entry.head)}
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith(entry.head)}
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not weights by name; give a {name} state dict")
+    # BatchNorm's count of batches is missing in weights from before PyTorch 0.4.1, and nothing here reads it.
+    unused = (entry.head, "num_batches_tracked")
+    plain, own = (
+        {key: value for key, value in values.items() if not key.startswith(unused[0]) and not key.endswith(unused[1])}
+        for values in (state, net.state_dict())
+    )
     odd = [k for k in own.keys() | plain.keys() if k not in own or k not in plain or own[k].shape != plain[k].shape]
     if odd:
         raise InputError(f"{path} does not hold weights of {name}: {len(odd)} entries differ, such as {min(odd)!r}")

@@ -50,7 +50,10 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, a
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with whole_file(path) as temporary:
-        save_file(state, temporary, metadata={HEADER: json.dumps(header)})
+        try:
+            save_file(state, temporary, metadata={HEADER: json.dumps(header)})
+        except SafetensorError as error:  # what a full disk comes as
+            raise OSError(str(error)) from error
     return Path(path)
 
 
@@ -60,6 +63,8 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: the file is missing, not safetensors, not ours, or of another format or set of findings.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; name a checkpoint in it, such as NAME.best.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -72,11 +77,17 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
     if text is None:
         raise InputError(f"{path} holds weights but no {HEADER} header; only checkpoints of this program can be loaded")
-    header = json.loads(text)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} has a damaged {HEADER} header ({error}); train again") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}")
     if header.get("findings") != list(FINDINGS):
         raise InputError(f"{path} was trained on other findings: {header.get('findings')}")
+    missing = {"recipe", "epoch", "metrics"} - set(header)
+    if missing:
+        raise InputError(f"the {HEADER} header of {path} lacks {', '.join(sorted(missing))}; train again")
     return Checkpoint(recipe_from_dict(header["recipe"]), header["epoch"], header["metrics"])
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from .checkpoints import read_header
+from .checkpoints import load_checkpoint, read_header
 from .classification import classification_table, mean_auc
 from .controls import centre_boxes, random_map_boxes
 from .errors import InputError
@@ -42,7 +43,8 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
     serve three models; where the second phase has not been trained yet, the first phase's checkpoint stands in.
 
     Raises:
-        InputError: no model of the family has been trained in `folder`.
+        InputError: no model of the family has been trained in `folder`, or the first phase was trained anew and the
+            second was not.
     """
     standard, multires, refined = family
     found = {}
@@ -53,9 +55,18 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
         if path.exists():
             found[key] = Predictor.load(path)
             break
+    both = [best_path(Path(folder), recipe.name) for recipe in (multires, refined)]
+    if all(path.exists() for path in both) and not same_but_theta(*both):
+        raise InputError(f"{both[1]} goes on from an earlier model than {both[0]}; run notebook 03 again")
     if not found:
         raise InputError(f"no trained model in {folder}; run notebooks 02 and 03 (or python -m cxr_seam train) first")
     return found
+
+
+def same_but_theta(first: Path, second: Path) -> bool:
+    """Whether two checkpoints hold the same weights but for theta: the second phase leaves all others as they were."""
+    states = [load_checkpoint(path)[0].state_dict() for path in (first, second)]
+    return all(key.startswith("pcm.") or torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def maps_by_model(key: str, output: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Films(Dataset):
     Attributes:
         image_index: names, in the order of the rows.
         labels: (N, 14) float32, 0 or 1, in the order of `FINDINGS`.
+        size: side of the films in pixels.
     """
 
     def __init__(self, store: Store, tables: NihTables, *, image_index: Sequence[str]) -> None:
@@ -32,6 +33,7 @@ class Films(Dataset):
             raise InputError(f"no image was chosen from the store {store.folder}; prepare images that the lists name")
         self.image_index = list(image_index)
         self.labels = tables.labels(self.image_index).astype(np.float32)
+        self.size = store.size
         self._store = store
         self._rows = store.rows(self.image_index)
 

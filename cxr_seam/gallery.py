@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from .augment import augment
-from .boxes import PAPER_THRESHOLD
 from .cases import Case
 from .evaluation import family_predictors, maps_by_model
 from .explorer import Panel, render_png
@@ -137,13 +136,12 @@ def augmentation_sheet(films: Films, recipe: Recipe, *, place: int = 0, variatio
     return plot_augmented(pixels[0, 0].numpy(), inputs)
 
 
-def prediction_png(prediction: Prediction, *, findings: int = 3, threshold: float = PAPER_THRESHOLD) -> bytes:
+def prediction_png(prediction: Prediction, *, findings: int = 3) -> bytes:
     """Draw the heat maps and boxes of the most probable findings of one film.
 
     Args:
         prediction: of the film.
         findings: how many to draw, side by side.
-        threshold: Q of the boxes.
 
     Returns:
         The bytes of a PNG.
@@ -152,7 +150,7 @@ def prediction_png(prediction: Prediction, *, findings: int = 3, threshold: floa
     panels = []
     for finding in likely:
         heatmap = prediction.heat_maps[FINDINGS.index(finding)]
-        boxes = predicted_boxes(heatmap[None], "", [finding], threshold=threshold)[XYWH]
+        boxes = predicted_boxes(heatmap[None], "", [finding], threshold=prediction.threshold)[XYWH]
         note = f"probability {prediction.probabilities[finding]:.2f}"
         panels.append(Panel(finding.replace("_", " "), note, heatmap, boxes.to_numpy(dtype=np.float64)))
     return render_png(prediction.film, panels, true_boxes=np.empty((0, 4)))

@@ -95,14 +95,19 @@ def write_demo_data(
     The bytes depend on `patients` and `seed` alone, not on `workers` (default: one per processor).
 
     Raises:
-        InputError: fewer than 2 patients, or the folder already holds other files.
+        InputError: fewer than 2 patients, a negative seed, or the folder cannot be written or holds other files.
     """
+    if seed < 0:
+        raise InputError(f"the seed of demo data must not be negative, not {seed}")
     if patients < 2:
         raise InputError(f"demo data need at least 2 patients, one for training and one for the test, not {patients}")
     folder = Path(folder)
     visits = plan_visits(patients, seed=seed)
     _refuse_strangers(folder, {visit.image_index for visit in visits})
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made into a folder ({error.strerror}); choose another") from error
     boxes = _draw_all(visits, folder / "images", workers=workers, progress=progress)
     rng = np.random.default_rng([seed, 4])
     box_rows = [
@@ -206,7 +211,7 @@ def draw_visit(visit: Visit, images: Path) -> dict[str, tuple[float, float, floa
 
     film = draw_film(visit.body, visit.findings, view=visit.view, site_seed=visit.site_seed, film_seed=visit.film_seed)
     with whole_file(images / visit.image_index) as temporary:
-        cv2.imwrite(str(temporary), film.pixels, quick)
+        temporary.write_bytes(cv2.imencode(".png", film.pixels, quick)[1].tobytes())
     return film.boxes
 
 

@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from .errors import InputError
+
 
 def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
     """Pool each channel over space: x_p = 1/gamma * log( 1/(HW) * sum exp(gamma * x) ).
@@ -29,14 +31,14 @@ class LogSumExpPool(nn.Module):
     """`lse_pool` as a module.
 
     Raises:
-        ValueError: gamma is not above 0.
+        InputError: gamma is not above 0.
     """
 
     def __init__(self, gamma: float) -> None:
         """Keep `gamma`, the sharpness (10 in the paper, Sect. 5.1)."""
         super().__init__()
         if not gamma > 0:
-            raise ValueError(f"LSE pooling needs gamma above 0, not {gamma}")
+            raise InputError(f"LSE pooling needs gamma above 0, not {gamma}")
         self.gamma = gamma
 
     def forward(self, features: Tensor) -> Tensor:

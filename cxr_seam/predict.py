@@ -35,12 +35,14 @@ class Prediction:
         probabilities: one value in [0, 1] for each finding. They rank films; they are not calibrated.
         heat_maps: (14, H, W) float32 in [0, 1] over the whole image, each divided by its own maximum: they show where
             the evidence lies, not how strong it is.
+        threshold: share of a map's maximum from which on a pixel belongs to a box.
         boxes: columns finding, x, y, w, h (pixels of the image that was given), score; best box of a finding first.
     """
 
     film: np.ndarray
     probabilities: dict[str, float]
     heat_maps: np.ndarray
+    threshold: float
     boxes: pd.DataFrame
 
 
@@ -104,6 +106,7 @@ class Predictor:
             film=film,
             probabilities=dict(zip(FINDINGS, probabilities, strict=True)),
             heat_maps=maps,
+            threshold=self.recipe.box_threshold,
             boxes=boxes.drop(columns="image_index"),
         )
 

@@ -103,9 +103,7 @@ def with_pcm(base: Recipe, phase: SeamPhase) -> Recipe:
     empty then, as it would not know of the augmentation's.
     """
     still = replace(base.augmentation, rotation_degrees=0.0)
-    return replace(
-        base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name, augmentation=still
-    )
+    return replace(base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name, augmentation=still)
 
 
 def family(name: str, base: Recipe, seam: SeamPhase) -> dict[str, tuple[Recipe, Recipe, Recipe]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,16 @@ def train(
         The history: records with phase, epoch, train_loss, validation_loss, validation_auc, learning_rate, seconds.
 
     Raises:
-        InputError: the model cannot be made, or the loss is no longer a finite number.
+        InputError: the model cannot be made, the films are too small for the recipe, the loss is no longer a finite
+            number, or the last models cannot be written. Where an earlier epoch's cannot (Drive drops), a warning says
+            so and training goes on; the next epoch writes again.
     """
     folder = Path(folder)
+    if train_films.size < recipe.image_size:
+        raise InputError(
+            f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {train_films.size}; "
+            f"prepare them again with size {recipe.image_size}"
+        )
     hardware = find_hardware()
     phase = recipe.phase
     set_seed(recipe.seed)
@@ -174,8 +182,7 @@ def train(
             losses.append(loss.detach())  # read once an epoch: reading each would make the GPU wait
             progress.update()
         train_loss = torch.stack(losses).mean().item()
-        if not math.isfinite(train_loss):
-            raise InputError(f"the loss of {recipe.name} became {train_loss} in epoch {epoch}; lower the learning rate")
+        require_finite(train_loss, f"the loss of {recipe.name} in epoch {epoch}")
         record = {
             "phase": "pcm" if recipe.seam is not None else "backbone",
             "epoch": epoch,
@@ -184,10 +191,16 @@ def train(
             "learning_rate": optimiser.param_groups[0]["lr"],
             "seconds": time.perf_counter() - started,
         }
+        require_finite(record["validation_loss"], f"the validation loss of {recipe.name} in epoch {epoch}")
         history.append(record)
         if phase.schedule == "plateau" and record["validation_auc"] is not None:
             schedule.step(record["validation_auc"])
-        keep(accelerator.unwrap_model(objective), recipe, folder, history=history)
+        try:
+            keep(accelerator.unwrap_model(objective), recipe, folder, history=history)
+        except OSError as error:
+            if epoch + 1 == phase.epochs:
+                raise
+            warnings.warn(f"epoch {epoch}: {error}; training goes on and writes again after the next one", stacklevel=2)
         progress.set_postfix(
             {key: f"{record[key]:.3f}" for key in ("train_loss", "validation_auc") if record[key] is not None}
         )
@@ -195,6 +208,12 @@ def train(
             on_epoch(record)
     progress.close()
     return history
+
+
+def require_finite(loss: float, what: str) -> None:
+    """Stop a run whose loss is no number any more: nothing that follows would be one."""
+    if not math.isfinite(loss):
+        raise InputError(f"{what} is {loss}; lower the learning rate")
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -6,6 +6,7 @@ or a new one, opens the same workspace and finds what the last one left.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
+from .files import whole_file
 from .films import Films
 from .nih import NihTables, choose_training_images, load_tables
 from .recipes import Recipe, find_family
@@ -26,6 +28,8 @@ ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
 DOWNLOAD = Path(__file__).resolve().parent.parent / "data_download.sh"
 COLAB_DISK = Path("/content")
+CLAIM = "data.json"
+"""The file in which a folder says whose data it is for."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Workspace:
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
         folder = None if data in DEMO_PATIENTS or data in ARCHIVES else Path(data).absolute()
-        if folder is not None and not folder.is_dir():
+        if not data or (folder is not None and not folder.is_dir()):
             known = ", ".join([*DEMO_PATIENTS, *ARCHIVES])
             raise InputError(
                 f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
@@ -88,13 +92,26 @@ class Workspace:
 
     @property
     def image_size(self) -> int:
-        """Side of the prepared images in pixels: the largest that a recipe of the family needs."""
+        """Side in pixels that images must at least have: the largest that a recipe of the family needs."""
         return max(recipe.image_size for recipe in self.family)
 
     @property
+    def identity(self) -> str:
+        """What tells these data from others: films of different data may bear the same name."""
+        if self.data in DEMO_PATIENTS:
+            return f"demo of {DEMO_PATIENTS[self.data]} patients"
+        return "NIH's archives" if self.folder is None else str(self.folder)
+
+    @property
     def local(self) -> Path:
-        """Folder of the images: on Colab the runtime's own disk, never Drive, which fails with many files."""
-        return COLAB_DISK / f"cxr_seam_{Path(self.data).name}" if "google.colab" in sys.modules else self.keep / "data"
+        """Folder of the images: on Colab the runtime's own disk, never Drive, which fails with many files.
+
+        NIH's archives have one folder for all, `data/nih`, so that no choice of recipes downloads them twice.
+        """
+        colab = "google.colab" in sys.modules
+        if self.data in ARCHIVES:
+            return (COLAB_DISK if colab else Path.cwd()) / "data" / "nih"
+        return COLAB_DISK / "data" / Path(self.data).name if colab else self.keep / "data"
 
     @property
     def tables_folder(self) -> Path:
@@ -103,34 +120,61 @@ class Workspace:
 
     @property
     def store_folder(self) -> Path:
-        """Folder of the prepared images; a folder that data_download.sh has filled brings its own."""
-        name = f"store_{self.image_size}"
-        return self.folder / name if self.folder and (self.folder / name).is_dir() else self.local / name
+        """Folder of the prepared images: the smallest store that is large enough for the recipes, or the one to make.
+
+        Drawn films are made at the recipes' size, since they are soon made again; real ones at 256 pixels at least.
+        A folder that data_download.sh has filled brings its own store.
+        """
+        for place in (self.folder, self.local):
+            sizes = [int(s.name[6:]) for s in place.glob("store_*") if s.name[6:].isdecimal()] if place else []
+            if enough := [size for size in sizes if size >= self.image_size]:
+                return place / f"store_{min(enough)}"
+        drawn = self.data in DEMO_PATIENTS
+        return self.local / f"store_{self.image_size if drawn else max(self.image_size, Recipe.image_size)}"
 
     def fetch(self) -> Store:
         """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
 
         Raises:
-            InputError: a download failed, or a folder holds no usable image.
+            InputError: a download failed, a folder holds no usable image, or `keep` belongs to other data.
         """
         from .prepare import prepare
 
+        self._claim(self.keep)
+        self._claim(self.local)
+        place = self.store_folder
+        size = int(place.name[6:])
         if self.data in ARCHIVES:
-            self._download()
-        if self.data in ARCHIVES or self.store_folder.parent == self.folder:
-            return Store.open(self.store_folder)
-        if self.data in DEMO_PATIENTS:
+            self._download(size)
+        elif self.data in DEMO_PATIENTS:
             from .phantom import write_demo_data
 
-            if not self.store_folder.exists():
+            if not place.exists():
                 write_demo_data(self.local, patients=DEMO_PATIENTS[self.data])
-            return prepare(self.local / "images", self.store_folder, size=self.image_size)
-        return prepare(image_folders(self.folder), self.store_folder, size=self.image_size)
+            return prepare(self.local / "images", place, size=size)
+        elif place.parent != self.folder:
+            return prepare(image_folders(self.folder), place, size=size)
+        return Store.open(place)
 
-    def _download(self) -> None:
+    def _claim(self, folder: Path) -> None:
+        """Write down whose data a folder is for, or refuse it if it is for others'."""
+        path = folder / CLAIM
+        if not path.exists():
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps({"data": self.identity}) + "\n")
+        self._check(folder)
+
+    def _check(self, folder: Path) -> None:
+        """Refuse a folder that is for other data."""
+        path = folder / CLAIM
+        other = json.loads(path.read_text())["data"] if path.exists() else self.identity
+        if other != self.identity:
+            raise InputError(f"{folder} holds {other}, not {self.identity}; choose another KEEP or delete that folder")
+
+    def _download(self, size: int) -> None:
         """Run data_download.sh, whose sentences and progress appear as they come."""
         command = ["bash", str(DOWNLOAD), "--dest", str(self.local)]
-        command += ["--archives", ARCHIVES[self.data], "--size", str(self.image_size)]
+        command += ["--archives", ARCHIVES[self.data], "--size", str(size)]
         result = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=False)
         if result.returncode:
             raise InputError(
@@ -143,6 +187,8 @@ class Workspace:
         Raises:
             InputError: notebook 01 has not been run, or the runtime is a new one and its disk empty.
         """
+        self._check(self.keep)
+        self._check(self.local)
         if not self.store_folder.exists():
             raise InputError(
                 f"no images in {self.store_folder}; run notebook 01 first (a new Colab runtime starts empty)"

@@ -151,6 +151,15 @@ def test_first_phase_stands_in_where_the_second_is_not_trained(tmp_path):
     assert list(family_predictors(FAMILY, tmp_path)) == [MULTIRES]
 
 
+def test_a_pcm_that_goes_on_from_an_earlier_backbone_is_refused(tmp_path):
+    for seed, recipe in enumerate(FAMILY[1:]):
+        torch.manual_seed(seed)
+        model = build_model(recipe.model, weights="none")
+        save_checkpoint(best_path(tmp_path, recipe.name), model, about=Checkpoint(recipe))
+    with pytest.raises(InputError, match="earlier model than .*run notebook 03 again"):
+        family_predictors(FAMILY, tmp_path)
+
+
 def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, parts, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
     films = parts["boxed_films"]

@@ -22,10 +22,11 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     data, keep = tmp_path / "data", tmp_path / "keep"
     assert main(["demo-data", str(data), "--patients", "12"]) == 0
     choices = ["--data", str(data), "--recipes", "tiny", "--keep", str(keep)]
+    where = ["--data", str(data), "--keep", str(keep)]
     for words in (
         ["fetch", *choices],
-        ["train", "multires_tiny", *choices],
-        ["train", "multires_tiny_pcm", *choices],
+        ["train", "multires_tiny", *where],
+        ["train", "multires_tiny_pcm", *where],
         ["evaluate", *choices],
     ):
         assert main(words) == 0
@@ -44,6 +45,8 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     [
         (["predict", "film.png", "--checkpoint", "missing.safetensors"], "no checkpoint missing.safetensors"),
         (["predict", "a/film.png", "b/film.png", "--checkpoint", "x"], "two files are called film"),
+        (["demo-data", "README.md"], "README.md cannot be made into a folder"),
+        (["demo-data", "d", "--seed", "-1"], "must not be negative"),
         (["train", "vgg16"], "no recipe 'vgg16'"),
         (["prepare", "nowhere", "--store", "s"], "nowhere"),
         (["evaluate", "--data", "nothing-here"], "'nothing-here' is neither one of demo"),

@@ -139,6 +139,10 @@ def test_imagenet_weights_load_from_a_file_without_their_classifier(tmp_path):
     torch.save(net.state_dict(), tmp_path / "resnet18.pth")
     backbone = build_backbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
     assert torch.equal(backbone.stages[4][1].conv2.weight, net.layer4[1].conv2.weight)
+    old = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}  # before PyTorch 0.4.1
+    torch.save(old, tmp_path / "old.pth")
+    backbone = build_backbone("resnet18", weights=str(tmp_path / "old.pth"))
+    assert torch.equal(backbone.stages[0][1].running_var, net.bn1.running_var)
 
 
 def test_wrong_or_unreadable_weights_are_refused(tmp_path, monkeypatch):
@@ -146,6 +150,9 @@ def test_wrong_or_unreadable_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(InputError, match="other.pth"):
         build_backbone("resnet18", weights=str(tmp_path / "other.pth"))
+    torch.save([1], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="list.pth holds a list, not weights by name"):
+        build_backbone("resnet18", weights=str(tmp_path / "list.pth"))
     with pytest.raises(InputError, match="text.pth is not a file of plain weights"):
         build_backbone("resnet18", weights=str(tmp_path / "text.pth"))
     with pytest.raises(InputError, match="no weights file"):
@@ -155,7 +162,7 @@ def test_wrong_or_unreadable_weights_are_refused(tmp_path, monkeypatch):
         raise OSError("unreachable")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
-    with pytest.raises(InputError, match=r"https://.*resnet50.*\.pth.*pass its path"):
+    with pytest.raises(InputError, match=r"https://.*resnet50.*\.pth.*--weights PATH"):
         build_model("resnet50")
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from cxr_seam.errors import InputError
 from cxr_seam.pooling import LogSumExpPool, lse_pool
 
 
@@ -33,5 +34,5 @@ def test_no_overflow_where_the_plain_form_overflows():
 
 
 def test_gamma_must_be_positive():
-    with pytest.raises(ValueError, match="gamma above 0"):
+    with pytest.raises(InputError, match="gamma above 0"):
         LogSumExpPool(0)

@@ -22,7 +22,7 @@ def workspace(nih_root, tmp_path_factory):
     shrunk = {path.stem + ".png" for path in (nih_root / "images_256").iterdir()}
     wanted = originals | set(sorted(shrunk & set(tables.train_val))[:60])
     folders = [nih_root / "images", nih_root / "images_256"]
-    prepare(folders, workspace.store_folder, size=workspace.image_size, names=wanted, progress=False)
+    prepare(folders, workspace.store_folder, size=256, names=wanted, progress=False)
     for recipe in workspace.family:
         training, validation = workspace.training_films(recipe)
         train(recipe, workspace.models, train_films=training, validation_films=validation)

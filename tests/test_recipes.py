@@ -5,7 +5,15 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.models import model_names
-from cxr_seam.recipes import FAMILIES, all_recipes, family_of, find_family, find_recipe, recipe_from_dict, recipe_to_dict
+from cxr_seam.recipes import (
+    FAMILIES,
+    all_recipes,
+    family_of,
+    find_family,
+    find_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
 
 SIX_ROWS = {
     "resnet50",

@@ -94,8 +94,24 @@ def test_second_phase_without_the_first_says_so(films, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run(films, tmp_path):
     wild = replace(MULTIRES, backbone=replace(MULTIRES.backbone, learning_rate=1e30, epochs=2, accumulation=1))
-    with pytest.raises(InputError, match="became nan in epoch"):
+    with pytest.raises(InputError, match="loss of multires_tiny in epoch . is nan; lower"):
         train(wild, tmp_path, train_films=films[0], validation_films=films[1])
+
+
+def test_films_too_small_for_the_recipe_are_refused(films, tmp_path):
+    large = replace(MULTIRES, image_size=128)
+    with pytest.raises(InputError, match="for films of 128 pixels, but those at hand have 64"):
+        train(large, tmp_path, train_films=films[0], validation_films=films[1])
+
+
+def test_a_folder_that_cannot_be_written_warns_and_in_the_end_refuses(films, tmp_path):
+    (tmp_path / "models").write_text("a file where the folder should be")
+    twice = replace(MULTIRES, backbone=replace(MULTIRES.backbone, epochs=2))
+    with (
+        pytest.warns(UserWarning, match="epoch 0: .*could not be written"),
+        pytest.raises(InputError, match="could not"),
+    ):
+        train(twice, tmp_path / "models", train_films=films[0], validation_films=films[1])
 
 
 def test_plateau_lowers_the_rate_after_six_epochs_without_a_rise():

@@ -55,7 +55,39 @@ def test_drive_holds_results_but_never_images(monkeypatch: pytest.MonkeyPatch) -
     workspace = Workspace.open(data="nih-subset", recipes="tiny", on_drive=True)
     assert mounted == ["/content/drive"]
     assert workspace.models == Path("/content/drive/MyDrive/cxr-seam/runs/nih-subset/models")
-    assert workspace.store_folder == Path("/content/cxr_seam_nih-subset/store_64")
+    assert workspace.store_folder == Path("/content/data/nih/store_256")
+
+
+def test_a_folder_of_other_data_is_refused(demo_folder: Path, tmp_path: Path) -> None:
+    """Films of different data bear the same names; one's films under the other's labels would not be noticed."""
+    Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path).fetch()
+    other = Workspace.open(data="demo", recipes="tiny", keep=tmp_path)
+    for step in (other.fetch, other.store):
+        with pytest.raises(InputError, match=f"holds {demo_folder}, not demo of .*choose another KEEP"):
+            step()
+
+
+def test_a_larger_store_serves_and_a_smaller_one_does_not(demo_folder: Path, tmp_path: Path) -> None:
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path)
+    assert workspace.store_folder == tmp_path / "data" / "store_256"  # real films are kept at 256 pixels at least
+    for size in (32, 96, 512):
+        (tmp_path / "data" / f"store_{size}").mkdir(parents=True)
+    assert workspace.store_folder.name == "store_96"
+
+
+def test_no_choice_of_recipes_downloads_nihs_archives_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {
+        Workspace.open(data=data, recipes=recipes).store_folder
+        for data in ("nih", "nih-subset")
+        for recipes in ("tiny", "demo", "small", "resnet50", "efficientnet_b4")
+    }
+    assert folders == {tmp_path / "data" / "nih" / "store_256"}
+
+
+def test_empty_data_are_not_the_current_folder() -> None:
+    with pytest.raises(InputError, match="'' is neither one of"):
+        Workspace.open(data="", recipes="tiny")
 
 
 def test_drive_is_refused_elsewhere() -> None:

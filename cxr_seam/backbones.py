@@ -190,9 +190,9 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
             state = torch.hub.load_state_dict_from_url(source, map_location="cpu", check_hash=True, weights_only=True)
         except (URLError, OSError, RuntimeError) as error:
             raise InputError(
-                f"ImageNet weights of {name} could not be fetched from {source} ({error}); download that file "
-                f"elsewhere and name it: build_model(..., weights=PATH), dataclasses.replace(recipe, weights=PATH) in "
-                f"a notebook, python -m cxr_seam train NAME --weights PATH in a shell; 'none' starts from random numbers"
+                f"ImageNet weights of {name} could not be fetched from {source} ({error}); get that file by another "
+                f"way and name it: build_model(..., weights=PATH), dataclasses.replace(recipe, weights=PATH) in "
+                f"a notebook, python -m cxr_seam train NAME --weights PATH in a shell; 'none' starts at random"
             ) from error
     else:
         try:

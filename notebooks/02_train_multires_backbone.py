@@ -140,7 +140,7 @@ save(figure, workspace.figures / "loss_backbones.png")
 figure
 
 # %% [markdown]
-# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch.
+# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch. Running a training cell again trains anew, from the start, and replaces them; a run that was cut off cannot be taken up yet.
 #
 # **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).
 

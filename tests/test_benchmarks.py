@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference")
@@ -28,17 +29,24 @@ RATIOS = {
 }
 
 
-def run(script: str, *options: str) -> str:
+def start(script: str, *options: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--quick", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def printed_by(process: subprocess.Popen[str]) -> str:
+    printed, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return printed
 
 
 @pytest.fixture(scope="module")
 def found(demo_folder: Path) -> dict[str, dict[str, Any]]:
-    """The JSON of every benchmark."""
+    """The JSON of every benchmark; they run side by side, since nothing is timed here."""
     data = {script: ("--data", str(demo_folder)) if script in ON_FILMS else () for script in SCRIPTS}
-    return {script: json.loads(run(script, "--json", *data[script])) for script in SCRIPTS}
+    running = {script: start(script, "--quick", "--json", *data[script]) for script in SCRIPTS}
+    return {script: json.loads(printed_by(process)) for script, process in running.items()}
 
 
 def rows(report: dict[str, Any], column: str) -> list[dict[str, Any]]:
@@ -86,6 +94,24 @@ def test_operations_are_those_of_a_network_counted_by_hand(found: dict[str, dict
     assert small["GFLOPs an image"] == pytest.approx(expected, rel=0.08)
 
 
-def test_without_json_a_table_is_printed() -> None:
-    printed = run("pcm")
-    assert "Ratios, pair by pair" in printed and "Not measured:" in printed and "torch " in printed
+def test_the_affinity_is_in_the_memory_of_a_fresh_process() -> None:
+    """The plain module must hold, at the least, 1,024 x 1,024 float32 values for each of 4 images: 16 MiB."""
+    task = {"candidate": "plain", "pixels": 1024, "batch": 4}
+    assert json.loads(printed_by(start("pcm", "--child", json.dumps(task))))["bytes"] > 16 * 2**20
+
+
+def test_without_json_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from measure import Report
+
+    table = [{"candidate": "ours", "images/s": 1234.5678}, {"candidate": "other", "images/s": None}]
+    Report("name", {"size": 64}, {"Speed": table}, ["the rest"]).show(as_json=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("name on ") and f"torch {torch.__version__}" in printed[0]
+    assert [line.split() for line in printed[3:7]] == [
+        ["Speed"],
+        ["candidate", "images/s"],
+        ["ours", "1,235"],
+        ["other", "-"],
+    ]
+    assert printed[-1] == "Not measured: the rest"

@@ -1,0 +1,135 @@
+"""Table 4 on the device at hand: what MultiRes costs over the standard model of the same backbone.
+
+    python benchmarks/inference.py [--json] [--quick] [--rounds N]
+
+The forward pass of the paper's four models with random weights, logits and maps (for MultiRes refined by the PCM), laid
+out as `predict.Predictor` lays them out, in float32, on images of 256 pixels, one at a time and in batches of 32.
+Operations are counted by PyTorch's flop counter: a multiplication and an addition are two, and only convolutions and
+products of matrices count.
+"""
+
+from __future__ import annotations
+
+import json
+
+import measure
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxr_seam.models import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
+from cxr_seam.predict import Predictor
+from cxr_seam.recipes import find_recipe
+
+FAMILIES = ("resnet50", "efficientnet_b4")
+QUICK_FAMILIES = ("small",)
+PAPER_MILLISECONDS = {
+    "resnet50": 15.51,
+    "multires_resnet50": 16.93,
+    "efficientnet_b4": 20.29,
+    "multires_efficientnet_b4": 23.46,
+}
+"""Table 4, "Inference time (ms)", on a P100."""
+IMAGES_A_ROUND = 32
+
+
+def model_of(recipe: str) -> LocalizationModel:
+    """A model as the predictor holds it."""
+    torch.manual_seed(0)
+    chosen = find_recipe(recipe)
+    return Predictor(build_model(chosen.model, weights="none"), chosen).model
+
+
+def images_of(batch: int, size: int) -> Tensor:
+    """Images as the predictor passes them on."""
+    images = torch.randn(batch, 3, size, size, device=measure.device())
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def forward(model: LocalizationModel, images: Tensor, *, times: int = 1) -> None:
+    """What is timed."""
+    for _ in range(times):
+        model(images)
+
+
+@torch.no_grad()
+def gflops(model: LocalizationModel, size: int) -> float:
+    """Operations for one image, in thousand millions."""
+    with FlopCounterMode(display=False) as counter:
+        model(images_of(1, size))
+    return counter.get_total_flops() / 1e9
+
+
+def memory(*, recipe: str, batch: int, size: int) -> dict[str, int]:
+    """Peak memory of the model and one forward pass; run in a process of its own."""
+    return {"bytes": measure.peak_bytes(lambda: forward(model_of(recipe), images_of(batch, size)))}
+
+
+def main() -> None:
+    """Measure and print."""
+    options = measure.parser(__doc__, rounds=7).parse_args()
+    if options.child:
+        print(json.dumps(memory(**options.child)))
+        return
+    size, rounds = (64, 2) if options.quick else (256, options.rounds)
+    batches = (1,) if options.quick else (1, 32)
+    on_cpu = measure.device() == "cpu"
+    models, ratios = [], []
+    for family in QUICK_FAMILIES if options.quick else FAMILIES:
+        pair = {recipe: model_of(recipe) for recipe in (family, f"multires_{family}")}
+        operations = {recipe: gflops(model, size) for recipe, model in pair.items()}
+        standard, multires = pair
+        of_operations = operations[multires] / operations[standard]
+        paper = None
+        if family in PAPER_MILLISECONDS:
+            paper = PAPER_MILLISECONDS[multires] / PAPER_MILLISECONDS[standard]
+        for batch in batches:
+            images, times = images_of(batch, size), max(1, IMAGES_A_ROUND // batch if not on_cpu else 8 // batch)
+            seconds = measure.in_turn(
+                {
+                    recipe: lambda model=model, images=images, times=times: forward(model, images, times=times)
+                    for recipe, model in pair.items()
+                },
+                rounds=rounds,
+            )
+            goal = f"at most {of_operations if on_cpu or paper is None else paper:.2f}"
+            ratios.append(
+                {
+                    "batch": batch,
+                    **measure.compare(
+                        f"time, {multires} / {standard}", seconds[multires], seconds[standard], goal=goal
+                    ),
+                    "of operations": of_operations,
+                    "in the paper": paper,
+                }
+            )
+            for recipe, model in pair.items():
+                peak = measure.in_fresh_process(memory, quick=options.quick, recipe=recipe, batch=batch, size=size)[
+                    "bytes"
+                ]
+                models.append(
+                    {
+                        "model": recipe,
+                        "batch": batch,
+                        "ms a batch": measure.spread(seconds[recipe])["median"] / times * 1000,
+                        "paper ms": PAPER_MILLISECONDS.get(recipe) if batch == 1 else None,
+                        "parameters": f"{count_parameters(model):,}",
+                        "paper parameters": f"{PAPER_PARAMETERS[recipe]:,}" if recipe in PAPER_PARAMETERS else None,
+                        "GFLOPs an image": operations[recipe],
+                        "peak MiB": peak / measure.MIB,
+                    }
+                )
+    measure.Report(
+        "inference",
+        {"device": measure.device(), "size": size, "precision": "float32", "rounds": rounds},
+        {"Models": models, "Ratios, pair by pair": ratios},
+        [
+            "reading and shrinking a file, and the boxes drawn from the maps",
+            "the paper's milliseconds are of a P100 and for an unnamed batch; only ratios compare with this machine",
+        ],
+    ).show(as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""How many augmented, normalised films a second two CPU cores deliver: four ways to the same batch.
+
+    python benchmarks/input_pipeline.py [--json] [--quick] [--rounds N] [--data FOLDER]
+
+- paper: Sect. 5.2 as it is commonly written: 1024x1024 PNG, PIL to RGB, resize to 256, torchvision's augmentations
+  image by image, in a torch DataLoader with two workers.
+- torchxrayvision: its NIH_Dataset over the same files with its own crop and resize at their defaults, then the same
+  augmentations on its one channel. Optional: `pip install torchxrayvision`.
+- ours: films of a prepared store, augmented for the whole batch, all on the CPU.
+- ours, host side: the same store and loader without the augmentation, which is all that a GPU leaves to the CPU.
+
+All read from files that lie in the system's page cache. FOLDER holds NIH data (`images/`, the tables); without it
+synthetic films are drawn. The resident memory of the loader is measured over a small and a 20 times larger store.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from cxr_seam.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from cxr_seam.films import loader
+from cxr_seam.phantom import write_demo_data
+from cxr_seam.prepare import prepare
+from cxr_seam.recipes import Augmentation
+
+BATCH = 32
+WORKERS = 2
+RECIPE = Augmentation()
+
+
+class PaperFilms(Dataset):
+    """Files that are decoded, resized and varied one by one."""
+
+    def __init__(self, files: Sequence[Path], *, size: int) -> None:
+        self.files = files
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((size, size)),
+                *augmentations(size),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self.files[place]) as image:
+            return self.transform(image.convert("RGB")), torch.zeros(14)
+
+
+def augmentations(size: int) -> list[Callable[[Any], Any]]:
+    """The recipe's crop, flip and rotation by torchvision, on PIL images."""
+    return [
+        transforms.RandomResizedCrop(size, scale=RECIPE.crop_area, ratio=RECIPE.crop_aspect),
+        transforms.RandomHorizontalFlip(RECIPE.flip_probability),
+        transforms.RandomRotation(RECIPE.rotation_degrees, interpolation=transforms.InterpolationMode.BILINEAR),
+    ]
+
+
+def torchxrayvision_films(folder: Path, files: Sequence[Path], *, size: int, count: int) -> Dataset | None:
+    """The library's NIH data set, `count` films that repeat those of `files` it knows; None where not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchxrayvision import datasets
+    except ImportError:
+        return None
+    films = datasets.NIH_Dataset(
+        str(files[0].parent),
+        csvpath=str(next(folder.glob("Data_Entry_2017*.csv*"))),
+        bbox_list_path=str(next(folder.glob("BBox_List_2017.csv*"))),
+        views=["PA", "AP"],
+        unique_patients=False,
+        transform=transforms.Compose([datasets.XRayCenterCrop(), datasets.XRayResizer(size)]),
+        data_aug=transforms.Compose([FirstChannelToPil(), *augmentations(size), transforms.ToTensor()]),
+    )
+    present = {file.name for file in files}
+    rows = [row for row, name in enumerate(films.csv["Image Index"]) if name in present]
+    return datasets.SubsetDataset(films, [rows[place % len(rows)] for place in range(count)])
+
+
+class FirstChannelToPil:
+    """Its (1, H, W) float32 arrays as the PIL images that the augmentations take."""
+
+    def __call__(self, pixels: Any) -> Image.Image:
+        return Image.fromarray(pixels[0])
+
+
+def two_workers(films: Dataset) -> DataLoader:
+    """A loader of the usual kind; its workers stay between rounds."""
+    return DataLoader(films, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+
+
+def pass_through(batches: DataLoader, *, change: Callable[[Tensor], Tensor] | None = None) -> None:
+    """One epoch, nothing done with it."""
+    for batch in batches:
+        images = batch["img"] if isinstance(batch, dict) else batch[0]
+        if change is not None:
+            change(images)
+
+
+def find_films(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Path], str]:
+    """The folder with tables, its 1024x1024 PNGs, and what they are."""
+    kind = f"PNGs of {data}"
+    if not list(data.glob("images/*.png")):
+        kind = f"synthetic films, since {data} holds no images/*.png"
+        data = write_demo_data(drawn, patients=4 if quick else 30, progress=False)
+    files = sorted(data.glob("images/*.png"))
+    return data, files[:4] if quick else files[:200], kind
+
+
+def memory(*, store: str) -> dict[str, int]:
+    """Resident memory after an epoch of the loader, above what the imports hold; run in a process of its own."""
+    before = measure.resident()
+    films = measure.all_films(Path(store))
+    pass_through(loader(films, BATCH, shuffle_seed=0))
+    after = measure.resident()
+    return {"images": len(films), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = measure.parser(__doc__, rounds=5)
+    parser.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH data (%(default)s)")
+    options = parser.parse_args()
+    measure.keep_to_two_cores()
+    if options.child:
+        print(json.dumps(memory(**options.child)))
+        return
+    quick = options.quick
+    size, rounds = (64, 2) if quick else (256, options.rounds)
+    decoded, stored, small = (8, 64, 64) if quick else (256, 4096, 1000)
+    with tempfile.TemporaryDirectory() as folder:
+        data, files, kind = find_films(options.data, Path(folder, "drawn"), quick=quick)
+        names = [file.name for file in files]
+        pixels = prepare(files[0].parent, Path(folder, "prepared"), size=size, names=names, progress=False).images
+        batches = loader(measure.repeated_films(Path(folder, "store"), pixels, count=stored), BATCH, shuffle_seed=0)
+        generator = torch.Generator().manual_seed(0)
+        repeated = [files[place % len(files)] for place in range(decoded)]
+        paper = two_workers(PaperFilms(repeated, size=size))
+        candidates = {
+            "paper": lambda: pass_through(paper),
+            "ours": lambda: pass_through(
+                batches, change=lambda films: augment(films, RECIPE, size=size, generator=generator)
+            ),
+            "ours, host side": lambda: pass_through(batches),
+        }
+        counts = {"paper": decoded, "ours": stored, "ours, host side": stored}
+        not_measured = [
+            "the copy to a GPU and the augmentation there; reading from a disk that is not cached",
+        ]
+        library = torchxrayvision_films(data, files, size=size, count=decoded)
+        if library is None:
+            not_measured.append("torchxrayvision: not installed (pip install torchxrayvision)")
+        else:
+            other = two_workers(library)
+            candidates = {"paper": candidates["paper"], "torchxrayvision": lambda: pass_through(other), **candidates}
+            counts["torchxrayvision"] = decoded
+        seconds = measure.in_turn(candidates, rounds=rounds)
+        rates = {name: [counts[name] / value for value in seconds[name]] for name in candidates}
+        ratios = [measure.compare("ours / paper", rates["ours"], rates["paper"], goal="at least 5")]
+        if library is not None:
+            ratios.append(
+                measure.compare("ours / torchxrayvision", rates["ours"], rates["torchxrayvision"], goal="at least 4")
+            )
+        ratios.append(
+            measure.compare("ours, host side / paper", rates["ours, host side"], rates["paper"], goal="at least 200")
+        )
+        memories = []
+        for count in (small, 20 * small):
+            store = Path(folder, f"store_{count}")
+            measure.repeated_films(store, pixels, count=count)
+            held = measure.in_fresh_process(memory, quick=options.quick, store=str(store))
+            memories.append(
+                {
+                    "images": held["images"],
+                    "store MiB": count * size**2 / measure.MIB,
+                    "own memory MiB (RssAnon)": held["RssAnon"] / measure.MIB,
+                    "mapped file MiB (RssFile)": held["RssFile"] / measure.MIB,
+                }
+            )
+    measure.Report(
+        "input_pipeline",
+        {"films": kind, "files": len(files), "size": size, "batch": BATCH, "workers": WORKERS, "rounds": rounds},
+        {
+            "Images a second": [
+                {"candidate": name, "images a round": counts[name], **measure.spread(rates[name])}
+                for name in candidates
+            ],
+            "Ratios, pair by pair": ratios,
+            "Resident memory of the loader after an epoch": memories,
+        },
+        not_measured,
+    ).show(as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

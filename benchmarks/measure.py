@@ -1,0 +1,195 @@
+"""What the five benchmarks share: candidates timed in turn, memory in fresh processes, a table or JSON (Linux).
+
+Candidates run A B A B ... in one process, so that whatever else the machine does meets them alike, and are compared
+pair by pair. Peak memory is taken in a process of its own for each candidate, from VmHWM in /proc/self/status; the
+ru_maxrss that getrusage gives is handed down by the parent process and so starts too high.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxr_seam.films import Films
+from cxr_seam.hardware import find_hardware
+from cxr_seam.store import IMAGES_FILE, Index, Store
+
+Row = dict[str, Any]
+MIB = 2**20
+PAGE = 4096
+
+
+def parser(description: str, *, rounds: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    options.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options.add_argument(
+        "--quick", action="store_true", help="tiny input, to see that it runs; its numbers say nothing"
+    )
+    options.add_argument("--rounds", type=int, default=rounds, help="how often each candidate is timed (%(default)s)")
+    options.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)  # what a fresh process shall measure
+    return options
+
+
+def device() -> str:
+    """The device measured on: "cuda" where there is a usable GPU, else "cpu"."""
+    return find_hardware().device
+
+
+def machine() -> Row:
+    """What the numbers depend on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if device() == "cuda" else None,
+    }
+
+
+def keep_to_two_cores() -> None:
+    """What Colab's free machines have; elsewhere the rest of the machine is left out."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    torch.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+
+
+def finish_work() -> None:
+    """Wait until a GPU has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds that each candidate takes in each round, after one call of each that does not count."""
+    for work in candidates.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, work in candidates.items():
+            finish_work()
+            started = time.perf_counter()
+            work()
+            finish_work()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> Row:
+    """Median, least and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def compare(what: str, over: Sequence[float], under: Sequence[float], *, goal: str = "") -> Row:
+    """The ratio of two candidates' values, pair by pair."""
+    pairs = [a / b for a, b in zip(over, under, strict=True)]
+    return {"ratio": what, **spread(pairs), "goal": goal}
+
+
+def in_fresh_process(memory: Callable[..., Row], *, quick: bool, **task: Any) -> Row:
+    """Call a script's own `memory(**task)` in a process of its own, by way of --child; with `quick` in this one."""
+    if quick:
+        return memory(**task)
+    script = Path(inspect.getfile(memory))
+    result = subprocess.run([sys.executable, script, "--child", json.dumps(task)], capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{script.name}, measuring {task}, ended with {result.returncode}:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def resident() -> Row:
+    """Bytes this process holds: RssAnon (its own), RssFile (mapped files), VmRSS (both), VmHWM (the most so far)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {key: int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile", "VmRSS", "VmHWM")}
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that `work` holds above what was held before it.
+
+    On a GPU that is what PyTorch allocates there, on the CPU the process's resident memory; at least a page, since what
+    finds room in memory that was freed before is not nothing.
+    """
+    if device() == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        finish_work()
+        return max(PAGE, torch.cuda.max_memory_allocated() - before)
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
+    before = resident()["VmRSS"]
+    work()
+    return max(PAGE, resident()["VmHWM"] - before)
+
+
+def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> Films:
+    """Films of a store of `count` images that repeat `pixels` (n, S, S) uint8, with labels drawn at random."""
+    folder.mkdir(parents=True)
+    index = Index(size=pixels.shape[-1])
+    with (folder / IMAGES_FILE).open("wb") as file:
+        for place in range(count):
+            data = pixels[place % len(pixels)].tobytes()
+            file.write(data)
+            index.add(f"{place:08d}_000.png", data, source="benchmark")
+    index.save(folder)
+    return all_films(folder)
+
+
+def all_films(folder: Path) -> Films:
+    """Every image of a store, with labels drawn at random (a tenth positive)."""
+    store = Store.open(folder)
+    labels = (np.random.default_rng(0).random((len(store), 14)) < 0.1).astype(np.uint8)
+    return Films(store, SimpleNamespace(labels=lambda names: labels), image_index=store.image_index)
+
+
+@dataclass
+class Report:
+    """What a benchmark found.
+
+    Attributes:
+        benchmark: its name.
+        settings: what was chosen, such as sizes and counts.
+        tables: rows by title.
+        not_measured: what the numbers leave out, a sentence each.
+    """
+
+    benchmark: str
+    settings: Row
+    tables: dict[str, list[Row]]
+    not_measured: list[str]
+    machine: Row = field(default_factory=machine)
+
+    def show(self, *, as_json: bool) -> None:
+        """Print tables for people or one JSON object."""
+        if as_json:
+            print(json.dumps(vars(self)))
+            return
+        print(f"{self.benchmark} on " + ", ".join(f"{key} {value}" for key, value in self.machine.items()))
+        print(", ".join(f"{key} {value}" for key, value in self.settings.items()))
+        for title, rows in self.tables.items():
+            print(f"\n{title}")
+            frame = pd.DataFrame(rows)
+            frame = frame.astype(object).where(frame.notna(), "-")
+            print(frame.to_string(index=False, float_format="{:,.4g}".format))
+        print()
+        for sentence in self.not_measured:
+            print(f"Not measured: {sentence}")

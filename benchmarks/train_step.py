@@ -98,9 +98,14 @@ class Ours:
         check(losses)
 
     def resident(self) -> tuple[Tensor, Tensor]:
-        """One augmented batch and its labels on the device."""
-        films, labels = next(iter(self.batches))
-        return self.vary(films), labels
+        """One augmented batch and its labels on the device.
+
+        All batches are gone through: accelerate would take a pass that was left in the middle for one that ends, and
+        update with every batch from then on.
+        """
+        for films, labels in self.batches:
+            batch = films, labels
+        return self.vary(batch[0]), batch[1]
 
 
 class Plain:

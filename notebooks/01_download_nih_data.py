@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. NIH: the time of a download of 5 GB (`nih-subset`) or 42 GB (`nih`); not measured. |
+# | **Takes** | Demo: 41 s on two CPU cores (`make demo`). NIH: the time of a download of 5 GB (`nih-subset`) or 42 GB (`nih`); not measured. |
 # | **You will see** | the counts of all labels, and a film with its true box for each of the eight findings that have boxes |
 # | **Needs** | nothing |
 #

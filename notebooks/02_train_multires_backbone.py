@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. The paper's recipes on a T4: not measured. |
+# | **Takes** | Demo: 3 min on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
 # | **You will see** | the recipe, what augmentation does to a film, and the loss curves of both models (Fig. 5) |
 # | **Needs** | the films of notebook 01 (on Colab: in the same runtime) |
 #

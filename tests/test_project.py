@@ -166,3 +166,10 @@ def test_the_lines_of_the_readme_run(tmp_path: Path, demo_folder: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert re.search(r"^0\.\d+$", result.stdout, re.MULTILINE)
+
+
+def test_set_up_and_choices_are_the_same_in_all_notebooks() -> None:
+    """They stand five times because each notebook opens alone on Colab; they must not drift apart."""
+    for title in ("# @title Set-up", "# @title Choices"):
+        assert len({cell for notebook in NOTEBOOKS for cell in cells(notebook) if cell.startswith(title)}) == 1
+        assert all(any(cell.startswith(title) for cell in cells(notebook)) for notebook in NOTEBOOKS)

@@ -1,5 +1,7 @@
 """Boxes of controls that never saw an image: what a localization score is worth is told beside these.
 
+All but `prior_boxes`, which has seen true boxes of other patients, know nothing of the data.
+
 With every box kept, a random map looks good, since it buys accuracy with false positives. On the 880 boxed
 images of ChestX-ray14, at the paper's IoBB > 0.1, a random 8 x 8 map has a macro accuracy of 0.60 with 8.5
 false positives per image and finding; one fixed centred box has 0.41 with 0.94.
@@ -7,7 +9,7 @@ false positives per image and finding; one fixed centred box has 0.41 with 0.94.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,8 @@ import torch
 from .errors import InputError
 from .findings import BOXED_FINDINGS
 from .heatmaps import PAPER_SIZE, heat_maps
-from .localization import ORIGINAL_SIZE, PREDICTED_COLUMNS, predicted_boxes
+from .localization import predicted_boxes
+from .matching import ORIGINAL_SIZE, PREDICTED_COLUMNS, XYWH
 
 CENTRE_EXTENT = 86 / 256
 """Edge of the centred control box as a part of the film's: 86 of 256 pixels, 344 of 1024."""
@@ -85,3 +88,44 @@ def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.
             "score": 1.0,
         }
     )
+
+
+def prior_boxes(truth: pd.DataFrame, *, patient_of: Mapping[str, object], seed: int = 0) -> pd.DataFrame:
+    """Give every image each finding's mean box of other patients: a prior that has seen boxes, and no image.
+
+    The patients with boxes are split into two halves at random. The images of each half get the mean x, y, w and h of
+    the finding's boxes in the other half, so no patient's own box is ever in a mean that is given to them. Patients
+    without boxes get the means of the first half. A finding without boxes in a half gives none to the other.
+
+    Name it for what it is, "Mean box of the other half (has seen boxes)": no weakly supervised model may.
+
+    Args:
+        truth: true boxes in pixels of the original.
+        patient_of: image_index -> patient of the images to give boxes to; every image of `truth` must be there.
+        seed: of the split; the same seed and patients give the same halves, whatever their order.
+
+    Returns:
+        Predicted boxes in pixels of the original, at most one for each image and finding, with score 1.
+
+    Raises:
+        InputError: an image of `truth` has no patient, or fewer than two patients have boxes.
+    """
+    missing = set(truth["image_index"]) - set(patient_of)
+    if missing:
+        raise InputError(f"{min(missing)} has a true box but no patient; give the patient of every boxed image")
+    patients = sorted({patient_of[image] for image in truth["image_index"]})
+    if len(patients) < 2:
+        raise InputError("a prior needs boxes of at least two patients, one for each half")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    first_half = {patients[i] for i in order[: len(patients) // 2]}
+
+    drawn_in_first = truth["image_index"].map(lambda image: patient_of[image] in first_half).astype(bool)
+    given = pd.DataFrame({"image_index": list(patient_of), "in_first": [p in first_half for p in patient_of.values()]})
+    tables = []
+    for source in (True, False):
+        boxes = truth[(drawn_in_first == source) & truth["finding"].isin(BOXED_FINDINGS)]
+        mean = (
+            boxes.groupby("finding")[XYWH].mean().reindex(BOXED_FINDINGS).dropna().rename_axis("finding").reset_index()
+        )
+        tables.append(given.loc[given["in_first"] != source, ["image_index"]].merge(mean, how="cross"))
+    return pd.concat(tables, ignore_index=True).assign(score=1.0)[PREDICTED_COLUMNS]

@@ -1,7 +1,6 @@
 """How well boxes find lesions: accuracy, never without the false positives that it was bought with.
 
-A table of predicted boxes has the columns of `PREDICTED_COLUMNS`, a table of true boxes the same without
-`score`; both are in pixels of the 1024 x 1024 original.
+The tables of predicted and of true boxes are those of `matching`.
 
 Source: D'Souza et al. 2022, section 5.3, Tables 2 and 3; Wang et al. 2017.
 """
@@ -9,18 +8,27 @@ Source: D'Souza et al. 2022, section 5.3, Tables 2 and 3; Wang et al. 2017.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .boxes import PAPER_THRESHOLD, Measure, boxes_from_heatmap, overlap
+from .bootstrap import PatientDraws, measured
+from .boxes import PAPER_THRESHOLD, Measure, boxes_from_heatmap
 from .errors import InputError
 from .findings import BOXED_FINDINGS
+from .froc import Froc, froc_of
+from .matching import ORIGINAL_SIZE, XYWH, Matches, match, mean_of_defined
+from .pointing import pointing_game
 
-ORIGINAL_SIZE = 1024
-"""Edge in pixels of NIH's images; all boxes of a table are in these pixels."""
-XYWH = ["x", "y", "w", "h"]
-PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
+IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # Table 2 uses 0.1; Wang et al. 2017 the others
+IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+FROC_AT = (0.25, 0.5, 1.0)
+"""False positives per image and finding at which the FROC curve is read."""
+FROC_MATCHES: tuple[tuple[Measure, float], ...] = (("iou", 0.1), ("iou", 0.3), ("iobb", 0.1))
+GATE = 0.5
+_QUOTIENTS = ("accuracy", "false_positives_per_image", "false_positives_per_box")
+_DRAWS_AT_ONCE = 125  # weights of 880 images and 2,000 false positives in each: 2 MB in int64
 
 
 def predicted_boxes(
@@ -67,6 +75,41 @@ def best_boxes(predicted: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop_duplicates(["image_index", "finding"]).sort_index()
 
 
+def with_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Give each box the probability of its finding on its film, which gates it and ranks it among all films.
+
+    Any boxes will do, those of a control too: centre boxes ranked by a model's probabilities tell what its classifier
+    localises alone, and a model's own boxes what its maps add.
+
+    Args:
+        boxes: predicted boxes.
+        probabilities: index: image_index; columns: findings; values in [0, 1].
+
+    Returns:
+        A copy of `boxes` with the column `probability`.
+
+    Raises:
+        InputError: an image or finding has no probability, or one is not in [0, 1].
+    """
+    row = probabilities.index.get_indexer(boxes["image_index"])
+    column = probabilities.columns.get_indexer(boxes["finding"])
+    if (missing := (row < 0) | (column < 0)).any():
+        image, finding = boxes[["image_index", "finding"]].to_numpy()[int(np.argmax(missing))]
+        raise InputError(f"there is no probability of {finding} on {image}; classify the images the boxes are of")
+    values = probabilities.to_numpy(dtype=np.float64)[row, column]
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError("a probability of a box is not in [0, 1]; give probabilities, not logits")
+    return boxes.assign(probability=values)
+
+
+def gate(predicted: pd.DataFrame, *, probability: float = GATE) -> pd.DataFrame:
+    """Keep the boxes of findings whose probability is above `probability`, as the authors' program does.
+
+    The paper does not tell of it. Boxes without the column `probability` count as 1 and are all kept.
+    """
+    return predicted[predicted["probability"] > probability] if "probability" in predicted else predicted
+
+
 def localization_table(
     predicted: pd.DataFrame,
     truth: pd.DataFrame,
@@ -103,61 +146,128 @@ def localization_table(
         al. do; macro and micro as before.
 
     Raises:
-        InputError: `images` is empty or names an image twice, the measure is unknown, or a column is missing.
+        InputError: see `matching.match`; or the measure is unknown.
     """
-    images = pd.Index(images)
-    if len(images) == 0 or images.has_duplicates:
-        raise InputError("images must name at least one image and each only once")
-    predicted, truth = _scored(predicted, images, "predicted"), _scored(truth, images, "true")
+    matches = match(predicted, truth, images=images)
+    return _table(_counts(matches, measure, threshold).sum(axis=0), images=matches.images)
 
-    pairs = predicted.merge(truth, on=["image_index", "finding"], suffixes=("", "_true"))
-    overlaps = overlap(pairs[XYWH].to_numpy(), pairs[[f"{c}_true" for c in XYWH]].to_numpy(), measure=measure)
-    matched = pairs[overlaps > threshold]
-    correct = truth["box"].isin(matched["box_true"])
-    false = ~predicted["box"].isin(matched["box"])
 
-    def per_finding(table: pd.DataFrame, rows: pd.Series | slice) -> pd.Series:
-        return table.loc[rows, "finding"].value_counts().reindex(BOXED_FINDINGS, fill_value=0)
+def localization_scores(
+    boxes: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    images: Sequence[str],
+    draws: PatientDraws,
+    points: pd.DataFrame | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Every localization score of one method, with intervals over patients.
 
-    counts = pd.DataFrame(
-        {
-            "boxes": per_finding(truth, slice(None)),
-            "correct": per_finding(truth, correct),
-            "false_positives": per_finding(predicted, false),
+    Args:
+        boxes: all its predicted boxes, with `probability` where it has one (`with_probability`).
+        truth: true boxes.
+        images: the images the boxes were predicted on, in the order that `draws` was made for.
+        draws: of the patients of these images.
+        points: of the pointing game, for methods that point (`pointing.points`).
+
+    Returns:
+        The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "gated_boxes"
+        (probability above 0.5), each with "iobb>0.1" ... "iou>0.7", each with "findings", "macro" and "micro", the
+        rows of `localization_table` with its quotients as measured values; "froc" with "iou>0.1", "iou>0.3" and
+        "iobb>0.1", each with "at" (accuracy at 0.25, 0.5 and 1 false positives per image and finding) and "curve"
+        (macro); "pointing_game", None without `points`.
+
+        And the draws (draws,) of three macro accuracies, for differences between methods: "froc@0.5 iou>0.1",
+        "best_box iou>0.1", "all_boxes iobb>0.1".
+
+    Raises:
+        InputError: see `matching.match`; or the draws are of another number of images.
+    """
+    draws.check_rows(len(images))
+    scores: dict[str, Any] = {}
+    samples: dict[str, np.ndarray] = {}
+    for kind, table in (("all_boxes", boxes), ("best_box", best_boxes(boxes)), ("gated_boxes", gate(boxes))):
+        matches = match(table, truth, images=images)
+        scores[kind] = {}
+        for measure, thresholds in (("iobb", IOBB_THRESHOLDS), ("iou", IOU_THRESHOLDS)):
+            for threshold in thresholds:
+                name = f"{measure}>{threshold}"
+                scores[kind][name], samples[f"{kind} {name}"] = _measured_table(matches, measure, threshold, draws)
+        if kind == "all_boxes":
+            curves = {f"{m}>{t}": froc_of(matches, measure=m, threshold=t) for m, t in FROC_MATCHES}
+    scores["froc"] = {}
+    for name, curve in curves.items():
+        scores["froc"][name], samples[f"froc@0.5 {name}"] = _measured_froc(curve, draws)
+    scores["pointing_game"] = None if points is None else pointing_game(points, images=images, draws=draws)
+    return scores, {name: samples[name] for name in ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")}
+
+
+def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
+    """True boxes, correct ones and false positives of each image: (N, 3, 8)."""
+    false, correct = matches.false_and_correct(measure, threshold)
+    counts = np.zeros((matches.images, 3, len(BOXED_FINDINGS)))
+    np.add.at(counts, (matches.true_image, 0, matches.true_finding), 1)
+    np.add.at(counts, (matches.true_image, 1, matches.true_finding), correct)
+    np.add.at(counts, (matches.predicted_image[false], 2, matches.predicted_finding[false]), 1)
+    return counts
+
+
+def _quotients(totals: np.ndarray, images: np.ndarray | int) -> dict[str, np.ndarray]:
+    """`_QUOTIENTS` (..., 10), findings, macro, micro, of totals (..., 3, 8) over `images` (...); NaN = not defined."""
+    boxes, correct, false = np.moveaxis(totals, -2, 0)
+    all_boxes = boxes.sum(axis=-1, keepdims=True)
+    images = np.broadcast_to(np.asarray(images, dtype=np.float64)[..., None], all_boxes.shape)
+    found = {}
+    for name, part, whole in zip(_QUOTIENTS, (correct, false, false), (boxes, images, all_boxes), strict=True):
+        micro_whole = whole.sum(axis=-1, keepdims=True)  # of `boxes` all of them; of the others the one there is
+        parts = np.concatenate([part, part.sum(axis=-1, keepdims=True)], axis=-1)
+        wholes = np.concatenate([np.broadcast_to(whole, part.shape), micro_whole], axis=-1)
+        values = np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
+        found[name] = np.insert(values, -1, mean_of_defined(values[..., :-1]), axis=-1)
+    return found
+
+
+def _table(totals: np.ndarray, *, images: int) -> pd.DataFrame:
+    """`localization_table` of totals (3, 8)."""
+    quotients = _quotients(totals, images)
+    counts = np.concatenate([totals, *[totals.sum(axis=1, keepdims=True)] * 2], axis=1).astype(np.int64)
+    index = pd.Index([*BOXED_FINDINGS, "macro", "micro"], name="finding")
+    columns = dict(zip(("boxes", "correct", "false_positives"), counts, strict=True)) | quotients
+    table = pd.DataFrame(columns, index=index)
+    return table[["boxes", "correct", "accuracy", "false_positives", *_QUOTIENTS[1:]]]
+
+
+def _measured_table(
+    matches: Matches, measure: Measure, threshold: float, draws: PatientDraws
+) -> tuple[dict[str, Any], np.ndarray]:
+    """`localization_table` as nested dictionaries of measured values, and the draws of its macro accuracy."""
+    counts = _counts(matches, measure, threshold)
+    totals = draws.totals(counts.reshape(len(counts), -1)).reshape(len(draws), *counts.shape[1:])
+    samples = _quotients(totals, draws.totals(np.ones(len(counts))))
+    table = _table(counts.sum(axis=0), images=len(counts))
+    rows = {
+        name: {
+            column: measured(value, samples[column][:, number]) if column in samples else int(value)
+            for column, value in row.items()
         }
-    )
-    return _with_quotients(counts, images=len(images))
+        for number, (name, row) in enumerate(table.to_dict(orient="index").items())
+    }
+    macro, micro = rows.pop("macro"), rows.pop("micro")
+    return {"findings": rows, "macro": macro, "micro": micro}, samples["accuracy"][:, -2]
 
 
-def _scored(boxes: pd.DataFrame, images: pd.Index, kind: str) -> pd.DataFrame:
-    """Keep the boxes that count and number them in the column `box`."""
-    missing = {"image_index", "finding", *XYWH} - set(boxes.columns)
-    if missing:
-        raise InputError(f"the table of {kind} boxes lacks the columns {', '.join(sorted(missing))}")
-    boxes = boxes.loc[
-        boxes["image_index"].isin(images) & boxes["finding"].isin(BOXED_FINDINGS),
-        ["image_index", "finding", *XYWH],
-    ].reset_index(drop=True)
-    return boxes.assign(box=np.arange(len(boxes)))
-
-
-def _with_quotients(counts: pd.DataFrame, *, images: int) -> pd.DataFrame:
-    """Add the quotients and the rows "macro" and "micro" to the counts per finding."""
-    total = counts.sum()
-    table = pd.concat([counts, total.to_frame("macro").T, total.to_frame("micro").T])
-    table = table.rename_axis("finding")
-    table["accuracy"] = table["correct"] / table["boxes"].where(table["boxes"] > 0)
-    table["false_positives_per_image"] = table["false_positives"] / images
-    table["false_positives_per_box"] = table["false_positives"] / (total["boxes"] or np.nan)
-    for column in ("accuracy", "false_positives_per_image", "false_positives_per_box"):
-        table.loc["macro", column] = table[column].iloc[: len(counts)].mean()
-    return table[
-        [
-            "boxes",
-            "correct",
-            "accuracy",
-            "false_positives",
-            "false_positives_per_image",
-            "false_positives_per_box",
-        ]
+def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np.ndarray]:
+    """The values of a FROC curve, the macro value with its interval, and the draws of the one at 0.5."""
+    accuracies = [
+        curve.accuracies(FROC_AT, draws.weights(start, start + _DRAWS_AT_ONCE))
+        for start in range(0, len(draws), _DRAWS_AT_ONCE)
     ]
+    samples = mean_of_defined(np.concatenate(accuracies))  # (draws, X)
+    at = {}
+    for number, x in enumerate(FROC_AT):
+        *findings, (_, macro) = curve.at(x).items()
+        values = {finding: None if np.isnan(value) else value for finding, value in findings}
+        at[str(x)] = {"findings": values, "macro": measured(macro, samples[:, number])}
+    rate, accuracy = curve.macro_curve()
+    drawn = [] if np.isnan(accuracy).any() else accuracy.tolist()
+    line = {"false_positives_per_image": rate.tolist() if drawn else [], "accuracy": drawn}
+    return {"at": at, "curve": line}, samples[:, FROC_AT.index(0.5)]

@@ -10,7 +10,8 @@ from cxr_seam.boxes import iobb, iou
 from cxr_seam.controls import centre_boxes, random_map_boxes
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
-from cxr_seam.localization import PREDICTED_COLUMNS, best_boxes, localization_table, predicted_boxes
+from cxr_seam.localization import best_boxes, localization_table, predicted_boxes
+from cxr_seam.matching import PREDICTED_COLUMNS
 from cxr_seam.nih import load_tables
 
 

@@ -1,0 +1,143 @@
+"""Which predicted box meets which true one: overlaps computed once, read at every threshold.
+
+A table of predicted boxes has the columns of `PREDICTED_COLUMNS` and, where the method knows it, `probability` (of
+the finding on that film); a table of true boxes has them without `score`. All boxes are in pixels of the 1024 x 1024
+original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .boxes import Measure, overlap
+from .errors import InputError
+from .findings import BOXED_FINDINGS
+
+ORIGINAL_SIZE = 1024
+"""Edge in pixels of NIH's images; all boxes of a table are in these pixels."""
+XYWH = ["x", "y", "w", "h"]
+PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Predicted boxes (P), true boxes (T), and the overlap of each two (K) that share image and finding.
+
+    Attributes:
+        images: N, how many images the boxes were predicted on.
+        predicted_image, predicted_finding: (P,) position in the images, and in `BOXED_FINDINGS`.
+        score: (P,) float64 ranking score, see `ranking_score`.
+        true_image, true_finding: (T,) the same of the true boxes.
+        pair_predicted, pair_true: (K,) which predicted and which true box.
+        overlaps: (K,) float64 for each measure.
+    """
+
+    images: int
+    predicted_image: np.ndarray
+    predicted_finding: np.ndarray
+    score: np.ndarray
+    true_image: np.ndarray
+    true_finding: np.ndarray
+    pair_predicted: np.ndarray
+    pair_true: np.ndarray
+    overlaps: dict[Measure, np.ndarray]
+
+    def pairs(self, measure: Measure, threshold: float) -> np.ndarray:
+        """Return (K,) bool: the pairs that overlap by more than `threshold`.
+
+        Raises:
+            InputError: the measure is unknown.
+        """
+        if measure not in self.overlaps:
+            raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
+        return self.overlaps[measure] > threshold
+
+    def false_and_correct(self, measure: Measure, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return (P,) bool, the false positives, and (T,) bool, the true boxes that are found."""
+        matched = self.pairs(measure, threshold)
+        false = np.ones(len(self.predicted_image), dtype=bool)
+        false[self.pair_predicted[matched]] = False
+        correct = np.zeros(len(self.true_image), dtype=bool)
+        correct[self.pair_true[matched]] = True
+        return false, correct
+
+
+def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]) -> Matches:
+    """Pair predicted and true boxes of the same image and finding, and measure their overlaps.
+
+    Boxes of other images and of the six findings without true boxes are left out on both sides. Several true boxes
+    for an image and finding are allowed.
+
+    Args:
+        predicted: see the module; `score` and `probability` may be missing.
+        truth: see the module.
+        images: the images the boxes were predicted on, each once. Also those where nothing was predicted.
+
+    Raises:
+        InputError: `images` is empty or names an image twice, a column is missing, or a score is not finite.
+    """
+    images = pd.Index(images, dtype=object)
+    if len(images) == 0 or images.has_duplicates:
+        raise InputError("images must name at least one image and each only once")
+    predicted_cell, predicted_xywh, rows = _cells(predicted, images, "predicted")
+    true_cell, true_xywh, _ = _cells(truth, images, "true")
+    pairs = pd.DataFrame({"cell": predicted_cell, "predicted": np.arange(len(predicted_cell))}).merge(
+        pd.DataFrame({"cell": true_cell, "true": np.arange(len(true_cell))}), on="cell"
+    )
+    first, second = pairs["predicted"].to_numpy(), pairs["true"].to_numpy()
+    predicted_image, predicted_finding = np.divmod(predicted_cell, len(BOXED_FINDINGS))
+    true_image, true_finding = np.divmod(true_cell, len(BOXED_FINDINGS))
+    return Matches(
+        images=len(images),
+        predicted_image=predicted_image,
+        predicted_finding=predicted_finding,
+        score=ranking_score(predicted)[rows],
+        true_image=true_image,
+        true_finding=true_finding,
+        pair_predicted=first,
+        pair_true=second,
+        overlaps={m: overlap(predicted_xywh[first], true_xywh[second], measure=m) for m in ("iobb", "iou")},
+    )
+
+
+def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
+    """Return the score (P,) that boxes of all films are ranked by: probability of the finding times `score`.
+
+    The peak alone cannot rank: the best box of every map that is not empty has a peak of 1, since maps are divided by
+    their maximum. Where a method has no probability it is taken as 1, and where a box has no score that is 1 too.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    score = np.ones(len(predicted))
+    for column in ("score", "probability"):
+        if column in predicted:
+            score = score * predicted[column].to_numpy(dtype=np.float64)
+    if not np.isfinite(score).all():
+        row = int(np.argmin(np.isfinite(score)))
+        raise InputError(f"the score of predicted box {row} is not finite; boxes cannot be ranked by it")
+    return score
+
+
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis, the findings, leaving out NaN (not defined); NaN where none is defined."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    total = np.where(defined, values, 0).sum(axis=-1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _cells(boxes: pd.DataFrame, images: pd.Index, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image and finding of the boxes that count as one number, image * 8 + finding; their x, y, w, h; their rows."""
+    missing = {"image_index", "finding", *XYWH} - set(boxes.columns)
+    if missing:
+        raise InputError(f"the table of {kind} boxes lacks the columns {', '.join(sorted(missing))}")
+    image = images.get_indexer(boxes["image_index"])
+    finding = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(boxes["finding"])
+    rows = np.flatnonzero((image >= 0) & (finding >= 0))
+    xywh = boxes[XYWH].to_numpy(dtype=np.float64)[rows]
+    return image[rows] * len(BOXED_FINDINGS) + finding[rows], xywh, rows

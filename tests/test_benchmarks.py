@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference")
+SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference", "bootstrap")
 ON_FILMS = ("input_pipeline", "prepare")
 RATIOS = {
     "input_pipeline": {"ours / paper", "ours, host side / paper"},
@@ -26,6 +26,7 @@ RATIOS = {
     },
     "pcm": {"time, ours / plain", "memory, ours / plain"},
     "inference": {"time, multires_small / small"},
+    "bootstrap": {"time, ours / loop over rows", "time, ours / loop with weights"},
 }
 
 
@@ -77,7 +78,7 @@ def test_memory_is_told_where_the_issue_of_size_arises(found: dict[str, dict[str
     held = rows(found["input_pipeline"], "own memory MiB (RssAnon)")
     assert held[1]["images"] == 20 * held[0]["images"]
     assert all("mapped file MiB (RssFile)" in row for row in held)
-    for script, count in (("prepare", 2), ("train_step", 3), ("pcm", 2), ("inference", 2)):
+    for script, count in (("prepare", 2), ("train_step", 3), ("pcm", 2), ("inference", 2), ("bootstrap", 1)):
         peaks = rows(found[script], "peak MiB")
         assert len(peaks) == count and all(row["peak MiB"] > 0 for row in peaks)
 
@@ -85,6 +86,11 @@ def test_memory_is_told_where_the_issue_of_size_arises(found: dict[str, dict[str
 def test_blocks_of_rows_give_what_the_whole_affinity_gives(found: dict[str, dict[str, Any]]) -> None:
     (ours,) = rows(found["pcm"], "maps differ by")[:1]
     assert ours["maps differ by"] < 1e-5 and ours["gradients differ by"] < 1e-5
+
+
+def test_both_loops_of_scikit_learn_give_the_scores_of_ours(found: dict[str, dict[str, Any]]) -> None:
+    differences = [row["scores differ from ours by"] for row in rows(found["bootstrap"], "scores differ from ours by")]
+    assert len(differences) == 2 and max(differences) < 1e-12
 
 
 def test_operations_are_those_of_a_network_counted_by_hand(found: dict[str, dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from .boxes import Measure
 from .errors import InputError
 from .findings import BOXED_FINDINGS
-from .matching import Matches, match, mean_of_defined
+from .matching import Matches, macro_mean, match
 
 CURVE_POINTS = 100
 SMALLEST_RATE = 0.01
@@ -90,7 +90,8 @@ class Froc:
     def at(self, x: float) -> dict[str, float]:
         """Accuracy at `x` false positives per image: of each finding, and their mean as "macro"; NaN = not defined."""
         values = self.accuracies([x], self._once())[0, 0]
-        return dict(zip([*self.rankings, "macro"], [*values.tolist(), float(mean_of_defined(values))], strict=True))
+        macro = float(macro_mean(values, defined=~np.isnan(values)))
+        return dict(zip([*self.rankings, "macro"], [*values.tolist(), macro], strict=True))
 
     def curve(self, finding: str) -> tuple[np.ndarray, np.ndarray]:
         """One finding's curve at the points of `macro_curve`: false positives per image, accuracy."""
@@ -104,7 +105,8 @@ class Froc:
         ends (1 at least).
         """
         x = self._rates()
-        return x, mean_of_defined(self.accuracies(x, self._once())[0])
+        values = self.accuracies(x, self._once())[0]
+        return x, macro_mean(values, defined=~np.isnan(values[0]))
 
     def accuracies(self, x: Sequence[float] | np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Accuracy at false positives per image `x` (X,) in draws of images, weights (D, N): (D, X, 8), NaN = none.

@@ -18,7 +18,7 @@ from .boxes import PAPER_THRESHOLD, Measure, boxes_from_heatmap
 from .errors import InputError
 from .findings import BOXED_FINDINGS
 from .froc import Froc, froc_of
-from .matching import ORIGINAL_SIZE, XYWH, Matches, match, mean_of_defined
+from .matching import ORIGINAL_SIZE, XYWH, Matches, macro_mean, match
 from .pointing import pointing_game
 
 IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # Table 2 uses 0.1; Wang et al. 2017 the others
@@ -211,8 +211,11 @@ def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
     return counts
 
 
-def _quotients(totals: np.ndarray, images: np.ndarray | int) -> dict[str, np.ndarray]:
-    """`_QUOTIENTS` (..., 10), findings, macro, micro, of totals (..., 3, 8) over `images` (...); NaN = not defined."""
+def _quotients(totals: np.ndarray, images: np.ndarray | int, boxed: np.ndarray) -> dict[str, np.ndarray]:
+    """`_QUOTIENTS` (..., 10), findings, macro, micro, of totals (..., 3, 8) over `images` (...); NaN = not defined.
+
+    `boxed` (8,) names the findings that have true boxes on all images together.
+    """
     boxes, correct, false = np.moveaxis(totals, -2, 0)
     all_boxes = boxes.sum(axis=-1, keepdims=True)
     images = np.broadcast_to(np.asarray(images, dtype=np.float64)[..., None], all_boxes.shape)
@@ -222,13 +225,14 @@ def _quotients(totals: np.ndarray, images: np.ndarray | int) -> dict[str, np.nda
         parts = np.concatenate([part, part.sum(axis=-1, keepdims=True)], axis=-1)
         wholes = np.concatenate([np.broadcast_to(whole, part.shape), micro_whole], axis=-1)
         values = np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
-        found[name] = np.insert(values, -1, mean_of_defined(values[..., :-1]), axis=-1)
+        defined = boxed if name == "accuracy" else np.ones_like(boxed)
+        found[name] = np.insert(values, -1, macro_mean(values[..., :-1], defined=defined), axis=-1)
     return found
 
 
 def _table(totals: np.ndarray, *, images: int) -> pd.DataFrame:
     """`localization_table` of totals (3, 8)."""
-    quotients = _quotients(totals, images)
+    quotients = _quotients(totals, images, totals[0] > 0)
     counts = np.concatenate([totals, *[totals.sum(axis=1, keepdims=True)] * 2], axis=1).astype(np.int64)
     index = pd.Index([*BOXED_FINDINGS, "macro", "micro"], name="finding")
     columns = dict(zip(("boxes", "correct", "false_positives"), counts, strict=True)) | quotients
@@ -242,8 +246,9 @@ def _measured_table(
     """`localization_table` as nested dictionaries of measured values, and the draws of its macro accuracy."""
     counts = _counts(matches, measure, threshold)
     totals = draws.totals(counts.reshape(len(counts), -1)).reshape(len(draws), *counts.shape[1:])
-    samples = _quotients(totals, draws.totals(np.ones(len(counts))))
-    table = _table(counts.sum(axis=0), images=len(counts))
+    everywhere = counts.sum(axis=0)
+    samples = _quotients(totals, draws.totals(np.ones(len(counts))), everywhere[0] > 0)
+    table = _table(everywhere, images=len(counts))
     rows = {
         name: {
             column: measured(value, samples[column][:, number]) if column in samples else int(value)
@@ -257,17 +262,19 @@ def _measured_table(
 
 def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np.ndarray]:
     """The values of a FROC curve, the macro value with its interval, and the draws of the one at 0.5."""
-    accuracies = [
+    parts = [
         curve.accuracies(FROC_AT, draws.weights(start, start + _DRAWS_AT_ONCE))
         for start in range(0, len(draws), _DRAWS_AT_ONCE)
     ]
-    samples = mean_of_defined(np.concatenate(accuracies))  # (draws, X)
-    at = {}
-    for number, x in enumerate(FROC_AT):
+    at, samples = {}, {}
+    for x, drawn in zip(FROC_AT, np.moveaxis(np.concatenate(parts), 1, 0), strict=True):  # drawn: (draws, 8)
         *findings, (_, macro) = curve.at(x).items()
-        values = {finding: None if np.isnan(value) else value for finding, value in findings}
-        at[str(x)] = {"findings": values, "macro": measured(macro, samples[:, number])}
+        samples[x] = macro_mean(drawn, defined=~np.isnan([value for _, value in findings]))
+        at[str(x)] = {
+            "findings": {finding: None if np.isnan(value) else value for finding, value in findings},
+            "macro": measured(macro, samples[x]),
+        }
     rate, accuracy = curve.macro_curve()
-    drawn = [] if np.isnan(accuracy).any() else accuracy.tolist()
-    line = {"false_positives_per_image": rate.tolist() if drawn else [], "accuracy": drawn}
-    return {"at": at, "curve": line}, samples[:, FROC_AT.index(0.5)]
+    defined = ~np.isnan(accuracy)  # all or none
+    line = {"false_positives_per_image": rate[defined].tolist(), "accuracy": accuracy[defined].tolist()}
+    return {"at": at, "curve": line}, samples[0.5]

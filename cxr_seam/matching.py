@@ -123,12 +123,13 @@ def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
     return score
 
 
-def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, the findings, leaving out NaN (not defined); NaN where none is defined."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=-1)
-    total = np.where(defined, values, 0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
+    """Mean over the last axis, the findings, of those that are `defined` (8,) on all images.
+
+    NaN where one of these is NaN, as in a draw that lacks all its true boxes: a mean over other findings is another
+    number. NaN also where none is defined.
+    """
+    return values[..., defined].mean(axis=-1) if defined.any() else np.full(values.shape[:-1], np.nan)
 
 
 def _cells(boxes: pd.DataFrame, images: pd.Index, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

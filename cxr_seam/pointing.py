@@ -15,7 +15,7 @@ import pandas as pd
 from .bootstrap import Measured, PatientDraws, measured
 from .errors import InputError
 from .findings import BOXED_FINDINGS
-from .matching import ORIGINAL_SIZE, XYWH, mean_of_defined
+from .matching import ORIGINAL_SIZE, XYWH, macro_mean
 
 POINT_COLUMNS = ["image_index", "finding", "hit"]
 
@@ -112,4 +112,6 @@ def pointing_game(points: pd.DataFrame, *, images: Sequence[str], draws: Patient
     findings: dict[str, Measured] = {
         name: measured(value[number], samples[:, number]) for number, name in enumerate(BOXED_FINDINGS)
     }
-    return {"findings": findings, "macro": measured(mean_of_defined(value), mean_of_defined(samples))}
+    defined = ~np.isnan(value)
+    macro = measured(macro_mean(value, defined=defined), macro_mean(samples, defined=defined))
+    return {"findings": findings, "macro": macro}

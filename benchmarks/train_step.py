@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--epoch IMAGES]
 
-- loop: the pieces of `training.train`: batches from a store, augmentation, the first phase's objective, Adam,
-  gradients accumulated over three batches, mixed precision on a GPU.
+- loop: an epoch of `training.train` (`loop.Loop`): batches from a store, augmentation, the first phase's objective,
+  Adam, gradients accumulated over three batches, mixed precision on a GPU.
 - step: the same step fed one batch that is already augmented on the device: the limit.
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
   compute it, in the contiguous layout; fed one resident batch too.
@@ -24,12 +24,10 @@ from pathlib import Path
 import measure
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from cxr_seam.augment import augment
-from cxr_seam.films import loader
 from cxr_seam.hardware import find_hardware
+from cxr_seam.loop import Loop, make_loop
 from cxr_seam.models import build_model
 from cxr_seam.recipes import Recipe
 from cxr_seam.training import ClassificationObjective
@@ -38,7 +36,7 @@ DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet
 EVERY_STAGE = 2
 """The finest stride: nothing is frozen."""
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[..., Tensor]
 
 
 def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
@@ -50,8 +48,8 @@ def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
 def objective_of(recipe: Recipe, *, from_stride: int) -> ClassificationObjective:
     """The objective of the first phase in training mode, on the CPU still."""
     torch.manual_seed(recipe.seed)
-    objective = ClassificationObjective(build_model(recipe.model, weights="none"), trainable_from_stride=from_stride)
-    return objective.train()
+    phase = replace(recipe.backbone, trainable_from_stride=from_stride)
+    return ClassificationObjective(build_model(recipe.model, weights="none"), phase).train()
 
 
 def adam_of(objective: ClassificationObjective, recipe: Recipe) -> torch.optim.Adam:
@@ -60,52 +58,17 @@ def adam_of(objective: ClassificationObjective, recipe: Recipe) -> torch.optim.A
     return torch.optim.Adam(trainable, lr=recipe.phase.learning_rate, betas=recipe.phase.betas)
 
 
-class Ours:
-    """What `training.train` sets up and does with every batch."""
+def ours(recipe: Recipe, store: Path) -> Loop:
+    """The loop that `training.train` runs, over the films of a store."""
+    objective = objective_of(recipe, from_stride=recipe.phase.trainable_from_stride)
+    return make_loop(objective, recipe, measure.all_films(store))
 
-    def __init__(self, recipe: Recipe, store: Path) -> None:
-        self.recipe = recipe
-        hardware = find_hardware()
-        objective = objective_of(recipe, from_stride=recipe.phase.trainable_from_stride)
-        objective.to(memory_format=torch.channels_last)
-        self.accelerator = Accelerator(
-            mixed_precision=hardware.mixed_precision,
-            gradient_accumulation_steps=recipe.phase.accumulation,
-            cpu=hardware.device == "cpu",
-        )
-        batches = loader(measure.all_films(store), recipe.phase.batch_size, shuffle_seed=recipe.seed)
-        self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.objective, self.optimiser, self.batches = self.accelerator.prepare(
-            objective, adam_of(objective, recipe), batches
-        )
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Learn from one batch."""
-        with self.accelerator.accumulate(self.objective):
-            loss = self.objective(images, labels, generator=self.generator)["loss"]
-            self.accelerator.backward(loss)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-        return loss.detach()
-
-    def vary(self, films: Tensor) -> Tensor:
-        """Augment one batch."""
-        return augment(films, self.recipe.augmentation, size=self.recipe.image_size, generator=self.generator)
-
-    def epoch(self) -> None:
-        """Learn from every film once."""
-        losses = [self.step(self.vary(films), labels) for films, labels in self.batches]
-        check(losses)
-
-    def resident(self) -> tuple[Tensor, Tensor]:
-        """One augmented batch and its labels on the device.
-
-        All batches are gone through: accelerate would take a pass that was left in the middle for one that ends, and
-        update with every batch from then on.
-        """
-        for films, labels in self.batches:
-            batch = films, labels
-        return self.vary(batch[0]), batch[1]
+def resident_batch(loop: Loop) -> tuple[Tensor, Tensor]:
+    """One augmented batch and its labels on the device; all batches are gone through, see `Loop.epoch`."""
+    for films, labels in loop.batches:
+        batch = films, labels
+    return loop.vary(batch[0], generator=torch.Generator().manual_seed(0)), batch[1]
 
 
 class Plain:
@@ -116,9 +79,9 @@ class Plain:
         self.objective = objective_of(recipe, from_stride=EVERY_STAGE).to(measure.device())
         self.optimiser = adam_of(self.objective, recipe)
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
         """Learn from one batch."""
-        loss = self.objective(images, labels, generator=None)["loss"]
+        loss = self.objective(images, labels, generator=generator)["loss"]
         (loss / self.accumulation).backward()
         self.done += 1
         if self.done % self.accumulation == 0:
@@ -129,7 +92,8 @@ class Plain:
 
 def again(step: Step, images: Tensor, labels: Tensor, *, count: int) -> None:
     """The same batch `count` times."""
-    check([step(images, labels) for _ in range(count)])
+    generator = torch.Generator().manual_seed(0)
+    check([step(images, labels, generator=generator) for _ in range(count)])
 
 
 def check(losses: list[Tensor]) -> None:
@@ -148,11 +112,11 @@ def memory(*, candidate: str, model: str, size: int, batch: int, store: str) -> 
             labels = torch.zeros(batch, 14, device=measure.device())
             again(Plain(recipe).step, images, labels, count=recipe.phase.accumulation)
         else:
-            ours = Ours(recipe, Path(store))
+            loop = ours(recipe, Path(store))
             if candidate == "loop":
-                ours.epoch()
+                loop.epoch(0)
             else:
-                again(ours.step, *ours.resident(), count=recipe.phase.accumulation)
+                again(loop.step, *resident_batch(loop), count=recipe.phase.accumulation)
 
     return {"bytes": measure.peak_bytes(work)}
 
@@ -181,13 +145,13 @@ def main() -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
         store = Path(folder, "store")
         measure.repeated_films(store, pixels, count=images)
-        ours, plain = Ours(recipe, store), Plain(recipe)
-        resident = ours.resident()
+        loop, plain = ours(recipe, store), Plain(recipe)
+        resident = resident_batch(loop)
         contiguous = resident[0].contiguous(), resident[1]
         seconds = measure.in_turn(
             {
-                "loop": ours.epoch,
-                "step": lambda: again(ours.step, *resident, count=steps),
+                "loop": lambda: loop.epoch(0),
+                "step": lambda: again(loop.step, *resident, count=steps),
                 "plain step": lambda: again(plain.step, *contiguous, count=steps),
             },
             rounds=rounds,
@@ -224,9 +188,9 @@ def main() -> None:
         }
         if options.epoch:
             measure.repeated_films(Path(folder, "epoch"), pixels, count=options.epoch)
-            whole = Ours(recipe, Path(folder, "epoch"))
+            whole = ours(recipe, Path(folder, "epoch"))
             started = time.perf_counter()
-            whole.epoch()
+            whole.epoch(0)
             measure.finish_work()
             tables["A whole epoch"] = [{"images": options.epoch, "seconds": time.perf_counter() - started}]
         else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .geometry import rotation_matrices
+from .geometry import rotation_matrices, send
 from .recipes import Augmentation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -23,9 +23,14 @@ CROP_ATTEMPTS = 10
 
 def normalise(grey: Tensor) -> Tensor:
     """Grey films in [0, 1], (B, 1, H, W), to (B, 3, H, W) with ImageNet's mean and standard deviation (Sect. 5.2)."""
-    mean = torch.tensor(IMAGENET_MEAN, device=grey.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=grey.device).view(1, 3, 1, 1)
-    return ((grey - mean) / std).contiguous(memory_format=torch.channels_last)
+    mean, std = channels(IMAGENET_MEAN, grey.device), channels(IMAGENET_STD, grey.device)
+    # The channels come last in memory, as the networks want them: written so in one pass, not turned afterwards.
+    return torch.addcmul(-mean / std, grey.permute(0, 2, 3, 1), 1 / std).permute(0, 3, 1, 2)
+
+
+def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One value a channel as a (3,) tensor, filled in on the device: a copy to a GPU would make the CPU wait."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def black(like: Tensor) -> Tensor:
@@ -85,7 +90,7 @@ def warp(grey: Tensor, *, crops: Tensor, flips: Tensor, degrees: Tensor) -> Tens
     where the film had content there.
 
     Args:
-        grey: (B, 1, S, S) float.
+        grey: (B, 1, S, S) float, on any device; the parameters lie on the CPU.
         crops: (B, 4) left, top, width, height in units of the side.
         flips: (B,) bool, mirrored left to right.
         degrees: (B,) counter-clockwise rotation after the flip.
@@ -93,16 +98,28 @@ def warp(grey: Tensor, *, crops: Tensor, flips: Tensor, degrees: Tensor) -> Tens
     Returns:
         (B, 1, S, S) float.
     """
-    matrices = rotation_matrices(degrees, height=grey.shape[-2], width=grey.shape[-1])
-    grid = F.affine_grid(matrices, list(grey.shape), align_corners=False)  # (B, S, S, 2), [-1, 1] inside the crop
-    inside = (grid.abs() <= 1).all(dim=-1)[:, None]
+    height, width = grey.shape[-2:]
+    turn = rotation_matrices(degrees, height=height, width=width)  # (B, 2, 3), to [-1, 1] inside the crop
     mirror = torch.where(flips, -1.0, 1.0)
-    grid = torch.stack([grid[..., 0] * mirror[:, None, None], grid[..., 1]], dim=-1)
-    left, top, width, height = (crops[:, i, None, None] for i in range(4))
-    grid = torch.stack(
-        [grid[..., 0] * width + 2 * left + width - 1, grid[..., 1] * height + 2 * top + height - 1], dim=-1
-    )
-    return F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=False) * inside
+    left, top, crop_width, crop_height = crops.unbind(dim=1)
+    scale = torch.stack([mirror * crop_width, crop_height], dim=1)
+    shift = torch.stack([2 * left + crop_width - 1, 2 * top + crop_height - 1], dim=1)
+    whole = scale[:, :, None] * turn  # the crop's coordinates to the film's
+    whole[:, :, 2] += shift
+    turn, whole = send(torch.stack([turn, whole]), grey.device).to(grey.dtype)
+    grid = F.affine_grid(whole, list(grey.shape), align_corners=False)
+    sampled = F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled * inside(turn, height=height, width=width)
+
+
+def inside(matrices: Tensor, *, height: int, width: int) -> Tensor:
+    """Where linear maps (B, 2, 3), as `affine_grid` takes them, stay in [-1, 1]: (B, 1, height, width) bool.
+
+    A linear map is a sum of what depends on the column and what on the row, so no grid need be made.
+    """
+    x, y = ((2 * torch.arange(n, device=matrices.device) + 1) / n - 1 for n in (width, height))
+    column, row = matrices[:, :, :1] * x, matrices[:, :, 1:2] * y + matrices[:, :, 2:]  # (B, 2, W), (B, 2, H)
+    return ((row[:, :, :, None] + column[:, :, None, :]).abs() <= 1).all(dim=1, keepdim=True)
 
 
 def augment(films: Tensor, recipe: Augmentation, *, size: int, generator: torch.Generator) -> Tensor:
@@ -122,4 +139,4 @@ def augment(films: Tensor, recipe: Augmentation, *, size: int, generator: torch.
     flips = torch.rand(count, generator=generator) < recipe.flip_probability
     degrees = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation_degrees
     grey = shrink_batch(films, size)
-    return normalise(warp(grey, crops=crops.to(grey), flips=flips.to(grey.device), degrees=degrees.to(grey)))
+    return normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))

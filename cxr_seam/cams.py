@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .findings import FINDINGS
+
 SMALLEST_MAXIMUM = 1e-5
 """A map whose maximum is below this is treated as empty instead of being blown up to 1."""
 
@@ -23,15 +25,17 @@ def max_normalise(cam: Tensor) -> Tensor:
 
 
 def append_background(cam: Tensor) -> Tensor:
-    """Append the background channel, 1 - max over the findings, to normalised maps.
+    """Append the background channel, 1 - max over the findings, to normalised maps that have none.
 
     Args:
-        cam: (B, C, H, W) in [0, 1].
+        cam: (B, 14, H, W) in [0, 1], or (B, 15, H, W) where the model draws a background itself, which then stays.
+            (The authors' program does, with an output that is never trained; see docs/paper-and-code.md.)
 
     Returns:
-        (B, C + 1, H, W) in [0, 1], background last. (The authors' program takes an output that is never
-        trained for it; see docs/paper-and-code.md.)
+        (B, 15, H, W) in [0, 1], background last.
     """
+    if cam.shape[1] > len(FINDINGS):
+        return cam
     return torch.cat([cam, 1 - cam.amax(dim=1, keepdim=True)], dim=1)
 
 
@@ -56,7 +60,7 @@ def prepare_for_refinement(cam: Tensor) -> Tensor:
     The background is taken before the suppression. The input is detached: no gradient passes the PCM's input.
 
     Args:
-        cam: (B, 14, H, W) raw class activation maps.
+        cam: (B, 14, H, W) raw class activation maps, or (B, 15, H, W) with a background of the model's own.
 
     Returns:
         (B, 15, H, W) in [0, 1], background last.

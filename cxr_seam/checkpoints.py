@@ -21,7 +21,7 @@ from .models import LocalizationModel, build_model
 from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class Checkpoint:
         recipe: how the model was trained.
         epoch: epochs finished in the recipe's phase.
         metrics: measured values of that epoch, such as "validation_auc".
+        thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
+            None for a finding for which they define none, or for all where the classifier was never validated.
     """
 
     recipe: Recipe
     epoch: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, float | None] | None = None
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
@@ -47,6 +50,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, a
         "recipe": recipe_to_dict(about.recipe),
         "epoch": about.epoch,
         "metrics": about.metrics,
+        "thresholds": about.thresholds,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with whole_file(path) as temporary:
@@ -83,10 +87,10 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}")
     if header.get("findings") != list(FINDINGS):
         raise InputError(f"{path} was trained on other findings: {header.get('findings')}")
-    missing = {"recipe", "epoch", "metrics"} - set(header)
+    missing = {"recipe", "epoch", "metrics", "thresholds"} - set(header)
     if missing:
         raise InputError(f"the {HEADER} header of {path} lacks {', '.join(sorted(missing))}; train again")
-    return Checkpoint(recipe_from_dict(header["recipe"]), header["epoch"], header["metrics"])
+    return Checkpoint(recipe_from_dict(header["recipe"]), header["epoch"], header["metrics"], header["thresholds"])
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:
@@ -99,12 +103,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         InputError: see `read_header`; also when the weights do not fit the model that the recipe names.
     """
     about = read_header(path)
-    model = build_model(about.recipe.model, weights="none", gamma=about.recipe.lse_gamma)
+    recipe = about.recipe
+    model = build_model(recipe.model, weights="none", gamma=recipe.lse_gamma, background=recipe.background)
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise InputError(f"the weights in {path} do not fit a {about.recipe.model}: {reason}") from error
+        raise InputError(f"the weights in {path} do not fit a {recipe.model}: {reason}") from error
     return model.eval(), about

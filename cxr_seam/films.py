@@ -46,7 +46,7 @@ class Films(Dataset):
 
         PyTorch's loader calls this instead of asking for one film after another.
         """
-        pixels = np.array(self._store.images[self._rows[places]])  # a plain, writable copy of the mapped bytes
+        pixels = self._store.read(self._rows[places])
         return torch.from_numpy(pixels)[:, None], torch.from_numpy(self.labels[places])
 
 
@@ -73,9 +73,9 @@ class Batches(BatchSampler):
 
 
 def loader(films: Films, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
-    """Batches of films; the store is memory-mapped, so no worker processes are needed to keep up."""
+    """Batches of films, in memory that a GPU copies from by itself; no worker processes are needed to keep up."""
     batches = Batches(len(films), batch_size, shuffle_seed=shuffle_seed)
-    return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is)
+    return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is, pin_memory=torch.cuda.is_available())
 
 
 def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

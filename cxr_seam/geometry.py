@@ -10,6 +10,11 @@ FULL_COVERAGE = 0.999
 """A rotated pixel is valid when bilinear sampling took (all but rounding) its whole value from inside."""
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a few values from the CPU to a device without waiting until a GPU has done what it was given before."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def rotation_matrices(degrees: Tensor, *, height: int, width: int) -> Tensor:
     """Sampling matrices (B, 2, 3) that turn a picture counter-clockwise by `degrees`, as the eye sees it.
 

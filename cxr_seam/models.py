@@ -18,6 +18,7 @@ from .pooling import LogSumExpPool
 
 SMALLEST_SIDE = 32
 MULTIRES = "multires_"
+BACKGROUNDS = ("one_minus_max", "output")
 MERGES = 2
 """The coarse-to-fine merging stops at stride 8: a 256-pixel image gives 32x32 maps (Table 4's counts imply it)."""
 REDUCTION = 4
@@ -87,10 +88,12 @@ class LocalizationModel(nn.Module):
     show but which nothing trains; it is left out of logits and cam.
     """
 
-    def __init__(self, backbone: Backbone, *, merge_width: str | None, gamma: float) -> None:
+    def __init__(self, backbone: Backbone, *, merge_width: str | None, gamma: float, background: str) -> None:
         """Build on `backbone`; without `merge_width` the standard model, with it MultiRes and PCM."""
         super().__init__()
         self.backbone = backbone
+        self.background = background
+        self.frozen_statistics = True
         channels = backbone.channels[-1]
         merges = []
         if merge_width is not None:
@@ -125,8 +128,13 @@ class LocalizationModel(nn.Module):
         return self.classifier(pooled).flatten(start_dim=1)[:, : len(FINDINGS)]
 
     def activate(self, features: Tensor) -> Tensor:
-        """Raw class activation maps (B, 14, h, w) of (B, C, h, w) features."""
-        return self.classifier(features)[:, : len(FINDINGS)]
+        """Raw class activation maps of (B, C, h, w) features.
+
+        Returns:
+            (B, 14, h, w); of a model with the background "output" (B, 15, h, w), its fifteenth output last.
+        """
+        cam = self.classifier(features)
+        return cam if self.background == "output" else cam[:, : len(FINDINGS)]
 
     def forward(self, images: Tensor, *, maps: bool = True) -> Output:
         """Classify a batch and, unless `maps` is False, draw its maps.
@@ -142,7 +150,7 @@ class LocalizationModel(nn.Module):
         refined = None
         if self.pcm is not None:
             refined = self.pcm(features, prepare_for_refinement(cam))[:, : len(FINDINGS)]
-        return Output(logits, cam, refined)
+        return Output(logits, cam[:, : len(FINDINGS)], refined)
 
     def parts(self) -> Iterator[nn.Module]:
         """The parts that are frozen or trained as one: the backbone's stages, merges, classifier, PCM."""
@@ -152,15 +160,21 @@ class LocalizationModel(nn.Module):
         if self.pcm is not None:
             yield self.pcm
 
-    def train_only_from_stride(self, stride: int) -> None:
+    def train_only_from_stride(self, stride: int, *, head: bool = True, frozen_statistics: bool = True) -> None:
         """Freeze the backbone's stages finer than `stride`, and the PCM, which the first phase does not use.
 
         The fifteenth output shares the classifier's tensors; it stays as it was drawn since its gradient is zero.
+
+        Args:
+            stride: 2, 4, 8, 16 or 32; 2 freezes nothing.
+            head: whether merge blocks and classifier are trained.
+            frozen_statistics: whether BatchNorm of what is frozen keeps its statistics, or follows the batches.
         """
+        self.frozen_statistics = frozen_statistics
         for own_stride, stage in zip(STRIDES, self.backbone.stages, strict=True):
             stage.requires_grad_(own_stride >= stride)
         for part in (*self.merges, self.classifier):
-            part.requires_grad_(True)
+            part.requires_grad_(head)
         if self.pcm is not None:
             self.pcm.requires_grad_(False)
 
@@ -172,6 +186,7 @@ class LocalizationModel(nn.Module):
         """
         if self.pcm is None:
             raise InputError("this model has no PCM to train; take a MultiRes model")
+        self.frozen_statistics = True
         self.requires_grad_(False)
         self.pcm.requires_grad_(True)
 
@@ -179,12 +194,15 @@ class LocalizationModel(nn.Module):
         """Switch to training; parts without a trainable parameter stay in evaluation mode.
 
         So the batch normalisation of frozen stages keeps ImageNet's (or the first phase's) statistics: they are as
-        frozen as the weights they belong to.
+        frozen as the weights they belong to, unless `train_only_from_stride` was told otherwise.
         """
         super().train(mode)
         for part in self.parts():
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
+                for module in part.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.train(mode and not self.frozen_statistics)
         return self
 
 
@@ -193,7 +211,9 @@ def model_names() -> list[str]:
     return [prefix + name for name in BACKBONES for prefix in ("", MULTIRES)]
 
 
-def build_model(name: str, *, weights: str = "imagenet", gamma: float = 10.0) -> LocalizationModel:
+def build_model(
+    name: str, *, weights: str = "imagenet", gamma: float = 10.0, background: str = "one_minus_max"
+) -> LocalizationModel:
     """Make a model by name.
 
     Args:
@@ -201,9 +221,11 @@ def build_model(name: str, *, weights: str = "imagenet", gamma: float = 10.0) ->
             "multires_" before it for the MultiRes model, which has a PCM.
         weights: "imagenet", "none" or a path, see `backbones.build_backbone`.
         gamma: sharpness of the LSE pooling.
+        background: the PCM's fifteenth map, "one_minus_max" of the findings' or the model's untrained fifteenth
+            "output".
 
     Raises:
-        InputError: the name is unknown or the weights cannot be had.
+        InputError: the name or the background is unknown, or the weights cannot be had.
 
     Example:
         >>> model = build_model("multires_resnet50", weights="none").eval()
@@ -212,9 +234,12 @@ def build_model(name: str, *, weights: str = "imagenet", gamma: float = 10.0) ->
     """
     if name not in model_names():
         raise InputError(f"there is no model {name!r}; choose one of {', '.join(model_names())}")
+    if background not in BACKGROUNDS:
+        raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
     backbone_name = name.removeprefix(MULTIRES)
     merge_width = BACKBONES[backbone_name].merge_width if name.startswith(MULTIRES) else None
-    return LocalizationModel(build_backbone(backbone_name, weights=weights), merge_width=merge_width, gamma=gamma)
+    backbone = build_backbone(backbone_name, weights=weights)
+    return LocalizationModel(backbone, merge_width=merge_width, gamma=gamma, background=background)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -53,6 +53,8 @@ class BackbonePhase(Phase):
     epochs: int = 35  # "trained for 35 epochs"
     learning_rate: float = 3e-4  # "learning rate set to 3E-04"
     trainable_from_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
+    head_trainable: bool = True  # merge blocks and classifier; never unfrozen in the authors' ResNet script, a slip
+    frozen_statistics: bool = True  # BatchNorm of frozen blocks keeps ImageNet's; False: follows the batches
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Recipe:
     image_size: int = 256  # "we resize all images to 256 x 256" (Sect. 5.2)
     weights: str = "imagenet"  # "pre-trained on ImageNet" (Sect. 5.1); or "none", or a path
     lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
+    background: str = "one_minus_max"  # the PCM's 15th map; the authors' program: "output", which nothing trains
     box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
     backbone: BackbonePhase | None = field(default_factory=BackbonePhase)
     seam: SeamPhase | None = None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .augment import black
 from .cams import append_background, max_normalise, prepare_for_refinement
 from .findings import FINDINGS
-from .geometry import rotate, rotation_valid
+from .geometry import rotate, rotation_valid, send
 from .losses import equivariant_cross_regularization, pooled_soft_margin
 from .models import LocalizationModel
 from .recipes import SeamPhase
@@ -37,7 +37,7 @@ class SeamObjective(nn.Module):
         self.phase = phase
 
     def branch(self, images: Tensor, *, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Raw maps (B, 14, h, w) and refined maps (B, 15, h, w) of one branch.
+        """Raw maps (B, 14 or 15, h, w), see `LocalizationModel.activate`, and refined ones (B, 15, h, w) of one branch.
 
         Args:
             images: (B, 3, H, W) normalised.
@@ -61,7 +61,7 @@ class SeamObjective(nn.Module):
             "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars.
         """
         degrees = (2 * torch.rand(len(images), generator=generator) - 1) * self.phase.rotation_degrees
-        degrees = degrees.to(images.device)
+        degrees = send(degrees, images.device)
         outside = black(images)
         rotated = rotate(images - outside, degrees) + outside  # what comes from outside the film is black
 
@@ -87,10 +87,11 @@ class SeamObjective(nn.Module):
 
 
 def with_background(cam: Tensor, present: Tensor) -> Tensor:
-    """Normalised maps (B, 15, h, w) of the findings that the image's labels name, and 1 - their maximum."""
-    return append_background(max_normalise(cam) * present)
+    """Normalised maps (B, 15, h, w) of the findings that the image's labels name, and the background."""
+    return append_background(present_maps(cam, present))
 
 
-def present_maps(refined: Tensor, present: Tensor) -> Tensor:
-    """Refined maps (B, 15, h, w), normalised and multiplied by the image's labels, background label 1."""
-    return max_normalise(refined) * torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+def present_maps(cam: Tensor, present: Tensor) -> Tensor:
+    """Maps (B, 14 or 15, h, w), normalised and multiplied by the image's labels, background label 1."""
+    labels = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+    return max_normalise(cam) * labels[:, : cam.shape[1]]

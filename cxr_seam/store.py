@@ -1,9 +1,9 @@
-"""Prepared images: one memory-mapped file of grey squares, read by name.
+"""Prepared images: one file of grey squares, memory-mapped, read by name.
 
 A store is a folder of two files. `images.u8` holds the images one after another, size x size bytes each, nothing
 else. `index.json` says which they are. Bytes beyond those the index accounts for belong to a run that was stopped;
 readers never see them and the next `cxr_seam.prepare.prepare` cuts them off. Training reads from here because
-decoding a 1024x1024 PNG takes 10 ms and reading a 256x256 square from a mapped file takes next to nothing.
+decoding a 1024x1024 PNG takes 10 ms and reading a 256x256 square takes next to nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,27 @@ class Store:
             return np.array([self._row_of[name] for name in names], dtype=np.int64)
         except KeyError as error:
             raise InputError(f"{error.args[0]} is not in the store {self.folder}; prepare it first") from None
+
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        """Copy the images in `rows` out of the file: (B, size, size) uint8.
+
+        Unlike `images`, of which every page that was looked at stays in the process's memory, this holds no more than
+        what it returns, however large the store; training, which visits every image, reads so.
+
+        Raises:
+            InputError: the file has become shorter, or is gone.
+        """
+        pixels = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
+        path = self.folder / IMAGES_FILE
+        try:
+            with path.open("rb", buffering=0) as file:
+                for place, row in zip(pixels, rows, strict=True):
+                    file.seek(int(row) * place.nbytes)
+                    if file.readinto(place) != place.nbytes:
+                        raise InputError(f"{path} became shorter; delete {self.folder} and prepare again")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        return pixels
 
     def verify(self) -> None:
         """Read every image and compare checksums, as after copying a store; a few seconds a gigabyte.

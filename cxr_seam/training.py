@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .augment import augment, to_input
+from .augment import to_input
 from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from .classification import classification_table, mean_auc
+from .classification import choose_thresholds, classification_table, mean_auc
 from .errors import InputError
 from .files import whole_file
 from .films import Films, loader
-from .hardware import find_hardware
+from .findings import FINDINGS
+from .loop import make_loop
 from .losses import balanced_bce
 from .models import LocalizationModel, build_model
-from .recipes import Phase, Recipe
+from .recipes import BackbonePhase, Recipe
 from .seam import SeamObjective
 
 VALIDATION_SEED = 1
@@ -42,10 +42,12 @@ class ClassificationObjective(nn.Module):
 
     monitor = ("validation_auc", "max")
 
-    def __init__(self, model: LocalizationModel, *, trainable_from_stride: int) -> None:
-        """Freeze the finer stages of `model`'s backbone."""
+    def __init__(self, model: LocalizationModel, phase: BackbonePhase) -> None:
+        """Freeze what the phase does not train."""
         super().__init__()
-        model.train_only_from_stride(trainable_from_stride)
+        model.train_only_from_stride(
+            phase.trainable_from_stride, head=phase.head_trainable, frozen_statistics=phase.frozen_statistics
+        )
         self.model = model
 
     def forward(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -59,23 +61,30 @@ def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:
     """The objective of the phase that `recipe` trains."""
     if recipe.seam is not None:
         return SeamObjective(model, recipe.seam)
-    return ClassificationObjective(model, trainable_from_stride=recipe.backbone.trainable_from_stride)
+    return ClassificationObjective(model, recipe.backbone)
 
 
-def starting_model(recipe: Recipe, folder: Path) -> LocalizationModel:
+def starting_model(recipe: Recipe, folder: Path) -> tuple[LocalizationModel, dict[str, float | None] | None]:
     """A fresh model, or for a recipe with `start_from` the best one that that recipe left in `folder`.
+
+    Returns:
+        The model and the thresholds of its classifier, None where it has yet to be trained.
 
     Raises:
         InputError: the earlier phase has left no checkpoint, or weights cannot be had.
     """
     if recipe.start_from is None:
-        return build_model(recipe.model, weights=recipe.weights, gamma=recipe.lse_gamma)
+        return build_model(
+            recipe.model, weights=recipe.weights, gamma=recipe.lse_gamma, background=recipe.background
+        ), None
     path = best_path(folder, recipe.start_from)
     if not path.exists():
         raise InputError(
             f"{recipe.name} goes on from {recipe.start_from}, but there is no {path}; train that one first"
         )
-    return load_checkpoint(path)[0]
+    model, about = load_checkpoint(path)
+    model.background = recipe.background
+    return model, about.thresholds
 
 
 def best_path(folder: Path, name: str) -> Path:
@@ -86,25 +95,6 @@ def best_path(folder: Path, name: str) -> Path:
 def history_path(folder: Path, name: str) -> Path:
     """Where the history of the recipe called `name` lies: one JSON object a line, one line an epoch."""
     return Path(folder) / f"{name}.history.jsonl"
-
-
-def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int) -> Any:
-    """The learning-rate schedule: "plateau" is stepped once an epoch, "one_cycle" once an update, "constant" never.
-
-    Raises:
-        InputError: the phase names another.
-    """
-    if phase.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, mode="max", factor=phase.plateau_factor, patience=phase.plateau_patience
-        )
-    if phase.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=phase.learning_rate, total_steps=steps, cycle_momentum=False
-        )
-    if phase.schedule == "constant":
-        return None
-    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle or constant")
 
 
 def train(
@@ -136,67 +126,36 @@ def train(
             so and training goes on; the next epoch writes again.
     """
     folder = Path(folder)
-    if train_films.size < recipe.image_size:
-        raise InputError(
-            f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {train_films.size}; "
-            f"prepare them again with size {recipe.image_size}"
-        )
-    hardware = find_hardware()
-    phase = recipe.phase
     set_seed(recipe.seed)
-    objective = make_objective(starting_model(recipe, folder), recipe)
-    objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
-    accelerator = Accelerator(
-        mixed_precision=hardware.mixed_precision,
-        gradient_accumulation_steps=phase.accumulation,
-        cpu=hardware.device == "cpu",
-    )
-    batches = loader(train_films, phase.batch_size, shuffle_seed=recipe.seed)
-    optimiser = torch.optim.Adam(
-        [p for p in objective.parameters() if p.requires_grad], lr=phase.learning_rate, betas=phase.betas
-    )
-    updates = phase.epochs * math.ceil(len(batches) / phase.accumulation)
-    schedule = make_schedule(optimiser, phase, steps=updates)
-    sampler = batches.batch_sampler
-    objective, optimiser, batches = accelerator.prepare(objective, optimiser, batches)
-
+    model, thresholds = starting_model(recipe, folder)
+    loop = make_loop(make_objective(model, recipe), recipe, train_films)
+    phase = recipe.phase
     history: list[dict[str, Any]] = []
-    progress = tqdm(total=phase.epochs * len(sampler), desc=recipe.name, unit="batch")
+    best = -math.inf
+    progress = tqdm(total=phase.epochs * len(loop.sampler), desc=recipe.name, unit="batch")
     for epoch in range(phase.epochs):
         started = time.perf_counter()
-        sampler.epoch = epoch
-        generator = torch.Generator().manual_seed(epoch_seed(recipe.seed, epoch))
-        objective.train()
-        losses = []
-        for films, labels in batches:
-            images = augment(films, recipe.augmentation, size=recipe.image_size, generator=generator)
-            with accelerator.accumulate(objective):
-                loss = objective(images, labels, generator=generator)["loss"]
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and phase.clip_norm is not None:
-                    accelerator.clip_grad_norm_(objective.parameters(), phase.clip_norm)
-                optimiser.step()
-                optimiser.zero_grad()
-            if phase.schedule == "one_cycle" and accelerator.sync_gradients:
-                schedule.step()
-            losses.append(loss.detach())  # read once an epoch: reading each would make the GPU wait
-            progress.update()
-        train_loss = torch.stack(losses).mean().item()
-        require_finite(train_loss, f"the loss of {recipe.name} in epoch {epoch}")
+        train_loss = require_finite(
+            loop.epoch(epoch, on_batch=progress.update), f"the loss of {recipe.name} in epoch {epoch}"
+        )
+        measured, logits = validate(loop.objective, validation_films, recipe=recipe, device=loop.accelerator.device)
+        require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {epoch}")
         record = {
             "phase": "pcm" if recipe.seam is not None else "backbone",
             "epoch": epoch,
             "train_loss": train_loss,
-            **validate(objective, validation_films, recipe=recipe, device=accelerator.device),
-            "learning_rate": optimiser.param_groups[0]["lr"],
+            **measured,
+            "learning_rate": loop.optimiser.param_groups[0]["lr"],
             "seconds": time.perf_counter() - started,
         }
-        require_finite(record["validation_loss"], f"the validation loss of {recipe.name} in epoch {epoch}")
         history.append(record)
         if phase.schedule == "plateau" and record["validation_auc"] is not None:
-            schedule.step(record["validation_auc"])
+            loop.schedule.step(record["validation_auc"])
+        if logits is not None:
+            thresholds = named_thresholds(validation_films.labels, logits)
+        about = Checkpoint(recipe, epoch=epoch + 1, metrics=record, thresholds=thresholds)
         try:
-            keep(accelerator.unwrap_model(objective), recipe, folder, history=history)
+            best = keep(loop.accelerator.unwrap_model(loop.objective), folder, about=about, history=history, best=best)
         except OSError as error:
             if epoch + 1 == phase.epochs:
                 raise
@@ -210,48 +169,71 @@ def train(
     return history
 
 
-def require_finite(loss: float, what: str) -> None:
-    """Stop a run whose loss is no number any more: nothing that follows would be one."""
+def require_finite(loss: float, what: str) -> float:
+    """Return `loss`, or stop a run whose loss is no number any more: nothing that follows would be one."""
     if not math.isfinite(loss):
         raise InputError(f"{what} is {loss}; lower the learning rate")
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every epoch of every run."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    return loss
 
 
 @torch.inference_mode()
-def validate(objective: nn.Module, films: Films, *, recipe: Recipe, device: torch.device) -> dict[str, float | None]:
-    """Mean loss and mean AUC over `films`, without augmentation; the AUC is None where no classifier is trained."""
+def validate(
+    objective: nn.Module, films: Films, *, recipe: Recipe, device: torch.device
+) -> tuple[dict[str, float | None], np.ndarray | None]:
+    """Measure an objective on `films`, without augmentation.
+
+    Returns:
+        "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
+        logits (N, 14) float32, None there too.
+    """
     objective.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     total, logits = 0.0, []
     for pixels, labels in loader(films, recipe.phase.batch_size):
-        images = to_input(pixels.to(device), size=recipe.image_size)
-        result = objective(images, labels.to(device), generator=generator)
+        images = to_input(pixels.to(device, non_blocking=True), size=recipe.image_size)
+        result = objective(images, labels.to(device, non_blocking=True), generator=generator)
         total = total + result["loss"] * len(labels)
         if "logits" in result:
-            logits.append(result["logits"].float().cpu())
-    auc = None
-    if logits:
-        auc = mean_auc(classification_table(films.labels, torch.cat(logits).sigmoid().numpy()))
-        auc = None if math.isnan(auc) else auc  # JSON has no NaN
-    return {"validation_loss": float(total) / len(films), "validation_auc": auc}
+            logits.append(result["logits"].float())
+    loss = float(total) / len(films)
+    if not logits or not math.isfinite(loss):
+        return {"validation_loss": loss, "validation_auc": None}, None
+    found = torch.cat(logits).cpu().numpy()
+    auc = mean_auc(classification_table(films.labels, found))
+    auc = None if math.isnan(auc) else auc  # JSON has no NaN
+    return {"validation_loss": loss, "validation_auc": auc}, found
 
 
-def keep(objective: nn.Module, recipe: Recipe, folder: Path, *, history: list[dict[str, Any]]) -> None:
-    """Write the last model, the best one if this epoch is it, and the history."""
+def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+    """The probability from which on each finding is called present (`choose_thresholds`), None where not defined."""
+    chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
+    return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}
+
+
+def keep(objective: nn.Module, folder: Path, *, about: Checkpoint, history: list[dict[str, Any]], best: float) -> float:
+    """Write the last model, the best one if this epoch is it, and the history.
+
+    Args:
+        objective: says what the best epoch is judged by.
+        folder: where to.
+        about: of this epoch.
+        history: up to this epoch.
+        best: what the best model that was written scored, the more the better.
+
+    Returns:
+        The same after this epoch.
+    """
     key, direction = objective.monitor
-    sign = 1 if direction == "max" else -1
-    values = [-math.inf if record[key] is None else sign * record[key] for record in history]
-    latest = history[-1]
-    about = Checkpoint(recipe, epoch=latest["epoch"] + 1, metrics=latest)
-    save_checkpoint(folder / f"{recipe.name}.last.safetensors", objective.model, about=about)
-    if len(values) == 1 or values[-1] > max(values[:-1]):
-        save_checkpoint(best_path(folder, recipe.name), objective.model, about=about)
-    with whole_file(history_path(folder, recipe.name)) as temporary:
+    value = about.metrics[key]
+    score = -math.inf if value is None else value if direction == "max" else -value
+    name = about.recipe.name
+    save_checkpoint(folder / f"{name}.last.safetensors", objective.model, about=about)
+    if score > best or len(history) == 1:
+        save_checkpoint(best_path(folder, name), objective.model, about=about)
+        best = score
+    with whole_file(history_path(folder, name)) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
+    return best
 
 
 def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:

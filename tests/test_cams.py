@@ -29,3 +29,13 @@ def test_prepared_maps_take_the_background_before_the_suppression_and_are_detach
     assert not prepared.requires_grad
     half = torch.tensor([[[[1.0, 0.25]], [[1.0, 0.5]]]])
     assert torch.equal(prepare_for_refinement(half)[0, 2], torch.tensor([[0.0, 0.5]]))
+
+
+def test_a_background_of_the_models_own_is_kept_and_normalised_like_the_others():
+    cam = torch.zeros(1, 15, 1, 2)
+    cam[0, 3] = torch.tensor([4.0, 1.0])
+    cam[0, 14] = torch.tensor([-1.0, 8.0])
+    prepared = prepare_for_refinement(cam)
+    assert prepared.shape == (1, 15, 1, 2)
+    assert prepared[0, 14].tolist() == [[0.0, 1.0]]  # not 1 - max = 0, 0.75
+    assert prepared[0, 3].tolist() == [[1.0, 0.25]]

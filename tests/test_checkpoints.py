@@ -20,13 +20,14 @@ def model():
 
 def test_what_is_loaded_computes_what_was_saved(model, tmp_path):
     path = tmp_path / "a model ä.safetensors"
-    save_checkpoint(path, model, about=Checkpoint(RECIPE, epoch=3, metrics={"validation_auc": 0.75}))
+    saved = Checkpoint(RECIPE, epoch=3, metrics={"validation_auc": 0.75}, thresholds={"Mass": 0.25, "Hernia": None})
+    save_checkpoint(path, model, about=saved)
     loaded, about = load_checkpoint(path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(loaded(images), model(images), strict=True):
             assert torch.equal(ours, theirs)
-    assert about == Checkpoint(RECIPE, epoch=3, metrics={"validation_auc": 0.75})
+    assert about == saved
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 

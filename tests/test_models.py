@@ -126,6 +126,24 @@ def test_first_phase_freezes_the_fine_stages_with_their_statistics_and_leaves_th
         assert any(k.startswith(part) for k in changed)
 
 
+def test_the_fifteenth_output_can_be_the_background_and_scores_stay_fourteen():
+    torch.manual_seed(0)
+    model = build_model("multires_resnet18", weights="none", background="output").eval()
+    features = model.features(torch.randn(2, 3, 64, 64))
+    assert model.activate(features).shape == (2, 15, 8, 8)
+    with torch.no_grad():
+        first = model(torch.randn(2, 3, 64, 64))
+        assert first.logits.shape == (2, 14) and first.cam.shape[1] == first.refined.shape[1] == 14
+        model.classifier.bias[14] += 5  # a background everywhere; Eq. 2 refines each channel by itself
+        images = torch.randn(2, 3, 64, 64)
+        with_it = model(images)
+        model.background = "one_minus_max"
+        without = model(images)
+    assert torch.equal(with_it.cam, without.cam) and torch.equal(with_it.refined, without.refined)
+    with pytest.raises(InputError, match="no background 'sky'; choose one of one_minus_max, output"):
+        build_model("multires_resnet18", weights="none", background="sky")
+
+
 def test_unknown_names_are_told():
     with pytest.raises(InputError, match="no model 'resnet51'.*multires_resnet50"):
         build_model("resnet51")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,42 @@ def test_images_are_read_by_name(store):
     assert store.images[rows].mean(axis=(1, 2)).tolist() == [4, 1, 4]
     assert store.rows([]).shape == (0,)
     assert "00000004_000.png" in store and "00000005_000.png" not in store
+
+
+def test_reading_copies_the_rows_asked_for(store):
+    pixels = store.read([4, 1, 4])
+    assert pixels.shape == (3, 16, 16) and pixels.dtype == np.uint8
+    assert pixels.mean(axis=(1, 2)).tolist() == [4, 1, 4]
+    pixels[0] = 0  # the reader's own copy
+    assert store.read([4]).min() == 4
+    assert store.read([]).shape == (0, 16, 16)
+
+
+def test_a_store_that_shrinks_or_vanishes_under_its_reader_is_told(store):
+    path = store.folder / "images.u8"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="images.u8 became shorter"):
+        store.read([4])
+    path.unlink()
+    with pytest.raises(InputError, match="cannot read .*images.u8"):
+        store.read([0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
+def test_reading_every_image_leaves_none_in_memory(tmp_path):
+    """32 MB of images are read; of a mapped file all would stay resident."""
+    store = prepare(levels(tmp_path / "source", 8, side=2048), tmp_path / "store", size=2048, progress=False)
+
+    def mapped():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) / 1024
+
+    before = mapped()
+    for row in range(8):
+        store.read([row])
+    assert mapped() - before < 4
+    store.images.sum()
+    assert mapped() - before > 24  # the measure does see a mapped file
 
 
 def test_the_first_missing_name_is_told(store):

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from cxr_seam.augment import to_input
 from cxr_seam.checkpoints import load_checkpoint, read_header
 from cxr_seam.errors import InputError
 from cxr_seam.films import Batches, Films, loader
+from cxr_seam.findings import FINDINGS
 from cxr_seam.hardware import is_supported
+from cxr_seam.loop import make_schedule
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.recipes import find_recipe
-from cxr_seam.training import best_path, make_schedule, read_history, train
+from cxr_seam.training import ClassificationObjective, best_path, keep, read_history, train
 
 MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
@@ -61,6 +64,49 @@ def test_history_and_checkpoints_are_kept(trained):
     best = read_header(best_path(folder, "multires_tiny"))
     assert best.metrics["validation_auc"] == max(r["validation_auc"] for r in first)
     assert read_header(folder / "multires_tiny.last.safetensors").epoch == 2
+
+
+def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(trained, films):
+    folder, _ = trained
+    model, about = load_checkpoint(best_path(folder, "multires_tiny"))
+    pixels = torch.cat([pixels for pixels, _ in loader(films[1], 8)])
+    with torch.no_grad():
+        scores = model(to_input(pixels, size=64), maps=False).logits.sigmoid().numpy()
+    for place, finding in enumerate(FINDINGS):
+        truth = films[1].labels[:, place] == 1
+        threshold = about.thresholds[finding]
+        if truth.all() or not truth.any():
+            assert threshold is None
+            continue
+
+        def youden(value, truth=truth, place=place):
+            return (scores[truth, place] >= value).mean() + (scores[~truth, place] < value).mean() - 1
+
+        assert youden(threshold - 1e-6) == pytest.approx(max(youden(value - 1e-6) for value in scores[:, place]))
+    assert read_header(best_path(folder, "multires_tiny_pcm")).thresholds == about.thresholds
+
+
+def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained, tmp_path, monkeypatch):
+    """Drive drops while the best epoch is written: a later one, worse but better than what is there, must be kept."""
+    import cxr_seam.training as training
+
+    model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
+    objective = ClassificationObjective(model, MULTIRES.backbone)
+    aucs, best = [0.6, 0.9, 0.8], -float("inf")
+    for epoch, auc in enumerate(aucs):
+        about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
+        with monkeypatch.context() as patch:
+            if epoch == 1:
+                patch.setattr(training, "save_checkpoint", fail)
+            try:
+                best = keep(objective, tmp_path, about=about, history=[{}] * (epoch + 1), best=best)
+            except OSError:
+                continue
+    assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+
+
+def fail(*_, **__):
+    raise OSError("the drive is gone")
 
 
 def test_second_phase_changes_theta_and_nothing_else_on_disk(trained):

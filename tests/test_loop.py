@@ -1,0 +1,119 @@
+"""The pass over the films: what it freezes, how it groups updates, and that nothing in it makes a GPU wait."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cxr_seam.films import Films
+from cxr_seam.loop import make_loop
+from cxr_seam.models import build_model
+from cxr_seam.nih import load_tables
+from cxr_seam.recipes import find_recipe
+from cxr_seam.training import make_objective
+
+MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder, demo_store):
+    return Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index[:16])
+
+
+def loop_of(recipe, films):
+    torch.manual_seed(0)
+    return make_loop(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations whose result the CPU must know before it can go on: on a GPU it waits there."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = [
+            index
+            for index in (args[1] if name in ("index", "index_put", "index_put_") else [])
+            if index is not None and index.dtype == torch.bool
+        ]
+        if name in self.WAITING or masks:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_watch_sees_what_it_watches_for():
+    with Waits() as waits:
+        values = torch.arange(3.0)
+        values.sum().item()
+        values[values > 1]
+    assert {"_local_scalar_dense", "index"} <= set(waits.seen)
+
+
+@pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
+def test_nothing_in_a_step_asks_for_a_value(recipe, films):
+    loop = loop_of(recipe, films)
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = next(iter(loop.batches))
+    loop.objective.train()
+    with Waits() as waits:
+        images = loop.vary(pixels, generator=generator)
+        loss = loop.objective(images, labels, generator=generator)["loss"]
+        loss.backward()
+    assert waits.seen == []
+
+
+def test_gradients_of_three_batches_make_one_update(films):
+    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, batch_size=4, accumulation=3, schedule="constant"))
+    loop = loop_of(recipe, films)
+    weights = next(p for p in loop.objective.parameters() if p.requires_grad)
+    changes = []
+
+    def look():
+        changes.append(weights.detach().clone())
+
+    loop.epoch(0, on_batch=look)
+    moved = [not torch.equal(a, b) for a, b in zip(changes, changes[1:], strict=False)]
+    assert moved == [False, True, True]  # after the third batch, and after the fourth, which ends the epoch
+
+
+def frozen_part(objective):
+    return nn.ModuleList(objective.model.backbone.stages[:3])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(films, kept):
+    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, frozen_statistics=kept))
+    loop = loop_of(recipe, films)
+    before = {key: value.clone() for key, value in frozen_part(loop.objective).state_dict().items()}
+    loop.epoch(0)
+    changed = {key for key, v in frozen_part(loop.objective).state_dict().items() if not torch.equal(v, before[key])}
+    assert all("running" in key or "num_batches" in key for key in changed)  # weights never
+    assert bool(changed) is not kept
+
+
+def test_frozen_stages_build_no_graph(films):
+    loop = loop_of(MULTIRES, films)
+    loop.objective.train()
+    maps = loop.objective.model.backbone(torch.randn(2, 3, 64, 64))
+    strides = [64 // m.shape[-1] for m in maps]
+    assert [(stride, m.requires_grad) for stride, m in zip(strides, maps, strict=True)][-3:] == [
+        (8, False),
+        (16, True),
+        (32, True),
+    ]
+
+
+def test_a_frozen_head_stays_as_it_was_drawn(films):
+    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, head_trainable=False))
+    loop = loop_of(recipe, films)
+    head = nn.ModuleList([*loop.objective.model.merges, loop.objective.model.classifier])
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    loop.epoch(0)
+    assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())

@@ -34,7 +34,7 @@ define execute
 	@echo
 	@echo "executed notebooks: $(1)/notebooks    figures: $(1)/figures    numbers: $(1)/results.json"
 	@echo
-	@$(BIN)/python -c 'from cxr_seam.evaluation import headline, load_results; \
+	@$(BIN)/python -c 'from cxr_seam.results import headline, load_results; \
 		print(headline(load_results("$(1)/results.json")).to_string(na_rep=""))'
 endef
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +49,19 @@ def demo_data(arguments: argparse.Namespace) -> None:
     print(f"synthetic radiographs and tables are in {arguments.folder}")
 
 
-def prepare(arguments: argparse.Namespace) -> None:
-    """Shrink image folders and archives into a store."""
+def prepare(arguments: argparse.Namespace) -> int:
+    """Shrink image folders and archives into a store; status 3 where images were broken and left out."""
+    from .prepare import BrokenImageWarning
     from .prepare import prepare as fill
 
-    store = fill(arguments.sources, arguments.store, size=arguments.size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", BrokenImageWarning)
+        store = fill(arguments.sources, arguments.store, size=arguments.size)
+    left_out = [warning for warning in caught if issubclass(warning.category, BrokenImageWarning)]
+    for warning in left_out:
+        print(f"cxr_seam: {warning.message}", file=sys.stderr)
     print(f"{len(store)} images of {store.size}x{store.size} pixels are in {arguments.store}")
+    return 3 if left_out else 0
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -80,22 +88,28 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Evaluate a family's trained models and write results.json."""
+    """Evaluate a family's trained models; write results.json and report.html, which can be mailed."""
     from .evaluation import evaluate as measure
-    from .evaluation import headline, save_results
+    from .html_report import write_report
+    from .paper_tables import standing
+    from .results import headline, save_results
 
     workspace = open_workspace(arguments)
-    results = measure(
-        workspace.family,
-        workspace.models,
-        test_films=workspace.test_films(),
-        boxed_films=workspace.boxed_films(),
-        truth=workspace.tables().boxes,
-        data=workspace.data,
-    )
-    save_results(results, workspace.results)
-    print(headline(results).to_string(na_rep=""))
-    print(f"all results are in {workspace.results}")
+    evaluation = measure(workspace, draws=arguments.draws)
+    save_results(evaluation.results, workspace.results)
+    print(headline(evaluation.results).to_string())
+    print(standing(evaluation.results))
+    print(f"all results are in {workspace.results}, a report to read in {write_report(workspace, evaluation)}")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print two evaluations side by side, with paired intervals where films and draws agree."""
+    from .results import compare as side_by_side
+    from .results import load_results
+
+    comparison = side_by_side(load_results(arguments.first), load_results(arguments.second))
+    print(comparison.table.to_string())
+    print(comparison.reason)
 
 
 def fetch(arguments: argparse.Namespace) -> None:
@@ -172,7 +186,13 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
     workspace_options(own, recipes=False)
 
-    workspace_options(verb(evaluate, "evaluate"))
+    own = verb(evaluate, "evaluate")
+    own.add_argument("--draws", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
+    workspace_options(own)
+
+    own = verb(compare, "compare")
+    own.add_argument("first", help="a results.json")
+    own.add_argument("second", help="another one")
 
     own = verb(predict, "predict")
     own.add_argument("files", nargs="+")
@@ -185,11 +205,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; bad input gives its sentence and status 2."""
     arguments = parser().parse_args(words)
     try:
-        arguments.function(arguments)
+        return arguments.function(arguments) or 0
     except InputError as error:
         print(f"cxr_seam: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""The numbers of Tables 1 to 3 for the three models of a family, beside controls that never saw an image.
+"""How good the trained models of a family are, beside controls that never saw an image: everything in results.json.
 
-`results.json` holds them all. Each accuracy stands with its false positives: boxes buy accuracy.
+Each accuracy stands with its false positives: boxes buy accuracy. Methods are ranked by what cannot be bought so.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+import hashlib
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,25 +17,63 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 
+from . import __version__
+from .bootstrap import DRAWS, PatientDraws, draw_patients
 from .checkpoints import load_checkpoint, read_header
-from .classification import classification_table, mean_auc
-from .controls import centre_boxes, random_map_boxes
+from .classification import classification_scores
 from .errors import InputError
-from .files import whole_file
 from .films import Films
-from .localization import best_boxes, localization_table
-from .predict import Predictor, boxes_of_batch
-from .recipes import Recipe
+from .findings import FINDINGS
+from .localization import localization_scores
+from .matching import XYWH
+from .methods import Method, control_methods, gradient_methods, maps_by_model, model_methods
+from .predict import Predictor
+from .recipes import Recipe, recipe_to_dict
+from .results import (
+    ALL_BOXES,
+    BEST_BOX,
+    FORMAT,
+    FROC,
+    MEAN_AUC,
+    MULTIRES,
+    REFINED,
+    STANDARD,
+    paired_differences,
+    ranking,
+)
 from .training import best_path
+from .workspace import Workspace
 
-FORMAT = 1
-IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # Table 2 uses 0.1; Wang et al. 2017 the others
-IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-HALF_FILM = 0.5
+__all__ = ["MULTIRES", "REFINED", "STANDARD", "Evaluation", "evaluate", "family_predictors", "maps_by_model"]
+
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "opencv-python", "scikit-learn")
-STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
-"""The three columns of Fig. 7."""
+SPLIT = "official test list"
+SAMPLE_DIGITS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found, and what figures and galleries need besides.
+
+    Attributes:
+        results: the content of results.json, see docs/results.md.
+        predictors: the loaded models.
+        labels: (N, 14) of the test films, 0 or 1.
+        probabilities: model name -> (N, 14).
+        boxed: the films with true boxes.
+        truth: true boxes of these.
+        methods: boxes of each method on these.
+    """
+
+    results: dict[str, Any]
+    predictors: dict[str, Predictor]
+    labels: np.ndarray
+    probabilities: dict[str, np.ndarray]
+    boxed: Films
+    truth: pd.DataFrame
+    methods: dict[str, Method]
 
 
 def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
@@ -46,184 +86,152 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
         InputError: no model of the family has been trained in `folder`, or the first phase was trained anew and the
             second was not.
     """
-    standard, multires, refined = family
+    standard, multires, refined = (best_path(Path(folder), recipe.name) for recipe in family)
     found = {}
-    if best_path(Path(folder), standard.name).exists():
-        found[STANDARD] = Predictor.load(best_path(Path(folder), standard.name))
-    for key, recipe in ((REFINED, refined), (MULTIRES, multires)):
-        path = best_path(Path(folder), recipe.name)
-        if path.exists():
-            found[key] = Predictor.load(path)
-            break
-    both = [best_path(Path(folder), recipe.name) for recipe in (multires, refined)]
-    if all(path.exists() for path in both) and not same_but_theta(*both):
-        raise InputError(f"{both[1]} goes on from an earlier model than {both[0]}; run notebook 03 again")
+    if standard.exists():
+        found[STANDARD] = Predictor.load(standard)
+    if refined.exists():
+        model, about = load_checkpoint(refined)
+        if multires.exists() and not same_but_theta(model, multires):
+            raise InputError(f"{refined} goes on from an earlier model than {multires}; run notebook 03 again")
+        found[REFINED] = Predictor(model, about.recipe)
+    elif multires.exists():
+        found[MULTIRES] = Predictor.load(multires)
     if not found:
         raise InputError(f"no trained model in {folder}; run notebooks 02 and 03 (or python -m cxr_seam train) first")
     return found
 
 
-def same_but_theta(first: Path, second: Path) -> bool:
-    """Whether two checkpoints hold the same weights but for theta: the second phase leaves all others as they were."""
-    states = [load_checkpoint(path)[0].state_dict() for path in (first, second)]
-    return all(key.startswith("pcm.") or torch.equal(value, states[1][key]) for key, value in states[0].items())
+def same_but_theta(model: torch.nn.Module, path: Path) -> bool:
+    """Whether a checkpoint holds the model's weights but for theta: the second phase leaves all others as they were."""
+    state, earlier = model.state_dict(), load_file(path)
+    return state.keys() == earlier.keys() and all(
+        key.startswith("pcm.") or torch.equal(value, earlier[key]) for key, value in state.items()
+    )
 
 
-def maps_by_model(key: str, output: Any) -> dict[str, Any]:
-    """The maps of one output under the names of the models they belong to."""
-    if key == REFINED:
-        return {MULTIRES: output.cam, REFINED: output.refined}
-    return {key: output.cam}
+def evaluate(workspace: Workspace, *, draws: int = DRAWS, seed: int = 0) -> Evaluation:
+    """Evaluate the trained models of a workspace's family on its test films and on those with true boxes.
+
+    Args:
+        workspace: with prepared films and at least one trained model.
+        draws: of the bootstrap over patients. The same number and seed are paired between models and between reports.
+        seed: of the bootstrap, the random maps and the halves of the mean boxes.
+
+    Raises:
+        InputError: no film is prepared, none carries a box, or no model is trained.
+    """
+    predictors = family_predictors(workspace.family, workspace.models)
+    tables, films, boxed = workspace.tables(), workspace.test_films(), workspace.boxed_films()
+    truth = tables.boxes[tables.boxes["image_index"].isin(boxed.image_index)]
+    patients = tables.images["patient_id"]
+    probabilities = classify_all(predictors, films)
+    headers = {key: read_header(best_path(workspace.models, p.recipe.name)) for key, p in predictors.items()}
+    drawn = draw_patients(patients[films.image_index].to_numpy(), draws=draws, seed=seed)
+    classification, samples = _classified(films.labels, probabilities, headers, drawn)
+
+    of_film = {model: pd.DataFrame(p, films.image_index, FINDINGS) for model, p in probabilities.items()}
+    methods = model_methods(predictors, boxed, truth, of_film)
+    methods |= gradient_methods(predictors, boxed, truth, of_film)
+    methods |= control_methods(
+        boxed.image_index, truth, patient_of=patients[boxed.image_index].to_dict(), probabilities=of_film, seed=seed
+    )
+    drawn = draw_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
+    localization = {}
+    for name, method in methods.items():
+        scores, drawn_scores = localization_scores(
+            method.boxes, truth, images=boxed.image_index, draws=drawn, points=method.points
+        )
+        localization[name] = {"kind": method.kind, "note": method.note, **scores}
+        samples.setdefault(name, {}).update({key: drawn_scores[key] for key in (FROC, BEST_BOX, ALL_BOXES)})
+    results = {
+        "format": FORMAT,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "draws": draws,
+        "seed": seed,
+        "data": _data(workspace, films, boxed, truth, patients),
+        "checkpoints": _checkpoints(workspace, predictors),
+        "versions": {"cxr_seam": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "classification": classification,
+        "localization": localization,
+        "samples": {name: {key: _rounded(values) for key, values in s.items()} for name, s in samples.items()},
+    }
+    results["differences"] = paired_differences(results)
+    results["ranking"] = ranking(results)
+    return Evaluation(results, predictors, films.labels, probabilities, boxed, truth, methods)
 
 
-def classify_all(predictors: dict[str, Predictor], films: Films) -> dict[str, np.ndarray]:
+def classify_all(predictors: Mapping[str, Predictor], films: Films) -> dict[str, np.ndarray]:
     """Probabilities (N, 14) of each model; the PCM does not touch the logits, so two models may share them."""
     scores = {}
     for key, predictor in predictors.items():
         probabilities = 1 / (1 + np.exp(-predictor.logits(films, what=f"classify, {key}").astype(np.float64)))
-        scores.update({MULTIRES: probabilities, REFINED: probabilities} if key == REFINED else {key: probabilities})
+        scores |= {MULTIRES: probabilities, REFINED: probabilities} if key == REFINED else {key: probabilities}
     return scores
 
 
-def locate_all(predictors: dict[str, Predictor], films: Films) -> dict[str, pd.DataFrame]:
-    """All boxes of each model on `films`, made with the recipe's threshold."""
-    boxes: dict[str, list[pd.DataFrame]] = {}
+def _classified(
+    labels: np.ndarray, probabilities: Mapping[str, np.ndarray], headers: Mapping[str, Any], drawn: PatientDraws
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Scores of every model and the draws of its mean AUC; models that share probabilities are computed once."""
+    tables, samples, known = {}, {}, {}
+    for model, values in probabilities.items():
+        if id(values) not in known:
+            header = headers.get(model) or headers[REFINED]
+            chosen = header.thresholds or {}
+            thresholds = np.array([np.nan if chosen.get(f) is None else chosen[f] for f in FINDINGS])
+            known[id(values)] = classification_scores(labels, values, draws=drawn, thresholds=thresholds)
+        scores = known[id(values)]
+        tables[model], samples[model] = scores.table, {MEAN_AUC: scores.samples[MEAN_AUC]}
+    return tables, samples
+
+
+def _data(workspace: Workspace, films: Films, boxed: Films, truth: pd.DataFrame, patients: pd.Series) -> dict[str, Any]:
+    """What was evaluated on; the digests tell whether two results may be paired."""
+    rows = zip(films.image_index, patients[films.image_index], films.labels.tolist(), strict=True)
+    people = zip(boxed.image_index, patients[boxed.image_index], strict=True)
+    true = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
+    return {
+        "description": workspace.data,
+        "split": SPLIT,
+        "listed_test_images": len(workspace.tables().test),
+        "test_images": len(films),
+        "test_patients": int(patients[films.image_index].nunique()),
+        "boxed_images": len(boxed),
+        "boxed_patients": int(patients[boxed.image_index].nunique()),
+        "true_boxes": len(truth),
+        "test_sha256": digest(rows),
+        "boxed_sha256": digest([*people, *true]),
+    }
+
+
+def digest(rows: Iterable[Sequence[Any]]) -> str:
+    """SHA-256 of some rows, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(" ".join(map(str, row)) for row in rows)).encode()).hexdigest()
+
+
+def _checkpoints(workspace: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """Where each model comes from."""
+    about = {}
     for key, predictor in predictors.items():
-        threshold = predictor.recipe.box_threshold
-        for names, output in predictor.batches(films, maps=True, what=f"locate, {key}"):
-            for model, cam in maps_by_model(key, output).items():
-                boxes.setdefault(model, []).append(boxes_of_batch(names, cam, threshold=threshold))
-    return {model: pd.concat(tables, ignore_index=True) for model, tables in boxes.items()}
-
-
-def control_boxes(images: Sequence[str], *, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Boxes of the controls: random maps of both grids, and a centred box of two sizes."""
-    return {
-        "Random 8x8 map": random_map_boxes(images, grid=8, seed=seed),
-        "Random 32x32 map": random_map_boxes(images, grid=32, seed=seed),
-        "Centre box, third of film": centre_boxes(images),
-        "Centre box, half of film": centre_boxes(images, extent=HALF_FILM),
-    }
-
-
-def score_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]) -> dict[str, Any]:
-    """Every localization table of one model: all its boxes, and the single best box of each image and finding."""
-    scored = {}
-    for kind, table in (("all_boxes", boxes), ("best_box", best_boxes(boxes))):
-        scored[kind] = {
-            f"{measure}>{threshold}": frame_to_dict(
-                localization_table(table, truth, images=images, measure=measure, threshold=threshold)
-            )
-            for measure, thresholds in (("iobb", IOBB_THRESHOLDS), ("iou", IOU_THRESHOLDS))
-            for threshold in thresholds
+        path = best_path(workspace.models, predictor.recipe.name)
+        header = read_header(path)
+        about[predictor.recipe.name] = {
+            "models": list(models_of(key)),
+            "epoch": header.epoch,
+            "metrics": header.metrics,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "recipe": recipe_to_dict(header.recipe),
         }
-    return scored
+    return about
 
 
-def evaluate(
-    family: Sequence[Recipe],
-    folder: Path | str,
-    *,
-    test_films: Films,
-    boxed_films: Films,
-    truth: pd.DataFrame,
-    data: str,
-    probabilities: dict[str, np.ndarray] | None = None,
-) -> dict[str, Any]:
-    """Evaluate the trained models of a family.
-
-    Args:
-        family: standard, MultiRes and MultiRes + PCM recipes.
-        folder: where their checkpoints lie.
-        test_films: images that the AUCs are measured on.
-        boxed_films: images that carry true boxes.
-        truth: true boxes (`NihTables.boxes`).
-        data: what the data are, in words; it is written down.
-        probabilities: of `test_films`, where `classify_all` has already computed them.
-
-    Returns:
-        The content of `results.json`: "data", "checkpoints", "classification" (per model "mean_auc" and "findings"),
-        "localization" (per model and control, see `score_boxes`), "versions". Undefined values are None.
-
-    Raises:
-        InputError: no model of the family has been trained in `folder`.
-    """
-    predictors = family_predictors(family, folder)
-    classification = {}
-    for model, scores in (probabilities or classify_all(predictors, test_films)).items():
-        table = classification_table(test_films.labels, scores)
-        classification[model] = {
-            "mean_auc": finite_or_none(mean_auc(table)),
-            "findings_defined": int(table["auc"].notna().sum()),
-            "findings": frame_to_dict(table),
-        }
-    images = boxed_films.image_index
-    truth = truth[truth["image_index"].isin(images)]
-    boxes = locate_all(predictors, boxed_films) | control_boxes(images)
-    headers = {p.recipe.name: read_header(best_path(Path(folder), p.recipe.name)) for p in predictors.values()}
-    return {
-        "format": FORMAT,
-        "data": {
-            "description": data,
-            "test_images": len(test_films),
-            "boxed_images": len(images),
-            "true_boxes": len(truth),
-        },
-        "checkpoints": {name: {"epoch": h.epoch, "metrics": h.metrics} for name, h in headers.items()},
-        "classification": classification,
-        "localization": {model: score_boxes(table, truth, images=images) for model, table in boxes.items()},
-        "versions": {package: version(package) for package in PACKAGES},
-    }
+def models_of(key: str) -> tuple[str, ...]:
+    """The models that a predictor serves."""
+    return (MULTIRES, REFINED) if key == REFINED else (key,)
 
 
-def headline(results: dict[str, Any]) -> pd.DataFrame:
-    """The few numbers one looks at first, a row for each model and control.
-
-    Columns: mean AUC; accuracy (macro over the boxed findings that occur) of the single best box at IoU > 0.1; and of
-    all boxes at the paper's IoBB > 0.1; each accuracy with its false positives per image and finding.
-    """
-    rows = {}
-    for model, scores in results["localization"].items():
-        best, every = scores["best_box"]["iou>0.1"]["macro"], scores["all_boxes"]["iobb>0.1"]["macro"]
-        rows[model] = {
-            "mean AUC": results["classification"].get(model, {}).get("mean_auc"),
-            "best box IoU>0.1": best["accuracy"],
-            "its false positives": best["false_positives_per_image"],
-            "all boxes IoBB>0.1": every["accuracy"],
-            "their false positives": every["false_positives_per_image"],
-        }
-    return pd.DataFrame(rows).T.astype(float).round(3)
-
-
-def save_results(results: dict[str, Any], path: Path | str) -> None:
-    """Write `results.json`."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-
-
-def load_results(path: Path | str) -> dict[str, Any]:
-    """Read `results.json`.
-
-    Raises:
-        InputError: it is missing, or of another format.
-    """
-    if not Path(path).exists():
-        raise InputError(f"there is no {path}; run notebook 04 (or python -m cxr_seam evaluate) first")
-    results = json.loads(Path(path).read_text())
-    if results.get("format") != FORMAT:
-        raise InputError(f"{path} has format {results.get('format')}, this version reads {FORMAT}; evaluate again")
-    return results
-
-
-def frame_to_dict(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """A table as nested dictionaries of plain numbers, row by row."""
-    return {
-        str(name): {column: finite_or_none(value) for column, value in row.items()}
-        for name, row in table.to_dict(orient="index").items()
-    }
-
-
-def finite_or_none(value: Any) -> Any:
-    """Plain numbers for JSON, which has no NaN: None where a value is not defined."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _rounded(values: np.ndarray) -> list[float | None]:
+    """Draws for JSON, None where a draw is not defined."""
+    return [None if np.isnan(value) else round(float(value), SAMPLE_DIGITS) for value in values]

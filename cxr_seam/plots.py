@@ -1,13 +1,11 @@
 """The figures of the paper, and contact sheets of films: functions that return a matplotlib Figure.
 
 No figure touches pyplot's global state, and each one shows itself where a notebook shows the value of a cell.
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; no two lines differ by
-colour alone. Films are shown on a dark ground.
+Films are shown on a dark ground.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -19,20 +17,16 @@ from .augment import IMAGENET_MEAN, IMAGENET_STD
 from .boxes import PAPER_THRESHOLD
 from .cases import Case
 from .classification import classification_table, mean_auc
+from .drawing import COLOURS, LIGHT, MARKERS, add_boxes, blank_figure, box_legend, corner, plain, show
 from .errors import InputError
 from .files import whole_file
 from .findings import FINDINGS
-from .localization import ORIGINAL_SIZE
-from .overlays import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, overlay
+from .overlays import OPACITY, overlay
+from .results import COMPARISON, CONTROL, MODEL, said
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette without its yellow, which is lost on white."""
-DARK, LIGHT = "#111111", "#f0f0f0"
-_MARKERS = "os^Dv<>"
 _TITLE_WIDTH = 30  # characters above a film of a contact sheet
 
 
@@ -56,11 +50,11 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
     """
     if not any(histories.values()):
         raise InputError("there is no epoch to draw; train a model first")
-    figure = _figure(9, 3.6)
+    figure = blank_figure(9, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(panels, ("train_loss", "validation_loss"), ("Training", "Validation"), strict=True):
         for number, (name, history) in enumerate(histories.items()):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             losses = [record[key] for record in history]
             first_pcm = next((i for i, r in enumerate(history) if r["phase"] == "pcm"), len(history))
             epochs = np.arange(len(history))
@@ -69,7 +63,7 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
                 axes.plot(epochs[part], losses[part], line, label=label, markersize=4, linewidth=1.4, **style)
         axes.set(title=f"{title} loss", xlabel="Epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _plain(axes)
+        plain(axes)
     panels[0].set_ylabel("Loss")
     if any(record["phase"] == "pcm" for history in histories.values() for record in history):
         panels[1].plot([], [], "k--", linewidth=1.4, label="PCM phase (SEAM losses)")
@@ -77,7 +71,9 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
     return figure
 
 
-def plot_roc(labels: np.ndarray, probabilities: np.ndarray, *, title: str = "") -> Figure:
+def plot_roc(
+    labels: np.ndarray, probabilities: np.ndarray, *, title: str = "", scores: Mapping[str, Any] | None = None
+) -> Figure:
     """Draw the ROC curve of each finding, with its AUC in the legend.
 
     Source: Fig. 6.
@@ -86,6 +82,7 @@ def plot_roc(labels: np.ndarray, probabilities: np.ndarray, *, title: str = "") 
         labels: (N, 14) of 0 and 1.
         probabilities: (N, 14).
         title: such as the model's name; the mean AUC is added.
+        scores: "classification" of results.json for this model: AUCs are shown with their 95 % intervals.
 
     Raises:
         InputError: as `classification_table`.
@@ -93,7 +90,8 @@ def plot_roc(labels: np.ndarray, probabilities: np.ndarray, *, title: str = "") 
     from sklearn.metrics import roc_curve
 
     table = classification_table(labels, probabilities)
-    figure = _figure(7.4, 4.8)
+    mean = {"value": mean_auc(table), "low": None, "high": None} if scores is None else scores["mean"]["auc"]
+    figure = blank_figure(8, 4.8)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     for number, finding in enumerate(FINDINGS):
@@ -104,19 +102,77 @@ def plot_roc(labels: np.ndarray, probabilities: np.ndarray, *, title: str = "") 
             axes.plot([], [], label=f"{name}: not defined", **style)
             continue
         false_rate, true_rate, _ = roc_curve(np.asarray(labels)[:, number], np.asarray(probabilities)[:, number])
-        axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {auc:.3f}", **style)
+        value = {"value": auc, "low": None, "high": None} if scores is None else scores["findings"][finding]["auc"]
+        axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {said(value)}", **style)
     defined = int(table["auc"].notna().sum())
-    said = f"mean AUC {mean_auc(table):.3f} over {defined} findings" if defined else "AUC not defined"
+    text = f"mean AUC {said(mean)} over {defined} findings" if defined else "AUC not defined"
     axes.set(
         xlabel="1 - specificity",
         ylabel="Sensitivity",
-        title=f"{title}: {said}" if title else said.capitalize().replace("auc", "AUC"),
+        title=f"{title}: {text}" if title else text.capitalize().replace("auc", "AUC"),
         aspect="equal",
         xlim=(-0.01, 1.01),
         ylim=(-0.01, 1.01),
     )
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    _plain(axes)
+    legend = None if scores is None else "AUC (95 % interval)"
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5), title=legend)
+    plain(axes)
+    return figure
+
+
+def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1") -> Figure:
+    """Draw accuracy against false positives per image and finding, macro, a line a method.
+
+    Models are solid and thick, with the 95 % interval at half a false positive; other maps of the same network dashed;
+    controls grey with marks. The legend gives the accuracy there, best first.
+
+    Args:
+        results: of `evaluation.evaluate`.
+        score: "iou>0.1", "iou>0.3" or "iobb>0.1".
+
+    Raises:
+        InputError: the results hold no such curve.
+    """
+    figure = blank_figure(9.2, 4.8)
+    axes = figure.subplots()
+    place = {MODEL: 0, COMPARISON: 0, CONTROL: 0}
+    lines = []
+    for method, scores in results["localization"].items():
+        if score not in scores["froc"]:
+            raise InputError(f"there is no FROC curve for {score!r}; choose one of {', '.join(scores['froc'])}")
+        kind, curve = scores["kind"], scores["froc"][score]["curve"]
+        at = scores["froc"][score]["at"]["0.5"]["macro"]
+        number = place[kind]
+        place[kind] += 1
+        if kind == CONTROL:
+            style = {"color": ("0.25", "0.55")[number % 2], "marker": MARKERS[number % len(MARKERS)], "markersize": 4.5}
+            style |= {"linewidth": 0.9, "markevery": (3 * number, 16), "linestyle": ":", "zorder": 2}
+        elif kind == COMPARISON:
+            style = {"color": COLOURS[3 + number % 2], "linewidth": 1.6, "linestyle": ("--", "-.")[number % 2]}
+        else:
+            style = {
+                "color": COLOURS[number],
+                "linewidth": 2.2,
+                "marker": MARKERS[number],
+                "markevery": (8 * number, 24),
+            }
+        drawn = slice(1, None)  # a logarithmic axis has no place for the first point, 0
+        x, y = (curve[key][drawn] for key in ("false_positives_per_image", "accuracy"))
+        (line,) = axes.plot(x, y, label=f"{method}: {said(at) or 'not defined'}", **style)
+        lines.append((-1 if at["value"] is None else at["value"], line))
+        if kind == MODEL and at["low"] is not None:
+            nudged = 0.5 * 1.05 ** (number - 1)  # side by side
+            axes.plot([nudged] * 2, [at["low"], at["high"]], color=style["color"], linewidth=1.2, solid_capstyle="butt")
+    for x in (0.25, 0.5, 1):
+        axes.axvline(x, color="0.8", linewidth=1, zorder=0)
+    axes.set(xscale="log", xlim=(0.01, 10), ylim=(-0.02, 1.02), xlabel="False positives per image and finding")
+    axes.set(ylabel=f"Accuracy, {score.replace('iou', 'IoU').replace('iobb', 'IoBB').replace('>', ' > ')}, macro")
+    axes.set(xticks=[0.01, 0.1, 0.25, 0.5, 1, 10], xticklabels=["0.01", "0.1", "0.25", "0.5", "1", "10"])
+    axes.minorticks_off()
+    plain(axes)
+    ordered = [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
+    title = "accuracy at 0.5 (95 % interval)"
+    axes.legend(handles=ordered, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5), title=title)
     return figure
 
 
@@ -140,20 +196,20 @@ def plot_heatmap_grid(
     models = rows[0][0].models
     if any(case.models != models for case, _ in rows):
         raise InputError("all rows of a grid must show the same models in the same order")
-    figure = _figure(2.6 * len(models) + 0.4, 2.6 * len(rows) + 0.75, dark=True)
+    figure = blank_figure(2.6 * len(models) + 0.4, 2.6 * len(rows) + 0.75, dark=True)
     grid = figure.subplots(len(rows), len(models), squeeze=False)
     for (case, finding), line in zip(rows, grid, strict=True):
         for model, axes in zip(models, line, strict=True):
-            _show(axes, overlay(case.film, case.heatmap(model, finding), opacity=opacity))
-            _boxes(axes, case.predicted(model, finding, threshold=threshold), case.film.shape, true=False)
-            _boxes(axes, case.true(finding), case.film.shape, true=True)
-            _corner(axes, f"{case.probability(model, finding):.2f}")
+            show(axes, overlay(case.film, case.heatmap(model, finding), opacity=opacity))
+            add_boxes(axes, case.predicted(model, finding, threshold=threshold), case.film.shape, true=False)
+            add_boxes(axes, case.true(finding), case.film.shape, true=True)
+            corner(axes, f"{case.probability(model, finding):.2f}")
         line[0].set_ylabel(
             f"{finding.replace('_', ' ')}\n{case.image_index.removesuffix('.png')}", color=LIGHT, fontsize=9
         )
     for model, axes in zip(models, grid[0], strict=True):
         axes.set_title(model, color=LIGHT, fontsize=11)
-    _box_legend(figure)
+    box_legend(figure)
     return figure
 
 
@@ -179,16 +235,16 @@ def plot_films(
         raise InputError("a contact sheet needs at least one film, and a title (and boxes, if any) for each")
     columns = min(columns, len(films))
     lines = -(-len(films) // columns)
-    figure = _figure(2.5 * columns, 2.85 * lines, dark=True)
+    figure = blank_figure(2.5 * columns, 2.85 * lines, dark=True)
     for place, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         if place >= len(films):
             axes.set_axis_off()
             continue
-        _show(axes, films[place])
+        show(axes, films[place])
         title = "\n".join(fill(line, _TITLE_WIDTH) for line in titles[place].splitlines())
         axes.set_title(title, color=LIGHT, fontsize=9)
         if boxes is not None:
-            _boxes(axes, boxes[place], films[place].shape, true=True)
+            add_boxes(axes, boxes[place], films[place].shape, true=True)
     return figure
 
 
@@ -208,77 +264,3 @@ def plot_augmented(film: np.ndarray, inputs: Any) -> Figure:
     seen = np.clip(inputs[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0], 0, 1)
     films = [film, *np.rint(seen * 255).astype(np.uint8)]
     return plot_films(films, ["film", *(f"variation {i + 1}" for i in range(len(seen)))], columns=5)
-
-
-def _figure(width: float, height: float, *, dark: bool = False) -> Figure:
-    """Make a figure of so many inches that any notebook can show."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=DARK if dark else "white")
-
-    def png() -> bytes:
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=100, facecolor=figure.get_facecolor())
-        return data.getvalue()
-
-    # Only pyplot teaches a notebook to show figures, and we keep clear of pyplot; IPython asks for this.
-    figure._repr_png_ = png
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _show(axes: Axes, picture: np.ndarray) -> None:
-    """Show a picture without ticks or frame."""
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[], facecolor=DARK)
-    axes.spines[:].set_visible(False)
-
-
-def _line_style(*, true: bool) -> dict[str, Any]:
-    """Colour, dashes and the dark edge of a kind of box, as `overlays.draw_boxes` has them."""
-    from matplotlib.patheffects import Normal, Stroke
-
-    return {
-        "edgecolor": np.array(TRUE_COLOUR if true else PREDICTED_COLOUR) / 255,
-        "linestyle": (0, (4, 2)) if true else "-",
-        "linewidth": 1.6,
-        "path_effects": [Stroke(linewidth=3, foreground="black"), Normal()],
-        "facecolor": "none",
-    }
-
-
-def _boxes(axes: Axes, boxes: np.ndarray, shape: tuple[int, ...], *, true: bool) -> None:
-    """Draw boxes of the original on a picture of `shape`."""
-    from matplotlib.patches import Rectangle
-
-    down, across = shape[0] / ORIGINAL_SIZE, shape[1] / ORIGINAL_SIZE
-    for x, y, w, h in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
-        # A picture's first pixel reaches from -0.5 to 0.5.
-        corner = (x * across - 0.5, y * down - 0.5)
-        axes.add_patch(Rectangle(corner, w * across, h * down, **_line_style(true=true)))
-
-
-def _corner(axes: Axes, text: str) -> None:
-    """Write a few characters into the upper left corner of a picture."""
-    ground = {"facecolor": DARK, "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-    axes.text(0.03, 0.97, text, transform=axes.transAxes, color="white", fontsize=9, va="top", bbox=ground)
-
-
-def _box_legend(figure: Figure) -> None:
-    from matplotlib.patches import Rectangle
-
-    handles = [Rectangle((0, 0), 1, 1, **_line_style(true=true)) for true in (False, True)]
-    figure.legend(
-        handles,
-        ["predicted box", "true box"],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        labelcolor=LIGHT,
-        fontsize=9,
-    )

@@ -1,4 +1,4 @@
-"""The tables of the paper, as a notebook shows them: counts, recipes, histories, and Tables 1 to 3 from results."""
+"""What stands beside the results: counts of the data, recipes, histories, versions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import pandas as pd
 
 from . import __version__
 from .errors import InputError
-from .evaluation import MULTIRES, PACKAGES, REFINED, STANDARD
-from .findings import BOXED_FINDINGS, FINDINGS, NO_FINDING
+from .evaluation import PACKAGES
+from .findings import FINDINGS, NO_FINDING
 from .hardware import find_hardware
 from .nih import NihTables
 from .recipes import Recipe, recipe_to_dict
+from .results import MULTIRES, REFINED, STANDARD
 from .store import Store
 from .training import history_path, read_history
-
-KINDS = ("all_boxes", "best_box")
 
 
 def count_labels(tables: NihTables, store: Store) -> pd.DataFrame:
@@ -70,44 +69,6 @@ def family_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, 
     if histories[MULTIRES] and refined and refined[0].name in trained:
         histories[REFINED] = histories.pop(MULTIRES) + trained[refined[0].name]
     return {model: history for model, history in histories.items() if history}
-
-
-def classification_frame(results: dict[str, Any]) -> pd.DataFrame:
-    """Table 1: AUC by finding and model, with the mean; NaN where it is not defined.
-
-    The model with PCM is left out: the PCM refines maps and leaves the probabilities as they are (Sect. 4.1).
-    """
-    columns = {}
-    for model, scores in results["classification"].items():
-        aucs = {finding: row["auc"] for finding, row in scores["findings"].items()}
-        columns[model] = pd.Series({**aucs, "Mean": scores["mean_auc"]}, dtype=float)
-    table = pd.DataFrame(columns)
-    return table.drop(columns=REFINED) if {MULTIRES, REFINED} <= set(table) else table
-
-
-def localization_frame(results: dict[str, Any], *, kind: str = "all_boxes", score: str = "iobb>0.1") -> pd.DataFrame:
-    """Tables 2 and 3 in one: what each method gets right, and the false positives that it costs.
-
-    Args:
-        results: of `evaluation.evaluate`.
-        kind: "all_boxes" as in the paper, or "best_box", the single best box of each image and finding.
-        score: such as "iobb>0.1" or "iou>0.1".
-
-    Returns:
-        Two rows a method, "accuracy" and "false positives" (mean number on an image), and a column for
-        each boxed finding and for the mean over them ("macro").
-
-    Raises:
-        InputError: the results hold no such score.
-    """
-    rows = {}
-    for method, scores in results["localization"].items():
-        if kind not in KINDS or score not in scores[kind]:
-            known = ", ".join(scores["all_boxes"])
-            raise InputError(f"no score {kind!r}, {score!r}; choose one of {', '.join(KINDS)} and one of {known}")
-        for name, column in (("accuracy", "accuracy"), ("false positives", "false_positives_per_image")):
-            rows[method, name] = {key: scores[kind][score][key][column] for key in (*BOXED_FINDINGS, "macro")}
-    return pd.DataFrame.from_dict(rows, orient="index").astype(float).round(3)
 
 
 def installed_versions() -> pd.DataFrame:

@@ -1,5 +1,5 @@
+import hashlib
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -9,64 +9,63 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation import (
-    MULTIRES,
-    REFINED,
-    STANDARD,
-    evaluate,
-    family_predictors,
-    finite_or_none,
-    headline,
-    load_results,
-    save_results,
-    score_boxes,
-)
-from cxr_seam.films import Films
+from cxr_seam.evaluation import digest, evaluate, family_predictors
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.models import build_model
-from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import find_family
+from cxr_seam.results import ALL_BOXES, BEST_BOX, FROC, METRICS, MULTIRES, REFINED, STANDARD
 from cxr_seam.training import best_path
+from cxr_seam.workspace import Workspace
 
 FAMILY = find_family("tiny")
+DRAWS = 40
+THRESHOLD = 0.4
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A standard and a refined model, neither of them trained."""
-    folder = tmp_path_factory.mktemp("models")
+def workspace(demo_folder, demo_store, tmp_path_factory):
+    """A few phantoms, a standard and a refined model, neither of them trained."""
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path_factory.mktemp("keep"))
+    workspace.fetch()
     for recipe in (FAMILY[0], FAMILY[2]):
         torch.manual_seed(0)
         model = build_model(recipe.model, weights="none")
-        save_checkpoint(best_path(folder, recipe.name), model, about=Checkpoint(recipe, epoch=1))
-    return folder
+        about = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
+        save_checkpoint(best_path(workspace.models, recipe.name), model, about=about)
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def parts(demo_folder, demo_store):
-    tables = load_tables(demo_folder)
-    boxed = list(dict.fromkeys(tables.boxes["image_index"]))
-    return {
-        "test_films": Films(demo_store, tables, image_index=tables.test),
-        "boxed_films": Films(demo_store, tables, image_index=boxed),
-        "truth": tables.boxes,
-    }
+def models(workspace):
+    return workspace.models
 
 
 @pytest.fixture(scope="module")
-def results(models, parts):
-    return evaluate(FAMILY, models, **parts, data="a few phantoms")
+def evaluation(workspace):
+    return evaluate(workspace, draws=DRAWS)
 
 
-def test_three_models_come_from_two_checkpoints_beside_four_controls(results):
+@pytest.fixture(scope="module")
+def results(evaluation):
+    return evaluation.results
+
+
+def test_three_models_come_from_two_checkpoints_beside_comparisons_and_controls(results):
     assert list(results["classification"]) == [STANDARD, MULTIRES, REFINED]
-    assert list(results["localization"])[:3] == [STANDARD, MULTIRES, REFINED]
-    assert sum("Random" in name or "Centre" in name for name in results["localization"]) == 4
+    kinds = {name: scores["kind"] for name, scores in results["localization"].items()}
+    assert [name for name, kind in kinds.items() if kind == "model"] == [STANDARD, MULTIRES, REFINED]
+    assert sum(kind == "control" for kind in kinds.values()) == 6
+    assert [about["models"] for about in results["checkpoints"].values()] == [[STANDARD], [MULTIRES, REFINED]]
 
 
-def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, models, parts):
-    films = parts["test_films"]
+def test_a_checkpoint_is_known_by_the_bytes_of_its_file(results, models):
+    for name, about in results["checkpoints"].items():
+        assert about["sha256"] == hashlib.sha256(best_path(models, name).read_bytes()).hexdigest()
+
+
+def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, models, workspace):
+    films = workspace.test_films()
     model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
     pixels, labels = films.__getitems__(range(len(films)))
     grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
@@ -79,9 +78,9 @@ def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, mode
         row = results["classification"][STANDARD]["findings"][finding]
         assert row["positives"] == int(labels[:, i].sum())
         if 0 < row["positives"] < len(films):
-            assert row["auc"] == pytest.approx(roc_auc_score(labels[:, i], logits[:, i]), abs=1e-6)
+            assert row["auc"]["value"] == pytest.approx(roc_auc_score(labels[:, i], logits[:, i]), abs=1e-6)
         else:
-            assert row["auc"] is None  # not defined, said so
+            assert row["auc"]["value"] is None and "not defined" in row["note"]
 
 
 def test_the_pcm_does_not_touch_the_classification(results):
@@ -89,56 +88,77 @@ def test_the_pcm_does_not_touch_the_classification(results):
     assert results["localization"][MULTIRES] != results["localization"][REFINED]
 
 
-def test_counts_are_those_of_the_data(results, parts):
-    truth = parts["truth"]
-    assert results["data"]["boxed_images"] == truth["image_index"].nunique()
-    assert results["data"]["true_boxes"] == len(truth)
+def test_counts_are_those_of_the_data(results, workspace):
+    tables = workspace.tables()
+    truth, data = tables.boxes, results["data"]
+    assert data["boxed_images"] == truth["image_index"].nunique() and data["true_boxes"] == len(truth)
+    assert data["test_patients"] == len({name.split("_")[0] for name in tables.test})
+    assert data["boxed_patients"] == len({name.split("_")[0] for name in truth["image_index"]})
     for scores in results["localization"].values():
-        table = scores["all_boxes"]["iobb>0.1"]
+        table = scores["all_boxes"]["iobb>0.1"]["findings"]
         assert [table[f]["boxes"] for f in BOXED_FINDINGS] == [(truth["finding"] == f).sum() for f in BOXED_FINDINGS]
 
 
-def test_one_best_box_per_image_and_finding_at_most(results, parts):
-    cells = len(parts["boxed_films"]) * len(BOXED_FINDINGS)
+def test_a_finding_is_called_present_from_the_checkpoints_threshold_on(results, evaluation):
+    """Sensitivity and specificity by hand, at the threshold that the checkpoint carries."""
+    for i, finding in enumerate(FINDINGS):
+        row = results["classification"][MULTIRES]["findings"][finding]
+        positive = evaluation.labels[:, i] == 1
+        called = evaluation.probabilities[MULTIRES][:, i] >= THRESHOLD
+        if positive.any() and not positive.all():
+            assert row["threshold"] == THRESHOLD
+            assert row["sensitivity"]["value"] == pytest.approx(called[positive].mean())
+            assert row["specificity"]["value"] == pytest.approx((~called)[~positive].mean())
+
+
+def test_one_best_box_per_image_and_finding_at_most(results):
+    cells = results["data"]["boxed_images"] * len(BOXED_FINDINGS)
     for scores in results["localization"].values():
         best = scores["best_box"]["iou>0.1"]["micro"]
         assert best["correct"] + best["false_positives"] <= cells
-        assert best["accuracy"] <= scores["all_boxes"]["iou>0.1"]["micro"]["accuracy"]
+        assert best["accuracy"]["value"] <= scores["all_boxes"]["iou>0.1"]["micro"]["accuracy"]["value"]
 
 
-def test_a_perfect_localiser_is_right_everywhere_without_false_positives(parts):
-    truth = parts["truth"]
-    scores = score_boxes(truth.assign(score=1.0), truth, images=parts["boxed_films"].image_index)
-    for kind in scores.values():
-        for table in kind.values():
-            assert table["micro"]["accuracy"] == 1 and table["micro"]["false_positives"] == 0
+def test_boxes_carry_the_probability_of_their_finding_on_their_film(evaluation):
+    films = evaluation.boxed.image_index
+    boxes = evaluation.methods[REFINED].boxes
+    logits = evaluation.predictors[REFINED].logits(evaluation.boxed)
+    expected = pd.DataFrame(1 / (1 + np.exp(-logits)), films, FINDINGS)
+    for row in boxes.head(20).itertuples():
+        assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
 
 
-def test_headline_never_shows_an_accuracy_without_its_false_positives(results):
-    table = headline(results)
-    assert list(table.columns) == [
-        "mean AUC",
-        "best box IoU>0.1",
-        "its false positives",
-        "all boxes IoBB>0.1",
-        "their false positives",
-    ]
-    assert table.iloc[:, 1:].notna().all(axis=None) and table["mean AUC"].notna().sum() == 3
+def test_the_mean_box_never_comes_from_the_same_patient(evaluation, workspace):
+    """With two patients boxed for a finding, each gets the other's box."""
+    truth = evaluation.truth.assign(patient=evaluation.truth["image_index"].str.split("_").str[0])
+    boxes = evaluation.methods["Mean box of the other half"].boxes
+    for row in truth.itertuples():
+        mine = boxes[(boxes["image_index"] == row.image_index) & (boxes["finding"] == row.finding)]
+        others = truth[(truth["finding"] == row.finding) & (truth["patient"] != row.patient)]
+        assert len(others) or mine.empty
 
 
-def test_results_survive_the_disk_and_hold_no_nan(results, tmp_path):
-    save_results(results, tmp_path / "results.json")
-    assert load_results(tmp_path / "results.json") == results
-    json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert finite_or_none(np.float64(math.nan)) is None and finite_or_none(np.int64(3)) == 3
+def test_differences_and_draws_belong_together(results):
+    """The interval of a difference is that of the draws' differences, computed here anew."""
+    pair = results["differences"][f"{REFINED} - {MULTIRES}"]
+    assert set(pair) == set(METRICS)
+    assert pair["mean_auc"]["value"] == 0  # the PCM leaves the probabilities as they are
+    for metric in (FROC, BEST_BOX, ALL_BOXES):
+        draws = [np.array(results["samples"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
+        assert all(len(d) == DRAWS for d in draws)
+        low, high = np.nanpercentile(draws[0] - draws[1], [2.5, 97.5])
+        assert (pair[metric]["low"], pair[metric]["high"]) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_missing_and_old_results_are_told(tmp_path):
-    with pytest.raises(InputError, match="run notebook 04"):
-        load_results(tmp_path / "none.json")
-    (tmp_path / "old.json").write_text('{"format": 0}')
-    with pytest.raises(InputError, match="old.json has format 0"):
-        load_results(tmp_path / "old.json")
+def test_the_same_seed_gives_the_same_results(results, workspace):
+    again = evaluate(workspace, draws=DRAWS).results
+    assert json.dumps(results | {"created": ""}) == json.dumps(again | {"created": ""})
+
+
+def test_a_digest_does_not_mind_the_order_of_rows_but_each_of_their_cells():
+    rows = [("a", 1, [0.0, 1.0]), ("b", 2, [0.0, 0.0])]
+    assert digest(rows) == digest(rows[::-1])
+    assert digest(rows) != digest([("a", 1, [0.0, 1.0]), ("b", 3, [0.0, 0.0])])
 
 
 def test_nothing_trained_is_told(tmp_path):
@@ -162,9 +182,9 @@ def test_a_pcm_that_goes_on_from_an_earlier_backbone_is_refused(tmp_path):
         family_predictors(FAMILY, tmp_path)
 
 
-def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, parts, demo_folder):
+def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, workspace, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
-    films = parts["boxed_films"]
+    films = workspace.boxed_films()
     prediction = predictor.predict(demo_folder / "images" / films.image_index[0])
     batch = predictor.logits(films)
     expected = 1 / (1 + np.exp(-batch[0]))

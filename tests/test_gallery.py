@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from cxr_seam.checkpoints import Checkpoint, save_checkpoint
-from cxr_seam.evaluation import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.gallery import (
     augmentation_sheet,
@@ -24,6 +23,7 @@ from cxr_seam.gallery import (
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
 from cxr_seam.radiographs import read_radiograph
+from cxr_seam.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.training import best_path
 from cxr_seam.workspace import Workspace
 

@@ -2,13 +2,14 @@
 
 import pytest
 
-from cxr_seam.evaluation import MULTIRES, REFINED, STANDARD, evaluate
+from cxr_seam.evaluation import evaluate
 from cxr_seam.films import Films
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.gallery import build_cases, figure_rows
 from cxr_seam.nih import choose_training_images
 from cxr_seam.plots import plot_heatmap_grid, save
 from cxr_seam.prepare import prepare
+from cxr_seam.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.training import train
 from cxr_seam.workspace import Workspace
 
@@ -51,14 +52,7 @@ def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
 def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
     boxed = workspace.boxed_films()
     assert isinstance(boxed, Films) and set(boxed.image_index) <= set(workspace.tables().test)
-    results = evaluate(
-        workspace.family,
-        workspace.models,
-        test_films=workspace.test_films(),
-        boxed_films=boxed,
-        truth=workspace.tables().boxes,
-        data="part of NIH",
-    )
+    results = evaluate(workspace, draws=100).results
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
     rows = figure_rows(build_cases(workspace, per_finding=1))
     assert [finding for _, finding in rows] == list(BOXED_FINDINGS)

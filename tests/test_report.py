@@ -1,4 +1,4 @@
-"""The tables that notebooks show, counted by hand."""
+"""What stands beside the results, counted by hand."""
 
 from __future__ import annotations
 
@@ -8,35 +8,16 @@ import pandas as pd
 import pytest
 
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation import MULTIRES, REFINED, STANDARD, frame_to_dict, score_boxes
 from cxr_seam.findings import FINDINGS
 from cxr_seam.nih import load_tables
 from cxr_seam.recipes import find_family
 from cxr_seam.report import (
-    classification_frame,
     count_labels,
     family_histories,
     installed_versions,
-    localization_frame,
     recipe_table,
 )
-
-TRUTH = pd.DataFrame(
-    [("a", "Mass", 0, 0, 100, 100), ("b", "Mass", 0, 0, 100, 100)],
-    columns=["image_index", "finding", "x", "y", "w", "h"],
-)
-# On a: one hit and one miss, the miss the stronger. On b: nothing.
-PREDICTED = pd.DataFrame(
-    [("a", "Mass", 0, 0, 100, 100, 0.5), ("a", "Mass", 500, 500, 100, 100, 0.9)],
-    columns=["image_index", "finding", "x", "y", "w", "h", "score"],
-)
-RESULTS = {
-    "classification": {
-        model: {"mean_auc": 0.7, "findings": frame_to_dict(pd.DataFrame({"auc": [0.7] * 13 + [None]}, index=FINDINGS))}
-        for model in (STANDARD, MULTIRES, REFINED)
-    },
-    "localization": {STANDARD: score_boxes(PREDICTED, TRUTH, images=["a", "b"])},
-}
+from cxr_seam.results import MULTIRES, REFINED, STANDARD
 
 
 def test_labels_are_counted_as_in_the_csv(demo_folder: Path, demo_store) -> None:
@@ -56,28 +37,6 @@ def test_the_recipe_table_shows_the_printed_numbers() -> None:
     assert table.loc[["backbone.epochs", "backbone.learning_rate"], "resnet50"].tolist() == [35, 3e-4]
     assert table.loc[["seam.epochs", "seam.learning_rate"], "multires_resnet50_pcm"].tolist() == [3, 1e-6]
     assert table.loc["backbone.epochs", "multires_resnet50_pcm"] == ""
-
-
-def test_accuracy_stands_with_its_false_positives() -> None:
-    every = localization_frame(RESULTS)["Mass"]
-    assert every[STANDARD, "accuracy"] == 0.5  # one of two boxes
-    assert every[STANDARD, "false positives"] == 0.5  # one on two films
-    best = localization_frame(RESULTS, kind="best_box", score="iou>0.1")["Mass"]
-    assert best.tolist() == [0.0, 0.5]  # the stronger one misses
-    assert localization_frame(RESULTS)["Nodule"].isna()[STANDARD, "accuracy"]
-
-
-def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(InputError, match=r"iobb>0\.1"):
-        localization_frame(RESULTS, score="dice")
-    with pytest.raises(InputError, match="best_box"):
-        localization_frame(RESULTS, kind="worst_box")
-
-
-def test_table_1_leaves_the_repeated_column_out() -> None:
-    table = classification_frame(RESULTS)
-    assert list(table) == [STANDARD, MULTIRES]
-    assert table.loc["Mean", STANDARD] == 0.7 and pd.isna(table.loc["Hernia", STANDARD])
 
 
 def test_histories_join_both_phases(tmp_path: Path) -> None:

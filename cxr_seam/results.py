@@ -1,0 +1,238 @@
+"""results.json: how it is written and read, what is read off it, how two of them compare.
+
+docs/results.md tells every key. A *measured value* is a dictionary of "value", "low" and "high": a figure with its 95 %
+interval over patients; None where it is not defined.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .bootstrap import measured
+from .errors import InputError
+from .files import whole_file
+
+FORMAT = 2
+STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
+"""The three columns of Fig. 7."""
+MODEL, COMPARISON, CONTROL = "model", "comparison", "control"
+"""Kinds of a method: trained here; other maps of the same network; never saw an image."""
+MEAN_AUC, FROC, BEST_BOX, ALL_BOXES = "mean_auc", "froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1"
+METRICS = {
+    MEAN_AUC: "mean AUC",
+    FROC: "FROC at 0.5 (IoU>0.1)",
+    BEST_BOX: "best box (IoU>0.1)",
+    ALL_BOXES: "all boxes (IoBB>0.1)",
+}
+"""The figures that methods are compared by. FROC at 0.5 is the accuracy at half a false positive per image and finding;
+the last is the paper's measure, which boxes can buy, and nothing is ranked by it."""
+PAIRS = ((MULTIRES, STANDARD), (REFINED, MULTIRES))
+"""Which models are compared with which: what the resolution brings, and what the PCM brings."""
+NOT_MEASURED = {"value": None, "low": None, "high": None}
+
+
+def save_results(results: Mapping[str, Any], path: Path | str) -> None:
+    """Write `results.json`; a bootstrap's draws stand on one line each."""
+    outer = {key: value for key, value in results.items() if key != "samples"}
+    lines = [
+        f"  {json.dumps(method)}: {{\n"
+        + ",\n".join(f"   {json.dumps(m)}: {json.dumps(values, allow_nan=False)}" for m, values in draws.items())
+        + "\n  }"
+        for method, draws in results["samples"].items()
+    ]
+    text = json.dumps(outer, indent=1, allow_nan=False)
+    with whole_file(path) as temporary:
+        temporary.write_text(text.removesuffix("\n}") + ',\n "samples": {\n' + ",\n".join(lines) + "\n }\n}\n")
+
+
+def load_results(path: Path | str) -> dict[str, Any]:
+    """Read `results.json`.
+
+    Raises:
+        InputError: it is missing, unreadable, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no {path}; run notebook 04 (or python -m cxr_seam evaluate) first")
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); evaluate again") from error
+    found = results.get("format") if isinstance(results, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path} has format {found}, this version reads {FORMAT}; evaluate again")
+    return results
+
+
+def key_value(results: Mapping[str, Any], method: str, metric: str) -> dict[str, float | None]:
+    """The measured value of one of `METRICS`; `NOT_MEASURED` where the method has none (a control has no AUC)."""
+    if metric == MEAN_AUC:
+        scores = results["classification"].get(method)
+        return scores["mean"]["auc"] if scores else NOT_MEASURED
+    scores = results["localization"].get(method)
+    if scores is None:
+        return NOT_MEASURED
+    kind, measure = metric.split(" ")
+    if metric == FROC:
+        return scores["froc"][measure]["at"]["0.5"]["macro"]
+    return scores[kind][measure]["macro"]["accuracy"]
+
+
+def false_positives(results: Mapping[str, Any], method: str, metric: str) -> float | None:
+    """What an accuracy was bought with: false positives per image and finding. FROC at 0.5 has them in its name."""
+    kind, measure = metric.split(" ")
+    return results["localization"][method][kind][measure]["macro"]["false_positives_per_image"]["value"]
+
+
+def paired_differences(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each of `PAIRS` that was evaluated: the difference in each of `METRICS` with its paired interval."""
+    return {
+        f"{first} - {second}": {
+            metric: _difference((results, first), (results, second), metric, paired=True) for metric in METRICS
+        }
+        for first, second in PAIRS
+        if first in results["localization"] and second in results["localization"]
+    }
+
+
+def _difference(
+    first: tuple[Mapping[str, Any], str], second: tuple[Mapping[str, Any], str], metric: str, *, paired: bool
+) -> dict[str, float | None]:
+    """First minus second as a measured value; without an interval where the draws are not paired."""
+    values = [key_value(*side, metric)["value"] for side in (first, second)]
+    if None in values:
+        return NOT_MEASURED
+    difference = values[0] - values[1]
+    draws = [results["samples"].get(method, {}).get(metric) for results, method in (first, second)]
+    if not paired or None in draws:
+        return {"value": difference, "low": None, "high": None}
+    # None, not defined in a draw, becomes NaN here.
+    return measured(difference, np.array(draws[0], dtype=float) - np.array(draws[1], dtype=float))
+
+
+def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All methods, best first: by FROC at 0.5 false positives, then by the best box; never by accuracy alone.
+
+    Methods without a value come last. Equal ones keep the order in which they were evaluated.
+    """
+
+    def merit(method: str) -> tuple[float, float]:
+        values = (key_value(results, method, metric)["value"] for metric in (FROC, BEST_BOX))
+        return tuple(math.inf if value is None else -value for value in values)
+
+    return [
+        {
+            "rank": rank,
+            "method": method,
+            "kind": results["localization"][method]["kind"],
+            FROC: key_value(results, method, FROC),
+            BEST_BOX: key_value(results, method, BEST_BOX),
+            "false_positives_per_image": false_positives(results, method, BEST_BOX),
+        }
+        for rank, method in enumerate(sorted(results["localization"], key=merit), start=1)
+    ]
+
+
+def said(value: Mapping[str, float | None], *, digits: int = 3) -> str:
+    """A measured value in words: "0.687 (0.61-0.75)", "" where it is not defined."""
+    if value["value"] is None:
+        return ""
+    text = f"{value['value']:.{digits}f}"
+    if value["low"] is None:
+        return text
+    low, high = (f"{value[end]:.{digits - 1}f}" for end in ("low", "high"))
+    return f"{text} ({low}{' to ' if '-' in low + high else '-'}{high})"
+
+
+def headline(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The few numbers one looks at first, a row for each method in the order of the ranking.
+
+    Columns, as text with 95 % intervals: mean AUC; FROC, the accuracy at half a false positive per image and finding;
+    accuracy of the single best box at IoU > 0.1; and of all boxes at the paper's IoBB > 0.1. Accuracies are macro
+    over the boxed findings that occur; each stands with its false positives per image and finding.
+    """
+    rows = {}
+    for row in results["ranking"]:
+        method = row["method"]
+        rows[method] = {METRICS[metric]: said(key_value(results, method, metric)) for metric in (MEAN_AUC, FROC)}
+        for metric, cost in ((BEST_BOX, "its false positives"), (ALL_BOXES, "their false positives")):
+            rows[method][METRICS[metric]] = said(key_value(results, method, metric))
+            rows[method][cost] = f"{false_positives(results, method, metric):.3f}"
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def difference_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The paired differences between models as text, a row a pair."""
+    rows = {
+        pair: {METRICS[metric]: said(value) for metric, value in differences.items()}
+        for pair, differences in results["differences"].items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(METRICS.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two evaluations side by side.
+
+    Attributes:
+        table: index (method, metric) that both hold; columns `first`, `second`, `second - first`, as text. The
+            difference has its interval where it is paired.
+        paired: whether films, true boxes and draws agree, by metric: "classification" and "localization".
+        reason: in a sentence, whether they are paired and why not.
+    """
+
+    table: pd.DataFrame
+    paired: dict[str, bool]
+    reason: str
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
+    """Compare two results by method and metric.
+
+    Where both were measured on the same films with the same draws of patients, draw by draw, the difference has a
+    paired 95 % interval; elsewhere it has none, since the two intervals alone do not tell it.
+
+    Raises:
+        InputError: they have no method in common.
+    """
+    same_draws = all(first[key] == second[key] for key in ("draws", "seed"))
+    paired = {
+        kind: same_draws and first["data"][digest] == second["data"][digest]
+        for kind, digest in (("classification", "test_sha256"), ("localization", "boxed_sha256"))
+    }
+    rows = {}
+    for method in first["localization"]:
+        for metric, name in METRICS.items():
+            sides = [key_value(results, method, metric) for results in (first, second)]
+            if None in [side["value"] for side in sides]:
+                continue
+            kind = "classification" if metric == MEAN_AUC else "localization"
+            difference = _difference((second, method), (first, method), metric, paired=paired[kind])
+            row = {"first": said(sides[0]), "second": said(sides[1]), "second - first": said(difference)}
+            if metric in (BEST_BOX, ALL_BOXES):
+                costs = [false_positives(results, method, metric) for results in (first, second)]
+                row["false positives"] = f"{costs[0]:.3f}, {costs[1]:.3f}"
+            rows[method, name] = row
+    if not rows:
+        raise InputError("the two results have no method in common; compare results of the same kind of models")
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    return Comparison(table, paired, _reason(paired, same_draws=same_draws))
+
+
+def _reason(paired: Mapping[str, bool], *, same_draws: bool) -> str:
+    """Whether the differences are paired, in a sentence."""
+    if all(paired.values()):
+        return "Paired: same films, same true boxes, same draws of patients; intervals are those of the difference."
+    if not same_draws:
+        return "Not paired: the draws of the bootstrap differ; differences stand without an interval."
+    films = {"classification": "the test films", "localization": "the boxed films or their boxes"}
+    wrong = " and ".join(films[kind] for kind, same in paired.items() if not same)
+    return f"Not paired: {wrong} differ; differences of what was measured on them stand without an interval."

@@ -6,11 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_seam.bootstrap import draw_patients
 from cxr_seam.boxes import iobb, iou
 from cxr_seam.controls import centre_boxes, random_map_boxes
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
-from cxr_seam.localization import best_boxes, localization_table, predicted_boxes
+from cxr_seam.froc import froc
+from cxr_seam.localization import (
+    best_boxes,
+    gate,
+    localization_scores,
+    localization_table,
+    predicted_boxes,
+    with_probability,
+)
 from cxr_seam.matching import PREDICTED_COLUMNS
 from cxr_seam.nih import load_tables
 
@@ -158,6 +167,129 @@ def test_best_box_of_each_image_and_finding():
         ("b.png", "Mass", 4, 0, 9, 9, 0.2),
     )
     assert best_boxes(predicted)["x"].tolist() == [1, 3, 4]
+
+
+def test_probabilities_are_those_of_image_and_finding():
+    probabilities = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=["a.png", "b.png"], columns=["Nodule", "Mass"])
+    predicted = _boxes(
+        ("b.png", "Mass", 0, 0, 9, 9, 0.5), ("a.png", "Mass", 0, 0, 9, 9, 0.5), ("b.png", "Nodule", 0, 0, 9, 9, 0.5)
+    )
+    assert with_probability(predicted, probabilities)["probability"].tolist() == [0.4, 0.2, 0.3]
+    assert "probability" not in predicted
+    with pytest.raises(InputError, match="Mass on c.png"):
+        with_probability(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), probabilities)
+    with pytest.raises(InputError, match="not logits"):
+        with_probability(predicted, probabilities - 1)
+
+
+def test_gate_keeps_what_is_above_it():
+    predicted = _boxes(*[("a.png", "Mass", x, 0, 9, 9, 1.0) for x in range(3)]).assign(probability=[0.5, 0.51, 0.2])
+    assert gate(predicted)["x"].tolist() == [1]
+    assert gate(predicted, probability=0.1)["x"].tolist() == [0, 1, 2]
+    assert len(gate(predicted.drop(columns="probability"))) == 3
+
+
+def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    table = {"image_index": generator.choice(images, count), "finding": generator.choice(BOXED_FINDINGS[:3], count)}
+    table |= {column: generator.random(count) * 600 for column in ("x", "y")}
+    table |= {column: generator.random(count) * 400 + 20 for column in ("w", "h")}
+    return pd.DataFrame(table | {"score": generator.random(count), "probability": generator.random(count)})
+
+
+def test_intervals_are_those_of_a_loop_that_resamples_patients():
+    """Each draw is made in earnest: tables with the films of a patient as often as drawn, scored as any other."""
+    images = [f"{i}" for i in range(15)]
+    predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
+    draws = draw_patients([i // 2 for i in range(15)], draws=30, seed=2)
+    scores, samples = localization_scores(predicted, truth, images=images, draws=draws)
+
+    slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "gated_boxes": []}
+    slow_froc = []
+    for weights in draws.weights(0, 30):
+        names = [f"{image} {copy}" for image, w in zip(images, weights, strict=True) for copy in range(w)]
+        copies = pd.DataFrame({"image_index": [name.split()[0] for name in names], "copy": names})
+        drawn, true = (
+            table.merge(copies, on="image_index").assign(image_index=lambda t: t["copy"])
+            for table in (predicted, truth)
+        )
+        one = drawn.loc[drawn.groupby(["image_index", "finding"])["score"].idxmax()]
+        for kind, table in (("all_boxes", drawn), ("best_box", one), ("gated_boxes", drawn.query("probability > 0.5"))):
+            slow[kind].append(localization_table(table, true, images=names, measure="iou", threshold=0.2))
+        slow_froc.append(froc(drawn, true, images=names, measure="iou", threshold=0.3).at(0.25)["macro"])
+
+    rows = [(finding, ("findings", finding)) for finding in BOXED_FINDINGS[:3]]
+    for kind, tables in slow.items():
+        for row, path in [*rows, ("macro", ("macro",)), ("micro", ("micro",))]:
+            found = scores[kind]["iou>0.2"]
+            for key in path:
+                found = found[key]
+            for column in ("accuracy", "false_positives_per_image", "false_positives_per_box"):
+                low, high = np.nanquantile([table.loc[row, column] for table in tables], [0.025, 0.975])
+                assert (found[column]["low"], found[column]["high"]) == pytest.approx((low, high)), (kind, row, column)
+    at = scores["froc"]["iou>0.3"]["at"]["0.25"]["macro"]
+    assert (at["low"], at["high"]) == pytest.approx(tuple(np.quantile(slow_froc, [0.025, 0.975])))
+    assert list(samples) == ["froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1"]
+    assert all(values.shape == (30,) for values in samples.values())
+
+
+def test_scores_by_hand():
+    """Two films of two patients; a's mass is hit by the weaker of its two boxes, b's by its only one."""
+    truth = TRUTH[TRUTH["finding"] == "Mass"]
+    predicted = _boxes(
+        ("a.png", "Mass", 100, 100, 100, 50, 0.8),  # IoBB 1, IoU 0.5
+        ("a.png", "Mass", 700, 700, 10, 10, 1.0),
+        ("b.png", "Mass", 0, 0, 50, 50, 1.0),  # the true box itself
+    ).assign(probability=[0.4, 0.4, 0.9])
+    draws = draw_patients(["p", "q"], draws=100)
+    points = pd.DataFrame({"image_index": ["a.png", "b.png"], "finding": "Mass", "hit": [0.0, 1.0]})
+    scores, _ = localization_scores(predicted, truth, images=["a.png", "b.png"], draws=draws, points=points)
+
+    def mass(kind: str, name: str) -> list[float]:
+        row = scores[kind][name]["findings"]["Mass"]
+        return [row["boxes"], row["correct"], row["accuracy"]["value"], row["false_positives"]]
+
+    assert mass("all_boxes", "iobb>0.9") == mass("all_boxes", "iou>0.4") == [2, 2, 1, 1]
+    assert mass("all_boxes", "iou>0.5") == [2, 1, 0.5, 2]  # an IoU of 0.5 is not above 0.5
+    assert mass("best_box", "iou>0.1") == [2, 1, 0.5, 1]
+    assert mass("gated_boxes", "iou>0.1") == [2, 1, 0.5, 0]  # nothing is said of a
+    assert list(scores["all_boxes"]) == [f"iobb>{t}" for t in (0.1, 0.25, 0.5, 0.75, 0.9)] + [
+        f"iou>{t / 10}" for t in range(1, 8)
+    ]
+    # A draw has a twice (one false positive each), b twice (none) or both.
+    best = scores["best_box"]["iou>0.1"]
+    assert best["micro"]["false_positives_per_image"] == {"value": 0.5, "low": 0, "high": 1}
+    assert best["findings"]["Nodule"]["accuracy"] == {"value": None, "low": None, "high": None}
+    # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two films.
+    at = scores["froc"]["iou>0.1"]["at"]
+    assert [at[x]["findings"]["Mass"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
+    assert at["0.25"]["findings"]["Nodule"] is None
+    assert scores["pointing_game"]["macro"]["value"] == 0.5
+    curve = scores["froc"]["iou>0.1"]["curve"]
+    assert curve["accuracy"][0] == 0.5 and curve["accuracy"][-1] == 1
+
+
+def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
+    """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
+    truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
+    draws = draw_patients(["p", "q"], draws=50)
+    _, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
+    both = (draws.weights(0, 50) > 0).all(axis=1)
+    for values in samples.values():
+        np.testing.assert_array_equal(np.isnan(values), ~both)
+
+
+def test_scores_of_nothing_and_of_the_wrong_draws():
+    draws = draw_patients(["p", "q"], draws=10)
+    scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], draws=draws)
+    assert scores["froc"]["iou>0.1"]["at"]["1.0"]["macro"]["value"] == 0
+    assert scores["pointing_game"] is None
+    scores, samples = localization_scores(_boxes(), TRUTH[:0], images=["a.png", "b.png"], draws=draws)
+    assert scores["all_boxes"]["iou>0.1"]["macro"]["accuracy"] == {"value": None, "low": None, "high": None}
+    assert scores["froc"]["iou>0.1"]["curve"] == {"false_positives_per_image": [], "accuracy": []}
+    assert all(np.isnan(values).all() for values in samples.values())
+    with pytest.raises(InputError, match="draws are of 2"):
+        localization_scores(_boxes(), TRUTH, images=["a.png"], draws=draws)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -23,6 +23,10 @@ AHEAD = 4
 """Images to each decoding thread that are read ahead; this bounds the memory in use."""
 
 PathLike = str | os.PathLike[str]
+
+
+class BrokenImageWarning(UserWarning):
+    """Images that were broken and stayed out of the store."""
 
 
 def prepare(
@@ -57,7 +61,7 @@ def prepare(
             being filled by another process, or the disk is full. What was added until then is kept.
 
     Warns:
-        UserWarning: one sentence for all images that were broken and left out.
+        BrokenImageWarning: one sentence for all images that were broken and left out.
     """
     if size < 1:
         raise InputError(f"size must be a positive number of pixels, not {size}")
@@ -94,7 +98,7 @@ def prepare(
     if broken and not kept:
         raise InputError(f"none of the images of {where} could be read; the first: {next(iter(broken.values()))}")
     if broken:
-        warnings.warn(_told(broken), stacklevel=2)
+        warnings.warn(_told(broken), BrokenImageWarning, stacklevel=2)
     return Store.open(folder)
 
 
@@ -162,15 +166,17 @@ def _told(broken: dict[str, str]) -> str:
 class _Writer:
     """Appends images and commits them; bytes not committed do not count."""
 
-    def __init__(self, folder: Path, *, file: BinaryIO, index: Index) -> None:
+    def __init__(self, folder: Path, *, file: FileIO, index: Index) -> None:
         self.folder = folder
         self.file = file
         self.index = index
         self.committed = len(index.names)
 
     def add(self, name: str, pixels: np.ndarray, *, source: str) -> None:
+        rest = pixels.data.cast("B")
         with _disk(self.folder):
-            self.file.write(pixels.data)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         self.index.add(name, pixels.data, source=source)
         if len(self.index.names) - self.committed >= BLOCK:
             self.commit()
@@ -179,7 +185,6 @@ class _Writer:
         """Make what was added count: first the pixels reach the disk, then the index that speaks of them."""
         if len(self.index.names) > self.committed:
             with _disk(self.folder):
-                self.file.flush()
                 os.fsync(self.file.fileno())
                 self.index.save(self.folder)
             self.committed = len(self.index.names)
@@ -190,7 +195,8 @@ def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
     """Open a store for appending, alone, cut back to what its index accounts for; commit at the end."""
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(folder / IMAGES_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        # Without a buffer, so that a full disk is met where an image is written and not once more on closing.
+        file = open(os.open(folder / IMAGES_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
     with file:
         _lock(file, folder)
         index = read_index(folder) or Index(size=size)
@@ -210,7 +216,7 @@ def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
         writer.commit()
 
 
-def _lock(file: BinaryIO, folder: Path) -> None:
+def _lock(file: FileIO, folder: Path) -> None:
     """Refuse a second writer. The lock goes with the process, so a killed run leaves none behind."""
     try:
         import fcntl

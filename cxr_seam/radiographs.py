@@ -7,6 +7,7 @@ JPEGs. All come out alike: an (H, W) array of uint8, bright where the film is br
 from __future__ import annotations
 
 import os
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,8 @@ MIN_SIDE = 16
 """Pixels; an image with a shorter side is an icon or an accident, not a radiograph."""
 
 FORMATS = ("PNG", "JPEG")
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> np.ndarray:
@@ -53,6 +56,10 @@ def read_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: 
         name = str(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "image")
     data = _bytes_of(source, name)
     try:
+        if data.startswith(PNG_SIGNATURE):
+            chunks = _png_chunks(data, name)
+            if data[24:26] == b"\x08\x00" and chunks.isdisjoint((b"tRNS", b"acTL")):
+                return _grey_png(data, name)
         with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
             _check_size(image.size, name)
             image.load()
@@ -115,6 +122,31 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         )
 
 
+def _png_chunks(data: bytes, name: str) -> set[bytes]:
+    """Return which kinds of chunks a PNG has. Each ends with a CRC-32, which Pillow passes over where pixels are."""
+    view, kinds, start = memoryview(data), set(), len(PNG_SIGNATURE)
+    while b"IEND" not in kinds:
+        end = start + 8 + int.from_bytes(view[start : start + 4], "big")
+        if end + 4 > len(data):
+            raise InputError(f"{name} is broken or cut short (its last chunk is missing); fetch it again")
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise InputError(f"{name} is broken or cut short (a checksum in it does not fit); fetch it again")
+        kinds.add(data[start + 4 : start + 8])
+        start = end + 4
+    return kinds
+
+
+def _grey_png(data: bytes, name: str) -> np.ndarray:
+    """Decode a PNG of 8-bit greys by OpenCV: the pixels that Pillow gives, sooner, and no fewer rows than claimed."""
+    import cv2
+
+    _check_size((int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), name)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise InputError(f"{name} is broken or cut short (its pixels do not inflate); fetch it again")
+    return pixels
+
+
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its kin, or "I" from older Pillow
         return _to_eight_bits(np.asarray(image))
@@ -123,7 +155,9 @@ def _grey(image: Image.Image) -> np.ndarray:
         alpha = np.asarray(image.getchannel("A"), dtype=np.uint16)
         grey = np.asarray(image.convert("RGB").convert("L"))
         return ((grey * alpha + 127) // 255).astype(np.uint8)
-    if image.mode not in ("L", "RGB"):
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.mode != "RGB":
         image = image.convert("RGB")
     # The weights of Pillow's luminance add up to 2^16, so R = G = B passes through unchanged.
     return np.asarray(image.convert("L"))

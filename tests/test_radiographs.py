@@ -24,19 +24,48 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options) -> b
     return buffer.getvalue()
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    """A well-formed PNG whose header claims width x height pixels and whose data are a few bytes."""
+def grey_png(width: int, height: int, rows: bytes, *, interlaced: bool = False) -> bytes:
+    """A PNG with right checksums that claims width x height 8-bit greys and holds `rows`, whatever they are."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_grey_images_keep_their_values():
     assert np.array_equal(read_radiograph(encoded(GREY)), GREY)
     assert read_radiograph(encoded(GREY)).dtype == np.uint8
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (64, 40)])
+def test_interlaced_greys_keep_their_values(height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    # Adam7: first row and column and steps of the seven passes; every row begins with filter 0.
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = [row for top, left, down, right in passes for row in pixels[top::down, left::right]]
+    data = grey_png(width, height, b"".join(b"\0" + row.tobytes() for row in rows), interlaced=True)
+    assert np.array_equal(read_radiograph(data), pixels)
+
+
+def test_a_grey_level_declared_transparent_is_black():
+    grey = read_radiograph(encoded(GREY, transparency=200))
+    assert np.array_equal(grey, np.where(GREY == 200, 0, GREY))
+
+
+def test_an_orientation_in_the_file_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    assert np.array_equal(read_radiograph(encoded(GREY, exif=exif)), GREY)
+    assert read_radiograph(encoded(GREY, "JPEG", exif=exif)).shape == GREY.shape
+
+
+def test_real_grey_radiographs_are_what_pillow_decodes(nih_root):
+    for path in sorted((nih_root / "images").iterdir()):
+        with Image.open(path) as image:
+            if image.mode == "L":
+                assert np.array_equal(read_radiograph(path), np.asarray(image))
 
 
 def test_a_path_an_open_file_and_bytes_read_alike(tmp_path):
@@ -102,7 +131,7 @@ def test_jpeg_is_read_closely():
 @pytest.mark.parametrize("side", [8193, 10_000, 20_000, 2_000_000_000])
 def test_a_decompression_bomb_is_refused_by_its_header(side):
     with pytest.raises(InputError, match="bomb.png claims .* pixels.*not opened"):
-        read_radiograph(png_claiming(side, side), name="bomb.png")
+        read_radiograph(grey_png(side, side, b"\0"), name="bomb.png")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +157,27 @@ def test_what_is_no_radiograph_is_refused_in_one_sentence(data, sentence, tmp_pa
         read_radiograph(path)
     assert "00000001_000.png" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_a_png_cut_or_altered_anywhere_is_refused(mode, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    pixels = {"L": noise, "RGBA": np.dstack([noise, noise, noise, noise | 255]), "I;16": noise.astype(np.uint16) * 257}
+    whole = encoded(pixels[mode])
+    damaged = [whole[:length] for length in range(len(whole))]
+    for place in range(len(whole)):
+        altered = bytearray(whole)
+        altered[place] ^= 4
+        damaged.append(bytes(altered))
+    for data in damaged:
+        with pytest.raises(InputError, match="^film.png is (broken or cut short|empty|neither a PNG nor a JPEG)"):
+            read_radiograph(data, name="film.png")
+    assert capfd.readouterr().err == ""  # libraries add nothing of their own
+
+
+def test_a_png_with_too_few_rows_is_refused():
+    with pytest.raises(InputError, match="film.png is broken or cut short"):
+        read_radiograph(grey_png(32, 32, (b"\0" + bytes(32)) * 31), name="film.png")
 
 
 def test_a_missing_file_is_named(tmp_path):

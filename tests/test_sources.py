@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 
 import numpy as np
@@ -55,6 +56,40 @@ def test_a_truncated_tar_gives_what_it_holds_and_is_refused(kept, mode, tmp_path
         fill(cut, tmp_path / "store")
     assert 0 < len(Store.open(tmp_path / "store")) < 20
     assert content(fill(whole, tmp_path / "store"))[0] == content(fill(whole, tmp_path / "fresh"))[0]
+
+
+def in_pieces(data: bytes) -> list[bytes]:
+    """A gzip file of two members, cut in the middle of an image, and zeros between and behind them."""
+    half = len(data) // 2
+    return [gzip.compress(data[:half]), bytes(300_000), gzip.compress(data[half:]), bytes(512)]
+
+
+def test_gzip_members_and_padding_are_read_as_one(tmp_path):
+    members = {name(k): png(k, side=40 + k) for k in range(9)}
+    plain = tar(tmp_path / "plain.tar", members, mode="w")
+    (tmp_path / "pieces.tar.gz").write_bytes(b"".join(in_pieces(plain.read_bytes())))
+    store = fill(tmp_path / "pieces.tar.gz", tmp_path / "store")
+    assert store.image_index == list(members)
+    assert content(store)[0] == content(fill(plain, tmp_path / "other"))[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda first, gap, last, end: first[:-6] + b"\x55" + first[-5:] + gap + last,
+        lambda first, gap, last, end: first + gap + last[:-1] + b"\x55",
+        lambda first, gap, last, end: first + gap + last[:-1],
+        lambda first, gap, last, end: first[:-3] + gap + last,
+        lambda first, gap, last, end: first + gap + last + end + b"junk",
+        lambda first, gap, last, end: first + gap + last[: len(last) // 2],
+    ],
+    ids=["checksum", "length", "no-end", "no-end-within", "junk", "half"],
+)
+def test_gzip_that_is_not_whole_is_refused(damage, tmp_path):
+    plain = tar(tmp_path / "plain.tar", {name(k): png(k, side=40 + k) for k in range(9)}, mode="w")
+    (tmp_path / "bad.tar.gz").write_bytes(damage(*in_pieces(plain.read_bytes())))
+    with pytest.raises(InputError, match="bad.tar.gz is broken or ends early"):
+        fill(tmp_path / "bad.tar.gz", tmp_path / "store")
 
 
 @pytest.mark.parametrize(

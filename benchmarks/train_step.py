@@ -1,6 +1,7 @@
 """Training as it runs, against its own limit and against a plain step.
 
-    python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--epoch IMAGES]
+    python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--batch B]
+                                    [--epoch IMAGES] [--peak-only]
 
 - loop: an epoch of `training.train` (`loop.Loop`): batches from a store, augmentation, the first phase's objective,
   Adam, gradients accumulated over three batches, mixed precision on a GPU.
@@ -8,7 +9,8 @@
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
   compute it, in the contiguous layout; fed one resident batch too.
 
-With --epoch a whole epoch of so many made-up films is run as well (the paper's training set has about 32,000).
+With --epoch a whole epoch of so many made-up films is run as well (the paper's training set has about 32,000). With
+--peak-only nothing is timed, for models that would take long. Operations are counted as in inference.py.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import measure
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_seam.hardware import find_hardware
 from cxr_seam.loop import Loop, make_loop
@@ -102,6 +105,27 @@ def check(losses: list[Tensor]) -> None:
         raise SystemExit("the loss is no longer a finite number")
 
 
+@torch.no_grad()
+def gflops(objective: ClassificationObjective, *, size: int) -> float:
+    """Operations of forward and backward for one image, in thousand millions.
+
+    Those of the forward pass are counted; the backward pass takes twice as many in layers that are trained (for the
+    gradients of weights and of inputs) and none in frozen ones, below which no gradient is wanted.
+    """
+    images, labels = torch.randn(1, 3, size, size, device=measure.device()), torch.zeros(1, 14, device=measure.device())
+    objective.eval()
+    with FlopCounterMode(display=False) as counter:
+        objective(images, labels, generator=torch.Generator())
+    objective.train()
+    counts = counter.get_flop_counts()
+    trained = [
+        f"{type(objective).__name__}.{name}"
+        for name, module in objective.named_modules()
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    ]
+    return (counter.get_total_flops() + 2 * sum(sum(counts[name].values()) for name in trained if name in counts)) / 1e9
+
+
 def memory(*, candidate: str, model: str, size: int, batch: int, store: str) -> dict[str, int]:
     """Peak memory of one update: model, optimiser, gradients and graph; run in a process of its own."""
     recipe = recipe_of(model, size=size, batch=batch)
@@ -130,6 +154,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the films in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="films a batch (%(default)s, the paper's)")
     parser.add_argument("--epoch", type=int, default=0, metavar="IMAGES", help="also time an epoch of so many films")
+    parser.add_argument("--peak-only", action="store_true", help="measure memory and operations, no time")
     options = parser.parse_args()
     if options.child:
         print(json.dumps(memory(**options.child)))
@@ -146,16 +171,22 @@ def main() -> None:
         store = Path(folder, "store")
         measure.repeated_films(store, pixels, count=images)
         loop, plain = ours(recipe, store), Plain(recipe)
-        resident = resident_batch(loop)
-        contiguous = resident[0].contiguous(), resident[1]
-        seconds = measure.in_turn(
-            {
-                "loop": lambda: loop.epoch(0),
-                "step": lambda: again(loop.step, *resident, count=steps),
-                "plain step": lambda: again(plain.step, *contiguous, count=steps),
-            },
-            rounds=rounds,
-        )
+        operations = {"step": gflops(loop.objective, size=size), "plain step": gflops(plain.objective, size=size)}
+        operations["loop"] = operations["step"]
+        seconds: dict[str, list[float]] = {name: [] for name in ("loop", "step", "plain step")}
+        if options.peak_only:
+            not_measured.append("time (--peak-only)")
+        else:
+            resident = resident_batch(loop)
+            contiguous = resident[0].contiguous(), resident[1]
+            seconds = measure.in_turn(
+                {
+                    "loop": lambda: loop.epoch(0),
+                    "step": lambda: again(loop.step, *resident, count=steps),
+                    "plain step": lambda: again(plain.step, *contiguous, count=steps),
+                },
+                rounds=rounds,
+            )
         rates = {name: [images / value for value in values] for name, values in seconds.items()}
         peaks = {
             name: measure.in_fresh_process(
@@ -164,24 +195,29 @@ def main() -> None:
             for name in seconds
         }
         tables = {
-            "Training": [
+            "Training, images a second": [
                 {
                     "candidate": name,
-                    "images/s": measure.spread(rates[name])["median"],
-                    "min": min(rates[name]),
-                    "max": max(rates[name]),
+                    **({"images/s": None} if options.peak_only else measure.spread(rates[name])),
+                    "GFLOPs an image": operations[name],
                     "peak MiB": peaks[name] / measure.MIB,
                 }
                 for name in seconds
             ],
             "Ratios, pair by pair": [
-                measure.compare(
-                    "images/s, loop / step",
-                    rates["loop"],
-                    rates["step"],
-                    goal="at least 0.90" if device == "cuda" else "at least 0.95",
+                *(
+                    []
+                    if options.peak_only
+                    else [
+                        measure.compare(
+                            "images/s, loop / step",
+                            rates["loop"],
+                            rates["step"],
+                            goal="at least 0.90" if device == "cuda" else "at least 0.95",
+                        ),
+                        measure.compare("time, step / plain step", seconds["step"], seconds["plain step"]),
+                    ]
                 ),
-                measure.compare("time, step / plain step", seconds["step"], seconds["plain step"]),
                 measure.compare("memory, step / plain step", [peaks["step"]], [peaks["plain step"]]),
                 measure.compare("memory, loop / plain step", [peaks["loop"]], [peaks["plain step"]]),
             ],

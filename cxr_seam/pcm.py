@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 SMALLEST_ROW_SUM = 1e-5
-BLOCK_VALUES = 2**24
-"""Values of the affinity that exist at a time: 64 MB in float32, whatever the number of pixels."""
+BLOCK_VALUES = 2**22
+"""Values of the affinity that exist at a time: 16 MB in float32, whatever the number of pixels."""
 
 
 def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:

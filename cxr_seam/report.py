@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .findings import FINDINGS, NO_FINDING
 from .hardware import find_hardware
 from .nih import NihTables
 from .recipes import Recipe, recipe_to_dict
-from .results import MULTIRES, REFINED, STANDARD
+from .results import MULTIRES, REFINED, STANDARD, said
 from .store import Store
 from .training import history_path, read_history
 
@@ -81,3 +81,42 @@ def installed_versions() -> pd.DataFrame:
         "device": "CPU" if hardware.device == "cpu" else hardware.name,
     }
     return pd.DataFrame({"version": rows})
+
+
+def operating_frame(results: Mapping[str, Any], model: str) -> pd.DataFrame:
+    """What a model's probabilities are worth by finding, with 95 % intervals as text.
+
+    Columns: positive films; average precision; and at the threshold that was chosen on the validation films
+    sensitivity, specificity and F1. "not defined" where there is no positive or no negative film, or no threshold.
+    """
+    rows = {}
+    for finding, row in results["classification"][model]["findings"].items():
+        threshold = "not defined" if row["threshold"] is None else f"{row['threshold']:.3f}"
+        rows[finding] = {"positive films": f"{row['positives']:,}", "threshold": threshold}
+        for key in ("average_precision", "sensitivity", "specificity", "f1"):
+            rows[finding][key.replace("_", " ").replace("f1", "F1")] = said(row[key]) or "not defined"
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def froc_frame(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.DataFrame:
+    """Accuracy at 0.25, 0.5 and 1 false positive per image and finding, macro, and the pointing game.
+
+    Best method first. The pointing game has no false positives: one point for each film and finding with a true box.
+    """
+    rows = {}
+    for row in results["ranking"]:
+        scores = results["localization"][row["method"]]
+        cells = {f"at {x}": said(at["macro"]) for x, at in scores["froc"][score]["at"].items()}
+        game = scores["pointing_game"]
+        rows[row["method"]] = {"kind": row["kind"], **cells, "pointing game": said(game["macro"]) if game else ""}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def checkpoint_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Where the models come from, a row a checkpoint."""
+    rows = {}
+    for name, about in results["checkpoints"].items():
+        metrics = {key: f"{value:.3f}" for key, value in about["metrics"].items() if isinstance(value, float)}
+        model = {"models": ", ".join(about["models"]), "backbone": about["recipe"]["model"], "epoch": about["epoch"]}
+        rows[name] = {**model, **metrics, "SHA-256": about["sha256"]}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").astype(str)

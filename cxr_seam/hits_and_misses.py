@@ -1,0 +1,49 @@
+"""Which films show best where a method is right and where it is wrong, chosen by a rule and not by eye."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .boxes import overlap
+from .findings import BOXED_FINDINGS
+from .localization import best_boxes
+from .matching import XYWH
+
+HIT = 0.1
+RULE = (
+    "Of all films with a true box of a finding, the one with the highest probability of the finding whose best box is "
+    "right (IoU > 0.1: the surest hit), and the one with the highest probability whose best box is wrong or missing "
+    "(the surest miss). Of equal ones, the first by name."
+)
+
+
+def judge(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Judge the best box of each film and finding that has a true box.
+
+    Args:
+        boxes: of one method, as of `predicted_boxes`.
+        truth: true boxes.
+        probabilities: index `image_index`, a column a finding.
+
+    Returns:
+        Columns `image_index`, `finding`, `probability`, `iou` (of the best box with the true box that it meets best;
+        0 without a box), `hit`; surest first.
+    """
+    key = ["image_index", "finding"]
+    pairs = truth.merge(best_boxes(boxes)[[*key, *XYWH]], on=key, how="left", suffixes=("_true", ""))
+    found = pairs["x"].notna()
+    pairs["iou"] = 0.0
+    predicted, true = (pairs.loc[found, [f"{c}{end}" for c in XYWH]].to_numpy(dtype=float) for end in ("", "_true"))
+    pairs.loc[found, "iou"] = overlap(predicted, true, measure="iou")
+    judged = pairs.groupby(key, sort=True)["iou"].max().reset_index()
+    rows, columns = (probabilities.index, judged["image_index"]), (probabilities.columns, judged["finding"])
+    at = [index.get_indexer(names) for index, names in (rows, columns)]
+    judged["probability"] = probabilities.to_numpy()[at[0], at[1]]
+    judged["hit"] = judged["iou"] > HIT
+    return judged.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
+
+
+def surest(judged: pd.DataFrame, *, hit: bool) -> list[tuple[str, str]]:
+    """The surest hit, or miss, of each boxed finding that has one: (image_index, finding) in NIH's order."""
+    first = judged[judged["hit"] == hit].drop_duplicates("finding").set_index("finding")["image_index"]
+    return [(first[finding], finding) for finding in BOXED_FINDINGS if finding in first.index]

@@ -112,6 +112,33 @@ def compare(arguments: argparse.Namespace) -> None:
     print(comparison.reason)
 
 
+def ablate(arguments: argparse.Namespace) -> None:
+    """Try what the paper leaves open, from a family's trained models on; print one table."""
+    from .ablations import ablate as try_all
+    from .ablations import ablation_frame
+
+    workspace = open_workspace(arguments)
+    questions = arguments.questions.split(",") if arguments.questions else None
+    results = try_all(workspace, questions=questions, draws=arguments.draws)
+    if results["rows"]:
+        print(ablation_frame(results).to_string())
+    for question, note in results["notes"].items():
+        print(f"{question}: {note}")
+    print(f"all figures are in {workspace.keep / 'ablations.json'}")
+
+
+def selfcheck(arguments: argparse.Namespace) -> int:
+    """Hold this installation against a small case worked out by hand."""
+    from .selfcheck import selfcheck as check
+    from .selfcheck import told
+
+    rows = check()
+    print("\n".join(map(told, rows)))
+    agreeing = sum(row.agree for row in rows)
+    print(f"{agreeing} of {len(rows)} agree")
+    return int(agreeing < len(rows))
+
+
 def fetch(arguments: argparse.Namespace) -> None:
     """Get a workspace's data ready: draw, download or read them."""
     workspace = open_workspace(arguments)
@@ -193,6 +220,13 @@ def parser() -> argparse.ArgumentParser:
     own = verb(compare, "compare")
     own.add_argument("first", help="a results.json")
     own.add_argument("second", help="another one")
+
+    own = verb(ablate, "ablate")
+    own.add_argument("--questions", help="some of theta,ohem,background,head,gamma,q (default: all)")
+    own.add_argument("--draws", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
+    workspace_options(own)
+
+    verb(selfcheck, "selfcheck")
 
     own = verb(predict, "predict")
     own.add_argument("files", nargs="+")

@@ -64,7 +64,7 @@ th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(-
 th { background: var(--soft); } tbody th { text-align: left; vertical-align: top; }
 .list td:nth-child(-n+4), .list td:last-child { text-align: left; }
 .tight th, .tight td { padding: .2rem .4rem; } .tight td, .tight thead th { white-space: normal; }
-small { font-size: 11px; white-space: nowrap; }
+.tight tbody th { white-space: normal; max-width: 9rem; } small { font-size: 11px; white-space: nowrap; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: 4px; }
 figcaption { font-size: 13px; max-width: 48rem; } code { overflow-wrap: anywhere; }
 @media print { :root { --ground: #fff; --ink: #000; --line: #bbb; --soft: #eee; --mark: #000; }

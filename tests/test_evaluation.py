@@ -1,10 +1,13 @@
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -159,6 +162,48 @@ def test_a_digest_does_not_mind_the_order_of_rows_but_each_of_their_cells():
     rows = [("a", 1, [0.0, 1.0]), ("b", 2, [0.0, 0.0])]
     assert digest(rows) == digest(rows[::-1])
     assert digest(rows) != digest([("a", 1, [0.0, 1.0]), ("b", 3, [0.0, 0.0])])
+
+
+def documented() -> dict[str, str]:
+    """Keys of docs/results.md and what kind of value they hold."""
+    rows = re.findall(r"^\| `(.+?)` \| (\w+) \|", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    return dict(rows)
+
+
+def kind_of(value) -> str:
+    if isinstance(value, dict):
+        return "measured" if set(value) == {"value", "low", "high"} else "object"
+    return {bool: "bool", int: "integer", float: "number", str: "text", list: "list", type(None): "null"}[type(value)]
+
+
+def keys_of(value, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of results with the kind of its value; names that vary are replaced by the page's capitals."""
+    opaque = ("versions", "checkpoints.RECIPE.metrics", "checkpoints.RECIPE.recipe")
+    names = [({STANDARD, MULTIRES, REFINED}, "MODEL"), (set(FINDINGS), "FINDING"), (set(METRICS), "FIGURE")]
+    names.append(({"all_boxes", "best_box", "gated_boxes"}, "BOXES"))
+    if path == "ranking":
+        yield from (found for row in value for found in keys_of(row, "ranking[]"))
+    elif not isinstance(value, dict) or kind_of(value) == "measured" or path in opaque:
+        yield path, kind_of(value)
+    else:
+        for key, inner in value.items():
+            fixed = {"localization": "METHOD", "samples": "METHOD", "differences": "PAIR", "checkpoints": "RECIPE"}
+            name = fixed.get(path) or next((shown for known, shown in names if key in known), key)
+            name = "FIGURE" if key in METRICS else "OVERLAP" if re.fullmatch(r"(iobb|iou)>0\.\d+", key) else name
+            name = "RATE" if key in ("0.25", "0.5", "1.0") else name
+            name = key if path == "ranking[]" else name
+            inner_path = f"{path}.{name}" if path else name
+            yield from keys_of(inner, re.sub(r"(OVERLAP)\.(findings\.FINDING|macro|micro)$", r"\1.ROW", inner_path))
+
+
+def test_the_page_names_every_key_and_no_other(results):
+    found: dict[str, set[str]] = {}
+    for key, kind in keys_of(results):
+        found.setdefault(key, set()).add(kind)
+    page = documented()
+    assert set(found) == set(page)
+    wrong = {key: kinds for key, kinds in found.items() if not kinds <= {page[key], "null"}}
+    assert not wrong
 
 
 def test_nothing_trained_is_told(tmp_path):

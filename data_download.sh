@@ -157,11 +157,19 @@ check_archive() {
     fi
 }
 
+# time_left DONE LEFT: says how long LEFT further archives will take, from what DONE took since SECONDS was set to 0.
+time_left() {
+    (($1 > 0)) || return 0
+    local minutes=$((SECONDS * $2 / $1 / 60 + 1))
+    printf ', about %d h %02d min left' $((minutes / 60)) $((minutes % 60))
+}
+
 do_archive() {
-    local number=$1 part file url
+    local number=$1 part file url status=0
     part=$(printf 'images_%03d' "$number")
     if [ -e "$store/index.json" ] && grep -qsx "$part" "$store/finished.txt"; then
         tell "$part is in $store already"
+        skipped=$((skipped + 1))
         return
     fi
     if [ "$source" = nih ]; then
@@ -172,15 +180,26 @@ do_archive() {
         url="$TABLES_URL/images/$part.zip"
     fi
     if [ ! -e "$file" ]; then
-        tell "fetching $part"
+        tell "fetching $part ($place of $count$(time_left $((place - skipped - 1)) $((count - place + 1))))"
         fetch "$url" "$file"
     fi
     check_archive "$file" "$url"
     tell "preparing $part"
     PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" \
-        "$PYTHON" -m cxr_seam prepare "$file" --store "$store" --size "$size"
-    printf '%s\n' "$part" >>"$store/finished.txt"
-    [ "$keep" = yes ] || rm -f "$file"
+        "$PYTHON" -m cxr_seam prepare "$file" --store "$store" --size "$size" || status=$?
+    case $status in
+        0) ;;
+        3) incomplete="$incomplete $part" ;; # what could not be read has been told
+        *) exit "$status" ;;
+    esac
+    [ "$keep" = yes ] || mv "$file" "$file.done" # were it stopped now, the next run would delete it
+    # A broken image in an archive of the right checksum will not get better; in another one it may.
+    if [ "$status" -eq 0 ] || [ -n "$(expected_md5 "$(basename "$file")")" ]; then
+        printf '%s\n' "$part" >>"$store/finished.txt"
+    else
+        rm -f "$file"
+    fi
+    rm -f "$file.done"
 }
 
 # numbers LIST: "1,4-6" to 1 4 5 6.
@@ -220,7 +239,8 @@ chosen=$(numbers "$archives") || misuse "--archives takes numbers from 1 to 12, 
 [ -z "$checksums" ] || [ -r "$checksums" ] || misuse "--checksums: cannot read $checksums"
 command -v curl >/dev/null || fail "curl is missing; install it"
 command -v "$PYTHON" >/dev/null || fail "$PYTHON is missing; set PYTHON to the interpreter of your environment"
-if [ -t 2 ]; then meter=(--progress-bar); else meter=(--silent --show-error); fi
+meter=(--show-error) # curl's own meter shows the time left
+[ -t 2 ] || meter+=(--silent)
 
 store="$dest/store_$size"
 mkdir -p "$dest/archives" || fail "cannot make the folder $dest"
@@ -230,9 +250,13 @@ done
 if [ "$tables_only" = no ]; then
     PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -c 'import cxr_seam.prepare' 2>/dev/null ||
         fail "$PYTHON cannot import cxr_seam; run '$PYTHON -m pip install -r $here/requirements.txt' first"
+    rm -f "$dest"/archives/*.done
+    count=$(($(wc -w <<<"$chosen"))) place=0 skipped=0 incomplete="" SECONDS=0
     for number in $chosen; do
+        place=$((place + 1))
         do_archive "$number"
     done
+    [ -z "$incomplete" ] || fail "some images of$incomplete could not be read, see above; the others are in $store"
     tell "the images are in $store, the tables in $dest"
 else
     tell "the tables are in $dest"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from archives import name, png, tar, zipped
+from archives import content, name, png, tar, zipped
 
 from cxr_seam.store import Store
 
@@ -33,6 +37,8 @@ class Server:
         asked: (path, Range header) of every request.
         drop: paths whose connection is cut once in the middle of the answer.
         ranges: whether a Range header is honoured.
+        refuse: HTTP statuses that the next requests for a path are answered with.
+        pause: seconds to wait in the middle of every answer.
     """
 
     def __init__(self) -> None:
@@ -40,6 +46,8 @@ class Server:
         self.asked: list[tuple[str, str | None]] = []
         self.drop: set[str] = set()
         self.ranges = True
+        self.refuse: dict[str, list[int]] = {}
+        self.pause = 0.0
         state = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,6 +64,8 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
         self.asked.append((request.path, wanted))
+        if self.refuse.get(request.path):
+            return request.send_error(self.refuse[request.path].pop(0))
         if request.path not in self.files:
             return request.send_error(404)
         data, start = self.files[request.path], 0
@@ -72,7 +82,11 @@ class Server:
         if request.path in self.drop:
             self.drop.discard(request.path)
             data = data[: len(data) // 2]
-        request.wfile.write(data)
+        half = len(data) // 2
+        with contextlib.suppress(ConnectionError):  # whoever asked may have been killed
+            request.wfile.write(data[:half])
+            time.sleep(self.pause)
+            request.wfile.write(data[half:])
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.asked]
@@ -92,28 +106,35 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def download(server, tmp_path):
-    """Run the script on the server; returns (exit status, what it said)."""
+def command(server, tmp_path):
+    """Arguments for subprocess that run the script on the server, in `tmp_path`."""
 
-    def run(*options: str, sums: dict[str, bytes] | None = None):
+    def arguments(*options: str, sums: dict[str, bytes] | None = None) -> dict:
         if sums is None:
             sums = {"images_001.tar.gz": server.files[FIRST], "images_002.tar.gz": server.files[SECOND]}
         lines = [f"{hashlib.md5(data).hexdigest()}  {file}\n" for file, data in sums.items()]
         (tmp_path / "sums").write_text("".join(lines))
-        done = subprocess.run(
-            ["bash", SCRIPT, "--dest", "my data", "--size", "16", "--checksums", "sums", *options],
-            cwd=tmp_path,
-            env={
+        return {
+            "args": ["bash", SCRIPT, "--dest", "my data", "--size", "16", "--checksums", "sums", *options],
+            "cwd": tmp_path,
+            "env": {
                 **os.environ,
                 "PYTHON": sys.executable,
                 "CXR_SEAM_NIH_URL": server.url,
                 "CXR_SEAM_TABLES_URL": server.url,
                 "no_proxy": "127.0.0.1",
             },
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        }
+
+    return arguments
+
+
+@pytest.fixture
+def download(command):
+    """Run the script to its end; returns (exit status, what it said)."""
+
+    def run(*options: str, sums: dict[str, bytes] | None = None) -> tuple[int, str]:
+        done = subprocess.run(**command(*options, sums=sums), capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -227,6 +248,133 @@ def test_a_missing_archive_is_told_with_its_status(download, server):
     del server.files[FIRST]
     status, said = download("--archives", "1", sums={})
     assert status == 1 and f"{FIRST} answers with HTTP status 404" in said
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(status, download, server, dest):
+    server.refuse[FIRST] = [status]
+    code, said = download("--archives", "1")
+    assert code == 0, said
+    assert server.paths().count(FIRST) == 2
+    assert len(Store.open(dest / "store_16")) == 4
+
+
+def test_a_server_that_stays_busy_is_told_with_its_status(download, server, dest):
+    server.refuse[FIRST] = [429] * 100
+    code, said = download("--archives", "1")
+    assert code == 1 and f"{FIRST} answers with HTTP status 429; try again later" in said
+    assert server.paths().count(FIRST) == 4  # it has been asked again three times, and then left alone
+    assert not list(dest.rglob("images_001.tar.gz")) and not (dest / "store_16").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, which answers as a full disk does")
+def test_a_full_disk_is_told(download, dest):
+    (dest / "archives").mkdir(parents=True)
+    (dest / "archives" / "images_001.tar.gz.part").symlink_to("/dev/full")
+    status, said = download("--archives", "1")
+    assert status == 1 and "cannot write my data/archives/images_001.tar.gz.part; make room on the disk" in said
+    assert not (dest / "archives" / "images_001.tar.gz").exists() and not (dest / "store_16").exists()
+
+
+def test_killed_anywhere_the_next_run_goes_on_to_the_same_bytes(command, download, server, dest, tmp_path):
+    """Killed for good after ever longer times, in downloads and between them, until it came to its end."""
+    assert download("--archives", "1-2")[0] == 0
+    whole = content(Store.open(dest / "store_16"))
+    shutil.rmtree(dest)
+    server.pause = 0.3
+    killed = 0
+    while True:
+        running = subprocess.Popen(
+            **command("--archives", "1-2"),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            status = running.wait(0.25 * (killed + 1))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+            killed += 1
+    assert killed >= 3
+    assert status == 0
+    assert content(Store.open(dest / "store_16")) == whole
+    assert {path.name for path in dest.iterdir()} == {*TABLES, "store_16"}
+    for table in TABLES:
+        assert (dest / table).read_bytes() == server.files[f"/{table}"]
+
+
+def test_an_archive_that_a_killed_run_was_done_with_is_deleted(download, dest):
+    assert download("--archives", "1")[0] == 0
+    (dest / "archives").mkdir()
+    (dest / "archives" / "images_001.tar.gz.done").write_bytes(b"prepared")
+    assert download("--archives", "1")[0] == 0
+    assert {path.name for path in dest.iterdir()} == {*TABLES, "store_16"}
+
+
+def test_an_entry_that_is_no_image_is_told_and_the_others_are_kept(download, server, dest, tmp_path):
+    images = {f"images/{name(1)}": png(1), f"images/{name(2)}": b"no image", f"images/{name(3)}": png(3)}
+    server.files[FIRST] = tar(tmp_path / "archive", images).read_bytes()
+    status, said = download("--archives", "1-2")
+    assert status == 1
+    assert "1 image could not be read" in said and name(2) in said and "Traceback" not in said
+    assert "some images of images_001 could not be read" in said
+    assert Store.open(dest / "store_16").image_index == [name(k) for k in (1, 3, 10, 11, 12, 13)]
+    server.asked.clear()
+    assert download("--archives", "1-2")[0] == 0  # its checksum was right: another copy would be no better
+    assert server.asked == []
+
+
+def test_a_damaged_image_of_an_archive_without_checksum_is_fetched_again(download, server, dest, tmp_path):
+    path = "/images/images_003.zip"
+    right = zipped(tmp_path / "zip", {name(k): png(k) for k in range(3)}).read_bytes()
+    place = right.index(b"IDAT") + 6
+    server.files[path] = right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :]
+    status, said = download("--source", "huggingface", "--archives", "3")
+    assert status == 1 and "some images of images_003 could not be read" in said
+    server.files[path] = right
+    assert download("--source", "huggingface", "--archives", "3")[0] == 0
+    assert sorted(Store.open(dest / "store_16").image_index) == [name(k) for k in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda data, _: data[: len(data) // 2], "images_001.tar.gz is broken or ends early"),
+        (lambda _, evil: evil, "leads out of it; do not use this archive"),
+    ],
+    ids=["cut short", "path that climbs out"],
+)
+def test_an_archive_of_the_right_checksum_can_be_refused(damage, sentence, download, server, dest, tmp_path):
+    evil = tar(tmp_path / "evil", {name(1): png(1), f"../{name(2)}": png(2)}).read_bytes()
+    server.files[FIRST] = damage(server.files[FIRST], evil)
+    status, said = download("--archives", "1")
+    assert status == 2 and sentence in said and "Traceback" not in said
+    assert not (dest / "store_16" / "finished.txt").exists()
+    assert not list(tmp_path.rglob(name(2)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals to open")
+def test_a_terminal_shows_progress_and_the_time_left(command):
+    import fcntl
+    import pty
+    import termios
+
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # rows and columns
+    running = subprocess.Popen(**command("--archives", "1-2"), stdout=its, stderr=its)
+    os.close(its)
+    said = b""
+    with contextlib.suppress(OSError):  # Linux's answer when the other end has closed
+        while data := os.read(ours, 4096):
+            said += data
+    os.close(ours)
+    assert running.wait() == 0, said
+    assert b"fetching images_001 (1 of 2)" in said
+    assert re.search(rb"fetching images_002 \(2 of 2, about 0 h 01 min left\)", said)
+    assert re.search(rb"Time +Current", said) and b"Left" in said  # curl's table while it fetches
+    assert re.search(rb"16x16: 100%.*B/s", said)  # the preparation's bar
 
 
 def test_the_mirrors_zip_archives_say_that_no_checksum_is_known(download, server, dest, tmp_path):

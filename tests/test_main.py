@@ -1,8 +1,12 @@
+import base64
+import io
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from cxr_seam.__main__ import main
 
@@ -18,6 +22,40 @@ def test_models_prints_table_4(capsys):
     ]
 
 
+class Reader(HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.sources, self.headings, self.cells = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        (self.headings if self.tags and self.tags[-1] in ("h1", "h2") else self.cells).append(data.strip())
+
+
+def report_stands_alone(html, results):
+    """The page needs nothing from elsewhere, its pictures are pictures, and it holds what the results hold."""
+    page = Reader()
+    page.feed(html)
+    assert not {"script", "link", "iframe"} & set(page.tags) and "@import" not in html and "url(" not in html
+    assert len(page.sources) >= 4  # ROC, FROC, loss curves, Fig. 7, and whatever hits and misses there are
+    for source in page.sources:
+        head, data = source.split(",", 1)
+        assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+    for part in ("Headline", "Classification", "Localization", "Training", "Films", "Limits"):
+        assert part in page.headings
+    for about in results["checkpoints"].values():
+        assert about["sha256"] in page.cells
+    assert results["versions"]["torch"] in page.cells
+    assert {row["method"] for row in results["ranking"]} <= set(page.cells)
+    assert "0.417" in page.cells and "not a medical device" in html
+
+
 def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     data, keep = tmp_path / "data", tmp_path / "keep"
     assert main(["demo-data", str(data), "--patients", "12"]) == 0
@@ -27,10 +65,14 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
         ["fetch", *choices],
         ["train", "multires_tiny", *where],
         ["train", "multires_tiny_pcm", *where],
-        ["evaluate", *choices],
+        ["evaluate", *choices, "--draws", "50"],
     ):
         assert main(words) == 0
     assert "Random 8x8 map" in capsys.readouterr().out
+    results = keep / "results.json"
+    assert main(["compare", str(results), str(results)]) == 0
+    assert "Paired: same films" in capsys.readouterr().out
+    report_stands_alone((keep / "report.html").read_text(), json.loads(results.read_text()))
     films = sorted((data / "images").iterdir())[:2]
     checkpoint = keep / "models" / "multires_tiny_pcm.best.safetensors"
     out = tmp_path / "predictions"
@@ -49,6 +91,7 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
         (["demo-data", "d", "--seed", "-1"], "must not be negative"),
         (["train", "vgg16"], "no recipe 'vgg16'"),
         (["prepare", "nowhere", "--store", "s"], "nowhere"),
+        (["compare", "a.json", "b.json"], "there is no a.json"),
         (["evaluate", "--data", "nothing-here"], "'nothing-here' is neither one of demo"),
     ],
 )
@@ -60,5 +103,5 @@ def test_bad_input_is_one_sentence_and_status_2(words, sentence, capsys):
 
 def test_it_runs_as_a_module():
     run = subprocess.run([sys.executable, "-m", "cxr_seam", "--help"], capture_output=True, text=True, check=True)
-    for verb in ("models", "demo-data", "prepare", "train", "evaluate", "predict"):
+    for verb in ("models", "demo-data", "prepare", "train", "evaluate", "compare", "predict"):
         assert verb in run.stdout

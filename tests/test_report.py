@@ -9,6 +9,8 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
+from cxr_seam.hits_and_misses import judge, surest
+from cxr_seam.html_report import Page
 from cxr_seam.nih import load_tables
 from cxr_seam.recipes import find_family
 from cxr_seam.report import (
@@ -51,3 +53,46 @@ def test_histories_join_both_phases(tmp_path: Path) -> None:
 
 def test_versions_name_what_results_depend_on() -> None:
     assert {"torch", "numpy", "python", "device"} <= set(installed_versions().index)
+
+
+TRUTH = pd.DataFrame(
+    [(name, "Mass", 0, 0, 100, 100) for name in "abcd"] + [("a", "Nodule", 0, 0, 100, 100)],
+    columns=["image_index", "finding", "x", "y", "w", "h"],
+)
+# a: the stronger of two boxes misses. b: hits. c: hits, surer. d: no box at all.
+BOXES = pd.DataFrame(
+    [
+        ("a", "Mass", 0, 0, 100, 100, 0.5),
+        ("a", "Mass", 500, 500, 100, 100, 0.9),
+        ("b", "Mass", 0, 0, 100, 50, 1.0),
+        ("c", "Mass", 0, 0, 50, 50, 1.0),
+    ],
+    columns=["image_index", "finding", "x", "y", "w", "h", "score"],
+)
+PROBABILITIES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, index=list("abcd"))
+
+
+def test_the_surest_hit_and_miss_by_hand() -> None:
+    judged = judge(BOXES, TRUTH, PROBABILITIES)
+    mass = judged[judged["finding"] == "Mass"].set_index("image_index")
+    assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.25, "d": 0}
+    assert list(mass.index) == ["d", "a", "c", "b"]  # surest first
+    assert surest(judged, hit=True) == [("c", "Mass")]
+    assert surest(judged, hit=False) == [("d", "Mass"), ("a", "Nodule")]
+
+
+def test_a_page_escapes_what_it_is_given() -> None:
+    page = Page("<b>data</b>")
+    page.heading(page.title)
+    page.text("a & b")
+    page.table(pd.DataFrame({"<i>": ["<script>"]}))
+    html = page.html()
+    assert "<script>" not in html and "<b>" not in html and "<i>" not in html
+    assert "&lt;script&gt;" in html and "a &amp; b" in html
+
+
+def test_an_interval_stands_below_its_value_where_there_are_many_columns() -> None:
+    page = Page("")
+    page.table(pd.DataFrame({"AUC": ["0.750 (0.70-0.80)", "-0.050 (-0.10 to 0.02)"]}), tight=True)
+    assert "0.750<br><small>(0.70-0.80)</small>" in page.html()
+    assert "-0.050<br><small>(-0.10 to 0.02)</small>" in page.html()

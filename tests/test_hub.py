@@ -1,0 +1,248 @@
+"""Sharing a model: bytes kept, a card that says what results.json says, and nothing sent or fetched unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from cxr_seam.checkpoints import Checkpoint, save_checkpoint
+from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
+from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
+from cxr_seam.models import build_model
+from cxr_seam.predict import Predictor
+from cxr_seam.recipes import find_family
+
+RECIPE = find_family("tiny")[2]
+
+
+def measured(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+def row(accuracy: float, false_positives: float) -> dict[str, dict]:
+    return {
+        "macro": {"accuracy": measured(accuracy), "false_positives_per_image": measured(false_positives)},
+    }
+
+
+def method(kind: str, *, froc: float, best: float, every: float) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "best_box": {"iou>0.1": row(best, 0.75)},
+        "all_boxes": {"iobb>0.1": row(every, 2.5)},
+        "froc": {"iou>0.1": {"at": {"0.5": {"macro": measured(froc, 0.21, 0.43)}}}},
+    }
+
+
+def finding_scores(*, defined: bool) -> dict[str, object]:
+    auc = measured(0.8125, 0.75, 0.87) if defined else measured(None)
+    return {"positives": 9 * defined, "threshold": 0.25 if defined else None} | {
+        "auc": auc,
+        "sensitivity": measured(0.7 if defined else None),
+        "specificity": measured(0.6 if defined else None),
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "tiny.best.safetensors"
+    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), about=Checkpoint(RECIPE, epoch=4))
+
+
+@pytest.fixture
+def results(checkpoint: Path, tmp_path: Path) -> Path:
+    """What an evaluation might have found, in the keys of docs/results.md that the card reads."""
+    methods = {
+        "MultiRes + PCM": method("model", froc=0.321, best=0.456, every=0.789),
+        "Centre box": method("control", froc=0.111, best=0.222, every=0.333),
+        "Grad-CAM": method("comparison", froc=0.1, best=0.2, every=0.3),
+    }
+    content = {
+        "format": 2,
+        "draws": 1000,
+        "data": {
+            "description": "/home/somebody/patients",
+            "split": "official test list",
+            "listed_test_images": 25596,
+            "test_images": 718,
+            "test_patients": 600,
+            "boxed_images": 438,
+            "true_boxes": 499,
+        },
+        "checkpoints": {
+            RECIPE.name: {
+                "models": ["MultiRes", "MultiRes + PCM"],
+                "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            }
+        },
+        "classification": {
+            "MultiRes + PCM": {
+                "findings": {finding: finding_scores(defined=finding != "Hernia") for finding in FINDINGS},
+                "mean": {"auc": measured(0.8125, 0.77, 0.85)},
+            }
+        },
+        "localization": methods,
+        "ranking": [{"method": name, "kind": scores["kind"]} for name, scores in methods.items()],
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+class Hub:
+    """Stands in for the hub's interface: takes its arguments alone, remembers them, keeps what it was sent."""
+
+    def __init__(self, folder: Path, *, public: bool = False) -> None:
+        self.folder = folder
+        self.public = public
+        self.asked: list[tuple[str, dict]] = []
+
+    def __call__(self, **options: object) -> Hub:
+        inspect.signature(HfApi).bind(**options)
+        self.asked.append(("HfApi", options))
+        return self
+
+    def create_repo(self, repo_id: str, **options: object) -> None:
+        inspect.signature(HfApi.create_repo).bind(self, repo_id, **options)
+        self.asked.append(("create_repo", {"repo_id": repo_id, **options}))
+        self.public = self.public or options["private"] is False
+
+    def model_info(self, repo_id: str) -> SimpleNamespace:
+        return SimpleNamespace(private=not self.public)
+
+    def upload_folder(self, *, folder_path: Path, **options: object) -> SimpleNamespace:
+        inspect.signature(HfApi.upload_folder).bind(self, folder_path=folder_path, **options)
+        self.asked.append(("upload_folder", options))
+        for path in Path(folder_path).iterdir():
+            (self.folder / path.name).write_bytes(path.read_bytes())
+        return SimpleNamespace(commit_url="https://hub.invalid/owner/name/commit/1")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    (tmp_path / "hub").mkdir()
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
+    return hub
+
+
+def test_a_folder_gives_the_model_back_with_the_same_bytes(checkpoint: Path, demo_folder: Path, tmp_path: Path) -> None:
+    folder = save_pretrained(checkpoint, tmp_path / "shared")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+    film = next((demo_folder / "images").iterdir())
+    ours, theirs = Predictor.load(checkpoint).predict(film), from_pretrained(folder).predict(film)
+    assert ours.probabilities == theirs.probabilities
+    np.testing.assert_array_equal(ours.heat_maps, theirs.heat_maps)
+
+
+def test_the_card_holds_the_figures_intervals_and_controls(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+    text = (save_pretrained(checkpoint, tmp_path / "shared", results=results) / "README.md").read_text()
+    lines = text.splitlines()
+    assert "| **MultiRes + PCM** | 0.321 (0.21-0.43) | 0.456 | 0.750 | 0.789 | 2.500 |" in lines
+    assert "| Centre box | 0.111 (0.21-0.43) | 0.222 | 0.750 | 0.333 | 2.500 |" in lines
+    assert "Grad-CAM" not in text
+    assert "| Mass | 9 | 0.812 (0.75-0.87) | 0.700 | 0.600 | 0.250 |" in lines
+    assert "| Hernia | 0 |  |  |  |  |" in lines  # not defined is empty, never 0
+    assert "718 of 25,596 listed films, of 600 patients; 499 true boxes on 438" in text
+    for sentence in ("not a medical device", "Never decide about a patient by it", "## Intended use", "## Limits"):
+        assert sentence in text
+
+
+def test_the_cards_metadata_are_read_by_the_hubs_own_reader(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+    folder = save_pretrained(checkpoint, tmp_path / "shared", results=results, license="mit")
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "cxr-seam", "image-classification")
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert values == {"roc_auc": 0.8125, "froc": 0.321, "best_box_accuracy": 0.456, "all_boxes_accuracy": 0.789}
+    assert {result.dataset_name for result in data.eval_results} == {"the folder 'patients'"}
+
+
+def test_no_path_of_this_machine_leaves_it(checkpoint: Path, results: Path, hub: Hub) -> None:
+    push_to_hub(checkpoint, "owner/name", results=results)
+    for path in hub.folder.iterdir():
+        for private in ("/home/somebody", str(checkpoint.parent), str(results.parent)):
+            assert private.encode() not in path.read_bytes()
+
+
+def test_without_results_the_card_claims_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    text = (save_pretrained(checkpoint, tmp_path / "shared") / "README.md").read_text()
+    assert "No evaluation was given" in text and "eval_results" not in text and "model-index" not in text
+    assert "license" not in ModelCard(text).data.to_dict()
+
+
+def test_numbers_of_drawn_films_are_not_taken_for_patients(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+    content = json.loads(results.read_text())
+    content["data"]["description"] = "demo"
+    results.write_text(json.dumps(content))
+    text = (save_pretrained(checkpoint, tmp_path / "shared", results=results) / "README.md").read_text()
+    assert "say nothing about patients" in text
+
+
+def test_results_of_another_checkpoint_are_refused(checkpoint: Path, results: Path, hub: Hub) -> None:
+    content = json.loads(results.read_text())
+    content["checkpoints"][RECIPE.name]["sha256"] = "0" * 64
+    results.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="not of .*tiny.best.safetensors; evaluate again"):
+        push_to_hub(checkpoint, "owner/name", results=results)
+    assert [name for name, _ in hub.asked] == ["HfApi"]  # made, and asked nothing
+
+
+def test_a_push_is_private_and_sends_two_files(checkpoint: Path, results: Path, hub: Hub) -> None:
+    address = push_to_hub(checkpoint, "owner/name", results=results, token="secret")
+    asked = dict(hub.asked)
+    assert address == "https://hub.invalid/owner/name/commit/1"
+    assert asked["HfApi"]["token"] == "secret"
+    assert asked["create_repo"] == {"repo_id": "owner/name", "private": True, "exist_ok": True}
+    assert sorted(path.name for path in hub.folder.iterdir()) == ["README.md", "model.safetensors"]
+    assert (hub.folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+
+
+def test_nothing_is_sent_to_a_public_repository_unless_asked(checkpoint: Path, hub: Hub) -> None:
+    hub.public = True
+    with pytest.raises(InputError, match="is public, so nothing was sent; pass private=False"):
+        push_to_hub(checkpoint, "owner/name")
+    assert not list(hub.folder.iterdir())
+    push_to_hub(checkpoint, "owner/name", private=False)
+    assert list(hub.folder.iterdir())
+
+
+def test_a_hub_that_refuses_is_one_sentence(checkpoint: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("401 Unauthorized\nand more")
+
+    monkeypatch.setattr(hub, "create_repo", refuse)
+    with pytest.raises(InputError, match=r"owner/name could not be sent \(401 Unauthorized\); see `hf auth login`"):
+        push_to_hub(checkpoint, "owner/name")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(InputError, match="owner/name is no folder here, and the hub gave no model.safetensors"):
+        from_pretrained("owner/name")
+
+
+def test_of_a_name_on_the_hub_the_weights_alone_are_fetched(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def download(repo_id: str, filename: str, *, revision: str | None, token: str | None, **_: str) -> str:
+        fetched.append((repo_id, filename, revision, token))
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert from_pretrained("owner/name", revision="v1").recipe == RECIPE
+    assert fetched == [("owner/name", "model.safetensors", "v1", None)]
+
+
+def test_a_folder_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(InputError, match="there is no checkpoint .*model.safetensors"):
+        from_pretrained(tmp_path)

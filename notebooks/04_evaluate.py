@@ -22,12 +22,12 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/04_evaluate.ipynb)
 #
-# Measures the three models on the test films: how well they classify (Table 1, Fig. 6) and how well they localise (Tables 2 and 3), beside controls that never saw a film.
+# Measures the three models on the test films: how well they classify (Table 1, Fig. 6) and how well they localise (Tables 2 and 3), with intervals, beside controls that never saw a film and beside what others report.
 #
 # | | |
 # |---|---|
 # | **Takes** | Demo: 26 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
-# | **You will see** | the headline numbers, the tables of the paper with ours in them, and the ROC curves |
+# | **You will see** | the headline numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
 # | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), and the films of notebook 01 |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
@@ -70,46 +70,49 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # %% [markdown]
 # ## Run the models on the test films
 #
-# Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above $Q = 0.7$ gives a box (Sect. 5.3).
+# Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above $Q = 0.7$ gives a box (Sect. 5.3). Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
 
 # %%
-from cxr_seam.evaluation import classify_all, evaluate, family_predictors, headline, save_results
+from cxr_seam.evaluation import evaluate
+from cxr_seam.paper_tables import standing
+from cxr_seam.results import headline, save_results
 
-test_films, boxed_films = workspace.test_films(), workspace.boxed_films()
-probabilities = classify_all(family_predictors(workspace.family, workspace.models), test_films)
-results = evaluate(
-    workspace.family,
-    workspace.models,
-    test_films=test_films,
-    boxed_films=boxed_films,
-    truth=workspace.tables().boxes,
-    data=workspace.data,
-    probabilities=probabilities,
-)
+evaluation = evaluate(workspace)
+results = evaluation.results
 save_results(results, workspace.results)
+print(standing(results))
 
 # %% [markdown]
 # ## The headline
 #
 # Two overlaps are in use: $\mathrm{IoU}$ divides the intersection by the union of both boxes, $\mathrm{IoBB}$ by the area of the *predicted* box, and so forgives a box that is too small.
 #
-# - **best box, IoU > 0.1**: only the strongest box of each film and finding counts.
-# - **all boxes, IoBB > 0.1**: the paper's rule. Any one of all boxes may hit.
+# - **FROC at 0.5**: the boxes are ranked by probability times peak, and as many of them count as bring half a false positive per film and finding.
+# - **best box**: only the strongest box of each film and finding counts.
+# - **all boxes**: the paper's rule. Any one of all boxes may hit.
 #
-# A box that hits nothing is a false positive, counted per film and finding. **Read the two together.** Under the paper's rule a *random* map hits most boxes, since it draws so many: boxes buy accuracy with false positives. The controls below never saw a film; a model has learnt to localise only where it beats them at a like number of false positives. With few boxed films, differences of a few hundredths mean nothing.
+# A box that hits nothing is a false positive, counted per film and finding. **Boxes buy accuracy:** under the paper's rule a *random* map hits most boxes, since it draws so many. So the methods stand in the order of FROC at 0.5, then of the best box, controls among them; a model has learnt to localise only where it stands above them. *Centre box, ranked by ...* owes its place to the probabilities alone. *Mean box of the other half* has seen true boxes, which no model here has.
 
 # %%
-headline(results).astype(object).fillna("")
+headline(results)
+
+# %% [markdown]
+# What the resolution brings and what the PCM brings: differences on the same draws of patients. Where an interval holds 0, the difference may be chance.
+
+# %%
+from cxr_seam.results import difference_frame
+
+difference_frame(results)
 
 # %% [markdown]
 # ## Table 1: classification
 #
-# Area under the ROC curve by finding. The PCM leaves probabilities as they are, so its column would repeat that of MultiRes. NaN: the test films hold no positive or no negative. The paper's means on NIH's whole test list: ResNet50 0.796, MultiRes-ResNet50 0.793, EfficientNet-B4 0.781, MultiRes-EfficientNet-B4 0.774.
+# Area under the ROC curve by finding, beside the paper's columns. The PCM leaves probabilities as they are, so its column would repeat that of MultiRes. Only NIH's whole test list compares.
 
 # %%
-from cxr_seam.report import classification_frame
+from cxr_seam.paper_tables import table_1
 
-classification_frame(results).round(3)
+table_1(results)
 
 # %% [markdown]
 # ## Fig. 6: ROC curves
@@ -117,18 +120,55 @@ classification_frame(results).round(3)
 # %%
 from cxr_seam.plots import plot_roc, save
 
-model = list(probabilities)[-1]
-figure = plot_roc(test_films.labels, probabilities[model], title=model)
+model = list(evaluation.probabilities)[-1]
+scores = results["classification"][model]
+figure = plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)
 save(figure, workspace.figures / "roc.png")
 figure
 
 # %% [markdown]
-# ## Tables 2 and 3: localization
-#
-# The paper's rule, all boxes at IoBB > 0.1. *Accuracy* is the share of true boxes that are hit (Table 2); *false positives* is their mean number on a film (Table 3). The paper's means over the eight findings on NIH's 880 boxed films: ResNet50 0.351, MultiRes 0.382, MultiRes + PCM 0.417.
+# At thresholds that were chosen on the validation films (largest sensitivity + specificity) and stored with the checkpoint:
 
 # %%
-from cxr_seam.report import localization_frame
+from cxr_seam.report import operating_frame
+
+operating_frame(results, model)
+
+# %% [markdown]
+# The mean beside what others report. Rows of another split do not compare and have no rank.
+
+# %%
+from cxr_seam.paper_tables import mean_auc_frame
+
+mean_auc_frame(results).set_index("model")
+
+# %% [markdown]
+# ## Accuracy against false positives
+#
+# The FROC curves: the further to the upper left, the better. The grey lines at 0.25, 0.5 and 1 are where they are read.
+
+# %%
+from cxr_seam.plots import plot_froc
+
+figure = plot_froc(results)
+save(figure, workspace.figures / "froc.png")
+figure
+
+# %% [markdown]
+# The same in numbers, with the pointing game: does the maximum of the map lie in a true box?
+
+# %%
+from cxr_seam.report import froc_frame
+
+froc_frame(results)
+
+# %% [markdown]
+# ## Tables 2 and 3: localization
+#
+# The paper's rule, all boxes at IoBB > 0.1. *Accuracy* is the share of true boxes that are hit (Table 2); *false positives* is their mean number on a film (Table 3). Wang et al. divide theirs by the number of true boxes.
+
+# %%
+from cxr_seam.paper_tables import localization_frame
 
 localization_frame(results)
 
@@ -139,8 +179,32 @@ localization_frame(results)
 localization_frame(results, kind="best_box", score="iou>0.1")
 
 # %% [markdown]
-# Everything above, and every other threshold, is in `results.json` in KEEP.
+# Macro accuracy by threshold beside what others report. They are not ranked, since most print no false positives.
+
+# %%
+from cxr_seam.paper_tables import accuracy_frame
+
+accuracy_frame(results, "iou").set_index("model")
+
+# %% [markdown]
+# ## Table 4: parameters and time
+
+# %%
+from cxr_seam.paper_tables import table_4
+
+table_4()
+
+# %% [markdown]
+# ## A report to send
 #
+# One page with all of this, the loss curves, Fig. 7 and the surest hits and misses; it needs no other file. Every number is in `results.json` beside it (`docs/results.md` tells its keys). `python -m cxr_seam compare A/results.json B/results.json` sets two of them side by side.
+
+# %%
+from cxr_seam.html_report import write_report
+
+write_report(workspace, evaluation)
+
+# %% [markdown]
 # **Next:** [05 · Heat maps](05_visualize_heatmaps.ipynb).
 
 # %%

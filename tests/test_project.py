@@ -19,7 +19,7 @@ ADDRESS = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_tex
 OWNER_AND_NAME = ADDRESS.removeprefix("https://github.com/")
 STANDING_ALONE = ("errors", "files", "findings", "recipes", "pooling", "pcm", "boxes", "geometry", "cams")
 FOUNDATIONS = {"errors", "files", "findings"}
-LAST = {"__main__", "explorer", "gallery", "plots", "report"}
+LAST = {"__main__", "explorer", "gallery", "html_report", "plots", "report"}
 NOT_FOR_TRAINING = ("cv2", "matplotlib", "ipywidgets", "sklearn", "pydicom")
 
 

@@ -94,7 +94,7 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
         model, about = load_checkpoint(refined)
         if multires.exists() and not same_but_theta(model, multires):
             raise InputError(f"{refined} goes on from an earlier model than {multires}; run notebook 03 again")
-        found[REFINED] = Predictor(model, about.recipe)
+        found[REFINED] = Predictor(model, about.recipe, thresholds=about.thresholds)
     elif multires.exists():
         found[MULTIRES] = Predictor.load(multires)
     if not found:

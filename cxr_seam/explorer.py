@@ -1,211 +1,222 @@
-"""A small viewer for notebooks: one picture that follows two menus and two sliders.
+"""A small viewer for notebooks: one picture that follows menus and sliders.
 
 One image widget is set anew with PNG bytes at every change; nothing is printed or appended, so that it behaves
-the same on Colab (ipywidgets 7.7) and in Jupyter (8.1).
+the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). ipywidgets gives a picture no alternative text, so the sentence
+below it says what it shows; in 8.1 the picture bears the same sentence as its title.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .boxes import PAPER_THRESHOLD
-from .cases import Case
+from .affinity_row import affinity_row, embed_film, share_of_half
+from .cases import ALL, HITS, MISSES, Case, best_iou, choose_cases
 from .errors import InputError
+from .evaluation import models_of
+from .explorer_controls import ANYBODY, Controls, tell, uploaded_files
 from .findings import FINDINGS
-from .overlays import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes, overlay
-
-PANEL_WIDTH = 320
-_GROUND, _INK, _FAINT = (17, 17, 17), (240, 240, 240), (170, 170, 170)
-_HEAD, _FOOT, _MARGIN = 52, 30, 8  # pixels: title above a panel, legend below, space between panels
-
-
-class Panel(NamedTuple):
-    """One model's view of a film.
-
-    `heatmap` is (H, W) float in [0, 1] of the film's size; `boxes` (K, 4) x, y, w, h in pixels of the original.
-    """
-
-    title: str
-    note: str
-    heatmap: np.ndarray
-    boxes: np.ndarray
+from .gallery import case_of_file
+from .heatmaps import PAPER_SIZE
+from .predict import Predictor
+from .render import PANEL_WIDTH, Bars, Panel, render_png
+from .results import REFINED
 
 
-def render_png(
-    film: np.ndarray,
-    panels: Sequence[Panel],
-    *,
-    true_boxes: np.ndarray,
-    opacity: float = OPACITY,
-    width: int = PANEL_WIDTH,
-    colour_map: str = "inferno",
-) -> bytes:
-    """Draw panels side by side: film, heat map, predicted boxes in red, true ones in green and dashed.
-
-    A pure function without matplotlib, quick enough to follow a slider.
-
-    Args:
-        film: (H, W) uint8 grey.
-        panels: at least one.
-        true_boxes: (M, 4) x, y, w, h in pixels of the 1024 x 1024 original.
-        opacity: of the heat map, 0 to 1.
-        width: of a panel in pixels; its height keeps the film's proportions.
-        colour_map: see `overlay`.
-
-    Returns:
-        The bytes of an RGB PNG.
-
-    Raises:
-        InputError: no panel, or as `overlay`.
-    """
-    import cv2
-
-    if not panels:
-        raise InputError("there is no panel to draw; give at least one model")
-    height = max(1, round(width * film.shape[0] / film.shape[1]))
-    way = cv2.INTER_AREA if width < film.shape[1] else cv2.INTER_LINEAR
-    film = cv2.resize(film, (width, height), interpolation=way)
-    step = width + _MARGIN
-    canvas = np.full((_HEAD + height + _FOOT, step * len(panels) + _MARGIN, 3), _GROUND, dtype=np.uint8)
-    for place, panel in enumerate(panels):
-        heatmap = cv2.resize(panel.heatmap, (width, height), interpolation=way)
-        picture = overlay(film, heatmap, opacity=opacity, colour_map=colour_map)
-        picture = draw_boxes(picture, panel.boxes, colour=PREDICTED_COLOUR)
-        picture = draw_boxes(picture, true_boxes, colour=TRUE_COLOUR, dashed=True)
-        left = _MARGIN + place * step
-        canvas[_HEAD : _HEAD + height, left : left + width] = picture
-        _write(canvas, panel.title, (left, 21), size=0.55, colour=_INK)
-        _write(canvas, panel.note, (left, 42), size=0.45, colour=_FAINT)
-    _legend(canvas, _HEAD + height)
-    _, png = cv2.imencode(".png", canvas[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return png.tobytes()
-
-
-def _write(canvas: np.ndarray, text: str, at: tuple[int, int], *, size: float, colour: tuple[int, int, int]) -> None:
-    """Write a line of text with its baseline at `at`."""
-    import cv2
-
-    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
-
-
-def _legend(canvas: np.ndarray, top: int) -> None:
-    """Say below the panels what the two kinds of boxes are."""
-    import cv2
-
-    line, text = top + _FOOT // 2, top + _FOOT // 2 + 4
-    cv2.line(canvas, (_MARGIN, line), (_MARGIN + 28, line), PREDICTED_COLOUR, 2)
-    _write(canvas, "predicted box", (_MARGIN + 36, text), size=0.42, colour=_FAINT)
-    for start in (144, 156, 168):
-        cv2.line(canvas, (_MARGIN + start, line), (_MARGIN + start + 6, line), TRUE_COLOUR, 2)
-    _write(canvas, "true box", (_MARGIN + 184, text), size=0.42, colour=_FAINT)
-
-
-class Explorer:
+class Explorer(Controls):
     """Look through cases: finding, film, threshold Q and opacity; every model side by side as in Fig. 7.
 
     Make it the last line of a notebook cell. The controls can also be set from a program.
 
+    The place that the PCM is asked about goes to the peak of the refined map whenever film or finding change.
+
     Attributes:
-        finding, image: the two menus (`.value` is a finding, and the place of a case).
-        threshold, opacity: the two sliders.
-        picture: the one image widget. `line`: the sentence below it.
-        widget: the box around all of them.
+        picture: the one image widget.
+        line: the sentence below it.
+        widget: the box around these and the controls, which are those of `Controls`.
 
     Example:
         >>> explorer = Explorer(cases)
         >>> explorer.threshold.value = 0.5
     """
 
-    def __init__(self, cases: Sequence[Case], *, finding: str | None = None, width: int = PANEL_WIDTH) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        *,
+        predictors: Mapping[str, Predictor] | None = None,
+        finding: str | None = None,
+        width: int = PANEL_WIDTH,
+    ) -> None:
         """Build the controls and draw the first picture.
 
         Args:
             cases: at least one.
+            predictors: the models that made the cases (`evaluation.family_predictors`); without them no film can be
+                brought, the PCM cannot be asked, and nothing is decided from the probabilities.
             finding: shown first; by default one that the first case has a true box of, else its first label.
             width: of a panel in pixels.
 
         Raises:
             InputError: there is no case, or the finding is unknown.
         """
-        import ipywidgets as widgets
-
         if not cases:
             raise InputError("there is no case to look at; make some from a model and its films")
-        self._cases = tuple(cases)
-        self._width = width
+        self._cases = list(cases)
+        self._predictors, self._width = dict(predictors or {}), width
+        self._own: list[Case] = []
+        self._embedded: tuple[Case, Any] | None = None
+        self._busy = False
         if finding is None:
             first = self._cases[0]
             finding = next(iter([*first.true_boxes["finding"], *first.labels, *FINDINGS]))
         if finding not in FINDINGS:
             raise InputError(f"unknown finding {finding!r}; the known ones are {', '.join(FINDINGS)}")
-        wide = widgets.Layout(width="440px", max_width="100%")
-        style = {"description_width": "80px"}
-        self.finding = widgets.Dropdown(
-            options=FINDINGS, value=finding, description="Finding", layout=wide, style=style
+        super().__init__(
+            self._cases, finding=finding, with_pcm=REFINED in self._predictors, with_upload=bool(self._predictors)
         )
-        self.image = widgets.Dropdown(
-            options=[(_caption(case), place) for place, case in enumerate(self._cases)],
-            value=0,
-            description="Film",
-            layout=wide,
-            style=style,
+        for control in self.all:
+            control.observe(lambda change: self._change({change["owner"]}), names="value")
+        self.upload.observe(self._take, names="value")
+        self._change({self.which, self.image})
+
+    def _change(self, owners: set[Any]) -> None:
+        """Answer to changed controls: the films offered, the place asked about, the picture; once, not step by step."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            if owners & {self.which, self.model, self.patient, self.finding}:
+                self._offer()
+            if owners & {self.which, self.model, self.patient, self.finding, self.image}:
+                self._go_to_peak()
+            self._redraw()
+        finally:
+            self._busy = False
+
+    def _offer(self) -> None:
+        """Fill the menu of films; the film shown stays where it still fits."""
+        self.model.disabled = self.which.value not in (HITS, MISSES)
+        patient = None if self.patient.value == ANYBODY else self.patient.value
+        places = choose_cases(
+            self._cases,
+            which=self.which.value,
+            finding=self.finding.value,
+            model=self.model.value,
+            patient_id=patient,
         )
-        self.threshold = self._slider("Threshold Q", PAPER_THRESHOLD, low=0.05)
-        self.opacity = self._slider("Opacity", OPACITY, low=0.0)
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
-        self.line = widgets.HTML()
-        for widget, tip in (
-            (self.finding, "Finding whose heat map is shown"),
-            (self.image, "Film to look at, with the findings it is labelled with"),
-            (self.threshold, "Part of the heat map's maximum from which on a point belongs to a box"),
-            (self.opacity, "How strongly the heat map covers the film"),
-        ):
-            # ipywidgets 7 calls it description_tooltip, 8 tooltip.
-            setattr(widget, "tooltip" if widget.has_trait("tooltip") else "description_tooltip", tip)
-            widget.observe(self._redraw, names="value")
-        controls = [
-            widgets.HBox(pair, layout=widgets.Layout(flex_flow="row wrap"))
-            for pair in ([self.finding, self.threshold], [self.image, self.opacity])
-        ]
-        self.widget = widgets.VBox([*controls, self.picture, self.line])
-        self._redraw()
+        old = self.image.value
+        options = tuple((_caption(self._cases[place], own=self._cases[place] in self._own), place) for place in places)
+        if options != self.image.options:
+            self.image.options = options
+            if places:
+                self.image.value = old if old in places else places[0]
 
-    def _slider(self, name: str, value: float, *, low: float) -> Any:
-        import ipywidgets as widgets
+    def _go_to_peak(self) -> None:
+        """Put the place where the refined map of the finding is largest."""
+        if REFINED in self._predictors and self.image.value is not None:
+            cam = self._cases[self.image.value].cams[REFINED][FINDINGS.index(self.finding.value)]
+            row, column = np.unravel_index(cam.argmax(), cam.shape)
+            peak = [(column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]] if cam.max() > 0 else [0.5, 0.5]
+            self.across.value, self.down.value = (round(100 * share) for share in peak)
 
-        return widgets.FloatSlider(
-            value=value,
-            min=low,
-            max=1.0,
-            step=0.05,
-            description=name,
-            readout_format=".2f",
-            layout=widgets.Layout(width="340px", max_width="100%"),
-            style={"description_width": "80px"},
-        )
-
-    def _redraw(self, change: Any = None) -> None:
+    def _redraw(self) -> None:
         """Set the picture and the sentence to what the controls say."""
-        case, finding = self._cases[self.image.value], self.finding.value
+        finding = self.finding.value
+        if self.image.value is None:
+            self.picture.layout.display = "none"
+            self.line.value = _said("No film fits; choose another finding or patient, or all films.")
+            return
+        case = self._cases[self.image.value]
         true_boxes = case.true(finding)
-        panels = []
+        panels, notes = [], []
         for model in case.models:
-            boxes = case.predicted(model, finding, threshold=self.threshold.value)
+            heatmap = case.heatmap(model, finding, size=PAPER_SIZE)
+            boxes = case.boxes_of(heatmap, finding, threshold=self.threshold.value)
             note = f"{finding} {case.probability(model, finding):.2f}, {_count(len(boxes))}"
-            panels.append(Panel(model, note, case.heatmap(model, finding), boxes))
+            if len(true_boxes):
+                note += f", IoU {best_iou(boxes, true_boxes):.2f}"
+            panels.append(Panel(model, note.replace("_", " "), heatmap, boxes))
+            notes.append(f"{model}: {note}{self._decision(case, model)}")
+        below = self._asked(case)
         self.picture.value = render_png(
-            case.film, panels, true_boxes=true_boxes, opacity=self.opacity.value, width=self._width
+            case.film,
+            panels,
+            true_boxes=true_boxes,
+            opacity=self.opacity.value,
+            width=self._width,
+            colour_map=self.colours.value,
+            below=below,
+            bars=self._bars(case),
+            chosen=finding,
         )
-        said = "; ".join(f"{escape(panel.title)}: {escape(panel.note)}" for panel in panels)
+        self.picture.layout.display = None
         labelled = "labelled with it" if finding in case.labels else "not labelled with it"
-        self.line.value = (
-            f'<p aria-live="polite"><b>{escape(finding)}</b> on {escape(case.image_index)}, {labelled}, '
-            f"true: {_count(len(true_boxes))}. {said}.</p>"
-        )
+        known = f"{labelled}, true: {_count(len(true_boxes))}."
+        if case in self._own:
+            doubts = f" Is it a frontal chest film? {'; '.join(case.doubts)}." if case.doubts else ""
+            known = f"a film of yours, of which no truth is known.{doubts}"
+        words = f"{finding} on {case.image_index}, {known} {'; '.join(notes)}."
+        if below is not None:
+            words += f" For the marked place the PCM draws on the whole film: {below.note}."
+        self.line.value = _said(words)
+        tell(self.picture, words)
+
+    def _decision(self, case: Case, model: str) -> str:
+        """What the model's stored threshold makes of the probability, in words; nothing where there is none."""
+        threshold = self._thresholds_of(model)[FINDINGS.index(self.finding.value)]
+        if np.isnan(threshold):
+            return ""
+        present = case.probability(model, self.finding.value) >= threshold
+        return f", called {'present' if present else 'absent'} (threshold {threshold:.2f})"
+
+    def _thresholds_of(self, model: str) -> np.ndarray:
+        """The probability (14,) from which on a model calls a finding present; NaN where that is not known."""
+        key = next((key for key in self._predictors if model in models_of(key)), None)
+        stored = self._predictors[key].thresholds if key else {}
+        return np.array([np.nan if stored.get(finding) is None else stored[finding] for finding in FINDINGS])
+
+    def _bars(self, case: Case) -> list[Bars]:
+        """Bars of the models; those that share their probabilities, as MultiRes with and without PCM do, share bars."""
+        bars: list[Bars] = []
+        for model in case.models:
+            values = case.probabilities[model]
+            if bars and np.array_equal(values, bars[-1].probabilities):
+                bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
+            else:
+                bars.append(Bars(model, values, self._thresholds_of(model)))
+        return bars
+
+    def _asked(self, case: Case) -> Panel | None:
+        """The row of the affinity for the place of the sliders; None without a PCM."""
+        if REFINED not in self._predictors:
+            return None
+        if self._embedded is None or self._embedded[0] is not case:
+            self._embedded = case, embed_film(self._predictors[REFINED], case.film)
+        place = (self.across.value / 100, self.down.value / 100)
+        row = affinity_row(self._embedded[1], across=place[0], down=place[1])
+        note = f"half of the weight on {share_of_half(row):.0%} of the film"
+        return Panel("PCM: drawn on for the ring", note, row / max(row.max(), 1e-12), np.empty((0, 4)), place)
+
+    def _take(self, change: Any) -> None:
+        """Show a film that was brought to the models, and look at it."""
+        for name, data in uploaded_files(change["new"]):
+            try:
+                case = case_of_file(self._predictors, data, name=name)
+            except InputError as error:
+                self.line.value = _said(f"{error}. The picture is still that of the film before.", role="alert")
+                return
+            self._cases.append(case)
+            self._own.append(case)
+            self._busy = True  # the menus are set together; the picture follows once
+            self.which.value, self.patient.value = ALL, ANYBODY
+            self._offer()
+            self.image.value = len(self._cases) - 1
+            self._busy = False
+            self._change({self.image})
 
     def _ipython_display_(self) -> None:
         """Show the viewer where a notebook shows the value of a cell."""
@@ -214,8 +225,12 @@ class Explorer:
         display(self.widget)
 
 
-def _caption(case: Case) -> str:
-    return f"{case.image_index}: {', '.join(case.labels) or 'no finding'}"
+def _said(words: str, *, role: str = "status") -> str:
+    return f'<p role="{role}" style="line-height: 1.4">{escape(words)}</p>'
+
+
+def _caption(case: Case, *, own: bool) -> str:
+    return f"{case.image_index}: {'yours' if own else ', '.join(case.labels) or 'no finding'}"
 
 
 def _count(boxes: int) -> str:

@@ -6,7 +6,7 @@ Films are chosen by the order of NIH's tables, never by how well a model does on
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +18,18 @@ from PIL import Image
 from .augment import augment
 from .cases import Case
 from .evaluation import family_predictors, maps_by_model
-from .explorer import Panel, render_png
 from .files import whole_file
 from .films import Films
 from .findings import BOXED_FINDINGS, FINDINGS
-from .localization import XYWH, predicted_boxes
+from .frontal import doubts_about
+from .heatmaps import PAPER_SIZE
+from .localization import ORIGINAL_SIZE, XYWH
 from .nih import NihTables
 from .plots import plot_augmented, plot_films
 from .predict import Prediction, Predictor
+from .radiographs import open_radiograph, shrink
 from .recipes import Recipe
+from .render import PANEL_WIDTH, Panel, render_png
 from .store import Store
 from .workspace import Workspace
 
@@ -53,18 +56,21 @@ def choose_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding
     return chosen
 
 
-def build_cases(workspace: Workspace, *, per_finding: int = 3) -> list[Case]:
+def build_cases(
+    workspace: Workspace, *, per_finding: int = 3, predictors: dict[str, Predictor] | None = None
+) -> list[Case]:
     """Show films with true boxes to a workspace's trained models.
 
     Args:
         workspace: with prepared images and at least one trained model.
         per_finding: films of each boxed finding, see `choose_boxed`.
+        predictors: the models, where they are loaded already.
 
     Raises:
         InputError: no image is prepared, none carries a box, or no model is trained.
     """
     store, tables = workspace.store(), workspace.tables()
-    predictors = family_predictors(workspace.family, workspace.models)
+    predictors = predictors or family_predictors(workspace.family, workspace.models)
     chosen = choose_boxed(tables.boxes, store, per_finding=per_finding)
     return make_cases(predictors, list(chosen), store=store, tables=tables)
 
@@ -94,9 +100,39 @@ def make_cases(
             probabilities=probabilities[name],
             cams=cams[name],
             true_boxes=tables.boxes.loc[tables.boxes["image_index"] == name, ["finding", *XYWH]],
+            patient_id=int(tables.images.at[name, "patient_id"]),
         )
         for name, row, labels in zip(films.image_index, store.rows(films.image_index), films.labels, strict=True)
     ]
+
+
+def case_of_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str) -> Case:
+    """Show a film that somebody brought to models (`evaluation.family_predictors`).
+
+    Args:
+        predictors: at least one.
+        data: content of the image file.
+        name: of the file.
+
+    Raises:
+        InputError: the file is no readable image, see `radiographs.read_radiograph`.
+    """
+    radiograph = open_radiograph(data, name=name)
+    probabilities, cams = {}, {}
+    for key, predictor in predictors.items():
+        film = shrink(radiograph.pixels, predictor.recipe.image_size)
+        output = predictor.run(torch.from_numpy(film)[None, None])
+        for model, maps in maps_by_model(key, output).items():
+            probabilities[model], cams[model] = output.logits[0].sigmoid().numpy(), maps[0].numpy()
+    return Case(
+        image_index=name,
+        film=radiograph.pixels,
+        labels=(),
+        probabilities=probabilities,
+        cams=cams,
+        true_boxes=pd.DataFrame(columns=["finding", *XYWH]),
+        doubts=doubts_about(radiograph),
+    )
 
 
 def figure_rows(cases: Sequence[Case]) -> list[tuple[Case, str]]:
@@ -136,24 +172,34 @@ def augmentation_sheet(films: Films, recipe: Recipe, *, place: int = 0, variatio
     return plot_augmented(pixels[0, 0].numpy(), inputs)
 
 
-def prediction_png(prediction: Prediction, *, findings: int = 3) -> bytes:
-    """Draw the heat maps and boxes of the most probable findings of one film.
+def prediction_png(
+    prediction: Prediction, *, findings: int = 3, pixels: np.ndarray | None = None, width: int = PANEL_WIDTH
+) -> bytes:
+    """Draw the heat maps and boxes of the most probable findings of one film, in the image's own proportions.
 
     Args:
         prediction: of the film.
         findings: how many to draw, side by side.
+        pixels: the image in its own pixels (`radiographs.read_radiograph`), for a sharper picture than the film as the
+            model saw it.
+        width: of a panel in pixels.
 
     Returns:
         The bytes of a PNG.
     """
-    likely = sorted(prediction.probabilities, key=prediction.probabilities.__getitem__, reverse=True)[:findings]
+    import cv2
+
+    height, across = prediction.size
+    if pixels is None:
+        pixels = cv2.resize(prediction.film, (width, max(1, round(width * height / across))))
+    to_original = ORIGINAL_SIZE / np.array([across, height, across, height])
     panels = []
-    for finding in likely:
-        heatmap = prediction.heat_maps[FINDINGS.index(finding)]
-        boxes = predicted_boxes(heatmap[None], "", [finding], threshold=prediction.threshold)[XYWH]
-        note = f"probability {prediction.probabilities[finding]:.2f}"
-        panels.append(Panel(finding.replace("_", " "), note, heatmap, boxes.to_numpy(dtype=np.float64)))
-    return render_png(prediction.film, panels, true_boxes=np.empty((0, 4)))
+    for finding in prediction.likely(findings):
+        decision = {True: ", present", False: ", not present", None: ""}[prediction.present[finding]]
+        note = f"probability {prediction.probabilities[finding]:.2f}{decision}"
+        heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
+        panels.append(Panel(finding.replace("_", " "), note, heatmap, prediction.boxes_of(finding) * to_original))
+    return render_png(pixels, panels, true_boxes=np.empty((0, 4)), width=width)
 
 
 def write_film(case: Case, path: str | os.PathLike[str]) -> Path:

@@ -43,8 +43,6 @@ def overlay(
     Raises:
         InputError: shapes differ, the heat map leaves [0, 1], or opacity or colour map are unknown.
     """
-    import cv2
-
     if film.ndim != 2 or film.shape != heatmap.shape:
         raise InputError(f"film and heat map must both be (H, W), not {film.shape} and {heatmap.shape}")
     if not 0 <= opacity <= 1:
@@ -53,11 +51,17 @@ def overlay(
         raise InputError(f"unknown colour map {colour_map!r}; choose one of {', '.join(COLOUR_MAPS)}")
     if not (heatmap.min() >= 0 and heatmap.max() <= 1):
         raise InputError("a heat map must lie in [0, 1]; make it with cxr_seam.heatmaps.heat_maps")
-    levels = np.rint(heatmap * 255).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{colour_map.upper()}"))[..., ::-1]
     share = (opacity * heatmap.astype(np.float32))[..., None]
     grey = film[..., None].astype(np.float32)
-    return np.rint(grey + share * (colours - grey)).astype(np.uint8)
+    return np.rint(grey + share * (heat_colours(heatmap, colour_map) - grey)).astype(np.uint8)
+
+
+def heat_colours(values: np.ndarray, colour_map: str) -> np.ndarray:
+    """Colours (H, W, 3) uint8 RGB of values (H, W) in [0, 1]."""
+    import cv2
+
+    levels = np.rint(values * 255).astype(np.uint8)
+    return cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{colour_map.upper()}"))[..., ::-1]
 
 
 def draw_boxes(

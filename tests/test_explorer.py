@@ -9,12 +9,15 @@ import pytest
 
 from cxr_seam.cases import Case
 from cxr_seam.errors import InputError
-from cxr_seam.explorer import Explorer, Panel, render_png
+from cxr_seam.explorer import Explorer
+from cxr_seam.explorer_controls import uploaded_files
 from cxr_seam.findings import FINDINGS
+from cxr_seam.models import build_model
 from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
-
-FILM = np.full((96, 96), 120, np.uint8)
-NO_BOXES = np.zeros((0, 4))
+from cxr_seam.predict import Predictor
+from cxr_seam.recipes import find_family
+from cxr_seam.render import FOOT, HEAD
+from cxr_seam.results import REFINED, STANDARD
 
 
 def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",), seed: int = 0) -> Case:
@@ -30,6 +33,7 @@ def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",)
         probabilities={model: generator.random(14) for model in models},
         cams=cams,
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [256], "y": [128], "w": [512], "h": [640]}),
+        patient_id=int(name[:8]) if name[:8].isdecimal() else None,
     )
 
 
@@ -38,36 +42,10 @@ def _decode(png: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def _coloured(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Rows and columns of a colour, the legend at the foot left out."""
-    return np.argwhere((picture[:-30] == colour).all(axis=-1))
-
-
-def test_picture_is_as_wide_as_its_panels_and_keeps_the_film_in_proportion():
-    panel = Panel("Standard", "", np.zeros((50, 100)), NO_BOXES)
-    film = np.zeros((50, 100), np.uint8)
-    one = _decode(render_png(film, [panel], true_boxes=NO_BOXES, width=200))
-    three = _decode(render_png(film, [panel] * 3, true_boxes=NO_BOXES, width=200))
-    assert three.shape[1] - one.shape[1] == 2 * (200 + 8)
-    taller = _decode(render_png(np.zeros((100, 100), np.uint8), [panel], true_boxes=NO_BOXES, width=200))
-    assert taller.shape[0] - one.shape[0] == 100
-
-
-def test_boxes_are_where_they_should_be_in_their_colours():
-    # 1024 -> 128 pixels: the predicted box is 32..63 across and 16..47 down, the true one 64..95 and 64..111.
-    panel = Panel("Standard", "", np.zeros(FILM.shape), np.array([[256, 128, 256, 256]]))
-    true = np.array([[512, 512, 256, 384]])
-    picture = _decode(render_png(FILM, [panel], true_boxes=true, width=128))
-    head, left = picture.shape[0] - 30 - 128, 8
-    for colour, (x0, x1, y0, y1) in ((PREDICTED_COLOUR, (32, 63, 16, 47)), (TRUE_COLOUR, (64, 95, 64, 111))):
-        rows, columns = _coloured(picture, colour).T
-        found = np.array([columns.min() - left, columns.max() - left, rows.min() - head, rows.max() - head])
-        assert found == pytest.approx(np.array([x0, x1, y0, y1]), abs=1)  # lines are two pixels wide
-
-
-def test_panels_of_nothing_are_refused():
-    with pytest.raises(InputError, match="no panel"):
-        render_png(FILM, [], true_boxes=NO_BOXES)
+def _boxes_of(explorer: Explorer, colour: tuple[int, int, int]) -> int:
+    """Pixels of a colour on the panels, which are 128 pixels high; the legend is left out."""
+    panels = _decode(bytes(explorer.picture.value))[HEAD : HEAD + 128]
+    return int((panels == colour).all(axis=-1).sum())
 
 
 @pytest.fixture
@@ -78,13 +56,12 @@ def explorer() -> Explorer:
 
 def test_first_picture_shows_the_finding_that_has_a_box(explorer):
     assert explorer.finding.value == "Mass"
-    picture = _decode(bytes(explorer.picture.value))
-    assert len(_coloured(picture, TRUE_COLOUR)) > 0
-    assert len(_coloured(picture, PREDICTED_COLOUR)) > 0
+    assert _boxes_of(explorer, TRUE_COLOUR) > 0 and _boxes_of(explorer, PREDICTED_COLOUR) > 0
 
 
 @pytest.mark.parametrize(
-    ("control", "value"), [("finding", "Nodule"), ("image", 1), ("threshold", 0.95), ("opacity", 0.1)]
+    ("control", "value"),
+    [("finding", "Nodule"), ("image", 1), ("threshold", 0.95), ("opacity", 0.1), ("colours", "jet")],
 )
 def test_every_control_changes_the_picture_and_back(explorer, control, value):
     before = explorer.picture.value
@@ -106,8 +83,7 @@ def test_sentence_follows(explorer):
     assert explorer.line.value.count("1 box") == 4  # the true one, and the peak of each model
     explorer.finding.value = "Hernia"
     assert explorer.line.value.count("0 boxes") == 4
-    picture = _decode(bytes(explorer.picture.value))
-    assert len(_coloured(picture, TRUE_COLOUR)) == len(_coloured(picture, PREDICTED_COLOUR)) == 0
+    assert _boxes_of(explorer, TRUE_COLOUR) == _boxes_of(explorer, PREDICTED_COLOUR) == 0
 
 
 def test_nothing_is_printed_or_piled_up(explorer, capsys):
@@ -126,10 +102,11 @@ def test_nothing_is_printed_or_piled_up(explorer, capsys):
 
 
 def test_controls_are_named_for_screen_readers(explorer):
-    for widget in (explorer.finding, explorer.image, explorer.threshold, explorer.opacity):
+    for widget in (*explorer.all, explorer.upload):
         assert widget.description
         assert getattr(widget, "tooltip", None) or widget.description_tooltip
-    assert 'aria-live="polite"' in explorer.line.value
+    assert len({widget.description for widget in explorer.all}) == len(explorer.all)
+    assert 'role="status"' in explorer.line.value
 
 
 def test_names_cannot_break_the_page():
@@ -144,3 +121,94 @@ def test_bad_input_is_told_in_a_sentence():
         Explorer([])
     with pytest.raises(InputError, match="Cough"):
         Explorer([_case()], finding="Cough")
+
+
+def test_films_are_offered_by_patient_label_and_hit(explorer):
+    def offered() -> list[int]:
+        return [place for _, place in explorer.image.options]
+
+    explorer.patient.value = 2
+    assert offered() == [1] and explorer.image.value == 1
+    explorer.which.value = "labelled"
+    assert offered() == [] and "No film fits" in explorer.line.value
+    assert explorer.picture.layout.display == "none"
+    explorer.patient.value = explorer.patient.options[0][1]
+    assert offered() == [0] and explorer.picture.layout.display is None
+    # Each film with a true box is a hit or a miss of a model, never both.
+    explorer.which.value = "hits"
+    hits = offered()
+    explorer.which.value = "misses"
+    assert sorted(hits + offered()) == [0, 1]
+    explorer.finding.value = "Nodule"
+    assert offered() == []
+
+
+@pytest.fixture(scope="module")
+def predictors() -> dict[str, Predictor]:
+    standard, _, refined = find_family("tiny")
+    return {
+        key: Predictor(build_model(recipe.model, weights="none"), recipe)
+        for key, recipe in ((STANDARD, standard), (REFINED, refined))
+    }
+
+
+def test_the_sentence_tells_what_the_stored_thresholds_decide(predictors):
+    pytest.importorskip("ipywidgets")
+    case = _case()
+    standard, refined = (predictors[key] for key in (STANDARD, REFINED))
+    told = {
+        STANDARD: Predictor(standard.model, standard.recipe, thresholds={"Mass": case.probability(STANDARD, "Mass")}),
+        REFINED: Predictor(
+            refined.model, refined.recipe, thresholds={"Mass": case.probability("MultiRes", "Mass") + 1e-6}
+        ),
+    }
+    explorer = Explorer([case], predictors=told, width=128)
+    # A probability at its threshold is present. MultiRes and MultiRes + PCM are one checkpoint and share thresholds.
+    standard, multires, _ = explorer.line.value.split("; ")
+    assert "called present" in standard and "called absent" in multires
+    explorer.finding.value = "Nodule"
+    assert "called" not in explorer.line.value
+
+
+def test_a_place_shows_its_row_of_the_affinity_and_changes_nothing_else(predictors):
+    pytest.importorskip("ipywidgets")
+    explorer = Explorer([_case(), _case("00000002_000.png", seed=1)], predictors=predictors, width=128)
+    before = _decode(bytes(explorer.picture.value))
+    explorer.across.value, explorer.down.value = 10, 90
+    after = _decode(bytes(explorer.picture.value))
+    changed = np.argwhere((before != after).any(axis=-1))
+    assert changed[:, 0].min() >= HEAD + 128 + FOOT and changed[:, 1].max() < 8 + 128 + 60  # its note may be wider
+    explorer.finding.value = "Nodule"
+    cam = _case().cams[REFINED][FINDINGS.index("Nodule")]
+    down, across = np.unravel_index(cam.argmax(), cam.shape)
+    assert explorer.across.value / 100 == pytest.approx((across + 0.5) / 8, abs=0.01)
+    assert explorer.down.value / 100 == pytest.approx((down + 0.5) / 8, abs=0.01)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def test_a_film_of_ones_own_is_shown_and_a_bad_file_is_told(predictors):
+    pytest.importorskip("ipywidgets")
+    explorer = Explorer([_case()], predictors=predictors, width=128)
+    before = explorer.picture.value
+    explorer._take({"new": ({"name": "notes.txt", "content": memoryview(b"not an image")},)})
+    assert 'role="alert"' in explorer.line.value and "notes.txt" in explorer.line.value
+    assert explorer.picture.value == before
+    explorer.which.value = "labelled"
+    explorer._take({"new": ({"name": "mine.png", "content": memoryview(_png(np.eye(64, 48, dtype=np.uint8) * 200))},)})
+    assert explorer.picture.value != before and "mine.png" in explorer.line.value
+    assert explorer.image.options[explorer.image.index][0] == "mine.png: yours"
+    assert "Is it a frontal chest film?" in explorer.line.value
+    assert _decode(bytes(explorer.picture.value)).shape[0] > HEAD + round(128 * 64 / 48)  # in its own proportions
+    assert "no truth is known" in explorer.line.value and "labelled" not in explorer.line.value
+    explorer.image.value = 0
+    assert "no truth is known" not in explorer.line.value
+
+
+def test_uploads_are_read_as_either_version_of_ipywidgets_gives_them():
+    seven = {"a.png": {"metadata": {"name": "a.png", "size": 2}, "content": b"ab"}}
+    eight = ({"name": "a.png", "type": "image/png", "size": 2, "content": memoryview(b"ab")},)
+    assert uploaded_files(seven) == uploaded_files(eight) == [("a.png", b"ab")]
+    assert uploaded_files({}) == uploaded_files(()) == []

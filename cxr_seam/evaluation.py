@@ -28,7 +28,7 @@ from .films import Films
 from .findings import FINDINGS
 from .localization import localization_scores
 from .matching import XYWH
-from .methods import Method, control_methods, gradient_methods, maps_by_model, model_methods
+from .methods import Method, control_methods, gradient_methods, model_methods
 from .predict import Predictor
 from .recipes import Recipe, recipe_to_dict
 from .results import (
@@ -45,8 +45,6 @@ from .results import (
 )
 from .training import best_path
 from .workspace import Workspace
-
-__all__ = ["MULTIRES", "REFINED", "STANDARD", "Evaluation", "evaluate", "family_predictors", "maps_by_model"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "opencv-python", "scikit-learn")
 SPLIT = "official test list"

@@ -17,13 +17,14 @@ from PIL import Image
 
 from .augment import augment
 from .cases import Case
-from .evaluation import family_predictors, maps_by_model
+from .evaluation import family_predictors
 from .files import whole_file
 from .films import Films
 from .findings import BOXED_FINDINGS, FINDINGS
 from .frontal import doubts_about
 from .heatmaps import PAPER_SIZE
 from .localization import ORIGINAL_SIZE, XYWH
+from .methods import maps_by_model
 from .nih import NihTables
 from .plots import plot_augmented, plot_films
 from .predict import Prediction, Predictor

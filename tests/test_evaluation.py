@@ -14,6 +14,7 @@ from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import digest, evaluate, family_predictors
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.html_report import report_page
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import find_family
@@ -204,6 +205,18 @@ def test_the_page_names_every_key_and_no_other(results):
     assert set(found) == set(page)
     wrong = {key: kinds for key, kinds in found.items() if not kinds <= {page[key], "null"}}
     assert not wrong
+
+
+def test_one_trained_model_is_enough(workspace, tmp_path):
+    alone = Workspace.open(data=workspace.data, recipes="tiny", keep=tmp_path)
+    alone.fetch()
+    best_path(alone.models, FAMILY[0].name).parent.mkdir(parents=True)
+    best_path(alone.models, FAMILY[0].name).write_bytes(best_path(workspace.models, FAMILY[0].name).read_bytes())
+    found = evaluate(alone, draws=5)
+    kinds = [scores["kind"] for scores in found.results["localization"].values()]
+    assert kinds.count("model") == 1 and "comparison" not in kinds and found.results["differences"] == {}
+    assert f"Centre box, ranked by {STANDARD}" in found.results["localization"]
+    assert REFINED not in report_page(alone, found).html()  # nothing is promised that was not measured
 
 
 def test_nothing_trained_is_told(tmp_path):

@@ -62,7 +62,8 @@ p, li { max-width: 48rem; } .mark { color: var(--mark); font-weight: 600; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { background: var(--soft); } tbody th { text-align: left; vertical-align: top; }
-.list td:nth-child(-n+4), .list td:last-child { text-align: left; }
+.list td:nth-child(-n+4), .list td:last-child, .list th { text-align: left; }
+.list td:last-child { white-space: normal; min-width: 8rem; }
 .tight th, .tight td { padding: .2rem .4rem; } .tight td, .tight thead th { white-space: normal; }
 .tight tbody th { white-space: normal; max-width: 9rem; } small { font-size: 11px; white-space: nowrap; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; border-radius: 4px; }

@@ -1,10 +1,14 @@
-"""What a trained model says of films: probabilities, maps, boxes."""
+"""What a trained model says of films: probabilities, decisions, maps, boxes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,36 +18,101 @@ from tqdm.auto import tqdm
 
 from .augment import to_input
 from .checkpoints import load_checkpoint
+from .errors import InputError
 from .films import Films, loader
-from .findings import BOXED_FINDINGS, FINDINGS
+from .findings import BOXED_FINDINGS, FINDINGS, canonical_finding
+from .frontal import doubts_about
 from .hardware import find_hardware
 from .heatmaps import PAPER_SIZE, heat_maps
-from .localization import ORIGINAL_SIZE, predicted_boxes
+from .localization import ORIGINAL_SIZE, XYWH, predicted_boxes
 from .models import LocalizationModel, Output
-from .radiographs import read_radiograph, shrink
+from .radiographs import image_files, open_radiograph, shrink
 from .recipes import Recipe
 
 BATCH_SIZE = 32
 
 
+class FilmWarning(UserWarning):
+    """An image that was predicted but may be no frontal chest film, or one that could not be read among others."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of one film.
+    """What a model says of one film; 0.3 MB in memory, whatever the size of the image.
 
     Attributes:
+        path: the image file.
+        size: (H, W) of the image in pixels.
         film: (S, S) uint8, the film as the model saw it, before normalisation.
         probabilities: one value in [0, 1] for each finding. They rank films; they are not calibrated.
-        heat_maps: (14, H, W) float32 in [0, 1] over the whole image, each divided by its own maximum: they show where
-            the evidence lies, not how strong it is.
+        present: the decision on each finding: whether its probability reaches the threshold that was chosen on the
+            validation films and is kept in the checkpoint; None where there is no threshold.
+        cam: (14, h, w) float32, the activation maps; see `heat_map`.
         threshold: share of a map's maximum from which on a pixel belongs to a box.
         boxes: columns finding, x, y, w, h (pixels of the image that was given), score; best box of a finding first.
+        doubts: why the image may be no frontal chest film, a sentence each (`frontal`).
     """
 
+    path: str
+    size: tuple[int, int]
     film: np.ndarray
     probabilities: dict[str, float]
-    heat_maps: np.ndarray
+    present: dict[str, bool | None]
+    cam: np.ndarray
     threshold: float
     boxes: pd.DataFrame
+    doubts: tuple[str, ...] = ()
+
+    def heat_map(self, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
+        """Make the heat map of a finding, by default in the image's own pixels.
+
+        It is divided by its own maximum: it shows where the evidence lies, not how strong it is.
+
+        Returns:
+            (H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: the finding is unknown.
+        """
+        cam = torch.from_numpy(self.cam[FINDINGS.index(canonical_finding(finding))])
+        return heat_maps(cam[None, None], size or self.size)[0, 0].numpy()
+
+    @property
+    def heat_maps(self) -> np.ndarray:
+        """The maps of all findings at the paper's size, (14, 256, 256) float32 in [0, 1], made anew at each call."""
+        return heat_maps(torch.from_numpy(self.cam)[None], PAPER_SIZE)[0].numpy()
+
+    def boxes_of(self, finding: str) -> np.ndarray:
+        """Boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
+        return self.boxes.loc[self.boxes["finding"] == canonical_finding(finding), XYWH].to_numpy(dtype=np.float64)
+
+    def likely(self, count: int) -> list[str]:
+        """The `count` most probable findings, most probable first."""
+        return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:count]
+
+
+class Predictions(list[Prediction]):
+    """What a model says of several films, in the order in which they were given or lie in a folder.
+
+    Attributes:
+        failures: path -> the sentence why a file could not be predicted.
+    """
+
+    def __init__(self, predictions: Sequence[Prediction] = (), failures: Mapping[str, str] | None = None) -> None:
+        """Take predictions and what failed."""
+        super().__init__(predictions)
+        self.failures = dict(failures or {})
+
+    def table(self) -> pd.DataFrame:
+        """Probabilities: index path, one column a finding."""
+        index = pd.Index([prediction.path for prediction in self], name="path", dtype=object)
+        return pd.DataFrame([p.probabilities for p in self], index=index, columns=list(FINDINGS))
+
+    def boxes(self) -> pd.DataFrame:
+        """All boxes: path, finding, x, y, w, h in pixels of each image, score."""
+        empty = pd.DataFrame(columns=["path", "finding", *XYWH, "score"])
+        tables = [p.boxes.assign(path=p.path)[list(empty)] for p in self if len(p.boxes)]
+        return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 class Predictor:
@@ -51,14 +120,18 @@ class Predictor:
 
     Example:
         >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors")
-        >>> predictor.predict("film.png").probabilities["Effusion"]
+        >>> predictor.predict("film.dcm").probabilities["Effusion"]
+        >>> predictor.predict("folder").table()
     """
 
-    def __init__(self, model: LocalizationModel, recipe: Recipe) -> None:
-        """Take a model and the recipe it was trained by; the model moves to the GPU if there is one."""
+    def __init__(
+        self, model: LocalizationModel, recipe: Recipe, *, thresholds: Mapping[str, float | None] | None = None
+    ) -> None:
+        """Take a model, the recipe it was trained by and its `Checkpoint.thresholds`; it moves to the GPU if any."""
         self.device = torch.device(find_hardware().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
+        self.thresholds = dict.fromkeys(FINDINGS) | dict(thresholds or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
@@ -68,7 +141,7 @@ class Predictor:
             InputError: see `checkpoints.load_checkpoint`.
         """
         model, about = load_checkpoint(path)
-        return cls(model, about.recipe)
+        return cls(model, about.recipe, thresholds=about.thresholds)
 
     @torch.inference_mode()
     def run(self, films: Tensor, *, maps: bool = True) -> Output:
@@ -87,28 +160,100 @@ class Predictor:
         """Logits (N, 14) float32 of all films."""
         return torch.cat([output.logits for _, output in self.batches(films, maps=False, what=what)]).numpy()
 
-    def predict(self, path: str | os.PathLike[str]) -> Prediction:
-        """Predict one image file.
+    def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
+        """Predict an image file, several, or a folder of them: PNG, JPEG, TIFF or DICOM.
+
+        Warns (`FilmWarning`) of images that look like no frontal chest film and, among several, of files that could
+        not be read; the others are predicted all the same, and `Predictions.failures` keeps the sentences.
+
+        Args:
+            source: a file gives a `Prediction`; a list, or a folder and all below it (see `image_files`), gives
+                `Predictions`.
 
         Raises:
-            InputError: the file is no readable image, see `radiographs.read_radiograph`.
+            InputError: the file is no readable image, see `radiographs.read_radiograph`; or no file of several is.
         """
-        pixels = read_radiograph(path)
-        film = shrink(pixels, self.recipe.image_size)
-        output = self.run(torch.from_numpy(film)[None, None])
-        maps = heat_maps(best_map(output), PAPER_SIZE)[0].numpy()
-        boxes = predicted_boxes(maps, os.fspath(path), FINDINGS, threshold=self.recipe.box_threshold)
-        height, width = pixels.shape
-        scale = np.array([width, height, width, height]) / ORIGINAL_SIZE
-        boxes[["x", "y", "w", "h"]] *= scale
-        probabilities = output.logits[0].sigmoid().tolist()
-        return Prediction(
-            film=film,
-            probabilities=dict(zip(FINDINGS, probabilities, strict=True)),
-            heat_maps=maps,
-            threshold=self.recipe.box_threshold,
-            boxes=boxes.drop(columns="image_index"),
+        one = isinstance(source, str | os.PathLike) and not Path(source).is_dir()
+        places = [source] if isinstance(source, str | os.PathLike) else source
+        found, failures = [], {}
+        for path, answer in self.each([path for place in places for path in image_files(place)], progress=not one):
+            if isinstance(answer, InputError):
+                failures[path] = answer
+            else:
+                found.append(answer)
+        if failures and not found:
+            raise next(iter(failures.values()))
+        for prediction in found:
+            for doubt in prediction.doubts:
+                warnings.warn(f"{prediction.path}: {doubt}", FilmWarning, stacklevel=2)
+        for error in failures.values():
+            warnings.warn(f"left out: {error}", FilmWarning, stacklevel=2)
+        return found[0] if one else Predictions(found, {path: str(error) for path, error in failures.items()})
+
+    def each(
+        self, paths: Sequence[str | os.PathLike[str]], *, progress: bool = True
+    ) -> Iterator[tuple[str, Prediction | InputError]]:
+        """Yield (path, prediction) file by file in the order given; in place of one that failed, its error.
+
+        Files are read on several cores and predicted in batches, so that no more than a batch is in memory.
+        """
+        paths = [os.fspath(path) for path in paths]
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            tqdm(total=len(paths), desc="predict", unit="film", leave=False, disable=not progress) as bar,
+        ):
+            for start in range(0, len(paths), BATCH_SIZE):
+                batch = paths[start : start + BATCH_SIZE]
+                read = list(pool.map(self._read, batch))
+                films = [answer.pixels for answer in read if isinstance(answer, _Film)]
+                output = self.run(torch.from_numpy(np.stack(films))[:, None]) if films else None
+                place = 0
+                for path, answer in zip(batch, read, strict=True):
+                    if isinstance(answer, _Film):
+                        answer, place = self._prediction(path, answer, output, place), place + 1
+                    yield path, answer
+                    bar.update()
+
+    def _read(self, path: str) -> _Film | InputError:
+        """Read a file and bring it to the size of the model's input, exactly as `prepare` fills a store."""
+        try:
+            radiograph = open_radiograph(path)
+        except InputError as error:
+            return error
+        return _Film(
+            shrink(radiograph.pixels, self.recipe.image_size), radiograph.pixels.shape, doubts_about(radiograph)
         )
+
+    def _prediction(self, path: str, film: _Film, output: Output, place: int) -> Prediction:
+        """What the model says of the film at `place` of a batch."""
+        cam = best_map(output)[place]
+        threshold = self.recipe.box_threshold
+        boxes = predicted_boxes(heat_maps(cam[None], PAPER_SIZE)[0].numpy(), path, FINDINGS, threshold=threshold)
+        height, width = film.size
+        boxes[XYWH] *= np.array([width, height, width, height]) / ORIGINAL_SIZE
+        probabilities = dict(zip(FINDINGS, output.logits[place].sigmoid().tolist(), strict=True))
+        return Prediction(
+            path=path,
+            size=film.size,
+            film=film.pixels,
+            probabilities=probabilities,
+            present={
+                finding: None if least is None else probabilities[finding] >= least
+                for finding, least in self.thresholds.items()
+            },
+            cam=cam.numpy().copy(),  # not a view that would keep the whole batch
+            threshold=threshold,
+            boxes=boxes.drop(columns="image_index"),
+            doubts=film.doubts,
+        )
+
+
+class _Film(NamedTuple):
+    """A file, read: (S, S) uint8 pixels, (H, W) of the image, and doubts about it."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    doubts: tuple[str, ...]
 
 
 def best_map(output: Output) -> Tensor:

@@ -1,16 +1,20 @@
 # Everything a newcomer types. PYTHON chooses the interpreter that the environment is made with (3.10 to 3.13).
 PYTHON ?= python3
+COLAB_PYTHON ?= python3.13
 DATA ?= ../shared/nih
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BROWSER := .venv/installed-browser
+CHROMIUM ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable))
+COLAB := build/colab/environment
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help environment demo real test pair clean
+.PHONY: help environment demo real test test-browser test-colab pair clean
 
 help:  ## Show what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 environment: $(INSTALLED)  ## Make .venv with all that is needed
 
@@ -55,10 +59,31 @@ test: environment  ## Lint, then run all tests and the five notebooks on tiny da
 	$(BIN)/ruff format --check .
 	@keep=$$(mktemp -d); trap 'rm -rf "$$keep"' EXIT; \
 		CXR_SEAM_DATA=tiny CXR_SEAM_RECIPES=tiny CXR_SEAM_KEEP=$$keep \
-		$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 tests $(NOTEBOOKS)
+		$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --ignore=tests/browser tests $(NOTEBOOKS)
+
+test-browser: $(BROWSER)  ## Drive notebook 05 through a headless Chromium; screenshots in build/browser
+	@command -v "$(CHROMIUM)" > /dev/null || { echo "no Chromium here; install one (Debian, Ubuntu: apt-get install" \
+		"chromium) or name one: make test-browser CHROMIUM=/path/to/chrome"; exit 1; }
+	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest tests/browser
+
+$(BROWSER): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	@touch $@
+
+test-colab: $(COLAB)/installed  ## Run the notebooks as on Colab, in its own versions (5 GB), see docs/colab.md
+	$(COLAB)/bin/python tests/colab/run.py
+
+$(COLAB)/installed: tests/colab/preinstalled.txt
+	@$(COLAB_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' || \
+		{ echo "Colab has Python 3.13; name one: make test-colab COLAB_PYTHON=/path/to/python3.13"; exit 1; }
+	rm -rf $(COLAB)
+	@$(COLAB_PYTHON) -m venv $(COLAB) || \
+		{ echo "$(COLAB_PYTHON) cannot make environments; install its venv package"; exit 1; }
+	$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/colab/preinstalled.txt
+	@touch $@
 
 pair: environment  ## Write each notebook's script anew after an edit in Jupyter
 	$(BIN)/jupytext --quiet --to py:percent $(NOTEBOOKS)
 
 clean:  ## Remove the environment and everything that was run
-	rm -rf .venv runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build runs *.egg-info .pytest_cache .ruff_cache

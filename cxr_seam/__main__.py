@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from .errors import InputError
 
@@ -146,26 +145,27 @@ def fetch(arguments: argparse.Namespace) -> None:
     print(f"{len(store)} images of {store.size}x{store.size} pixels are in {store.folder}")
 
 
-def predict(arguments: argparse.Namespace) -> None:
-    """Print a model's probabilities for image files; keep their boxes as CSV and their heat maps as PNG."""
-    from .files import whole_file
-    from .gallery import prediction_png
+def predict(arguments: argparse.Namespace) -> int:
+    """Predict image files or folders; keep heat maps as PNG and DICOM, boxes as CSV; status 3 where some failed."""
+    from .own_images import named_files, predict_files
     from .predict import Predictor
 
-    names = [Path(path).stem for path in arguments.files]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two files are called {twice[0]}, one's results would replace the other's; run them apart")
+    files = named_files(arguments.files, out=arguments.out)
     predictor = Predictor.load(arguments.checkpoint)
-    for path, name in zip(arguments.files, names, strict=True):
-        prediction = predictor.predict(path)
+    failed = 0
+    for path, answer in predict_files(predictor, files, arguments.out):
+        if isinstance(answer, InputError):
+            failed += 1
+            print(f"cxr_seam: {answer}", file=sys.stderr)
+            continue
         print(path)
-        for finding, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
-            print(f"  {finding:<20}{probability:.3f}")
-        with whole_file(Path(arguments.out) / f"{name}_heatmaps.png") as temporary:
-            temporary.write_bytes(prediction_png(prediction))
-        with whole_file(Path(arguments.out) / f"{name}_boxes.csv") as temporary:
-            prediction.boxes.to_csv(temporary, index=False)
-    print(f"heat maps and boxes are in {arguments.out}")
+        for finding in answer.likely(len(answer.probabilities)):
+            decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.present[finding]]
+            print(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
+        for doubt in answer.doubts:
+            print(f"cxr_seam: {path}: {doubt}", file=sys.stderr)
+    print(f"heat maps, boxes and probabilities of {len(files) - failed} films are in {arguments.out}")
+    return 0 if not failed else 2 if failed == len(files) else 3
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
@@ -229,9 +229,9 @@ def parser() -> argparse.ArgumentParser:
     verb(selfcheck, "selfcheck")
 
     own = verb(predict, "predict")
-    own.add_argument("files", nargs="+")
+    own.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
     own.add_argument("--checkpoint", required=True)
-    own.add_argument("--out", default="predictions")
+    own.add_argument("--out", default="predictions", help="folder for the results (%(default)s)")
     return main_parser
 
 

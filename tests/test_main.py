@@ -79,7 +79,8 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     assert main(["predict", *map(str, films), "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     assert "Effusion" in capsys.readouterr().out
     written = {path.name for path in out.iterdir()}
-    assert written == {f"{film.stem}_{kind}" for film in films for kind in ("heatmaps.png", "boxes.csv")}
+    tables = {"films.csv", "probabilities.csv", "boxes.csv"}
+    assert written == tables | {f"{film.stem}_heatmaps.png" for film in films}
 
 
 @pytest.mark.parametrize(

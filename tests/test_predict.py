@@ -1,0 +1,236 @@
+"""Prediction of files: the training's preprocessing bit for bit, one file or many, in the image's own pixels."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from dicom_files import film, of_pydicom, of_pydicom_data, written
+from PIL import Image
+from pydicom import dcmread
+
+from cxr_seam.__main__ import main
+from cxr_seam.boxes import boxes_from_heatmap
+from cxr_seam.checkpoints import Checkpoint, save_checkpoint
+from cxr_seam.errors import InputError
+from cxr_seam.films import Films
+from cxr_seam.findings import FINDINGS
+from cxr_seam.heatmaps import heat_maps
+from cxr_seam.models import build_model
+from cxr_seam.nih import load_tables
+from cxr_seam.own_images import named_files
+from cxr_seam.predict import FilmWarning, Prediction, Predictions, Predictor
+from cxr_seam.prepare import prepare
+from cxr_seam.radiographs import read_radiograph, shrink
+from cxr_seam.recipes import find_family
+
+RECIPE = find_family("tiny")[2]
+PAGE = (ROOT / "docs" / "own-image.md").read_text()
+pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.predict.FilmWarning")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A model that was never trained, with thresholds for all findings but one."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.best.safetensors"
+    thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Hernia": None}
+    about = Checkpoint(RECIPE, epoch=1, thresholds=thresholds)
+    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), about=about)
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint) -> Predictor:
+    return Predictor.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder) -> list[Path]:
+    return sorted((demo_folder / "images").iterdir())[:5]
+
+
+def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor, demo_folder, tmp_path):
+    store = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
+    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
+    predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
+    pixels, _ = films.__getitems__(range(5))
+    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
+    output = predictor.run(pixels)
+    assert np.array_equal(np.stack([p.cam for p in predictions]), output.refined.numpy())
+    assert np.array_equal(
+        [list(p.probabilities.values()) for p in predictions], output.logits.sigmoid().numpy().astype(float)
+    )
+
+
+def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path):
+    wide = tmp_path / "wide.png"
+    cv2.imwrite(str(wide), cv2.resize(read_radiograph(films[0]), (300, 200)))
+    prediction = predictor.predict(wide)
+    assert prediction.size == (200, 300)
+    for finding in FINDINGS:
+        heat_map = prediction.heat_map(finding)
+        assert heat_map.shape == (200, 300) and heat_map.min() >= 0 and heat_map.max() <= 1
+        paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
+        expected = boxes_from_heatmap(paper, threshold=RECIPE.box_threshold).xywh * np.array([300, 200, 300, 200]) / 256
+        assert prediction.boxes_of(finding) == pytest.approx(expected)
+
+
+def test_decisions_are_at_the_stored_thresholds(predictor, films):
+    prediction = predictor.predict(films[0])
+    assert prediction.present["Hernia"] is None
+    for finding in FINDINGS[:-1]:
+        assert prediction.present[finding] is (prediction.probabilities[finding] >= 0.5)
+    exactly = Predictor(predictor.model, RECIPE, thresholds={f: prediction.probabilities[f] for f in FINDINGS}).predict(
+        films[0]
+    )
+    assert all(exactly.present.values())  # "from which on"
+    assert set(Predictor(predictor.model, RECIPE).predict(films[0]).present.values()) == {None}
+
+
+def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_path):
+    for place, path in enumerate(films):
+        (tmp_path / f"{9 - place}.png").write_bytes(path.read_bytes())
+    folder = predictor.predict(tmp_path)
+    listed = predictor.predict(films)
+    assert [Path(p.path).name for p in folder] == ["5.png", "6.png", "7.png", "8.png", "9.png"]
+    assert [p.path for p in listed] == [str(path) for path in films]
+    assert isinstance(folder, Predictions) and folder.failures == {}
+    for one, other in zip(reversed(folder), listed, strict=True):
+        assert np.array_equal(one.film, other.film)
+        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+    single = predictor.predict(films[3])
+    assert isinstance(single, Prediction)
+    assert list(single.probabilities.values()) == pytest.approx(list(listed[3].probabilities.values()), abs=1e-5)
+    assert list(listed.table().index) == [str(path) for path in films]
+    assert listed.table().loc[str(films[3]), "Mass"] == listed[3].probabilities["Mass"]
+    assert len(listed.boxes()) == sum(len(p.boxes) for p in listed)
+
+
+def test_more_films_than_a_batch_keep_their_order(predictor, films, monkeypatch):
+    monkeypatch.setattr("cxr_seam.predict.BATCH_SIZE", 2)
+    assert [p.path for p in predictor.predict(films)] == [str(path) for path in films]
+
+
+def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(films[0].read_bytes()[:200])
+    with pytest.warns(FilmWarning, match="left out: .*bad.png is broken"):
+        predictions = predictor.predict([films[0], bad, films[1]])
+    assert [p.path for p in predictions] == [str(films[0]), str(films[1])]
+    assert list(predictions.failures) == [str(bad)] and "broken" in predictions.failures[str(bad)]
+    with pytest.raises(InputError, match="bad.png is broken"):
+        predictor.predict([bad, bad])
+    with pytest.raises(InputError, match="bad.png is broken"):
+        predictor.predict(bad)
+
+
+def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
+    Image.fromarray(np.full((90, 90), 60, np.uint8)).save(tmp_path / "grey.png")
+    with pytest.warns(FilmWarning, match="grey.png: bright and dark do not lie as on a frontal chest film"):
+        assert predictor.predict(tmp_path / "grey.png").doubts
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
+def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
+    pixels, path = read_radiograph(films[0]), tmp_path / f"film{suffix}"
+    if suffix == ".dcm":
+        path.write_bytes(written(film(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
+    else:
+        Image.fromarray(pixels).save(path)
+    expected, found = predictor.predict(films[0]), predictor.predict(path)
+    assert np.array_equal(found.film, expected.film) and found.probabilities == expected.probabilities
+
+
+def test_many_predictions_are_small_in_memory(predictor):
+    path = of_pydicom_data("RG1_J2KR.dcm")
+    prediction = predictor.predict(path)
+    assert prediction.size == (1955, 1841)
+    assert sum(part.nbytes for part in (prediction.film, prediction.cam)) < 300_000
+    assert prediction.film.base is None or prediction.film.base.nbytes < 300_000
+    assert prediction.cam.base is None
+    assert np.array_equal(prediction.film, shrink(read_radiograph(path), RECIPE.image_size))
+
+
+def test_results_are_named_after_their_files(tmp_path):
+    for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+    named = named_files([tmp_path / "in"], out=tmp_path / "in" / "out")
+    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]
+    with pytest.raises(InputError, match="two files are called a,"):
+        named_files([tmp_path / "in" / "a.png", tmp_path / "in"])
+
+
+def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "b.png").write_bytes(films[0].read_bytes())
+    (given / "a.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (given / "frames.dcm").write_bytes(of_pydicom("examples_ybr_color.dcm").read_bytes())
+    out = tmp_path / "out"
+    assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
+    said = capsys.readouterr()
+    assert "frames.dcm holds 30 frames" in said.err and "of 2 films are in" in said.out
+    assert {path.name for path in out.iterdir()} == {
+        "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "films.csv", "probabilities.csv", "boxes.csv",
+    }  # fmt: skip
+    table = pd.read_csv(out / "films.csv").set_index("film")
+    assert list(table.index) == ["a", "b", "frames"] and "30 frames" in table.loc["frames", "error"]
+    prediction = Predictor.load(checkpoint).predict(given / "b.png")
+    rows = pd.read_csv(out / "probabilities.csv").query("film == 'b'").set_index("finding")["probability"]
+    assert rows.to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
+    boxes = pd.read_csv(out / "boxes.csv").query("film == 'b'").drop(columns="film").reset_index(drop=True)
+    pd.testing.assert_frame_equal(boxes, prediction.boxes, check_dtype=False, atol=1e-3)
+
+    made = dcmread(out / "a_heatmaps.dcm")
+    assert made.PatientID == "4711" and made.SOPClassUID.name == "Secondary Capture Image Storage"
+    picture = np.asarray(Image.open(out / "a_heatmaps.png").convert("RGB"))
+    assert np.array_equal(made.pixel_array[: len(picture)], picture)  # below it stands what it is not
+    assert made.pixel_array[len(picture) :].max() == 255
+    for finding in FINDINGS:
+        assert f"{finding}: " in made.ImageComments
+
+
+def test_files_none_of_which_can_be_read_give_status_2(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["predict", "nowhere.png", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
+    assert "cannot read nowhere.png" in capsys.readouterr().err
+
+
+@pytest.fixture
+def desk(checkpoint, films, tmp_path) -> Path:
+    """A folder with the files that the page speaks of."""
+    (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "film.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (tmp_path / "folder").mkdir()
+    for path in films[:2]:
+        (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["python", "shell"])
+def test_the_examples_of_the_page_run(desk, kind):
+    examples = re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
+    assert len(examples) == {"python": 2, "shell": 1}[kind]
+    for example in examples:
+        words = example.split()
+        command = [sys.executable, "-c", example] if kind == "python" else [sys.executable, *words[1:]]
+        result = subprocess.run(
+            command, cwd=desk, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+    if kind == "python":
+        assert len(pd.read_csv(desk / "table.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
+    else:
+        named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
+        wanted = {name.replace("NAME", "film") for name in named}
+        assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5

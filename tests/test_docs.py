@@ -1,0 +1,175 @@
+"""The pages in docs/: their examples run and print what stands below them, their links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+
+from cxr_seam import recipes
+from cxr_seam.backbones import BACKBONES
+from cxr_seam.checkpoints import Checkpoint, save_checkpoint
+from cxr_seam.classification import classification_table
+from cxr_seam.evaluation import evaluate
+from cxr_seam.findings import FINDINGS
+from cxr_seam.models import build_model
+from cxr_seam.nih import load_tables
+from cxr_seam.predict import Predictor
+from cxr_seam.results import save_results
+from cxr_seam.training import best_path
+from cxr_seam.workspace import Workspace
+
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def run(page: str) -> dict[str, object]:
+    """Run the page's examples in order, as one program; hold what each prints to the text block below it."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    blocks = BLOCK.findall((ROOT / "docs" / page).read_text())
+    assert blocks and blocks[0][0] == "python"
+    for number, (kind, content) in enumerate(blocks):
+        if kind == "text":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(content, f"{page}, example {number}", "exec"), names)
+        if number + 1 < len(blocks) and blocks[number + 1][0] == "text":
+            assert printed.getvalue() == blocks[number + 1][1]
+    return names
+
+
+def anchors(page: Path) -> set[str]:
+    """The addresses that GitHub gives a page's headings."""
+    without_code = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_page_on_colab_tells_of_the_versions_that_are_tested_there() -> None:
+    """And each requirement is either preinstalled there or among the additions, so that none is overlooked."""
+    page = (ROOT / "docs" / "colab.md").read_text().split("## The notebooks")[0]
+    rows = dict(re.findall(r"^\| ([\w-]+) \| ([\w. ]+) \|", page, re.MULTILINE))
+    for line in (ROOT / "tests" / "colab" / "preinstalled.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, _, version = line.partition("==")
+            assert rows[name] == (version or "not known")
+    names = {name.replace("_", "-").lower() for name in rows}
+    for requirement in re.findall(r"^([\w-]+)>=", (ROOT / "requirements.txt").read_text(), re.MULTILINE):
+        assert requirement in names, f"run make test-colab again: {requirement} is not in docs/colab.md"
+
+
+def test_the_examples_of_reading_results_print_what_stands_below_them() -> None:
+    """The figures there were worked out by hand; run compares them."""
+    run("reading-results.md")
+
+
+@pytest.fixture
+def known_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page registers is forgotten again; its training is as short as can be."""
+    before, families = dict(BACKBONES), dict(recipes.FAMILIES)
+    tiny = recipes.FAMILIES["tiny"]
+    monkeypatch.setattr(recipes, "SMALL", tiny[0])
+    monkeypatch.setattr(recipes, "SMALL_PCM", tiny[2].seam)
+    yield
+    for registry, content in ((BACKBONES, before), (recipes.FAMILIES, families)):
+        registry.clear()
+        registry.update(content)
+
+
+def test_the_backbone_of_the_example_is_torchvisions_and_trains(
+    known_backbones: None, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
+    names = run("new-backbone.md")
+    assert (tmp_path / "runs/regnet/models/multires_regnet_pcm.best.safetensors").exists()
+    # The stages are the whole network but its classifier: counted by torchvision, and the same features.
+    net = torchvision.models.regnet_y_400mf().eval()
+    published = torchvision.models.RegNet_Y_400MF_Weights.IMAGENET1K_V1.meta["num_params"]
+    backbone = names["cut_regnet"](net)
+    assert sum(p.numel() for p in backbone.parameters()) == published - (440 + 1) * 1000
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(image)[-1], net.trunk_output(net.stem(image)))
+
+
+def test_the_shared_model_of_the_example_is_the_checkpoint(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the results of an evaluation as it is made today, of models that nobody trained."""
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep="runs/demo")
+    workspace.fetch()
+    named = replace(recipes.FAMILIES["tiny"][2], name="multires_demo_pcm")
+    workspace = replace(workspace, family=(*workspace.family[:2], named))
+    model = build_model(named.model, weights="none")
+    checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, about=Checkpoint(named))
+    save_results(evaluate(workspace, draws=20).results, workspace.results)
+    hub = create_autospec(HfApi)
+    hub.return_value.model_info.return_value.private = True
+    monkeypatch.setattr("huggingface_hub.HfApi", hub)
+    names = run("share-a-model.md")
+    assert hub.return_value.create_repo.call_args.kwargs["private"]
+    hub.return_value.upload_folder.assert_called_once()
+    assert (names["folder"] / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+    logits = torch.from_numpy(Predictor.load(checkpoint).logits(workspace.test_films()))
+    scores = classification_table(workspace.test_films().labels, logits.double().sigmoid().numpy())
+    card = (names["folder"] / "README.md").read_text()
+    values = {result.metric_type: result.metric_value for result in ModelCard(card).data.eval_results}
+    assert values["roc_auc"] == pytest.approx(scores["auc"].mean(), abs=1e-4)
+    assert str(tmp_path) not in card and str(demo_folder) not in card
+
+
+def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight patients with three films each, not square, one of them a JPEG; two patients have boxes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_SEAM_RECIPES", "tiny")
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        file = f"p{number // 3}/film{number}.{'jpg' if number == 5 else 'png'}"
+        path = tmp_path / "films" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (100, 200), dtype=np.uint8)).save(path)
+        findings = ["", "Mass", "Mass|Pleural_Thickening"][number % 3]
+        rows.append((file, f"P{number // 3}", findings, 200, 100))
+    pd.DataFrame(rows, columns=["file", "patient", "findings", "width", "height"]).to_csv("films.csv", index=False)
+    boxes = [("p0/film1.png", "Mass", 20, 10, 50, 25), ("p1/film5.jpg", "Mass", 0, 0, 200, 100)]
+    pd.DataFrame(boxes, columns=["file", "finding", "x", "y", "w", "h"]).to_csv("boxes.csv", index=False)
+
+    names = run("own-data.md")
+    assert len(names["store"]) == 24
+    tables = load_tables("mydata")
+    assert tables.images.loc["film5.png", list(FINDINGS)].sum() == 2
+    assert tables.images.loc["film3.png", list(FINDINGS)].sum() == 0
+    # A tenth of the width and of the height is 102.4 of 1024; a quarter is 256; the whole film is the whole square.
+    assert tables.boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[102.4, 102.4, 256, 256], [0, 0, 1024, 1024]]
+    patient = tables.images["patient_id"]
+    assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
+    assert set(tables.boxes["image_index"]) <= set(tables.test)
+    assert len(tables.test) + len(tables.train_val) == 24 and len(names["workspace"].boxed_films()) == 2

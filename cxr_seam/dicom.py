@@ -5,6 +5,7 @@ pydicom does the work; compressed files need a decoder beside it, and `python-gd
 
 from __future__ import annotations
 
+from copy import deepcopy
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,12 @@ def display_pixels(dataset: Dataset, name: str) -> np.ndarray:
             return _greys(dataset)
         return _colours(dataset)
     except Exception as error:  # as above: decoders and look-up tables raise whatever they like
+        if "all available plugins" in str(error):  # pydicom's words; 12-bit JPEG is such a case
+            syntax = dataset.file_meta.TransferSyntaxUID.name
+            raise InputError(
+                f"{name} is compressed as {syntax}, which the installed decoders cannot read, or is broken; "
+                "run pip install pylibjpeg pylibjpeg-libjpeg, or export it uncompressed"
+            ) from error
         raise InputError(f"the pixels of {name} could not be decoded ({_line(error)}); export it again") from error
 
 
@@ -107,10 +114,17 @@ def _greys(dataset: Dataset) -> np.ndarray:
 
 def _windowed(values: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Apply the first VOI LUT, else the first window; 0 is its black and 1 its white."""
+    from pydicom import Dataset
     from pydicom.pixels import apply_voi, apply_windowing
 
-    if luts := dataset.get("VOILUTSequence"):
-        return apply_voi(np.rint(values).astype(np.int32), dataset) / (2 ** luts[0].LUTDescriptor[2] - 1)
+    if dataset.get("VOILUTSequence"):
+        lut = deepcopy(dataset.VOILUTSequence[0])
+        entries, first, bits = lut.LUTDescriptor
+        # Told of 8 bits, pydicom 3.0 counts the entries in 8 bits too and wraps around after 256 of them.
+        lut.LUTDescriptor = [entries, first, 16]
+        wide = Dataset()
+        wide.VOILUTSequence, wide.file_meta = [lut], dataset.file_meta
+        return apply_voi(np.rint(values).astype(np.int32), wide) / (2**bits - 1)
     with np.errstate(over="ignore"):  # of the exponential of a sigmoid window, whose ends it reaches so
         black, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
         return (apply_windowing(values, dataset) - black) / (white - black)

@@ -99,7 +99,10 @@ def predict_files(
             boxes.append(answer.boxes.assign(film=name))
             write_pictures(answer, out / name)
         yield path, answer
-    _write_table(pd.DataFrame(films), out / FILMS, ["film", "path", "width", "height", "warnings", "error"])
+    sizes = {"width": "Int64", "height": "Int64"}  # whole numbers, though missing where a file could not be read
+    _write_table(
+        pd.DataFrame(films).astype(sizes), out / FILMS, ["film", "path", "width", "height", "warnings", "error"]
+    )
     _write_table(pd.DataFrame(probabilities), out / PROBABILITIES, ["film", "finding", "probability", "present"])
     _write_table(pd.concat(boxes) if boxes else pd.DataFrame(), out / BOXES, ["film", "finding", *XYWH, "score"])
 

@@ -25,7 +25,6 @@ MAX_COMMENT = 10240
 
 PATIENT_AND_STUDY = (
     "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
     "IssuerOfPatientID",
     "PatientIdentityRemoved",
     "DeidentificationMethod",

@@ -122,6 +122,28 @@ def test_sixteen_bit_files_are_scaled_by_the_depth_in_use(bits):
     assert np.abs(grey - values * (255 / full)).max() <= 0.51
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_tiff_keeps_grey_and_colour(compression):
+    assert np.array_equal(read_radiograph(encoded(GREY, "TIFF", compression=compression)), GREY)
+    assert np.array_equal(read_radiograph(encoded(np.dstack([GREY] * 3), "TIFF", compression=compression)), GREY)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_sixteen_bit_tiff_is_scaled_and_turned_over_where_white_is_zero(white_is_zero):
+    values = np.linspace(0, 4095, 32 * 32).round().astype(np.uint16).reshape(32, 32)
+    grey = read_radiograph(encoded(values, "TIFF", tiffinfo={262: 0 if white_is_zero else 1}))
+    expected = values * (255 / 4095)
+    assert np.abs(grey - (255 - expected if white_is_zero else expected)).max() <= 0.51
+
+
+def test_tiff_with_several_pages_or_fractions_is_refused():
+    page = Image.fromarray(GREY)
+    with pytest.raises(InputError, match="film.tif has 2 pages"):
+        read_radiograph(encoded(page, "TIFF", save_all=True, append_images=[page]), name="film.tif")
+    with pytest.raises(InputError, match="film.tif holds fractions"):
+        read_radiograph(encoded(GREY.astype(np.float32), "TIFF"), name="film.tif")
+
+
 def test_jpeg_is_read_closely():
     smooth = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
     assert np.abs(read_radiograph(encoded(smooth, "JPEG", quality=95)).astype(int) - smooth).max() <= 4

@@ -33,7 +33,6 @@ PATIENT_AND_STUDY = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
-    "BodyPartExamined",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",

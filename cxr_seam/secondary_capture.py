@@ -33,6 +33,7 @@ PATIENT_AND_STUDY = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
+    "BodyPartExamined",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
@@ -78,6 +79,8 @@ def secondary_capture(film: Dataset, picture: np.ndarray, *, comment: str = "") 
             made[keyword] = film[keyword]
     for keyword in MUST_STAND:
         setattr(made, keyword, film.get(keyword) or "")
+    if made.get("BodyPartExamined") != "CHEST":  # of a part that has two sides, or of no named one, DICOM asks which
+        made.Laterality = film.get("Laterality") or film.get("ImageLaterality") or ""
     if "StudyInstanceUID" not in made:
         made.StudyInstanceUID = generate_uid()
 

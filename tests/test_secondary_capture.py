@@ -67,10 +67,12 @@ def test_names_in_other_scripts_survive():
     assert read_back(source).PatientName == "Müller^Łucja"
 
 
-def test_an_independent_checker_finds_no_error(tmp_path):
+@pytest.mark.parametrize("body", ["CHEST", "HAND", ""])
+def test_an_independent_checker_finds_no_error(body, tmp_path):
     checker = shutil.which("dciodvfy")
     if checker is None:
         pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
-    (tmp_path / "made.dcm").write_bytes(written(secondary_capture(SOURCE, PICTURE, comment="line\r\nline")))
+    source = film(np.zeros((20, 20), np.uint8), BodyPartExamined=body)
+    (tmp_path / "made.dcm").write_bytes(written(secondary_capture(source, PICTURE, comment="line\r\nline")))
     said = subprocess.run([checker, str(tmp_path / "made.dcm")], capture_output=True, text=True).stderr
     assert "SCImage" in said and "Error" not in said, said

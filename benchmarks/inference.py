@@ -19,17 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_seam.models import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
 from cxr_seam.predict import Predictor
+from cxr_seam.published_tables import PAPER_MILLISECONDS
 from cxr_seam.recipes import find_recipe
 
 FAMILIES = ("resnet50", "efficientnet_b4")
 QUICK_FAMILIES = ("small",)
-PAPER_MILLISECONDS = {
-    "resnet50": 15.51,
-    "multires_resnet50": 16.93,
-    "efficientnet_b4": 20.29,
-    "multires_efficientnet_b4": 23.46,
-}
-"""Table 4, "Inference time (ms)", on a P100."""
 IMAGES_A_ROUND = 32
 
 

@@ -1,8 +1,8 @@
 """A small viewer for notebooks: one picture that follows menus and sliders.
 
 One image widget is set anew with PNG bytes at every change; nothing is printed or appended, so that it behaves
-the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). ipywidgets gives a picture no alternative text, so the sentence
-below it says what it shows; in 8.1 the picture bears the same sentence as its title.
+the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). ipywidgets gives a picture no alternative text (a tip on one
+breaks its display in 8.1), so the sentence below it says what it shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .affinity_row import affinity_row, embed_film, share_of_half
 from .cases import ALL, HITS, MISSES, Case, best_iou, choose_cases
 from .errors import InputError
 from .evaluation import models_of
-from .explorer_controls import ANYBODY, Controls, tell, uploaded_files
+from .explorer_controls import ANYBODY, Controls, uploaded_files
 from .findings import FINDINGS
 from .gallery import case_of_file
 from .heatmaps import PAPER_SIZE
@@ -163,7 +163,6 @@ class Explorer(Controls):
         if below is not None:
             words += f" For the marked place the PCM draws on the whole film: {below.note}."
         self.line.value = _said(words)
-        tell(self.picture, words)
 
     def _decision(self, case: Case, model: str) -> str:
         """What the model's stored threshold makes of the probability, in words; nothing where there is none."""

@@ -24,6 +24,8 @@
 #
 # Shows what the models look at: Fig. 7 for eight findings, a viewer with sliders, and a film of your own.
 #
+# ![A chest X-ray with the heat maps of three models; predicted boxes in red, the true box in green](../docs/heatmap.png)
+#
 # | | |
 # |---|---|
 # | **Takes** | Demo: 10 s on two CPU cores (`make demo`). On a T4: not measured. |
@@ -73,10 +75,14 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little. A film without heat or box is one whose map is nowhere positive.
 
 # %%
+from cxr_seam.cells import need
+from cxr_seam.evaluation import family_predictors
 from cxr_seam.gallery import build_cases, figure_rows
 from cxr_seam.plots import plot_heatmap_grid, save
 
-cases = build_cases(workspace, per_finding=3)
+need(globals(), workspace="Choices")
+predictors = family_predictors(workspace.family, workspace.models)
+cases = build_cases(workspace, per_finding=8, predictors=predictors)
 figure = plot_heatmap_grid(figure_rows(cases))
 save(figure, workspace.figures / "heatmaps.png")
 figure
@@ -84,17 +90,25 @@ figure
 # %% [markdown]
 # ## Explore
 #
-# Choose a finding and a film. *Threshold Q* is the share of the map's maximum from which on a point belongs to a box: lower it and boxes grow and merge. *Opacity* is how strongly the map covers the film.
+# One picture, which follows every control; all of them can be reached by the Tab key and moved by the arrow keys. The sentence below the picture says what it shows.
+#
+# - **Films** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box at $Q = 0.7$ has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
+# - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
+# - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. The broader it is, the more the PCM blurs.
+# - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
+# - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.explorer import Explorer
 
-Explorer(cases)
+need(globals(), workspace="Choices", predictors="Fig. 7", cases="Fig. 7")
+Explorer(cases, predictors=predictors)
 
 # %% [markdown]
 # ## A film of your own
 #
-# Type the path of a PNG or JPEG of a frontal chest film (on Colab: upload it in the file panel on the left); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
+# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest film (on Colab: upload it in the file panel on the left); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
 
 # %% cellView="form"
 # @title A film of your own { display-mode: "form" }
@@ -102,23 +116,28 @@ OWN_FILM = ""  # @param {type: "string"}
 
 from IPython.display import Image
 
-from cxr_seam.evaluation import family_predictors
+from cxr_seam.cells import need
 from cxr_seam.gallery import prediction_png, write_film
 
+need(globals(), workspace="Choices", predictors="Fig. 7", cases="Fig. 7")
 path = OWN_FILM or write_film(cases[0], workspace.figures / "own_film.png")
-predictor = list(family_predictors(workspace.family, workspace.models).values())[-1]
-prediction = predictor.predict(path)
+prediction = list(predictors.values())[-1].predict(path)
 Image(prediction_png(prediction))
 
 # %% [markdown]
-# Probabilities rank films; they are not calibrated, and 0.5 is no decision threshold. Boxes are x, y, w, h in pixels of the file that was given.
+# Probabilities rank films; they are not calibrated, and 0.5 is no decision threshold. *Present* is what the stored thresholds decide. Boxes are x, y, w, h in pixels of the file that was given.
 
 # %%
 import pandas as pd
 
-pd.Series(prediction.probabilities, name="probability").sort_values(ascending=False).round(3).to_frame()
+from cxr_seam.cells import need
+
+need(globals(), prediction="A film of your own")
+table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.present})
+table.sort_values("probability", ascending=False).round(3)
 
 # %%
+need(globals(), prediction="A film of your own")
 prediction.boxes.round(1).head(10)
 
 # %% [markdown]

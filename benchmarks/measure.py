@@ -1,4 +1,4 @@
-"""What the six benchmarks share: candidates timed in turn, memory in fresh processes, a table or JSON (Linux).
+"""What the seven benchmarks share: candidates timed in turn, memory in fresh processes, a table or JSON (Linux).
 
 Candidates run A B A B ... in one process, so that whatever else the machine does meets them alike, and are compared
 pair by pair. Peak memory is taken in a process of its own for each candidate, from VmHWM in /proc/self/status; the

@@ -7,7 +7,8 @@
 - torchxrayvision: its NIH_Dataset over the same files with its own crop and resize at their defaults, then the same
   augmentations on its one channel. Optional: `pip install torchxrayvision`.
 - ours: films of a prepared store, augmented for the whole batch, all on the CPU.
-- ours, host side: the same store and loader without the augmentation, which is all that a GPU leaves to the CPU.
+- ours, host side: the same store and loader, with the variations drawn but not carried out, which is all that a GPU
+  leaves to the CPU.
 
 All read from files that lie in the system's page cache. FOLDER holds NIH data (`images/`, the tables); without it
 synthetic films are drawn. The resident memory of the loader is measured over a small and a 20 times larger store.
@@ -29,15 +30,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cxr_seam.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from cxr_seam.augment import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
 from cxr_seam.films import loader
 from cxr_seam.phantom import write_demo_data
 from cxr_seam.prepare import prepare
 from cxr_seam.recipes import Augmentation
+from cxr_seam.store import BLOCK, IMAGES_FILE, Index, Store
 
 BATCH = 32
 WORKERS = 2
 RECIPE = Augmentation()
+ALL_FILMS = 112_120
 
 
 class PaperFilms(Dataset):
@@ -113,6 +116,23 @@ def pass_through(batches: DataLoader, *, change: Callable[[Tensor], Tensor] | No
             change(images)
 
 
+def draw_only(films: Tensor, size: int, generator: torch.Generator) -> None:
+    """The part of the augmentation that stays on the CPU."""
+    sampling_matrices(*draw(len(films), RECIPE, generator=generator), height=size, width=size)
+
+
+def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
+    """Milliseconds to open a store of `count` images; its pixels are a hole in a file, which opening never reads."""
+    index = Index(size=256, names=[f"{place:08d}_000.png" for place in range(count)])
+    index.sources, index.crc32 = [("images_001.tar.gz", count)], [0] * -(-count // BLOCK)
+    folder.mkdir()
+    index.save(folder)
+    with (folder / IMAGES_FILE).open("wb") as file:
+        file.truncate(count * index.size**2)
+    seconds = measure.in_turn({"open": lambda: Store.open(folder)}, rounds=rounds)["open"]
+    return [1000 * value for value in seconds]
+
+
 def find_films(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Path], str]:
     """The folder with tables, its 1024x1024 PNGs, and what they are."""
     kind = f"PNGs of {data}"
@@ -157,7 +177,7 @@ def main() -> None:
             "ours": lambda: pass_through(
                 batches, change=lambda films: augment(films, RECIPE, size=size, generator=generator)
             ),
-            "ours, host side": lambda: pass_through(batches),
+            "ours, host side": lambda: pass_through(batches, change=lambda films: draw_only(films, size, generator)),
         }
         counts = {"paper": decoded, "ours": stored, "ours, host side": stored}
         not_measured = [
@@ -193,6 +213,7 @@ def main() -> None:
                     "mapped file MiB (RssFile)": held["RssFile"] / measure.MIB,
                 }
             )
+        opened = measure.spread(opening(Path(folder, "large"), count=ALL_FILMS, rounds=max(5, rounds)))
     measure.Report(
         "input_pipeline",
         {"films": kind, "files": len(files), "size": size, "batch": BATCH, "workers": WORKERS, "rounds": rounds},
@@ -203,6 +224,7 @@ def main() -> None:
             ],
             "Ratios, pair by pair": ratios,
             "Resident memory of the loader after an epoch": memories,
+            "Opening a store": [{"images": ALL_FILMS, **{f"{key} ms": value for key, value in opened.items()}}],
         },
         not_measured,
     ).show(as_json=options.json)

@@ -103,14 +103,14 @@ def memory(*, archive: str, store: str) -> dict[str, int]:
 
 def main() -> None:
     """Measure and print."""
-    parser = measure.parser(__doc__, rounds=7)
+    parser = measure.parser(__doc__, rounds=5)
     parser.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH data (%(default)s)")
     options = parser.parse_args()
     measure.keep_to_two_cores()
     if options.child:
         print(json.dumps(memory(**options.child)))
         return
-    count, rounds = (8, 2) if options.quick else (360, options.rounds)
+    count, rounds = (8, 2) if options.quick else (1080, options.rounds)
     sizes = (4, 8) if options.quick else (120, 1200)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

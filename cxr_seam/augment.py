@@ -83,30 +83,60 @@ def draw_crops(count: int, recipe: Augmentation, *, generator: torch.Generator) 
     return torch.stack([place[:, 0] * (1 - width), place[:, 1] * (1 - height), width, height], dim=1)
 
 
-def warp(grey: Tensor, *, crops: Tensor, flips: Tensor, degrees: Tensor) -> Tensor:
-    """Crop, enlarge to the old size, flip and rotate in one bilinear sampling.
+def draw(count: int, recipe: Augmentation, *, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the variations of `count` films as Sect. 5.2 says.
 
-    Equal to the four operations one after the other: what the rotation brings in from outside the crop is black, also
-    where the film had content there.
+    Returns:
+        crops (count, 4), see `draw_crops`; flips (count,) bool; degrees (count,) float32, counter-clockwise.
+    """
+    crops = draw_crops(count, recipe, generator=generator)
+    flips = torch.rand(count, generator=generator) < recipe.flip_probability
+    degrees = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation_degrees
+    return crops, flips, degrees
+
+
+def sampling_matrices(crops: Tensor, flips: Tensor, degrees: Tensor, *, height: int, width: int) -> Tensor:
+    """Where a varied film takes its pixels from.
 
     Args:
-        grey: (B, 1, S, S) float, on any device; the parameters lie on the CPU.
         crops: (B, 4) left, top, width, height in units of the side.
         flips: (B,) bool, mirrored left to right.
         degrees: (B,) counter-clockwise rotation after the flip.
+        height: of the films in pixels.
+        width: likewise.
 
     Returns:
-        (B, 1, S, S) float.
+        (2, B, 2, 3), for `affine_grid`: from a pixel to its place in the crop, and to its place in the film.
     """
-    height, width = grey.shape[-2:]
-    turn = rotation_matrices(degrees, height=height, width=width)  # (B, 2, 3), to [-1, 1] inside the crop
+    turn = rotation_matrices(degrees, height=height, width=width)  # to [-1, 1] inside the crop
     mirror = torch.where(flips, -1.0, 1.0)
     left, top, crop_width, crop_height = crops.unbind(dim=1)
     scale = torch.stack([mirror * crop_width, crop_height], dim=1)
     shift = torch.stack([2 * left + crop_width - 1, 2 * top + crop_height - 1], dim=1)
     whole = scale[:, :, None] * turn  # the crop's coordinates to the film's
     whole[:, :, 2] += shift
-    turn, whole = send(torch.stack([turn, whole]), grey.device).to(grey.dtype)
+    return torch.stack([turn, whole])
+
+
+def warp(grey: Tensor, *, crops: Tensor, flips: Tensor, degrees: Tensor) -> Tensor:
+    """Crop, enlarge to the old size, flip and rotate in one bilinear sampling.
+
+    Equal to the four operations one after the other but for the outermost pixel of the crop, which is interpolated
+    with the film beyond it. What the rotation brings in from outside the crop is black, also where the film had
+    content there.
+
+    Args:
+        grey: (B, 1, S, S) float, on any device; the parameters, as `draw` gives them, lie on the CPU.
+        crops: see `sampling_matrices`.
+        flips: likewise.
+        degrees: likewise.
+
+    Returns:
+        (B, 1, S, S) float.
+    """
+    height, width = grey.shape[-2:]
+    matrices = sampling_matrices(crops, flips, degrees, height=height, width=width)
+    turn, whole = send(matrices, grey.device).to(grey.dtype)
     grid = F.affine_grid(whole, list(grey.shape), align_corners=False)
     sampled = F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled * inside(turn, height=height, width=width)
@@ -134,9 +164,5 @@ def augment(films: Tensor, recipe: Augmentation, *, size: int, generator: torch.
     Returns:
         (B, 3, size, size) float32.
     """
-    count = len(films)
-    crops = draw_crops(count, recipe, generator=generator)
-    flips = torch.rand(count, generator=generator) < recipe.flip_probability
-    degrees = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation_degrees
-    grey = shrink_batch(films, size)
-    return normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))
+    crops, flips, degrees = draw(len(films), recipe, generator=generator)
+    return normalise(warp(shrink_batch(films, size), crops=crops, flips=flips, degrees=degrees))

@@ -1,4 +1,4 @@
-"""One pass over the films: vary, forward, backward, update. Only its last line waits for a GPU."""
+"""One pass over the films: vary, forward, backward, update. A GPU is waited for once, at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Loop:
     accelerator: Accelerator
 
     def epoch(self, epoch: int, *, on_batch: Callable[[], object] = lambda: None) -> float:
-        """Learn from every film once.
+        """Learn from every film once, but for an incomplete last batch (`films.Batches`).
 
         Args:
             epoch: its number, from which order and variation of the films are drawn.
@@ -67,7 +67,11 @@ class Loop:
         return augment(films, self.recipe.augmentation, size=self.recipe.image_size, generator=generator)
 
     def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Learn from one batch, (B, 3, H, W) normalised with (B, 14) labels; returns its loss, a detached scalar."""
+        """Learn from one batch, (B, 3, H, W) normalised with (B, 14) labels; returns its loss, a detached scalar.
+
+        Where an epoch's batches do not fill the last update, their gradients are divided by the full number of
+        accumulation steps (accelerate's way): a weaker update, once an epoch.
+        """
         phase, accelerator = self.recipe.phase, self.accelerator
         with accelerator.accumulate(self.objective):
             loss = self.objective(images, labels, generator=generator)["loss"]
@@ -108,7 +112,11 @@ def make_loop(objective: nn.Module, recipe: Recipe, films: Films) -> Loop:
     batches = loader(films, phase.batch_size, shuffle_seed=recipe.seed)
     sampler = batches.batch_sampler
     optimiser = torch.optim.Adam(
-        [p for p in objective.parameters() if p.requires_grad], lr=phase.learning_rate, betas=phase.betas
+        [p for p in objective.parameters() if p.requires_grad],
+        lr=phase.learning_rate,
+        betas=phase.betas,
+        # The fused one looks for overflowing gradients on the GPU; the others, under fp16, ask the CPU at each update.
+        fused=True if hardware.device == "cuda" else None,
     )
     updates = phase.epochs * math.ceil(len(batches) / phase.accumulation)
     schedule = make_schedule(optimiser, phase, steps=updates)

@@ -119,7 +119,7 @@ def _walk_files(files: list[tuple[Path, int]], wanted: Callable[[str], bool]) ->
 
 def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> Iterator[Entry]:
     with path.open("rb", buffering=0) as raw:
-        stream = _Gunzip(raw) if gzipped else raw
+        stream = _Tail(_Gunzip(raw) if gzipped else raw)
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=STEP) as archive:
                 for member in archive:
@@ -131,10 +131,29 @@ def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> It
                         data = archive.extractfile(member).read()
                     yield Entry(name, f"{path}/{member.name}", data, problem, raw.tell())
             _read_to_end(stream)
+            # tarfile takes a damaged or missing header for the end; at the true end there is nothing but zeros.
+            if not tarfile.BLOCKSIZE <= stream.length - archive.offset <= stream.zeros:
+                raise EOFError("what follows its last readable member is not the end of a tar")
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"{path} is broken or ends early ({error}); fetch it again") from error
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _Tail:
+    """Passes a stream on and counts its bytes and the zeros that it ends with."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.length = self.zeros = 0
+
+    def read(self, size: int) -> bytes:
+        """Return what the stream gives."""
+        data = self.stream.read(size)
+        zeros = len(data) - len(data.rstrip(b"\0"))
+        self.zeros = zeros if zeros < len(data) else self.zeros + zeros
+        self.length += len(data)
+        return data
 
 
 class _Gunzip:

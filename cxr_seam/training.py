@@ -131,7 +131,7 @@ def train(
     loop = make_loop(make_objective(model, recipe), recipe, train_films)
     phase = recipe.phase
     history: list[dict[str, Any]] = []
-    best = -math.inf
+    best = None
     progress = tqdm(total=phase.epochs * len(loop.sampler), desc=recipe.name, unit="batch")
     for epoch in range(phase.epochs):
         started = time.perf_counter()
@@ -210,7 +210,9 @@ def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float 
     return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}
 
 
-def keep(objective: nn.Module, folder: Path, *, about: Checkpoint, history: list[dict[str, Any]], best: float) -> float:
+def keep(
+    objective: nn.Module, folder: Path, *, about: Checkpoint, history: list[dict[str, Any]], best: float | None
+) -> float:
     """Write the last model, the best one if this epoch is it, and the history.
 
     Args:
@@ -218,7 +220,7 @@ def keep(objective: nn.Module, folder: Path, *, about: Checkpoint, history: list
         folder: where to.
         about: of this epoch.
         history: up to this epoch.
-        best: what the best model that was written scored, the more the better.
+        best: what the best model that was written scored, the more the better; None before any was.
 
     Returns:
         The same after this epoch.
@@ -228,11 +230,11 @@ def keep(objective: nn.Module, folder: Path, *, about: Checkpoint, history: list
     score = -math.inf if value is None else value if direction == "max" else -value
     name = about.recipe.name
     save_checkpoint(folder / f"{name}.last.safetensors", objective.model, about=about)
-    if score > best or len(history) == 1:
-        save_checkpoint(best_path(folder, name), objective.model, about=about)
-        best = score
     with whole_file(history_path(folder, name)) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
+    if best is None or score > best:  # written last: where anything fails, `best` still tells of the file that is there
+        save_checkpoint(best_path(folder, name), objective.model, about=about)
+        best = score
     return best
 
 

@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cxr_seam.augment import augment, draw_crops, shrink_batch, to_input, warp
+from cxr_seam.augment import augment, draw, draw_crops, shrink_batch, to_input, warp
 from cxr_seam.recipes import Augmentation
 
 
@@ -68,6 +68,27 @@ def test_crops_match_torchvisions_random_resized_crop_in_mean_and_spread():
     ours = draw_crops(4000, recipe, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ours.mean(dim=0), theirs.mean(dim=0), atol=0.005)
     assert torch.allclose(ours.std(dim=0), theirs.std(dim=0), atol=0.005)
+
+
+def test_flips_and_rotations_have_the_recipes_distribution():
+    crops, flips, degrees = draw(20_000, Augmentation(), generator=torch.Generator().manual_seed(0))
+    assert crops.shape == (20_000, 4)
+    assert flips.float().mean() == pytest.approx(0.5, abs=0.015)  # four standard errors
+    assert degrees.abs().max() <= 15 and degrees.min() < -14.9 and degrees.max() > 14.9
+    assert degrees.mean() == pytest.approx(0, abs=0.25) and degrees.std() == pytest.approx(30 / 12**0.5, abs=0.1)
+    assert torch.corrcoef(torch.stack([flips.float(), degrees]))[0, 1].abs() < 0.03
+
+
+def test_augment_carries_out_what_was_drawn():
+    """With nothing but flips left in the recipe, half the films come out mirrored and the others as they went in."""
+    recipe = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), rotation_degrees=0.0)
+    films = (film() * 255).byte().repeat(200, 1, 1, 1)
+    varied = augment(films, recipe, size=64, generator=torch.Generator().manual_seed(0))
+    plain, mirrored = to_input(films, size=64)[0], to_input(films, size=64)[0].flip(-1)
+    kept = [torch.allclose(v, plain, atol=1e-3) for v in varied]
+    turned = [torch.allclose(v, mirrored, atol=1e-3) for v in varied]
+    assert all(a != b for a, b in zip(kept, turned, strict=True))
+    assert 70 <= sum(turned) <= 130
 
 
 def test_same_seed_same_batch_and_shape():

@@ -58,6 +58,29 @@ def test_a_truncated_tar_gives_what_it_holds_and_is_refused(kept, mode, tmp_path
     assert content(fill(whole, tmp_path / "store"))[0] == content(fill(whole, tmp_path / "fresh"))[0]
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+@pytest.mark.parametrize(
+    "damage", ["cut at a header", "cut in a header", "a flipped bit in a header", "cut before its end"]
+)
+def test_a_tar_that_breaks_off_between_two_members_is_not_taken_for_whole(damage, mode, tmp_path):
+    """tarfile itself takes each of these for the end of the archive, without a word."""
+    members = {name(k): png(k, side=40 + k) for k in range(9)}
+    data = bytearray(tar(tmp_path / "plain.tar", members, mode="w").read_bytes())
+    place = data.index(name(5).encode())  # a header begins with the member's name
+    place -= place % 512
+    if damage == "a flipped bit in a header":
+        data[place] ^= 1
+    elif damage == "cut before its end":
+        last = data.index(name(8).encode())
+        del data[last - last % 512 + 512 + -(-len(members[name(8)]) // 512) * 512 :]
+    else:
+        del data[place + (100 if damage == "cut in a header" else 0) :]
+    broken = tmp_path / "broken.tar"
+    broken.write_bytes(gzip.compress(data) if mode == "w:gz" else data)
+    with pytest.raises(InputError, match="broken.tar is broken or ends early.*fetch it again"):
+        fill(broken, tmp_path / "store")
+
+
 def in_pieces(data: bytes) -> list[bytes]:
     """A gzip file of two members, cut in the middle of an image, and zeros between and behind them."""
     half = len(data) // 2

@@ -92,7 +92,7 @@ def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained
 
     model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
     objective = ClassificationObjective(model, MULTIRES.backbone)
-    aucs, best = [0.6, 0.9, 0.8], -float("inf")
+    aucs, best = [0.6, 0.9, 0.8], None
     for epoch, auc in enumerate(aucs):
         about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
         with monkeypatch.context() as patch:
@@ -103,6 +103,37 @@ def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained
             except OSError:
                 continue
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+
+
+def test_a_history_that_could_not_be_written_costs_no_better_model(trained, tmp_path, monkeypatch):
+    import cxr_seam.training as training
+
+    model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
+    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
+    for epoch, auc in enumerate([0.6, 0.9, 0.8, 0.7]):
+        about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
+        with monkeypatch.context() as patch:
+            if epoch == 1:
+                patch.setattr(training, "whole_file", fail)
+            try:
+                best = keep(objective, tmp_path, about=about, history=[{}] * (epoch + 1), best=best)
+            except OSError:
+                continue
+    assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+
+
+def test_without_an_auc_the_first_model_that_can_be_written_is_the_best(trained, tmp_path, monkeypatch):
+    import cxr_seam.training as training
+
+    model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
+    about = replace(about, metrics={"validation_auc": None})
+    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", fail)
+        with pytest.raises(OSError):
+            keep(objective, tmp_path, about=about, history=[{}], best=best)
+    keep(objective, tmp_path, about=about, history=[{}, {}], best=best)
+    assert best_path(tmp_path, "multires_tiny").exists()
 
 
 def fail(*_, **__):

@@ -99,7 +99,7 @@ fetch() {
     local url=$1 file=$2 try status code
     for ((try = 1; try <= attempts; try++)); do
         status=0
-        code=$(curl --fail --location --continue-at - --retry 3 --connect-timeout 30 --speed-limit 1000 \
+        code=$(curl --fail --location --continue-at - --retry 3 --retry-max-time 300 --connect-timeout 30 --speed-limit 1000 \
             --speed-time 60 "${meter[@]}" --output "$file.part" --write-out '%{http_code}' "$url") || status=$?
         if [ "$status" -eq 0 ] || [ "$code" = 416 ]; then # 416: nothing is left to fetch; the checks will tell
             [ -e "$file.part" ] || : >"$file.part"
@@ -124,6 +124,10 @@ fetch_table() {
         if is_web_page "$dest/.$name.new"; then
             rm -f "$dest/.$name.new"
             fail "$TABLES_URL/$name is a web page, not the table; the mirror may have moved"
+        fi
+        if ! head -n 1 "$dest/.$name.new" | grep -qE 'Image|\.png'; then # a header or, in the lists, a name
+            rm -f "$dest/.$name.new"
+            fail "$TABLES_URL/$name is empty or another file, not the table; try again later or with another --source"
         fi
         mv "$dest/.$name.new" "$dest/$name"
     fi
@@ -192,14 +196,14 @@ do_archive() {
         3) incomplete="$incomplete $part" ;; # what could not be read has been told
         *) exit "$status" ;;
     esac
-    [ "$keep" = yes ] || mv "$file" "$file.done" # were it stopped now, the next run would delete it
     # A broken image in an archive of the right checksum will not get better; in another one it may.
     if [ "$status" -eq 0 ] || [ -n "$(expected_md5 "$(basename "$file")")" ]; then
+        [ "$keep" = yes ] || mv "$file" "$file.done" # were it stopped now, the next run would delete it
         printf '%s\n' "$part" >>"$store/finished.txt"
+        rm -f "$file.done"
     else
         rm -f "$file"
     fi
-    rm -f "$file.done"
 }
 
 # numbers LIST: "1,4-6" to 1 4 5 6.

@@ -96,7 +96,7 @@ class Server:
 def server(tmp_path):
     server = Server()
     for table in TABLES:
-        server.files[f"/{table}"] = f"the table {table}\n".encode()
+        server.files[f"/{table}"] = f"Image Index,of {table}\n".encode()
     for path, start in ((FIRST, 0), (SECOND, 10)):
         images = {f"images/{name(start + k)}": png(start + k, side=64) for k in range(4)}
         server.files[path] = tar(tmp_path / "archive", images).read_bytes()
@@ -153,7 +153,7 @@ def test_download_prepare_delete_and_do_nothing_the_second_time(download, server
     assert store.images[store.rows([name(12)])].mean() == 12
     assert store.sources == (("images_001.tar.gz", 4), ("images_002.tar.gz", 4))
     assert {path.name for path in dest.iterdir()} == {*TABLES, "store_16"}  # no archive is left
-    assert (dest / "test_list.txt").read_text() == "the table test_list.txt\n"
+    assert (dest / "test_list.txt").read_text() == "Image Index,of test_list.txt\n"
     assert said.count("is not the release this project was checked with") == 4  # the made-up tables: a warning each
 
     server.asked.clear()
@@ -241,6 +241,14 @@ def test_a_web_page_instead_of_a_table_is_told(download, server, dest):
     server.files["/test_list.txt"] = b"<html>log in</html>"
     status, said = download("--tables-only")
     assert status == 1 and "/test_list.txt is a web page, not the table" in said
+    assert not (dest / "test_list.txt").exists()
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"error": "moved"}\n'])
+def test_another_file_instead_of_a_table_is_told(answer, download, server, dest):
+    server.files["/test_list.txt"] = answer
+    status, said = download("--tables-only")
+    assert status == 1 and "/test_list.txt is empty or another file, not the table" in said
     assert not (dest / "test_list.txt").exists()
 
 

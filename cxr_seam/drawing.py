@@ -1,6 +1,7 @@
 """How every figure is drawn: its ground and colours, pictures without frames, boxes.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; no two lines differ by colour alone.
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; no two lines
+differ by colour alone, but by dashes or marks too.
 """
 
 from __future__ import annotations

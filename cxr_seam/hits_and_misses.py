@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from .boxes import overlap
 from .findings import BOXED_FINDINGS
 from .localization import best_boxes
 from .matching import XYWH
+from .results import said
 
 HIT = 0.1
 RULE = (
@@ -47,3 +51,18 @@ def surest(judged: pd.DataFrame, *, hit: bool) -> list[tuple[str, str]]:
     """The surest hit, or miss, of each boxed finding that has one: (image_index, finding) in NIH's order."""
     first = judged[judged["hit"] == hit].drop_duplicates("finding").set_index("finding")["image_index"]
     return [(first[finding], finding) for finding in BOXED_FINDINGS if finding in first.index]
+
+
+def tally(judged: pd.DataFrame, best_box: Mapping[str, Any]) -> str:
+    """Say how many are hits, and how many false positives the best boxes cost on all films.
+
+    Args:
+        judged: of `judge`.
+        best_box: "localization.METHOD.best_box" of results.json, of the same method.
+    """
+    scores = best_box[f"iou>{HIT}"]
+    count, cost = scores["micro"]["false_positives"], said(scores["macro"]["false_positives_per_image"])
+    return (
+        f"{judged['hit'].sum():,} of {len(judged):,} films and findings with a true box are hits, at {count:,} false "
+        f"positives, {cost} per film and finding."
+    )

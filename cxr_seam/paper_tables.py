@@ -6,7 +6,7 @@ A row compares only where split and metric are the same. Ours do where all of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from .errors import InputError
 from .findings import BOXED_FINDINGS, FINDINGS
 from .models import PAPER_PARAMETERS, build_model, count_parameters
-from .published import BOXED, OFFICIAL, PAPER, rows_of
+from .published import BOXED, OFFICIAL, PAPER, Published, rows_of
 from .published_tables import (
+    BOXES_OF_FINDING,
     PAPER_ACCURACY,
     PAPER_AUC,
     PAPER_BOXED_IMAGES,
@@ -36,8 +37,9 @@ KINDS = ("all_boxes", "best_box", "gated_boxes")
 HERE, WANG, CITED = "here", "Wang et al. 2017", "cited by the paper"
 NOT_COMPARABLE = "NOT COMPARABLE"
 OTHER_SPLIT = "MobileNetV2 [25]"
-ACCURACY, PER_IMAGE, PER_BOX = "accuracy", "false positives per image", "false positives per box"
-NOT_MEASURED_HERE = "not measured"
+ACCURACY, COUNT = "accuracy", "false positives"
+PER_IMAGE, PER_BOX = "false positives per image", "false positives per box"
+OWN_COST, WANGS_COST, NO_COST = "per image and finding", "per box; at hand for >0.1 only", "not printed"
 
 
 def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
@@ -61,7 +63,11 @@ def standing(results: Mapping[str, Any]) -> str:
 
 def _here(results: Mapping[str, Any], *, boxed: bool = False) -> str:
     """What our own rows are headed with."""
-    return HERE if is_official(results, boxed=boxed) else f"{HERE}; {NOT_COMPARABLE}"
+    return _joined(HERE, "" if is_official(results, boxed=boxed) else NOT_COMPARABLE)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -103,9 +109,10 @@ def localization_frame(
         published: add the rows of the paper and of Wang et al. where they report this very score of all boxes.
 
     Returns:
-        Index (where measured, method, quantity): accuracy (ours with 95 % intervals), false positives per image and
-        per box. Columns: the boxed findings, and the mean over them ("macro"). Text; "" where not defined or not
-        printed.
+        Index (where measured, method, quantity): accuracy (ours with 95 % intervals), the count of false positives,
+        and these per image and per box. Columns: the boxed findings, the mean over them ("macro") and all boxes alike
+        ("micro"; of false positives the sum). Text; "" where not defined or not printed. Counts and micro values of
+        the published follow from their cells and the boxes of each finding.
 
     Raises:
         InputError: the results hold no such score.
@@ -117,47 +124,47 @@ def localization_frame(
             known = ", ".join(scores["all_boxes"])
             raise InputError(f"no score {kind!r}, {score!r}; choose one of {', '.join(KINDS)} and one of {known}")
         table = scores[kind][score]
-        cells = {**table["findings"], "macro": table["macro"]}
-        for name, column in (
-            (ACCURACY, "accuracy"),
-            (PER_IMAGE, "false_positives_per_image"),
-            (PER_BOX, "false_positives_per_box"),
-        ):
-            values = {key: cell[column] for key, cell in cells.items()}
-            rows[here, method, name] = {
-                key: said(value) if name == ACCURACY else _plain(value["value"]) for key, value in values.items()
-            }
+        cells = {**table["findings"], "macro": table["macro"], "micro": table["micro"]}
+        rows[here, method, ACCURACY] = {key: said(cell["accuracy"]) for key, cell in cells.items()}
+        counted = {key: f"{cell['false_positives']:,}" for key, cell in cells.items()}
+        rows[here, method, COUNT] = counted | {"macro": ""}
+        for name, column in ((PER_IMAGE, "false_positives_per_image"), (PER_BOX, "false_positives_per_box")):
+            rows[here, method, name] = {key: _plain(cell[column]["value"]) for key, cell in cells.items()}
     if published and kind == "all_boxes":
         rows |= _published_boxes(score)
-    table = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows), columns=[*BOXED_FINDINGS, "macro"])
-    return table.fillna("")
+    columns = [*BOXED_FINDINGS, "macro", "micro"]
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows), columns=columns).fillna("")
 
 
 def _published_boxes(score: str) -> dict[tuple[str, str, str], dict[str, str]]:
     """The rows that the paper and Wang et al. print for a score, false positives with them."""
-    rows = {}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    boxes = np.array(list(BOXES_OF_FINDING.values()))
 
-    def add(source: str, method: str, quantity: str, values: tuple[float, ...]) -> None:
-        mean = float(np.mean(values))
-        rows[source, method, quantity] = dict(
-            zip([*BOXED_FINDINGS, "macro"], map(_plain, (*values, mean)), strict=True)
-        )
+    def add(source: str, method: str, accuracy: Sequence[float], quotient: str, cost: Sequence[float]) -> None:
+        parts = PAPER_BOXED_IMAGES if quotient == PER_IMAGE else PAPER_BOXES
+        counts = [round(value * parts) for value in cost]  # both sources print count / parts
+        micro = float(np.dot(accuracy, boxes) / boxes.sum())
+        rows[source, method, ACCURACY] = _cells([*map(_plain, (*accuracy, float(np.mean(accuracy)), micro))])
+        rows[source, method, COUNT] = _cells([*(f"{count:,}" for count in counts), "", f"{sum(counts):,}"])
+        rows[source, method, quotient] = _cells([*map(_plain, (*cost, float(np.mean(cost)), float(np.sum(cost))))])
 
     if score == "iobb>0.1":
         for method, values in PAPER_ACCURACY.items():
-            add(PAPER, method, ACCURACY, values)
-            add(PAPER, method, PER_IMAGE, PAPER_FALSE_POSITIVES[method])
+            add(PAPER, method, values, PER_IMAGE, PAPER_FALSE_POSITIVES[method])
     if score in WANG_ACCURACY:
-        add(WANG, "ResNet50", ACCURACY, WANG_ACCURACY[score])
-        add(WANG, "ResNet50", PER_BOX, WANG_FALSE_POSITIVES_PER_BOX[score])
+        add(WANG, "ResNet50", WANG_ACCURACY[score], PER_BOX, WANG_FALSE_POSITIVES_PER_BOX[score])
     return rows
 
 
-def table_4(latencies: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """Table 4: parameters counted here, inference times as ratios to the standard model of the same backbone.
+def _cells(texts: Sequence[str]) -> dict[str, str]:
+    return dict(zip([*BOXED_FINDINGS, "macro", "micro"], texts, strict=True))
 
-    Args:
-        latencies: milliseconds for an image by recipe name, as `benchmarks/inference.py` measures them.
+
+def table_4() -> pd.DataFrame:
+    """Table 4: parameters counted here, and the paper's inference times, also as ratios to its standard models.
+
+    Times measured here, and how to measure them, stand in docs/performance.md.
 
     Returns:
         Index: the four models. Milliseconds depend on the machine, their ratio less so.
@@ -167,33 +174,24 @@ def table_4(latencies: Mapping[str, float] | None = None) -> pd.DataFrame:
         with torch.device("meta"):  # shapes are enough to count
             counted = count_parameters(build_model(name, weights="none"))
         standard = name.removeprefix("multires_")
-        measured = latencies and name in latencies and standard in latencies
         rows[name] = {
             "parameters here": f"{counted:,}",
             "paper": f"{printed:,}",
-            "time, ratio here": f"{latencies[name] / latencies[standard]:.2f}" if measured else NOT_MEASURED_HERE,
-            "ratio in the paper": f"{PAPER_MILLISECONDS[name] / PAPER_MILLISECONDS[standard]:.2f}",
+            "ratio of times in the paper": f"{PAPER_MILLISECONDS[name] / PAPER_MILLISECONDS[standard]:.2f}",
             "ms in the paper (P100)": f"{PAPER_MILLISECONDS[name]:.2f}",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def mean_auc_frame(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Published mean AUCs and ours in one list, ranked where they compare.
+    """Published mean AUCs and ours in one list, ranked where they compare; equal printed values share a rank.
 
     Returns:
-        Columns `rank` ("-" where a row does not compare), `model`, `source`, `split`, `mean AUC`, `note`.
+        Columns `rank` ("-" where a row does not compare), `model`, `source`, `split`, `mean AUC`, `note`, which begins
+        with NOT COMPARABLE where a row does not compare.
     """
     rows = [
-        (
-            row.comparable,
-            row.values["mean"],
-            row.name,
-            row.source,
-            row.split,
-            f"{row.values['mean']:.4f}".removesuffix("0"),
-            row.note,
-        )
+        (row.comparable, row.values["mean"], row.name, row.source, row.split, row.printed("mean"), row.note)
         for row in rows_of("mean AUC")
     ]
     official = is_official(results)
@@ -203,11 +201,15 @@ def mean_auc_frame(results: Mapping[str, Any]) -> pd.DataFrame:
         if value["value"] is not None and not (model == REFINED and MULTIRES in results["classification"]):
             defined = results["classification"][model]["mean"]["findings_defined"]
             note = "" if defined == len(FINDINGS) else f"over {defined} findings"
-            compares = official and not note
-            rows.append((compares, value["value"], model, HERE, split, said(value), note))
+            # ranked by what is printed, or digits that nobody sees would decide
+            rows.append((official and not note, round(value["value"], 3), model, HERE, split, said(value), note))
     rows.sort(key=lambda row: (not row[0], -row[1]))
+    values = [value for compares, value, *_ in rows if compares]
     return pd.DataFrame(
-        [(str(place) if row[0] else "-", *row[2:]) for place, row in enumerate(rows, start=1)],
+        [
+            (str(values.index(value) + 1), *texts, note) if compares else ("-", *texts, _joined(NOT_COMPARABLE, note))
+            for compares, value, *texts, note in rows
+        ],
         columns=["rank", "model", "source", "split", "mean AUC", "note"],
     )
 
@@ -216,37 +218,40 @@ def accuracy_frame(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
     """Published macro accuracies and ours by threshold, for "iobb" or "iou". Not ranked: most print no false positives.
 
     Returns:
-        Columns `model`, `source`, `split`, a column a threshold, `false positives` (ours at the lowest threshold, per
-        image and finding; "not printed" elsewhere), `note`.
+        Columns `model`, `source`, `split`, a column a threshold with cells such as "0.420 at 0.930", an accuracy at the
+        false positives that it costs; `false positives`, what these are divided by, or "not printed"; `note`, which
+        begins with NOT COMPARABLE where a row does not compare.
     """
-    split = BOXED if is_official(results, boxed=True) else f"{results['data']['boxed_images']:,} films"
+    official = is_official(results, boxed=True)
+    split = BOXED if official else f"{results['data']['boxed_images']:,} films"
     thresholds = list(dict.fromkeys(t for row in rows_of(measure) for t in row.values))
     rows = []
     for method, scores in results["localization"].items():
         cells = [scores["all_boxes"][f"{measure}>{t}"]["macro"] for t in thresholds]
-        cost = _plain(cells[0]["false_positives_per_image"]["value"])
-        values = [said(cell["accuracy"]) for cell in cells]
-        rows.append((method, HERE, split, *values, cost, scores["note"]))
+        values = [_at(said(cell["accuracy"]), _plain(cell["false_positives_per_image"]["value"])) for cell in cells]
+        note = _joined("" if official else NOT_COMPARABLE, scores["note"])
+        rows.append((method, HERE, split, *values, OWN_COST, note))
     for row in rows_of(measure):
-        values = [f"{row.values[t]:.3f}" if t in row.values else "" for t in thresholds]
-        note = row.note if row.comparable else f"{NOT_COMPARABLE}; {row.note}"
-        rows.append((row.name, row.source, row.split, *values, _printed_cost(row.name, row.source, measure), note))
-    columns = ["model", "source", "split", *(f">{t}" for t in thresholds), f"false positives at >{thresholds[0]}"]
-    return pd.DataFrame(rows, columns=[*columns, "note"])
+        costs, what = _published_cost(row)
+        values = [_at(row.printed(t), costs.get(t, "")) for t in thresholds]
+        note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)
+        rows.append((row.name, row.source, row.split, *values, what, note))
+    return pd.DataFrame(
+        rows, columns=["model", "source", "split", *(f">{t}" for t in thresholds), "false positives", "note"]
+    )
 
 
-def _printed_cost(name: str, source: str, measure: str) -> str:
-    """The false positives that a published row prints beside its accuracy, mean over the findings."""
-    if source == PAPER and measure == "iobb":
-        return _plain(float(np.mean(PAPER_FALSE_POSITIVES[name])))
-    if source == WANG:
-        return f"{np.mean(WANG_FALSE_POSITIVES_PER_BOX[f'{measure}>0.1']):.3f} per box"
-    return "not printed"
+def _at(accuracy: str, cost: str) -> str:
+    return f"{accuracy} at {cost}" if accuracy and cost else accuracy
 
 
-def _printed(value: float) -> str:
-    """Three digits, or four where the source has them."""
-    return f"{value:.4f}".removesuffix("0")
+def _published_cost(row: Published) -> tuple[dict[str, str], str]:
+    """The false positives that a row prints beside its accuracy by threshold, mean over findings, and their unit."""
+    if row.source == PAPER:
+        return {"0.1": _plain(float(np.mean(PAPER_FALSE_POSITIVES[row.name])))}, OWN_COST
+    if row.source == WANG:
+        return {"0.1": _plain(float(np.mean(WANG_FALSE_POSITIVES_PER_BOX[f"{row.metric}>0.1"])))}, WANGS_COST
+    return {}, NO_COST
 
 
 def _plain(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ from .recipes import Recipe, recipe_to_dict
 from .results import MULTIRES, REFINED, STANDARD, said
 from .store import Store
 from .training import history_path, read_history
+
+NOT_INSTALLED = "not installed"
+POINTING = (
+    "The pointing game asks whether the maximum of the map lies in a true box; of the controls, random maps among "
+    "them, it asks where the centre of the best box lies."
+)
+"""To stand beside `froc_frame`."""
 
 
 def count_labels(tables: NihTables, store: Store) -> pd.DataFrame:
@@ -77,10 +84,35 @@ def installed_versions() -> pd.DataFrame:
     rows = {
         "cxr_seam": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _installed(name) for name in PACKAGES},
         "device": "CPU" if hardware.device == "cpu" else hardware.name,
     }
     return pd.DataFrame({"version": rows})
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return NOT_INSTALLED
+
+
+def draws_note(results: Mapping[str, Any]) -> str:
+    """Say on how many draws the intervals of means over findings rest, "" where it is all that were made."""
+    made = results["draws"]
+    counts = {
+        "classification": [scores["mean"]["draws_defined"] for scores in results["classification"].values()],
+        "localization": [
+            s["all_boxes"]["iobb>0.1"]["macro"]["draws_defined"] for s in results["localization"].values()
+        ],
+    }
+    fewer = [f"{min(used):,} for {what}" for what, used in counts.items() if used and min(used) < made]
+    if not fewer:
+        return ""
+    return (
+        f"Of {made:,} draws of patients, those that lack a finding define no mean over the findings. Intervals of such "
+        f"means rest on the others: {', '.join(fewer)}; none is given where these are less than half."
+    )
 
 
 def operating_frame(results: Mapping[str, Any], model: str) -> pd.DataFrame:
@@ -102,6 +134,7 @@ def froc_frame(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.Data
     """Accuracy at 0.25, 0.5 and 1 false positive per image and finding, macro, and the pointing game.
 
     Best method first. The pointing game has no false positives: one point for each film and finding with a true box.
+    For controls, random maps among them, that point is not a map's maximum but the centre of the best box.
     """
     rows = {}
     for row in results["ranking"]:

@@ -97,7 +97,7 @@ print(standing(results))
 headline(results)
 
 # %% [markdown]
-# What the resolution brings and what the PCM brings: differences on the same draws of patients. Where an interval holds 0, the difference may be chance.
+# Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
 
 # %%
 from cxr_seam.results import difference_frame
@@ -135,7 +135,7 @@ from cxr_seam.report import operating_frame
 operating_frame(results, model)
 
 # %% [markdown]
-# The mean beside what others report. Rows of another split do not compare and have no rank.
+# The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
 
 # %%
 from cxr_seam.paper_tables import mean_auc_frame
@@ -155,7 +155,7 @@ save(figure, workspace.figures / "froc.png")
 figure
 
 # %% [markdown]
-# The same in numbers, with the pointing game: does the maximum of the map lie in a true box?
+# The same in numbers, with the pointing game: does the maximum of the map lie in a true box? For the controls, random maps among them, it asks for the centre of the best box instead.
 
 # %%
 from cxr_seam.report import froc_frame
@@ -165,12 +165,18 @@ froc_frame(results)
 # %% [markdown]
 # ## Tables 2 and 3: localization
 #
-# The paper's rule, all boxes at IoBB > 0.1. *Accuracy* is the share of true boxes that are hit (Table 2); *false positives* is their mean number on a film (Table 3). Wang et al. divide theirs by the number of true boxes.
+# The paper's rule, all boxes at IoBB > 0.1. *Accuracy* is the share of true boxes that are hit (Table 2); *false positives* are counted, and divided by the films (Table 3) or, as Wang et al. do, by the true boxes. *Macro* is the mean over the findings; *micro* counts all boxes alike and sums the false positives.
 
 # %%
 from cxr_seam.paper_tables import localization_frame
 
 localization_frame(results)
+
+# %% [markdown]
+# The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with a probability above 0.5. Controls without a probability keep all their boxes.
+
+# %%
+localization_frame(results, kind="gated_boxes")
 
 # %% [markdown]
 # The stricter reading: the single best box, at IoU > 0.1.
@@ -179,7 +185,7 @@ localization_frame(results)
 localization_frame(results, kind="best_box", score="iou>0.1")
 
 # %% [markdown]
-# Macro accuracy by threshold beside what others report. They are not ranked, since most print no false positives.
+# Macro accuracy by threshold beside what others report, each *at* the false positives that it costs. They are not ranked, since most print none.
 
 # %%
 from cxr_seam.paper_tables import accuracy_frame
@@ -188,6 +194,8 @@ accuracy_frame(results, "iou").set_index("model")
 
 # %% [markdown]
 # ## Table 4: parameters and time
+#
+# Times measured elsewhere than in the paper, and how to measure them, stand in `docs/performance.md`.
 
 # %%
 from cxr_seam.paper_tables import table_4

@@ -206,11 +206,13 @@ def test_roc_names_every_finding_and_what_is_not_defined():
     assert figure.axes[0].get_title() == "MultiRes: mean AUC 0.750 over 13 findings"
     styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines[1:]}
     assert len(styles) == 14
+    grey = [(line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines[1:]]
+    assert len(set(grey)) == 14 and all(marker not in ("", "None", None) for _, marker in grey)  # without colour too
     value = {"value": 0.75, "low": 0.5, "high": 0.9}
     scores = {"findings": dict.fromkeys(FINDINGS, {"auc": value}), "mean": {"auc": value}}
     axes = plot_roc(labels, probabilities, scores=scores).axes[0]
-    assert axes.get_legend().get_texts()[0].get_text() == "Atelectasis: 0.750 (0.50-0.90)"
-    assert axes.get_title() == "Mean AUC 0.750 (0.50-0.90) over 13 findings"
+    assert axes.get_legend().get_texts()[0].get_text() == "Atelectasis: 0.750 (0.500-0.900)"
+    assert axes.get_title() == "Mean AUC 0.750 (0.500-0.900) over 13 findings"
 
 
 def test_contact_sheet():

@@ -77,11 +77,42 @@ def test_wangs_findings_have_wangs_mean(measure, macro):
 
 
 def test_every_row_of_another_split_is_marked():
-    for row in (*CLASSIFICATION, *LOCALIZATION):
-        assert row.comparable == (row.split in ("official test list", "880 boxed images")), row.name
     assert {"CheXNet", "SynthEnsemble", "MobileNetV2"} == {r.name for r in CLASSIFICATION if not r.comparable}
+    assert {"CLARiTy, 512 px"} == {r.name for r in LOCALIZATION if not r.comparable}
     order = [row.comparable for row in rows_of("mean AUC")]
     assert order == sorted(order, reverse=True)
+
+
+def test_the_papers_mean_aucs_are_the_means_of_its_table_1():
+    """Each of its four columns, computed from the cells and as printed."""
+    listed = {row.name: row.values["mean"] for row in CLASSIFICATION if row.source == "D'Souza et al. 2022"}
+    assert set(listed) == {
+        "Standard ResNet50",
+        "MultiRes-ResNet50",
+        "Standard EfficientNetB4",
+        "MultiRes-EfficientNetB4",
+    }
+    for name, value in listed.items():
+        column = [PAPER_AUC[finding][TABLE_1_COLUMNS.index(name)] for finding in FINDINGS]
+        assert value == PAPER_AUC["Mean"][TABLE_1_COLUMNS.index(name)]
+        assert abs(value - float(np.mean(column))) < 0.0011
+
+
+def test_the_densenet_study_is_marked_as_having_maps_of_its_own():
+    rows = [row for row in LOCALIZATION if row.source == "DenseNet121 study"]
+    maps = {"DenseNet121 at 512 px, CAM", "DenseNet121 at 512 px, Grad-CAM++", "Random map"}
+    assert {(row.name, row.metric) for row in rows} == {(name, metric) for name in maps for metric in ("iobb", "iou")}
+    assert all("own map construction" in row.note for row in rows)
+
+
+def test_values_are_printed_with_the_decimals_of_their_source():
+    printed = {(row.name, row.metric): row for row in (*CLASSIFICATION, *LOCALIZATION)}
+    assert printed["Random map", "iou"].printed("0.3") == "0.10"
+    assert printed["DenseNet121 at 512 px, CAM", "iou"].printed("0.1") == "0.56"
+    assert printed["DenseNet121 at 512 px, Grad-CAM++", "iobb"].printed("0.25") == "0.550"
+    assert printed["Ark-6 Swin-B", "mean AUC"].printed("mean") == "0.8305"
+    assert printed["MobileNetV2", "mean AUC"].printed("mean") == "0.810"
+    assert printed["ResNet50", "iou"].printed("0.5") == ""  # not at hand
 
 
 def test_accuracy_falls_with_the_threshold():

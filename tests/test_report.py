@@ -9,12 +9,14 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.hits_and_misses import judge, surest
+from cxr_seam.hits_and_misses import judge, surest, tally
 from cxr_seam.html_report import Page
+from cxr_seam.localization import best_boxes, localization_table
 from cxr_seam.nih import load_tables
 from cxr_seam.recipes import find_family
 from cxr_seam.report import (
     count_labels,
+    draws_note,
     family_histories,
     installed_versions,
     recipe_table,
@@ -55,6 +57,27 @@ def test_versions_name_what_results_depend_on() -> None:
     assert {"torch", "numpy", "python", "device"} <= set(installed_versions().index)
 
 
+def test_a_package_that_is_not_installed_is_told(monkeypatch) -> None:
+    monkeypatch.setattr("cxr_seam.report.PACKAGES", ("numpy", "no-such-package-anywhere"))
+    table = installed_versions()["version"]
+    assert table["no-such-package-anywhere"] == "not installed" and table["numpy"][0].isdigit()
+
+
+def test_intervals_that_rest_on_fewer_draws_are_told() -> None:
+    def results(classified: int, located: int) -> dict:
+        row = {"macro": {"draws_defined": located}}
+        return {
+            "draws": 1000,
+            "classification": {"A": {"mean": {"draws_defined": 1000}}, "B": {"mean": {"draws_defined": classified}}},
+            "localization": {"A": {"all_boxes": {"iobb>0.1": row}}},
+        }
+
+    assert draws_note(results(1000, 1000)) == ""
+    note = draws_note(results(1000, 874))
+    assert "1,000 draws" in note and "874 for localization" in note and "classification" not in note
+    assert "612 for classification, 874 for localization" in draws_note(results(612, 874))
+
+
 TRUTH = pd.DataFrame(
     [(name, "Mass", 0, 0, 100, 100) for name in "abcd"] + [("a", "Nodule", 0, 0, 100, 100)],
     columns=["image_index", "finding", "x", "y", "w", "h"],
@@ -81,6 +104,19 @@ def test_the_surest_hit_and_miss_by_hand() -> None:
     assert surest(judged, hit=False) == [("d", "Mass"), ("a", "Nodule")]
 
 
+def test_hits_are_not_told_without_their_false_positives() -> None:
+    """Of five films and findings two are hits; the three others have boxes on one, "a": one false positive."""
+    judged = judge(BOXES, TRUTH, PROBABILITIES)
+    table = localization_table(best_boxes(BOXES), TRUTH, images=list("abcd"), measure="iou", threshold=0.1)
+    per_film = {"value": table.loc["macro", "false_positives_per_image"], "low": None, "high": None}
+    scores = {"micro": {"false_positives": table.loc["micro", "false_positives"]}}
+    scores["macro"] = {"false_positives_per_image": per_film}
+    # one false positive on 4 films and 8 findings: 0.031
+    assert tally(judged, {"iou>0.1": scores}) == (
+        "2 of 5 films and findings with a true box are hits, at 1 false positives, 0.031 per film and finding."
+    )
+
+
 def test_a_page_escapes_what_it_is_given() -> None:
     page = Page("<b>data</b>")
     page.heading(page.title)
@@ -93,6 +129,6 @@ def test_a_page_escapes_what_it_is_given() -> None:
 
 def test_an_interval_stands_below_its_value_where_there_are_many_columns() -> None:
     page = Page("")
-    page.table(pd.DataFrame({"AUC": ["0.750 (0.70-0.80)", "-0.050 (-0.10 to 0.02)"]}), tight=True)
-    assert "0.750<br><small>(0.70-0.80)</small>" in page.html()
-    assert "-0.050<br><small>(-0.10 to 0.02)</small>" in page.html()
+    page.table(pd.DataFrame({"AUC": ["0.750 (0.700-0.800)", "-0.050 (-0.100 to 0.020)"]}), tight=True)
+    assert "0.750<br><small>(0.700-0.800)</small>" in page.html()
+    assert "-0.050<br><small>(-0.100 to 0.020)</small>" in page.html()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class Explorer(Controls):
         self._predictors, self._width = dict(predictors or {}), width
         self._own: list[Case] = []
         self._embedded: tuple[Case, Any] | None = None
-        self._busy = False
+        self._busy, self._one_at_a_time = False, RLock()
         if finding is None:
             first = self._cases[0]
             finding = next(iter([*first.true_boxes["finding"], *first.labels, *FINDINGS]))
@@ -84,18 +85,22 @@ class Explorer(Controls):
         self._change({self.which, self.image})
 
     def _change(self, owners: set[Any]) -> None:
-        """Answer to changed controls: the films offered, the place asked about, the picture; once, not step by step."""
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            if owners & {self.which, self.model, self.patient, self.finding}:
-                self._offer()
-            if owners & {self.which, self.model, self.patient, self.finding, self.image}:
-                self._go_to_peak()
-            self._redraw()
-        finally:
-            self._busy = False
+        """Answer to changed controls: the films offered, the place asked about, the picture; once, not step by step.
+
+        JupyterLab may hand over two controls in two threads. The second waits; it is not a step of the first.
+        """
+        with self._one_at_a_time:
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                if owners & {self.which, self.model, self.patient, self.finding}:
+                    self._offer()
+                if owners & {self.which, self.model, self.patient, self.finding, self.image}:
+                    self._go_to_peak()
+                self._redraw()
+            finally:
+                self._busy = False
 
     def _offer(self) -> None:
         """Fill the menu of films; the film shown stays where it still fits."""
@@ -208,14 +213,15 @@ class Explorer(Controls):
             except InputError as error:
                 self.line.value = _said(f"{error}. The picture is still that of the film before.", role="alert")
                 return
-            self._cases.append(case)
-            self._own.append(case)
-            self._busy = True  # the menus are set together; the picture follows once
-            self.which.value, self.patient.value = ALL, ANYBODY
-            self._offer()
-            self.image.value = len(self._cases) - 1
-            self._busy = False
-            self._change({self.image})
+            with self._one_at_a_time:
+                self._cases.append(case)
+                self._own.append(case)
+                self._busy = True  # the menus are set together; the picture follows once
+                self.which.value, self.patient.value = ALL, ANYBODY
+                self._offer()
+                self.image.value = len(self._cases) - 1
+                self._busy = False
+                self._change({self.image})
 
     def _ipython_display_(self) -> None:
         """Show the viewer where a notebook shows the value of a cell."""

@@ -140,6 +140,11 @@ def measured(value: float | None, samples: np.ndarray) -> Measured:
     return {"value": float(value), "low": low, "high": high}
 
 
+def draws_defined(samples: np.ndarray) -> int:
+    """How many of the draws (draws,) define the statistic: those that the interval of `measured` rests on."""
+    return int(np.count_nonzero(~np.isnan(samples)))
+
+
 def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | None, b_value: float | None) -> Measured:
     """Return a - b with its interval from the same draws; a pair of which one is not defined is left out.
 

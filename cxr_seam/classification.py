@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .bootstrap import PatientDraws, measured
+from .bootstrap import PatientDraws, draws_defined, measured
 from .errors import InputError
 from .findings import FINDINGS
 
@@ -117,7 +117,7 @@ def classification_scores(
         `sensitivity`, `specificity`, `f1`; where something is not defined also `note`, which says why. A finding
         without a positive or a negative film has no metric at all. Under "mean": `auc` and `average_precision` over
         the `findings_defined` findings that have one; a draw that lacks one of them is left out of the mean's
-        interval, since a mean over fewer findings does not compare.
+        interval, since a mean over fewer findings does not compare; `draws_defined` counts those that are not.
 
     Raises:
         InputError: as told in `classification_table`; the draws are of other films; thresholds are not (14,).
@@ -153,6 +153,7 @@ def classification_scores(
         mean[name] = measured(values[name][0, defined].mean() if defined.any() else None, of_draws)
         mean_samples[f"mean_{name}"] = of_draws
     mean["findings_defined"] = int(defined.sum())
+    mean["draws_defined"] = draws_defined(mean_samples["mean_auc"])  # the same for the average precision
     return Scores({"findings": findings, "mean": mean}, mean_samples)
 
 

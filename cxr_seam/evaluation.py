@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,14 @@ from .films import Films
 from .findings import FINDINGS
 from .localization import localization_scores
 from .matching import XYWH
-from .methods import Method, control_methods, gradient_methods, model_methods
+from .methods import Method, control_methods, gradient_methods, model_methods, not_compared
+from .nih import NihTables
 from .predict import Predictor
 from .recipes import Recipe, recipe_to_dict
 from .results import (
-    ALL_BOXES,
-    BEST_BOX,
     FORMAT,
-    FROC,
     MEAN_AUC,
+    MEAN_AVERAGE_PRECISION,
     MULTIRES,
     REFINED,
     STANDARD,
@@ -44,10 +43,21 @@ from .results import (
     ranking,
 )
 from .training import best_path
-from .workspace import Workspace
+from .workspace import DEMO_PATIENTS, Workspace
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "opencv-python", "scikit-learn")
-SPLIT = "official test list"
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "opencv-python",
+    "scikit-learn",
+    "safetensors",
+    "grad-cam",
+)
+OFFICIAL_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
+"""`digest` of NIH's test_list.txt, its 25,596 names."""
 SAMPLE_DIGITS = 5
 
 
@@ -141,16 +151,16 @@ def evaluate(workspace: Workspace, *, draws: int = DRAWS, seed: int = 0) -> Eval
             method.boxes, truth, images=boxed.image_index, draws=drawn, points=method.points
         )
         localization[name] = {"kind": method.kind, "note": method.note, **scores}
-        samples.setdefault(name, {}).update({key: drawn_scores[key] for key in (FROC, BEST_BOX, ALL_BOXES)})
+        samples[name] = samples.get(name, {}) | drawn_scores
     results = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "draws": draws,
         "seed": seed,
-        "data": _data(workspace, films, boxed, truth, patients),
+        "data": _data(workspace, tables, films, boxed, truth) | _training_data(workspace, predictors, patients),
         "checkpoints": _checkpoints(workspace, predictors),
-        "versions": {"cxr_seam": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": _versions(next(iter(predictors.values())).device),
+        "notes": not_compared(predictors),
         "classification": classification,
         "localization": localization,
         "samples": {name: {key: _rounded(values) for key, values in s.items()} for name, s in samples.items()},
@@ -172,7 +182,7 @@ def classify_all(predictors: Mapping[str, Predictor], films: Films) -> dict[str,
 def _classified(
     labels: np.ndarray, probabilities: Mapping[str, np.ndarray], headers: Mapping[str, Any], drawn: PatientDraws
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Scores of every model and the draws of its mean AUC; models that share probabilities are computed once."""
+    """Scores of every model and the draws of its means; models that share probabilities are computed once."""
     tables, samples, known = {}, {}, {}
     for model, values in probabilities.items():
         if id(values) not in known:
@@ -181,19 +191,21 @@ def _classified(
             thresholds = np.array([np.nan if chosen.get(f) is None else chosen[f] for f in FINDINGS])
             known[id(values)] = classification_scores(labels, values, draws=drawn, thresholds=thresholds)
         scores = known[id(values)]
-        tables[model], samples[model] = scores.table, {MEAN_AUC: scores.samples[MEAN_AUC]}
+        tables[model] = scores.table
+        samples[model] = {figure: scores.samples[figure] for figure in (MEAN_AUC, MEAN_AVERAGE_PRECISION)}
     return tables, samples
 
 
-def _data(workspace: Workspace, films: Films, boxed: Films, truth: pd.DataFrame, patients: pd.Series) -> dict[str, Any]:
+def _data(workspace: Workspace, tables: NihTables, films: Films, boxed: Films, truth: pd.DataFrame) -> dict[str, Any]:
     """What was evaluated on; the digests tell whether two results may be paired."""
+    patients = tables.images["patient_id"]
     rows = zip(films.image_index, patients[films.image_index], films.labels.tolist(), strict=True)
     people = zip(boxed.image_index, patients[boxed.image_index], strict=True)
     true = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
     return {
         "description": workspace.data,
-        "split": SPLIT,
-        "listed_test_images": len(workspace.tables().test),
+        "split": split_of(workspace.data, tables.test, films.image_index),
+        "listed_test_images": len(tables.test),
         "test_images": len(films),
         "test_patients": int(patients[films.image_index].nunique()),
         "boxed_images": len(boxed),
@@ -202,6 +214,54 @@ def _data(workspace: Workspace, films: Films, boxed: Films, truth: pd.DataFrame,
         "test_sha256": digest(rows),
         "boxed_sha256": digest([*people, *true]),
     }
+
+
+def split_of(data: str, listed: Sequence[str], evaluated: Sequence[str]) -> str:
+    """Say which films were evaluated: all or part of the official test list, of the drawn films' or of one's own.
+
+    The official list is known by its names, wherever it lies; a folder's path is not told, since cards quote this.
+    """
+    if digest([name] for name in listed) == OFFICIAL_LIST:
+        of = "the official test list"
+    else:
+        of = "the test list of the drawn films" if data in DEMO_PATIENTS else "the test list of own films"
+    return f"{'part' if set(listed) - set(evaluated) else 'all'} of {of}"
+
+
+def _training_data(
+    workspace: Workspace, predictors: Mapping[str, Predictor], patients: pd.Series
+) -> dict[str, int | None]:
+    """Films and patients that the models' recipes choose, of those at hand, to train on and to validate on.
+
+    None where that cannot be told: no such film is at hand, as where models were trained elsewhere, or the recipes
+    choose differently.
+    """
+    choices = {(predictor.recipe.data, predictor.recipe.seed): predictor.recipe for predictor in predictors.values()}
+    chosen: dict[str, list[str]] = {}
+    if len(choices) == 1:
+        try:
+            train, validation = workspace.training_films(*choices.values())
+            chosen = {"training": train.image_index, "validation": validation.image_index}
+        except InputError:
+            pass
+    counts: dict[str, int | None] = {}
+    for name in ("training", "validation"):
+        films = chosen.get(name)
+        counts[f"{name}_images"] = None if films is None else len(films)
+        counts[f"{name}_patients"] = None if films is None else int(patients[films].nunique())
+    return counts
+
+
+def _versions(device: torch.device) -> dict[str, str | None]:
+    """What the numbers were computed with; None for a package that is not installed."""
+    found: dict[str, str | None] = {"cxr_seam": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    gpu = device.type == "cuda"
+    return found | {"device": torch.cuda.get_device_name(device) if gpu else f"CPU ({platform.machine()})"}
 
 
 def digest(rows: Iterable[Sequence[Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bootstrap import PatientDraws, measured
+from .bootstrap import PatientDraws, draws_defined, measured
 from .boxes import PAPER_THRESHOLD, Measure, boxes_from_heatmap
 from .errors import InputError
 from .findings import BOXED_FINDINGS
@@ -27,6 +27,7 @@ FROC_AT = (0.25, 0.5, 1.0)
 """False positives per image and finding at which the FROC curve is read."""
 FROC_MATCHES: tuple[tuple[Measure, float], ...] = (("iou", 0.1), ("iou", 0.3), ("iobb", 0.1))
 GATE = 0.5
+_COST = " false_positives_per_image"
 _QUOTIENTS = ("accuracy", "false_positives_per_image", "false_positives_per_box")
 _DRAWS_AT_ONCE = 125  # weights of 880 images and 2,000 false positives in each: 2 MB in int64
 
@@ -172,12 +173,14 @@ def localization_scores(
     Returns:
         The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "gated_boxes"
         (probability above 0.5), each with "iobb>0.1" ... "iou>0.7", each with "findings", "macro" and "micro", the
-        rows of `localization_table` with its quotients as measured values; "froc" with "iou>0.1", "iou>0.3" and
-        "iobb>0.1", each with "at" (accuracy at 0.25, 0.5 and 1 false positives per image and finding) and "curve"
-        (macro); "pointing_game", None without `points`.
+        rows of `localization_table` with its quotients as measured values and "draws_defined", the draws that the
+        accuracy's interval rests on; "froc" with "iou>0.1", "iou>0.3" and "iobb>0.1", each with "at" (accuracy at 0.25,
+        0.5 and 1 false positives per image and finding; "draws_defined" of the macro value) and "curve" (macro);
+        "pointing_game", None without `points`.
 
         And the draws (draws,) of three macro accuracies, for differences between methods: "froc@0.5 iou>0.1",
-        "best_box iou>0.1", "all_boxes iobb>0.1".
+        "best_box iou>0.1", "all_boxes iobb>0.1"; of the last two also those of the macro false positives per image, the
+        name followed by " false_positives_per_image".
 
     Raises:
         InputError: see `matching.match`; or the draws are of another number of images.
@@ -191,14 +194,16 @@ def localization_scores(
         for measure, thresholds in (("iobb", IOBB_THRESHOLDS), ("iou", IOU_THRESHOLDS)):
             for threshold in thresholds:
                 name = f"{measure}>{threshold}"
-                scores[kind][name], samples[f"{kind} {name}"] = _measured_table(matches, measure, threshold, draws)
+                scores[kind][name], drawn = _measured_table(matches, measure, threshold, draws)
+                samples |= {f"{kind} {name}{column}": values for column, values in drawn.items()}
         if kind == "all_boxes":
             curves = {f"{m}>{t}": froc_of(matches, measure=m, threshold=t) for m, t in FROC_MATCHES}
     scores["froc"] = {}
     for name, curve in curves.items():
         scores["froc"][name], samples[f"froc@0.5 {name}"] = _measured_froc(curve, draws)
     scores["pointing_game"] = None if points is None else pointing_game(points, images=images, draws=draws)
-    return scores, {name: samples[name] for name in ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")}
+    kept = ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")
+    return scores, {name: values for name, values in samples.items() if name.removesuffix(_COST) in kept}
 
 
 def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
@@ -242,8 +247,11 @@ def _table(totals: np.ndarray, *, images: int) -> pd.DataFrame:
 
 def _measured_table(
     matches: Matches, measure: Measure, threshold: float, draws: PatientDraws
-) -> tuple[dict[str, Any], np.ndarray]:
-    """`localization_table` as nested dictionaries of measured values, and the draws of its macro accuracy."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`localization_table` as nested dictionaries of measured values, and draws of its macro row.
+
+    The draws of the accuracy are named "", those of the false positives per image `_COST`.
+    """
     counts = _counts(matches, measure, threshold)
     totals = draws.totals(counts.reshape(len(counts), -1)).reshape(len(draws), *counts.shape[1:])
     everywhere = counts.sum(axis=0)
@@ -254,14 +262,16 @@ def _measured_table(
             column: measured(value, samples[column][:, number]) if column in samples else int(value)
             for column, value in row.items()
         }
+        | {"draws_defined": draws_defined(samples["accuracy"][:, number])}
         for number, (name, row) in enumerate(table.to_dict(orient="index").items())
     }
     macro, micro = rows.pop("macro"), rows.pop("micro")
-    return {"findings": rows, "macro": macro, "micro": micro}, samples["accuracy"][:, -2]
+    drawn = {"": samples["accuracy"][:, -2], _COST: samples[_COST.strip()][:, -2]}
+    return {"findings": rows, "macro": macro, "micro": micro}, drawn
 
 
 def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np.ndarray]:
-    """The values of a FROC curve, the macro value with its interval, and the draws of the one at 0.5."""
+    """The values of a FROC curve with their intervals, and the draws of the macro value at 0.5."""
     parts = [
         curve.accuracies(FROC_AT, draws.weights(start, start + _DRAWS_AT_ONCE))
         for start in range(0, len(draws), _DRAWS_AT_ONCE)
@@ -271,8 +281,9 @@ def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np
         *findings, (_, macro) = curve.at(x).items()
         samples[x] = macro_mean(drawn, defined=~np.isnan([value for _, value in findings]))
         at[str(x)] = {
-            "findings": {finding: None if np.isnan(value) else value for finding, value in findings},
+            "findings": {name: measured(value, drawn[:, i]) for i, (name, value) in enumerate(findings)},
             "macro": measured(macro, samples[x]),
+            "draws_defined": draws_defined(samples[x]),
         }
     rate, accuracy = curve.macro_curve()
     defined = ~np.isnan(accuracy)  # all or none

@@ -20,7 +20,7 @@ from .heatmaps import PAPER_SIZE, heat_maps
 from .localization import best_boxes, predicted_boxes, with_probability
 from .pointing import points, points_of_boxes
 from .predict import BATCH_SIZE, Predictor
-from .results import COMPARISON, CONTROL, MODEL, MULTIRES, REFINED
+from .results import COMPARISON, CONTROL, MODEL, MULTIRES, REFINED, SEEN_BOXES
 
 HALF_FILM = 0.5
 GRADIENT_METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
@@ -92,7 +92,7 @@ def gradient_methods(
     Nothing where no MultiRes model is trained or the package grad-cam is not installed: they are no part of the method.
     """
     key = next((name for name in (REFINED, MULTIRES) if name in predictors), None)
-    if key is None or find_spec("pytorch_grad_cam") is None:
+    if key is None or not_compared(predictors):
         return {}
     predictor = predictors[key]
     methods = {}
@@ -107,6 +107,14 @@ def gradient_methods(
         note = "gradients of the MultiRes model"
         methods[f"{MULTIRES}, {name}"] = collected.method(COMPARISON, note, probabilities[MULTIRES])
     return methods
+
+
+def not_compared(predictors: Mapping[str, Predictor]) -> list[str]:
+    """Sentences that tell which comparisons are not computed though there is a model for them."""
+    if find_spec("pytorch_grad_cam") is not None or not {REFINED, MULTIRES} & set(predictors):
+        return []
+    names = " and ".join(GRADIENT_METHODS.values())
+    return [f"{names} were not computed, since the package grad-cam is not installed."]
 
 
 def control_methods(
@@ -139,7 +147,7 @@ def control_methods(
         f"Centre box, ranked by {model}": (with_probability(half, ranks), "half of film, the model's probabilities"),
     }
     if len({patient_of[name] for name in truth["image_index"]}) > 1:
-        controls["Mean box of the other half"] = prior_boxes(truth, patient_of=patient_of, seed=seed), "has seen boxes"
+        controls["Mean box of the other half"] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
     return {
         name: Method(CONTROL, note, boxes, points_of_boxes(best_boxes(boxes), truth))
         for name, (boxes, note) in controls.items()

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from .bootstrap import measured
+from .bootstrap import difference
 from .errors import InputError
 from .files import whole_file
 
-FORMAT = 2
+FORMAT = 3
 STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
 """The three columns of Fig. 7."""
 MODEL, COMPARISON, CONTROL = "model", "comparison", "control"
 """Kinds of a method: trained here; other maps of the same network; never saw an image."""
-MEAN_AUC, FROC, BEST_BOX, ALL_BOXES = "mean_auc", "froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1"
+SEEN_BOXES = "has seen boxes"
+"""The note of a control that true boxes were shown to, so that it is no control of a model which saw none."""
+MEAN_AUC, MEAN_AVERAGE_PRECISION = "mean_auc", "mean_average_precision"
+FROC, BEST_BOX, ALL_BOXES = "froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1"
 METRICS = {
     MEAN_AUC: "mean AUC",
     FROC: "FROC at 0.5 (IoU>0.1)",
@@ -34,6 +36,19 @@ METRICS = {
 }
 """The figures that methods are compared by. FROC at 0.5 is the accuracy at half a false positive per image and finding;
 the last is the paper's measure, which boxes can buy, and nothing is ranked by it."""
+COSTS = {metric: f"{metric} false_positives_per_image" for metric in (BEST_BOX, ALL_BOXES)}
+"""What an accuracy was bought with: false positives per image and finding. FROC at 0.5 has them in its name."""
+FIGURES = {
+    MEAN_AUC: METRICS[MEAN_AUC],
+    MEAN_AVERAGE_PRECISION: "mean average precision",
+    FROC: METRICS[FROC],
+    BEST_BOX: METRICS[BEST_BOX],
+    COSTS[BEST_BOX]: "its false positives",
+    ALL_BOXES: METRICS[ALL_BOXES],
+    COSTS[ALL_BOXES]: "their false positives",
+}
+"""The figures whose draws are kept, so that methods are paired in them."""
+CLASSIFIED = (MEAN_AUC, MEAN_AVERAGE_PRECISION)
 PAIRS = ((MULTIRES, STANDARD), (REFINED, MULTIRES))
 """Which models are compared with which: what the resolution brings, and what the PCM brings."""
 NOT_MEASURED = {"value": None, "low": None, "high": None}
@@ -72,84 +87,92 @@ def load_results(path: Path | str) -> dict[str, Any]:
     return results
 
 
-def key_value(results: Mapping[str, Any], method: str, metric: str) -> dict[str, float | None]:
-    """The measured value of one of `METRICS`; `NOT_MEASURED` where the method has none (a control has no AUC)."""
-    if metric == MEAN_AUC:
+def key_value(results: Mapping[str, Any], method: str, figure: str) -> dict[str, float | None]:
+    """The measured value of one of `FIGURES`; `NOT_MEASURED` where the method has none (a control has no AUC)."""
+    if figure in CLASSIFIED:
         scores = results["classification"].get(method)
-        return scores["mean"]["auc"] if scores else NOT_MEASURED
+        return scores["mean"][figure.removeprefix("mean_")] if scores else NOT_MEASURED
     scores = results["localization"].get(method)
     if scores is None:
         return NOT_MEASURED
-    kind, measure = metric.split(" ")
-    if metric == FROC:
+    kind, measure, *column = figure.split(" ")
+    if figure == FROC:
         return scores["froc"][measure]["at"]["0.5"]["macro"]
-    return scores[kind][measure]["macro"]["accuracy"]
+    return scores[kind][measure]["macro"][column[0] if column else "accuracy"]
 
 
 def false_positives(results: Mapping[str, Any], method: str, metric: str) -> float | None:
-    """What an accuracy was bought with: false positives per image and finding. FROC at 0.5 has them in its name."""
-    kind, measure = metric.split(" ")
-    return results["localization"][method][kind][measure]["macro"]["false_positives_per_image"]["value"]
+    """What the accuracy of the best box or of all boxes was bought with: the value of its `COSTS`."""
+    return key_value(results, method, COSTS[metric])["value"]
 
 
 def paired_differences(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each of `PAIRS` that was evaluated: the difference in each of `METRICS` with its paired interval."""
+    """Differences with their paired intervals: of each of `PAIRS` that was evaluated, in each of `FIGURES`.
+
+    And of the best model and the best control that has not seen boxes, by the rule of the `ranking`, in the figures of
+    localization. Both are picked by the films that they are compared on; the interval does not tell of the picking.
+    """
+    pairs = {pair: tuple(FIGURES) for pair in PAIRS if all(name in results["localization"] for name in pair)}
+    best: dict[str, str] = {}
+    for row in ranking(results):
+        if results["localization"][row["method"]]["note"] != SEEN_BOXES:
+            best.setdefault(row["kind"], row["method"])
+    if MODEL in best and CONTROL in best:
+        pairs[best[MODEL], best[CONTROL]] = tuple(figure for figure in FIGURES if figure not in CLASSIFIED)
     return {
         f"{first} - {second}": {
-            metric: _difference((results, first), (results, second), metric, paired=True) for metric in METRICS
+            figure: _difference((results, first), (results, second), figure, paired=True) for figure in figures
         }
-        for first, second in PAIRS
-        if first in results["localization"] and second in results["localization"]
+        for (first, second), figures in pairs.items()
     }
 
 
 def _difference(
-    first: tuple[Mapping[str, Any], str], second: tuple[Mapping[str, Any], str], metric: str, *, paired: bool
+    first: tuple[Mapping[str, Any], str], second: tuple[Mapping[str, Any], str], figure: str, *, paired: bool
 ) -> dict[str, float | None]:
     """First minus second as a measured value; without an interval where the draws are not paired."""
-    values = [key_value(*side, metric)["value"] for side in (first, second)]
-    if None in values:
-        return NOT_MEASURED
-    difference = values[0] - values[1]
-    draws = [results["samples"].get(method, {}).get(metric) for results, method in (first, second)]
-    if not paired or None in draws:
-        return {"value": difference, "low": None, "high": None}
-    # None, not defined in a draw, becomes NaN here.
-    return measured(difference, np.array(draws[0], dtype=float) - np.array(draws[1], dtype=float))
+    values = [key_value(*side, figure)["value"] for side in (first, second)]
+    draws = [results["samples"].get(method, {}).get(figure) for results, method in (first, second)]
+    if paired and None not in draws:
+        return difference(*draws, *values)
+    return NOT_MEASURED | {"value": None if None in values else values[0] - values[1]}
 
 
 def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All methods, best first: by FROC at 0.5 false positives, then by the best box; never by accuracy alone.
 
-    Methods without a value come last. Equal ones keep the order in which they were evaluated.
+    Methods without a value come last. Equal ones share a rank, the next one's is lower by their number, and they keep
+    the order in which they were evaluated.
     """
 
     def merit(method: str) -> tuple[float, float]:
         values = (key_value(results, method, metric)["value"] for metric in (FROC, BEST_BOX))
         return tuple(math.inf if value is None else -value for value in values)
 
+    merits = sorted(merit(method) for method in results["localization"])
     return [
         {
-            "rank": rank,
+            "rank": 1 + merits.index(merit(method)),
             "method": method,
             "kind": results["localization"][method]["kind"],
             FROC: key_value(results, method, FROC),
             BEST_BOX: key_value(results, method, BEST_BOX),
-            "false_positives_per_image": false_positives(results, method, BEST_BOX),
+            "false_positives_per_image": key_value(results, method, COSTS[BEST_BOX]),
         }
-        for rank, method in enumerate(sorted(results["localization"], key=merit), start=1)
+        for method in sorted(results["localization"], key=merit)
     ]
 
 
 def said(value: Mapping[str, float | None], *, digits: int = 3) -> str:
-    """A measured value in words: "0.687 (0.61-0.75)", "" where it is not defined."""
+    """A measured value in words, its ends as exact as itself: "0.687 (0.610-0.745)"; "" where it is not defined."""
     if value["value"] is None:
         return ""
-    text = f"{value['value']:.{digits}f}"
-    if value["low"] is None:
-        return text
-    low, high = (f"{value[end]:.{digits - 1}f}" for end in ("low", "high"))
-    return f"{text} ({low}{' to ' if '-' in low + high else '-'}{high})"
+    # adding 0.0 to a rounded number keeps "-0.000" from being printed
+    text, low, high = (
+        "" if number is None else f"{round(number, digits) + 0.0:.{digits}f}"
+        for number in (value["value"], value["low"], value["high"])
+    )
+    return f"{text} ({low}{' to ' if '-' in low + high else '-'}{high})" if low else text
 
 
 def headline(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -170,12 +193,15 @@ def headline(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def difference_frame(results: Mapping[str, Any]) -> pd.DataFrame:
-    """The paired differences between models as text, a row a pair."""
+    """The paired differences as text, a row a pair; beside each accuracy's stands that of its false positives.
+
+    More false positives are worse: an accuracy that rises with them may have been bought.
+    """
     rows = {
-        pair: {METRICS[metric]: said(value) for metric, value in differences.items()}
+        pair: {FIGURES[figure]: said(value) for figure, value in differences.items()}
         for pair, differences in results["differences"].items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(METRICS.values()))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(FIGURES.values())).fillna("")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,17 +236,17 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
     }
     rows = {}
     for method in first["localization"]:
-        for metric, name in METRICS.items():
+        for metric in (*METRICS, MEAN_AVERAGE_PRECISION):
             sides = [key_value(results, method, metric) for results in (first, second)]
             if None in [side["value"] for side in sides]:
                 continue
-            kind = "classification" if metric == MEAN_AUC else "localization"
-            difference = _difference((second, method), (first, method), metric, paired=paired[kind])
-            row = {"first": said(sides[0]), "second": said(sides[1]), "second - first": said(difference)}
-            if metric in (BEST_BOX, ALL_BOXES):
+            kind = "classification" if metric in CLASSIFIED else "localization"
+            gained = _difference((second, method), (first, method), metric, paired=paired[kind])
+            row = {"first": said(sides[0]), "second": said(sides[1]), "second - first": said(gained)}
+            if metric in COSTS:
                 costs = [false_positives(results, method, metric) for results in (first, second)]
                 row["false positives"] = f"{costs[0]:.3f}, {costs[1]:.3f}"
-            rows[method, name] = row
+            rows[method, FIGURES[metric]] = row
     if not rows:
         raise InputError("the two results have no method in common; compare results of the same kind of models")
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("")

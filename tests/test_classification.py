@@ -141,7 +141,12 @@ def test_what_is_not_defined_says_so_and_why() -> None:
     assert row["auc"]["value"] and row["sensitivity"] == row["f1"] == undefined and row["threshold"] is None
     assert "no threshold" in row["note"]
     nothing, samples = classification_scores(labels * 0, probabilities, draws=draws)
-    assert nothing["mean"] == {"auc": undefined, "average_precision": undefined, "findings_defined": 0}
+    assert nothing["mean"] == {
+        "auc": undefined,
+        "average_precision": undefined,
+        "findings_defined": 0,
+        "draws_defined": 0,
+    }
     assert np.isnan(samples["mean_auc"]).all()
 
 
@@ -151,8 +156,9 @@ def test_a_draw_without_a_findings_only_patient_is_left_out_of_the_mean() -> Non
     labels[3:5, 13] = 1
     draws = draw_patients(np.arange(80) // 2, draws=300)
     without = (draws.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
-    _, samples = classification_scores(labels, probabilities, draws=draws)
+    table, samples = classification_scores(labels, probabilities, draws=draws)
     assert len(without) > 0
+    assert table["mean"]["draws_defined"] == 300 - len(without)
     assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
 
 

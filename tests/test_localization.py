@@ -205,7 +205,7 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
     scores, samples = localization_scores(predicted, truth, images=images, draws=draws)
 
     slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "gated_boxes": []}
-    slow_froc = []
+    slow_froc, slow_first = [], []
     for weights in draws.weights(0, 30):
         names = [f"{image} {copy}" for image, w in zip(images, weights, strict=True) for copy in range(w)]
         copies = pd.DataFrame({"image_index": [name.split()[0] for name in names], "copy": names})
@@ -216,7 +216,9 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
         one = drawn.loc[drawn.groupby(["image_index", "finding"])["score"].idxmax()]
         for kind, table in (("all_boxes", drawn), ("best_box", one), ("gated_boxes", drawn.query("probability > 0.5"))):
             slow[kind].append(localization_table(table, true, images=names, measure="iou", threshold=0.2))
-        slow_froc.append(froc(drawn, true, images=names, measure="iou", threshold=0.3).at(0.25)["macro"])
+        at = froc(drawn, true, images=names, measure="iou", threshold=0.3).at(0.25)
+        slow_froc.append(at["macro"])
+        slow_first.append(at[BOXED_FINDINGS[0]])
 
     rows = [(finding, ("findings", finding)) for finding in BOXED_FINDINGS[:3]]
     for kind, tables in slow.items():
@@ -227,15 +229,17 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
             for column in ("accuracy", "false_positives_per_image", "false_positives_per_box"):
                 low, high = np.nanquantile([table.loc[row, column] for table in tables], [0.025, 0.975])
                 assert (found[column]["low"], found[column]["high"]) == pytest.approx((low, high)), (kind, row, column)
-    at = scores["froc"]["iou>0.3"]["at"]["0.25"]["macro"]
-    assert (at["low"], at["high"]) == pytest.approx(tuple(np.quantile(slow_froc, [0.025, 0.975])))
-    assert list(samples) == ["froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1"]
-    places = [
-        scores["froc"]["iou>0.1"]["at"]["0.5"]["macro"],
-        scores["best_box"]["iou>0.1"]["macro"]["accuracy"],
-        scores["all_boxes"]["iobb>0.1"]["macro"]["accuracy"],
-    ]
-    for values, place in zip(samples.values(), places, strict=True):
+    at = scores["froc"]["iou>0.3"]["at"]["0.25"]
+    for found, values in ((at["macro"], slow_froc), (at["findings"][BOXED_FINDINGS[0]], slow_first)):
+        assert (found["low"], found["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
+    places = {"froc@0.5 iou>0.1": scores["froc"]["iou>0.1"]["at"]["0.5"]["macro"]}
+    for kind, overlap in (("best_box", "iou>0.1"), ("all_boxes", "iobb>0.1")):
+        macro = scores[kind][overlap]["macro"]
+        places[f"{kind} {overlap}"] = macro["accuracy"]
+        places[f"{kind} {overlap} false_positives_per_image"] = macro["false_positives_per_image"]
+    assert set(samples) == set(places)
+    for name, values in samples.items():
+        place = places[name]
         assert values.shape == (30,)
         assert (place["low"], place["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
 
@@ -269,8 +273,10 @@ def test_scores_by_hand():
     assert best["findings"]["Nodule"]["accuracy"] == {"value": None, "low": None, "high": None}
     # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two films.
     at = scores["froc"]["iou>0.1"]["at"]
-    assert [at[x]["findings"]["Mass"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
-    assert at["0.25"]["findings"]["Nodule"] is None
+    assert [at[x]["findings"]["Mass"]["value"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
+    # Draws of a alone: its false positive comes first and is one on every film, so nothing is found at 0.25. Of b: all.
+    assert at["0.25"]["findings"]["Mass"] == {"value": 0.5, "low": 0, "high": 1}
+    assert at["0.25"]["findings"]["Nodule"] == {"value": None, "low": None, "high": None}
     assert scores["pointing_game"]["macro"]["value"] == 0.5
     curve = scores["froc"]["iou>0.1"]["curve"]
     assert curve["accuracy"][0] == 0.5 and curve["accuracy"][-1] == 1
@@ -280,10 +286,19 @@ def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
     """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
     truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
     draws = draw_patients(["p", "q"], draws=50)
-    _, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
-    both = (draws.weights(0, 50) > 0).all(axis=1)
-    for values in samples.values():
-        np.testing.assert_array_equal(np.isnan(values), ~both)
+    scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
+    has_b, has_c = (draws.weights(0, 50) > 0).T
+    both = has_b & has_c
+    for name, values in samples.items():
+        # no box is predicted, which costs no false positive in any draw
+        expected = np.zeros(50) if name.endswith("per_image") else np.where(both, 0, np.nan)
+        np.testing.assert_array_equal(values, expected)
+    rows = scores["best_box"]["iou>0.1"]
+    assert rows["macro"]["draws_defined"] == scores["froc"]["iou>0.1"]["at"]["0.5"]["draws_defined"] == both.sum() < 50
+    assert rows["findings"]["Mass"]["draws_defined"] == has_b.sum() != has_c.sum()
+    assert rows["findings"]["Nodule"]["draws_defined"] == has_c.sum()
+    assert rows["findings"]["Effusion"]["draws_defined"] == 0
+    assert rows["micro"]["draws_defined"] == 50
 
 
 def test_scores_of_nothing_and_of_the_wrong_draws():
@@ -294,7 +309,7 @@ def test_scores_of_nothing_and_of_the_wrong_draws():
     scores, samples = localization_scores(_boxes(), TRUTH[:0], images=["a.png", "b.png"], draws=draws)
     assert scores["all_boxes"]["iou>0.1"]["macro"]["accuracy"] == {"value": None, "low": None, "high": None}
     assert scores["froc"]["iou>0.1"]["curve"] == {"false_positives_per_image": [], "accuracy": []}
-    assert all(np.isnan(values).all() for values in samples.values())
+    assert all(np.isnan(values).all() for name, values in samples.items() if not name.endswith("per_image"))
     with pytest.raises(InputError, match="draws are of 2"):
         localization_scores(_boxes(), TRUTH, images=["a.png"], draws=draws)
 

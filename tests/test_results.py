@@ -10,24 +10,19 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
-from cxr_seam.paper_tables import (
-    accuracy_frame,
-    is_official,
-    localization_frame,
-    mean_auc_frame,
-    standing,
-    table_1,
-    table_4,
-)
+from cxr_seam.paper_tables import localization_frame
 from cxr_seam.plots import plot_froc
 from cxr_seam.report import froc_frame, operating_frame
 from cxr_seam.results import (
     ALL_BOXES,
     BEST_BOX,
+    COSTS,
     FROC,
     MEAN_AUC,
+    MEAN_AVERAGE_PRECISION,
     MULTIRES,
     REFINED,
+    SEEN_BOXES,
     STANDARD,
     compare,
     difference_frame,
@@ -83,7 +78,8 @@ def results() -> dict:
     }
     undefined = dict.fromkeys(finding, measured(None)) | {"positives": 0, "negatives": 10, "threshold": None}
     findings = {name: finding for name in FINDINGS[:-1]} | {FINDINGS[-1]: undefined}
-    classification = {"findings": findings, "mean": {"auc": measured(0.75, 0.7, 0.8), "findings_defined": 13}}
+    mean = {"auc": measured(0.75, 0.7, 0.8), "average_precision": measured(0.4, 0.3, 0.5), "findings_defined": 13}
+    classification = {"findings": findings, "mean": mean}
     localization = {
         "Random 32x32 map": method("control", froc=0.0, best=0.0, every=1.0, cost=112.0),
         STANDARD: method("model", froc=0.3, best=0.4, every=0.5, cost=1.0),
@@ -91,7 +87,7 @@ def results() -> dict:
     }
     draws = np.linspace(0, 1, 5)
     content = {
-        "format": 2,
+        "format": 3,
         "draws": 5,
         "seed": 0,
         "data": {
@@ -125,6 +121,18 @@ def test_a_method_without_a_value_is_ranked_last(results):
     assert ranking(results)[-1]["method"] == MULTIRES
 
 
+def test_equal_methods_share_a_rank_and_the_next_is_lower_by_their_number(results):
+    results["localization"]["Centre box"] = method("control", froc=0.3, best=0.5, every=0.9, cost=3.0)
+    ranks = [(row["method"], row["rank"]) for row in ranking(results)]
+    assert ranks == [(MULTIRES, 1), ("Centre box", 1), (STANDARD, 3), ("Random 32x32 map", 4)]
+
+
+def test_what_a_rank_costs_is_a_measured_value(results):
+    results["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["false_positives_per_image"] = measured(2, 1, 3)
+    costs = {row["method"]: row["false_positives_per_image"] for row in ranking(results)}
+    assert costs[STANDARD] == measured(2, 1, 3) and costs[MULTIRES] == measured(0.5)
+
+
 def test_no_accuracy_stands_without_its_false_positives(results):
     table = headline(results)
     assert list(table.columns) == [
@@ -136,11 +144,11 @@ def test_no_accuracy_stands_without_its_false_positives(results):
         "their false positives",
     ]
     assert table.loc[STANDARD].tolist() == [
-        "0.750 (0.70-0.80)",
-        "0.300 (0.20-0.40)",
-        "0.400 (0.30-0.50)",
+        "0.750 (0.700-0.800)",
+        "0.300 (0.200-0.400)",
+        "0.400 (0.300-0.500)",
         "0.500",
-        "0.500 (0.40-0.60)",
+        "0.500 (0.400-0.600)",
         "1.000",
     ]
     assert table.loc["Random 32x32 map", "mean AUC"] == ""  # it classifies nothing
@@ -154,13 +162,64 @@ def test_differences_are_paired_by_hand(results):
     assert pair[MEAN_AUC] == measured(0, 0, 0)
     assert (pair[FROC]["value"], pair[FROC]["low"], pair[FROC]["high"]) == pytest.approx((0, 0.1, 0.1))
     assert pair[ALL_BOXES]["value"] == pytest.approx(-0.1) and pair[ALL_BOXES]["high"] == -0.25
-    assert difference_frame(results).iloc[0, 0] == "0.000 (0.00-0.00)"
+    assert difference_frame(results).iloc[0, 0] == "0.000 (0.000-0.000)"
+
+
+def test_a_difference_of_accuracies_stands_beside_that_of_their_false_positives(results):
+    """All boxes: MultiRes costs 2, Standard 1; every draw of the one is 1.5 above the other's. Best boxes cost 0.5."""
+    for name, draws in ((STANDARD, [1, 2, 0, 1, 1]), (MULTIRES, [2.5, 3.5, 1.5, 2.5, 2.5])):
+        results["samples"][name][COSTS[ALL_BOXES]] = draws
+    results["differences"] = paired_differences(results)
+    table = difference_frame(results)
+    columns = list(table.columns)
+    assert columns[columns.index("best box (IoU>0.1)") + 1] == "its false positives"
+    assert columns[columns.index("all boxes (IoBB>0.1)") + 1] == "their false positives"
+    row = table.loc[f"{MULTIRES} - {STANDARD}"]
+    assert row["their false positives"] == "1.000 (1.500-1.500)"
+    assert row["its false positives"] == "0.000"  # no draws, no interval
+
+
+def test_the_mean_average_precision_is_paired_too(results):
+    scores = copy.deepcopy(results["classification"][STANDARD])
+    scores["mean"]["average_precision"] = measured(0.1)
+    results["classification"][STANDARD] = scores
+    results["samples"][STANDARD][MEAN_AVERAGE_PRECISION] = [0.1, 0.2, 0.1, 0.1, 0.1]
+    results["samples"][MULTIRES][MEAN_AVERAGE_PRECISION] = [0.3, 0.4, 0.3, 0.3, 0.3]
+    value = paired_differences(results)[f"{MULTIRES} - {STANDARD}"][MEAN_AVERAGE_PRECISION]
+    assert value == pytest.approx(measured(0.3, 0.2, 0.2))
+
+
+def test_the_best_model_stands_against_the_best_control_that_has_seen_no_boxes(results):
+    """The control that has seen boxes is the better one, and no fair match; a control has no AUC to compare."""
+    prior = method("control", froc=0.9, best=0.9, every=0.9, cost=1.0) | {"note": SEEN_BOXES}
+    results["localization"] |= {
+        "Mean box": prior,
+        "Centre box": method("control", froc=0.1, best=0.1, every=0.3, cost=0.9),
+    }
+    pairs = paired_differences(results)
+    assert list(pairs) == [f"{MULTIRES} - {STANDARD}", f"{MULTIRES} - Centre box"]
+    pair = pairs[f"{MULTIRES} - Centre box"]
+    assert {figure: value["value"] for figure, value in pair.items()} == pytest.approx(
+        {FROC: 0.2, BEST_BOX: 0.4, COSTS[BEST_BOX]: 0, ALL_BOXES: 0.1, COSTS[ALL_BOXES]: 1.1}
+    )
+    assert difference_frame(results | {"differences": pairs}).loc[f"{MULTIRES} - Centre box", "mean AUC"] == ""
 
 
 def test_a_value_is_said_with_its_interval():
-    assert said(measured(0.6871, 0.61, 0.745)) == "0.687 (0.61-0.74)"
-    assert said(measured(-0.05, -0.1, 0.02)) == "-0.050 (-0.10 to 0.02)"
+    assert said(measured(0.6871, 0.61, 0.7449)) == "0.687 (0.610-0.745)"
+    assert said(measured(-0.05, -0.1, 0.02)) == "-0.050 (-0.100 to 0.020)"
+    assert said(measured(0.5, 0.25, 0.75), digits=2) == "0.50 (0.25-0.75)"
     assert (said(measured(0.5)), said(measured(None))) == ("0.500", "")
+
+
+def test_an_interval_above_0_is_printed_above_0():
+    """Whether 0 lies in it is what a reader asks of the interval of a difference."""
+    assert said(measured(0.004, 0.0012, 0.0068)) == "0.004 (0.001-0.007)"
+
+
+def test_there_is_no_minus_zero():
+    assert said(measured(-0.0)) == said(measured(-0.0004)) == "0.000"
+    assert said(measured(-1e-9, -0.0002, 0.0001)) == "0.000 (0.000-0.000)"
 
 
 def test_two_results_on_the_same_films_are_paired(results):
@@ -170,9 +229,10 @@ def test_two_results_on_the_same_films_are_paired(results):
     comparison = compare(results, other)
     assert comparison.paired == {"classification": True, "localization": True} and "Paired" in comparison.reason
     row = comparison.table.loc[(STANDARD, "best box (IoU>0.1)")]
-    assert row["second - first"] == "0.200 (0.20-0.20)"
+    assert row["second - first"] == "0.200 (0.200-0.200)"
     assert row["false positives"] == "0.500, 0.500"
     assert ("Random 32x32 map", "mean AUC") not in comparison.table.index
+    assert comparison.table.loc[(STANDARD, "mean average precision"), "first"] == "0.400 (0.300-0.500)"
 
 
 @pytest.mark.parametrize(
@@ -188,8 +248,8 @@ def test_results_on_other_films_have_no_interval_of_the_difference(results, chan
     assert says in comparison.reason
     assert [kind for kind, same in comparison.paired.items() if same] == paired
     cells = comparison.table["second - first"]
-    assert cells[STANDARD, "mean AUC"] == ("0.000 (0.00-0.00)" if "classification" in paired else "0.000")
-    assert cells[STANDARD, "best box (IoU>0.1)"] == ("0.000 (0.00-0.00)" if "localization" in paired else "0.000")
+    assert cells[STANDARD, "mean AUC"] == ("0.000 (0.000-0.000)" if "classification" in paired else "0.000")
+    assert cells[STANDARD, "best box (IoU>0.1)"] == ("0.000 (0.000-0.000)" if "localization" in paired else "0.000")
 
 
 def test_nothing_in_common_is_told(results):
@@ -208,77 +268,19 @@ def test_results_survive_the_disk_and_hold_no_nan(results, tmp_path):
 def test_missing_old_and_damaged_results_are_told(tmp_path):
     with pytest.raises(InputError, match="run notebook 04"):
         load_results(tmp_path / "none.json")
-    (tmp_path / "old.json").write_text('{"format": 1}')
-    with pytest.raises(InputError, match="old.json has format 1"):
+    (tmp_path / "old.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match="old.json has format 2"):
         load_results(tmp_path / "old.json")
-    (tmp_path / "half.json").write_text('{"format": 2')
+    (tmp_path / "half.json").write_text('{"format": 3')
     with pytest.raises(InputError, match="half.json is damaged"):
         load_results(tmp_path / "half.json")
 
 
-def test_only_the_whole_official_list_is_ranked_with_the_published(results):
-    table = mean_auc_frame(results)
-    assert (table.loc[table["source"] == "here", "rank"] == "-").all()
-    assert (table.loc[table["model"].isin(["CheXNet", "SynthEnsemble", "MobileNetV2"]), "rank"] == "-").all()
-    assert standing(results).count("NOT COMPARABLE") == 2
-    results["data"] |= {"test_images": 25_596, "test_patients": 2_797, "boxed_images": 880, "true_boxes": 984}
-    assert is_official(results) and is_official(results, boxed=True) and "NOT" not in standing(results)
-    table = mean_auc_frame(results)
-    assert (table.loc[table["source"] == "here", "rank"] == "-").all()  # 13 findings do not compare with 14
-    for scores in results["classification"].values():
-        scores["mean"]["findings_defined"] = 14
-    table = mean_auc_frame(results)
-    ours = table[table["source"] == "here"].iloc[0]
-    # 0.750 is below Yao et al.'s 0.761 and above Wang et al.'s 0.745.
-    assert table["model"].tolist()[int(ours["rank"]) - 2] == "Multi-resolution ResNet50"
-    assert set(table.loc[table["rank"] == "-", "model"]) == {"CheXNet", "SynthEnsemble", "MobileNetV2"}
-
-
-def test_table_1_leaves_the_repeated_column_out_and_says_what_is_not_defined(results):
-    table = table_1(results)
-    here = [key for key in table.columns if key[0].startswith("here")]
-    assert [model for _, model in here] == [STANDARD, MULTIRES]
-    assert table.loc["Hernia", here[0]] == "not defined" and table.loc["Mean", here[0]] == "0.750 (0.70-0.80)"
-    assert table["D'Souza et al. 2022", "MultiRes-ResNet50"]["Mass"] == "0.809"
-    assert "NOT COMPARABLE" in next(source for source, name in table.columns if name.startswith("MobileNetV2"))
-
-
-def test_tables_2_and_3_show_the_published_with_the_quotient_they_print(results):
-    table = localization_frame(results)
-    assert table.loc[("D'Souza et al. 2022", "MultiRes-ResNet50 + PCM", "accuracy"), "macro"] == "0.417"
-    assert ("Wang et al. 2017", "ResNet50", "false positives per box") in table.index
-    assert ("Wang et al. 2017", "ResNet50", "false positives per image") not in table.index  # theirs are per box
-    assert (
-        not localization_frame(results, kind="best_box", score="iou>0.1")
-        .index.get_level_values(0)
-        .str.contains("Wang")
-        .any()
-    )
-    with pytest.raises(InputError, match=r"iobb>0\.1"):
-        localization_frame(results, score="dice")
-    with pytest.raises(InputError, match="best_box"):
-        localization_frame(results, kind="worst_box")
-
-
-def test_macro_accuracies_name_what_is_not_printed_and_not_comparable(results):
-    table = accuracy_frame(results, "iou").set_index("model")
-    assert table.loc["PCAN", "false positives at >0.1"] == "not printed"
-    assert "NOT COMPARABLE" in table.loc["CLARiTy, 512 px", "note"]
-    assert table.loc["Random 32x32 map", "false positives at >0.1"] == "112.000"
-
-
-def test_table_4_counts_parameters_and_gives_times_as_ratios():
-    table = table_4({"resnet50": 10.0, "multires_resnet50": 12.5})
-    assert (table["parameters here"] == table["paper"]).all()
-    assert table.loc["multires_resnet50", ["time, ratio here", "ratio in the paper"]].tolist() == ["1.25", "1.09"]
-    assert table.loc["multires_efficientnet_b4", "time, ratio here"] == "not measured"
-
-
 def test_operating_points_and_froc_as_tables(results):
     table = operating_frame(results, STANDARD)
-    assert table.loc["Mass", ["positive films", "threshold", "F1"]].tolist() == ["3", "0.250", "0.500 (0.40-0.60)"]
+    assert table.loc["Mass", ["positive films", "threshold", "F1"]].tolist() == ["3", "0.250", "0.500 (0.400-0.600)"]
     assert table.loc["Hernia", "sensitivity"] == "not defined"
-    assert froc_frame(results).loc[MULTIRES, "at 0.5"] == "0.300 (0.20-0.40)"
+    assert froc_frame(results).loc[MULTIRES, "at 0.5"] == "0.300 (0.200-0.400)"
 
 
 def test_froc_figure_lists_methods_best_first_and_cuts_no_model_off(results):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -57,6 +59,35 @@ def explorer() -> Explorer:
 def test_first_picture_shows_the_finding_that_has_a_box(explorer):
     assert explorer.finding.value == "Mass"
     assert _boxes_of(explorer, TRUE_COLOUR) > 0 and _boxes_of(explorer, PREDICTED_COLOUR) > 0
+
+
+def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_lost(explorer, monkeypatch):
+    drawing, reached = Event(), Event()
+    redraw, change = explorer._redraw, explorer._change
+
+    def slow_redraw() -> None:
+        redraw()
+        if not drawing.is_set():
+            drawing.set()
+            reached.wait(30)  # until the other control has been moved
+
+    def told(owners: set[object]) -> None:
+        if explorer.threshold in owners:
+            reached.set()
+        change(owners)
+
+    monkeypatch.setattr(explorer, "_redraw", slow_redraw)
+    monkeypatch.setattr(explorer, "_change", told)
+    first = Thread(target=lambda: setattr(explorer.opacity, "value", 0.3))
+    first.start()
+    assert drawing.wait(30)
+    second = Thread(target=lambda: setattr(explorer.threshold, "value", 0.95))
+    second.start()
+    first.join(30), second.join(30)
+    after_both = explorer.picture.value
+    explorer.threshold.value = 0.5
+    explorer.threshold.value = 0.95
+    assert after_both == explorer.picture.value
 
 
 @pytest.mark.parametrize(

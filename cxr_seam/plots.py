@@ -91,7 +91,7 @@ def plot_roc(
 
     table = classification_table(labels, probabilities)
     mean = {"value": mean_auc(table), "low": None, "high": None} if scores is None else scores["mean"]["auc"]
-    figure = blank_figure(8, 4.8)
+    figure = blank_figure(8.5, 4.8)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     for number, finding in enumerate(FINDINGS):

@@ -26,7 +26,7 @@
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: 26 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
+# | **Takes** | Demo: 69 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
 # | **You will see** | the headline numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
 # | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), and the films of notebook 01 |
 #

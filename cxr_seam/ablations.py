@@ -22,7 +22,19 @@ from .findings import FINDINGS
 from .localization import localization_scores
 from .methods import Collector, maps_by_model
 from .predict import Predictor
-from .results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, METRICS, MODEL, NOT_MEASURED, REFINED, said
+from .results import (
+    ALL_BOXES,
+    BEST_BOX,
+    COSTS,
+    FROC,
+    MEAN_AUC,
+    METRICS,
+    MODEL,
+    NOT_MEASURED,
+    REFINED,
+    located_value,
+    said,
+)
 from .variants import FIRST_PHASE, QUESTIONS, Choice, Models, changed_fields, choices
 from .workspace import Workspace
 
@@ -142,8 +154,8 @@ class Scorer:
         """Classify all films with a first phase's model, once: the second phase has no part in the probabilities."""
         if name in self._classified:
             return
-        logits = predictor.logits(self.films, what=f"classify, {name}").astype(np.float64)
-        probabilities = pd.DataFrame(1 / (1 + np.exp(-logits)), self.films.image_index, FINDINGS)
+        values = predictor.probabilities(self.films, what=f"classify, {name}")
+        probabilities = pd.DataFrame(values, self.films.image_index, FINDINGS)
         scores = classification_scores(self.films.labels, probabilities.to_numpy(), draws=self._draws)
         self._classified[name] = probabilities, scores.table["mean"]["auc"], scores.samples[MEAN_AUC]
 
@@ -164,11 +176,10 @@ class Scorer:
 
 def _localization(scores: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, tuple]:
     """The figures of `results.METRICS` but the AUC: measured value, draws, false positives per image and finding."""
-    found = {FROC: (scores["froc"]["iou>0.1"]["at"]["0.5"]["macro"], samples[FROC], None)}
+    found = {FROC: (located_value(scores, FROC), samples[FROC], None)}
     for metric in (BEST_BOX, ALL_BOXES):
-        kind, measure = metric.split(" ")
-        macro = scores[kind][measure]["macro"]
-        found[metric] = macro["accuracy"], samples[metric], macro["false_positives_per_image"]["value"]
+        cost = located_value(scores, COSTS[metric])["value"]
+        found[metric] = located_value(scores, metric), samples[metric], cost
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .augment import to_input
 from .errors import InputError
-from .pcm import SMALLEST_ROW_SUM, rows_of_similarity, unit_length
+from .pcm import rows_of_affinity, unit_length
 from .predict import Predictor
 from .radiographs import shrink
 
@@ -52,8 +52,7 @@ def affinity_row(embedding: Tensor, *, across: float, down: float) -> np.ndarray
     """
     row, column = cell_of(embedding.shape[1:], across=across, down=down)
     query = embedding.flatten(start_dim=1)[None]
-    similarity = rows_of_similarity(embedding[:, row, column][None, :, None], query, None)
-    weights = similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+    weights = rows_of_affinity(embedding[:, row, column][None, :, None], query, None)
     return weights.reshape(embedding.shape[1:]).numpy()
 
 

@@ -134,9 +134,8 @@ def evaluate(workspace: Workspace, *, draws: int = DRAWS, seed: int = 0) -> Eval
     truth = tables.boxes[tables.boxes["image_index"].isin(boxed.image_index)]
     patients = tables.images["patient_id"]
     probabilities = classify_all(predictors, films)
-    headers = {key: read_header(best_path(workspace.models, p.recipe.name)) for key, p in predictors.items()}
     drawn = draw_patients(patients[films.image_index].to_numpy(), draws=draws, seed=seed)
-    classification, samples = _classified(films.labels, probabilities, headers, drawn)
+    classification, samples = _classified(films.labels, probabilities, predictors, drawn)
 
     of_film = {model: pd.DataFrame(p, films.image_index, FINDINGS) for model, p in probabilities.items()}
     methods = model_methods(predictors, boxed, truth, of_film)
@@ -174,21 +173,22 @@ def classify_all(predictors: Mapping[str, Predictor], films: Films) -> dict[str,
     """Probabilities (N, 14) of each model; the PCM does not touch the logits, so two models may share them."""
     scores = {}
     for key, predictor in predictors.items():
-        probabilities = 1 / (1 + np.exp(-predictor.logits(films, what=f"classify, {key}").astype(np.float64)))
+        probabilities = predictor.probabilities(films, what=f"classify, {key}")
         scores |= {MULTIRES: probabilities, REFINED: probabilities} if key == REFINED else {key: probabilities}
     return scores
 
 
 def _classified(
-    labels: np.ndarray, probabilities: Mapping[str, np.ndarray], headers: Mapping[str, Any], drawn: PatientDraws
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    predictors: Mapping[str, Predictor],
+    drawn: PatientDraws,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """Scores of every model and the draws of its means; models that share probabilities are computed once."""
     tables, samples, known = {}, {}, {}
     for model, values in probabilities.items():
         if id(values) not in known:
-            header = headers.get(model) or headers[REFINED]
-            chosen = header.thresholds or {}
-            thresholds = np.array([np.nan if chosen.get(f) is None else chosen[f] for f in FINDINGS])
+            thresholds = (predictors.get(model) or predictors[REFINED]).threshold_values
             known[id(values)] = classification_scores(labels, values, draws=drawn, thresholds=thresholds)
         scores = known[id(values)]
         tables[model] = scores.table

@@ -180,8 +180,7 @@ class Explorer(Controls):
     def _thresholds_of(self, model: str) -> np.ndarray:
         """The probability (14,) from which on a model calls a finding present; NaN where that is not known."""
         key = next((key for key in self._predictors if model in models_of(key)), None)
-        stored = self._predictors[key].thresholds if key else {}
-        return np.array([np.nan if stored.get(finding) is None else stored[finding] for finding in FINDINGS])
+        return self._predictors[key].threshold_values if key else np.full(len(FINDINGS), np.nan)
 
     def _bars(self, case: Case) -> list[Bars]:
         """Bars of the models; those that share their probabilities, as MultiRes with and without PCM do, share bars."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .boxes import overlap
 from .findings import BOXED_FINDINGS
-from .localization import best_boxes
+from .localization import best_boxes, with_probability
 from .matching import XYWH
 from .results import said
 
@@ -39,10 +39,7 @@ def judge(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame)
     pairs["iou"] = 0.0
     predicted, true = (pairs.loc[found, [f"{c}{end}" for c in XYWH]].to_numpy(dtype=float) for end in ("", "_true"))
     pairs.loc[found, "iou"] = overlap(predicted, true, measure="iou")
-    judged = pairs.groupby(key, sort=True)["iou"].max().reset_index()
-    rows, columns = (probabilities.index, judged["image_index"]), (probabilities.columns, judged["finding"])
-    at = [index.get_indexer(names) for index, names in (rows, columns)]
-    judged["probability"] = probabilities.to_numpy()[at[0], at[1]]
+    judged = with_probability(pairs.groupby(key, sort=True)["iou"].max().reset_index(), probabilities)
     judged["hit"] = judged["iou"] > HIT
     return judged.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
 

@@ -18,7 +18,7 @@ from .boxes import PAPER_THRESHOLD, Measure, boxes_from_heatmap
 from .errors import InputError
 from .findings import BOXED_FINDINGS
 from .froc import Froc, froc_of
-from .matching import ORIGINAL_SIZE, XYWH, Matches, macro_mean, match
+from .matching import ORIGINAL_SIZE, XYWH, Matches, macro_mean, match, one_for_each
 from .pointing import pointing_game
 
 IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # Table 2 uses 0.1; Wang et al. 2017 the others
@@ -50,12 +50,7 @@ def predicted_boxes(
     Raises:
         InputError: there are not as many maps as findings, or a map is refused by `boxes_from_heatmap`.
     """
-    heatmaps = np.asarray(heatmaps)
-    if heatmaps.ndim != 3 or len(heatmaps) != len(findings):
-        raise InputError(
-            f"{image_index}: {len(findings)} findings need heat maps of the shape ({len(findings)}, H, W), "
-            f"not {heatmaps.shape}"
-        )
+    heatmaps = one_for_each(heatmaps, findings, image_index)
     height, width = heatmaps.shape[1:]
     found = [boxes_from_heatmap(heatmap, threshold=threshold) for heatmap in heatmaps]
     xywh = np.concatenate([boxes.xywh for boxes in found]) if found else np.zeros((0, 4))

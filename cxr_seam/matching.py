@@ -123,6 +123,21 @@ def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
     return score
 
 
+def one_for_each(heatmaps: np.ndarray, findings: Sequence[str], image_index: str) -> np.ndarray:
+    """Return an image's heat maps (C, H, W) as an array.
+
+    Raises:
+        InputError: there are not as many maps as findings.
+    """
+    heatmaps = np.asarray(heatmaps)
+    if heatmaps.ndim != 3 or len(heatmaps) != len(findings):
+        raise InputError(
+            f"{image_index}: {len(findings)} findings need heat maps of the shape ({len(findings)}, H, W), "
+            f"not {heatmaps.shape}"
+        )
+    return heatmaps
+
+
 def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
     """Mean over the last axis, the findings, of those that are `defined` (8,) on all images.
 

@@ -28,8 +28,7 @@ def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """
     query = unit_length(embedding)
     with torch.autocast(query.device.type, enabled=False):
-        similarity = rows_of_similarity(query, query, None if valid is None else valid.flatten(start_dim=2))
-        return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+        return rows_of_affinity(query, query, None if valid is None else valid.flatten(start_dim=2))
 
 
 def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -65,6 +64,12 @@ def refine_rows(some: Tensor, query: Tensor, values: Tensor, columns: Tensor | N
     """Refined values (B, n, K) of the n pixels whose embeddings are `some` (B, D, n)."""
     similarity = rows_of_similarity(some, query, columns)
     return torch.bmm(similarity, values) / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
+
+
+def rows_of_affinity(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
+    """Rows (B, n, N) of the affinity for the n pixels whose embeddings are `some` (B, D, n)."""
+    similarity = rows_of_similarity(some, query, columns)
+    return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
 
 
 def rows_of_similarity(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .bootstrap import Measured, PatientDraws, measured
-from .errors import InputError
 from .findings import BOXED_FINDINGS
-from .matching import ORIGINAL_SIZE, XYWH, macro_mean
+from .matching import ORIGINAL_SIZE, XYWH, macro_mean, one_for_each
 
 POINT_COLUMNS = ["image_index", "finding", "hit"]
 
@@ -40,12 +39,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
     Raises:
         InputError: there are not as many maps as findings.
     """
-    heatmaps = np.asarray(heatmaps)
-    if heatmaps.ndim != 3 or len(heatmaps) != len(findings):
-        raise InputError(
-            f"{image_index}: {len(findings)} findings need heat maps of the shape ({len(findings)}, H, W), "
-            f"not {heatmaps.shape}"
-        )
+    heatmaps = one_for_each(heatmaps, findings, image_index)
     height, width = heatmaps.shape[1:]
     here = truth[truth["image_index"] == image_index]
     rows = []

@@ -20,7 +20,7 @@ from .augment import to_input
 from .checkpoints import load_checkpoint
 from .errors import InputError
 from .films import Films, loader
-from .findings import BOXED_FINDINGS, FINDINGS, canonical_finding
+from .findings import FINDINGS, canonical_finding
 from .frontal import doubts_about
 from .hardware import find_hardware
 from .heatmaps import PAPER_SIZE, heat_maps
@@ -160,6 +160,15 @@ class Predictor:
         """Logits (N, 14) float32 of all films."""
         return torch.cat([output.logits for _, output in self.batches(films, maps=False, what=what)]).numpy()
 
+    def probabilities(self, films: Films, *, what: str = "classify") -> np.ndarray:
+        """Probabilities (N, 14) float64 of all films."""
+        return 1 / (1 + np.exp(-self.logits(films, what=what).astype(np.float64)))
+
+    @property
+    def threshold_values(self) -> np.ndarray:
+        """The thresholds as (14,) float64 in the order of `FINDINGS`, NaN for None."""
+        return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in FINDINGS])
+
     def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
         """Predict an image file, several, or a folder of them: PNG, JPEG, TIFF or DICOM.
 
@@ -259,12 +268,3 @@ class _Film(NamedTuple):
 def best_map(output: Output) -> Tensor:
     """The refined maps where the model has them, else the raw ones."""
     return output.cam if output.refined is None else output.refined
-
-
-def boxes_of_batch(names: Sequence[str], cam: Tensor, *, threshold: float) -> pd.DataFrame:
-    """Boxes of the eight boxed findings for a batch of maps (B, 14, h, w), in pixels of the original."""
-    maps = heat_maps(cam[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
-    return pd.concat(
-        [predicted_boxes(m, name, BOXED_FINDINGS, threshold=threshold) for name, m in zip(names, maps, strict=True)],
-        ignore_index=True,
-    )

@@ -93,8 +93,11 @@ def key_value(results: Mapping[str, Any], method: str, figure: str) -> dict[str,
         scores = results["classification"].get(method)
         return scores["mean"][figure.removeprefix("mean_")] if scores else NOT_MEASURED
     scores = results["localization"].get(method)
-    if scores is None:
-        return NOT_MEASURED
+    return NOT_MEASURED if scores is None else located_value(scores, figure)
+
+
+def located_value(scores: Mapping[str, Any], figure: str) -> dict[str, float | None]:
+    """The measured value of a figure of localization, from the scores of one method (`localization_scores`)."""
     kind, measure, *column = figure.split(" ")
     if figure == FROC:
         return scores["froc"][measure]["at"]["0.5"]["macro"]

@@ -86,39 +86,32 @@ def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(
     assert read_header(best_path(folder, "multires_tiny_pcm")).thresholds == about.thresholds
 
 
-def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained, tmp_path, monkeypatch):
-    """Drive drops while the best epoch is written: a later one, worse but better than what is there, must be kept."""
+def keep_epochs(aucs, models, folder, *, monkeypatch, breaks):
+    """Keep epochs of these AUCs; in the second one what `training` calls `breaks` fails. Returns the best kept."""
     import cxr_seam.training as training
 
-    model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
-    objective = ClassificationObjective(model, MULTIRES.backbone)
-    aucs, best = [0.6, 0.9, 0.8], None
+    model, about = load_checkpoint(best_path(models, "multires_tiny"))
+    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
     for epoch, auc in enumerate(aucs):
         about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
         with monkeypatch.context() as patch:
             if epoch == 1:
-                patch.setattr(training, "save_checkpoint", fail)
+                patch.setattr(training, breaks, fail)
             try:
-                best = keep(objective, tmp_path, about=about, history=[{}] * (epoch + 1), best=best)
+                best = keep(objective, folder, about=about, history=[{}] * (epoch + 1), best=best)
             except OSError:
                 continue
+    return best
+
+
+def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained, tmp_path, monkeypatch):
+    """Drive drops while the best epoch is written: a later one, worse but better than what is there, must be kept."""
+    keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="save_checkpoint")
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
 
 
 def test_a_history_that_could_not_be_written_costs_no_better_model(trained, tmp_path, monkeypatch):
-    import cxr_seam.training as training
-
-    model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
-    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
-    for epoch, auc in enumerate([0.6, 0.9, 0.8, 0.7]):
-        about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
-        with monkeypatch.context() as patch:
-            if epoch == 1:
-                patch.setattr(training, "whole_file", fail)
-            try:
-                best = keep(objective, tmp_path, about=about, history=[{}] * (epoch + 1), best=best)
-            except OSError:
-                continue
+    best = keep_epochs([0.6, 0.9, 0.8, 0.7], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="whole_file")
     assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from .cams import keep_maximum
 
 
-def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:
+def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None) -> Tensor:
     """Multi-label cross-entropy with the class weights of this very batch (Eq. 3-5).
 
     l = beta_P * y * -log s(x) + beta_N * (1 - y) * -log(1 - s(x)), beta_P = (P + N) / P and beta_N = (P + N) / N with P
@@ -20,15 +20,18 @@ def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (B, C) float.
         labels: (B, C) 0 or 1.
+        batch: (N, C) labels of the whole batch, where `logits` are of a part of it only: positives and negatives are
+            counted there, so that the mean over all parts, each by its share of the films, is the whole batch's loss.
 
     Returns:
         A scalar, finite for finite logits.
     """
     logits, labels = logits.float(), labels.float()
-    positives = labels.sum(dim=0)
-    negatives = len(labels) - positives
-    positive_weight = len(labels) / positives.clamp_min(1)
-    negative_weight = len(labels) / negatives.clamp_min(1)
+    batch = labels if batch is None else batch.float()
+    positives = batch.sum(dim=0)
+    negatives = len(batch) - positives
+    positive_weight = len(batch) / positives.clamp_min(1)
+    negative_weight = len(batch) / negatives.clamp_min(1)
     # -log sigmoid(x) = softplus(-x): exact where the sigmoid itself would round to 0 or 1.
     loss = positive_weight * labels * F.softplus(-logits) + negative_weight * (1 - labels) * F.softplus(logits)
     return loss.mean()

@@ -51,17 +51,23 @@ class SeamObjective(nn.Module):
         cam = cam * valid
         return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid) * valid
 
-    def forward(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
+    ) -> dict[str, Tensor]:
         """Draw a rotation for each image and compare the branches.
 
         Args:
-            images: (B, 3, H, W) normalised. labels: (B, 14). generator: on the CPU.
+            images: (B, 3, H, W) normalised, of `part` of a batch.
+            labels: (N, 14) of the whole batch.
+            generator: on the CPU; draws for the whole batch.
+            part: which of the batch's films the images are.
 
         Returns:
-            "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars.
+            "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars: means over the images of `part`.
         """
-        degrees = (2 * torch.rand(len(images), generator=generator) - 1) * self.phase.rotation_degrees
-        degrees = send(degrees, images.device)
+        degrees = (2 * torch.rand(len(labels), generator=generator) - 1) * self.phase.rotation_degrees
+        degrees = send(degrees[part], images.device)
+        labels = labels[part]
         outside = black(images)
         rotated = rotate(images - outside, degrees) + outside  # what comes from outside the film is black
 

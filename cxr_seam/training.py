@@ -50,11 +50,13 @@ class ClassificationObjective(nn.Module):
         )
         self.model = model
 
-    def forward(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return "loss" and "logits" (B, 14)."""
+    def forward(
+        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
+    ) -> dict[str, Tensor]:
+        """Classify `part` of a batch; see `seam.SeamObjective.forward`. Returns "loss" and "logits" (B, 14)."""
         del generator  # nothing random here
         logits = self.model(images, maps=False).logits
-        return {"loss": balanced_bce(logits, labels), "logits": logits}
+        return {"loss": balanced_bce(logits, labels[part], batch=labels), "logits": logits}
 
 
 def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:

@@ -7,7 +7,7 @@ in how ages are written ("058Y" / 58). Tables may hold a part of the data set on
 
 from __future__ import annotations
 
-import zlib
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import pandas as pd
 
 from .errors import InputError
 from .findings import FINDINGS, canonical_finding, split_labels
+from .matching import ORIGINAL_SIZE, XYWH
+from .text_tables import finite_numbers, read_csv, read_text, whole_numbers
 
 LABEL_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 TRAIN_VAL_LIST = "train_val_list.txt"
@@ -70,8 +72,9 @@ def load_tables(folder: str | Path) -> NihTables:
     """Read the four tables in `folder`, plain or gzipped, of either release.
 
     Raises:
-        InputError: a table is missing or unreadable, a column is missing, a finding is unknown, an image is
-            listed twice or in both lists, or a box has no extent.
+        InputError: a table is missing, unreadable, without rows or not UTF-8, a row is cut short, a column is missing,
+            a finding is unknown, an image is listed twice or in both lists, or a box has no extent, leaves the film or
+            is listed twice.
     """
     folder = Path(folder)
     train_val = _read_list(_find(folder, TRAIN_VAL_LIST))
@@ -148,33 +151,44 @@ def _find(folder: Path, *names: str) -> Path:
 
 def _read_list(path: Path) -> tuple[str, ...]:
     # The official lists have no newline after the last name and some copies have CRLF; either is read.
-    names = _read_csv(path, header=None, names=["image_index"])["image_index"].tolist()
+    names = [line.strip().strip('"') for line in re.split("[\r\n]+", read_text(path)) if line.strip()]
     if not names:
         raise InputError(f"{path} is empty; fetch it again")
-    for name in (names[0], names[-1]):
-        if not name.endswith(".png"):
-            raise InputError(f"{path} lists {name!r}, which is no image name; fetch it again")
+    _refuse_other_names(names, path)
     if len(set(names)) < len(names):
         raise InputError(f"{path} lists an image twice; fetch it again")
     return tuple(names)
 
 
+def _refuse_other_names(names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if not name.endswith(".png") or "/" in name or "\\" in name or "," in name or ";" in name:
+            raise InputError(f"{path} lists {name!r}, which is no image name; fetch it again")
+
+
 def _read_images(path: Path) -> pd.DataFrame:
-    table = _read_csv(path)
+    table = read_csv(path)
     columns = {}
     for ours, theirs in _COLUMNS.items():
         found = next((name for name in theirs if name in table.columns), None)
         if found is None:
-            raise InputError(f"{path} has no column {' or '.join(map(repr, theirs))}; it is not NIH's label table")
+            raise InputError(
+                f"{path} has no column {' or '.join(map(repr, theirs))}; it is not NIH's label table, fetch that again"
+            )
+        if list(table.columns).count(found) > 1:
+            raise InputError(f"{path} has several columns {found!r}; keep one of them")
         columns[ours] = table[found]
+    if table.empty:
+        raise InputError(f"{path} holds no row; fetch it again")
+    _refuse_other_names(columns["image_index"].tolist(), path)
     if columns["image_index"].duplicated().any():
         twice = columns["image_index"][columns["image_index"].duplicated()].iloc[0]
         raise InputError(f"{path} lists {twice} twice; fetch it again")
     index = pd.Index(columns["image_index"].tolist(), name="image_index")
     images = pd.DataFrame(
         {
-            "patient_id": _numbers(columns["patient_id"], path).to_numpy(dtype=np.int64),
-            "follow_up": _numbers(columns["follow_up"], path).to_numpy(dtype=np.int64),
+            "patient_id": whole_numbers(columns["patient_id"], path),
+            "follow_up": whole_numbers(columns["follow_up"], path),
             "age": _years(columns["age"]),
             "sex": columns["sex"].to_numpy(),
             "view": columns["view"].to_numpy(),
@@ -199,7 +213,7 @@ def _label_matrix(cells: pd.Series, path: Path) -> np.ndarray:
 
 def _read_boxes(path: Path) -> pd.DataFrame:
     """Read the box table by position: NIH's header splits at its own commas and names three empty columns."""
-    table = _read_csv(path)
+    table = read_csv(path)
     if list(table.columns[:2]) != ["Image Index", "Finding Label"] or table.shape[1] < 6:
         raise InputError(f"{path} does not begin with 'Image Index,Finding Label,Bbox [x,y,w,h]'; not NIH's box table")
     boxes = pd.DataFrame({"image_index": table.iloc[:, 0].tolist()})
@@ -207,29 +221,24 @@ def _read_boxes(path: Path) -> pd.DataFrame:
         boxes["finding"] = [canonical_finding(name) for name in table.iloc[:, 1]]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    for position, column in enumerate("xywh", start=2):
-        boxes[column] = _numbers(table.iloc[:, position], path).to_numpy(dtype=np.float64)
+    _refuse_other_names(boxes["image_index"].tolist(), path)
+    for position, column in enumerate(XYWH, start=2):
+        boxes[column] = finite_numbers(table.iloc[:, position], path)
     if flat := int((~((boxes["w"] > 0) & (boxes["h"] > 0))).sum()):
         raise InputError(f"{path} holds {flat} boxes without width or height; columns must be x, y, w, h")
+    corners = boxes[["x", "y"]].to_numpy()
+    # One pixel is left to those who round when they bring their own boxes to this size.
+    beyond = ((corners < -1) | (corners + boxes[["w", "h"]].to_numpy() > ORIGINAL_SIZE + 1)).any(axis=1)
+    if beyond.any():
+        raise InputError(
+            f"{path}: a box of {boxes['image_index'][int(np.argmax(beyond))]} leaves the film; columns must be "
+            f"x, y, w, h in pixels of {ORIGINAL_SIZE}x{ORIGINAL_SIZE}"
+        )
+    if (twice := boxes.duplicated()).any():
+        raise InputError(
+            f"{path} lists a box of {boxes['image_index'][int(np.argmax(twice))]} twice; fetch it again or drop one"
+        )
     return boxes
-
-
-def _read_csv(path: Path, **options: object) -> pd.DataFrame:
-    """Read every cell as text; columns are converted one by one, with a sentence where that fails."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **options)
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path} is empty; fetch it again") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"cannot read {path} as a table ({error}); fetch it again") from error
-
-
-def _numbers(cells: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(cells, errors="coerce")
-    if numbers.isna().any():
-        wrong = cells[numbers.isna()].iloc[0]
-        raise InputError(f"{path}, column {cells.name!r}: {wrong!r} is not a number; fetch the table again")
-    return numbers
 
 
 def _years(cells: pd.Series) -> np.ndarray:

@@ -65,6 +65,7 @@ class SeamPhase(Phase):
     learning_rate: float = 1e-6
     schedule: str = "constant"  # three epochs leave a plateau no room, and theta does not move the AUC
     clip_norm: float | None = 2.0  # authors' program
+    equivariance: str = "rotation"  # or another of `equivariances`; "random rotation ... no flips" (Sect. 4.4)
     rotation_degrees: float = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: float = 1.5  # lambda_MSML, Eq. 7
     ecr_weight: float = 1.0  # lambda_ECR, Eq. 7

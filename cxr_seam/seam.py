@@ -1,12 +1,13 @@
 """The Siamese step of the second phase: the PCM learns to give the same answer whichever way the film lies (Sect. 4.4).
 
 One branch transforms the image and then draws its maps, the other draws the maps and then transforms them (Fig. 4).
-The transform is a rotation, another for every image of the batch.
+The transform is the one that the phase names (see `equivariances`), in the paper a rotation, another for every image of
+the batch.
 
-Where the rotated film has no content, the black corners are no evidence of anything. They are kept out of the loss in
-four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are normalised
-by their maximum; nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the share that OHEM
-keeps count valid pixels only; and so does the average of the MSML loss.
+Where the transformed film has no content, the black around it is no evidence of anything. It is kept out of the loss
+in four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are
+normalised by their maximum; nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the
+share that OHEM keeps count valid pixels only; and so does the average of the MSML loss.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from .augment import black
 from .cams import append_background, max_normalise, prepare_for_refinement
+from .equivariances import find_equivariance
 from .findings import FINDINGS
-from .geometry import rotate, rotation_valid, send
+from .geometry import motion_valid, move, send_motion
 from .losses import equivariant_cross_regularization, pooled_soft_margin
 from .models import LocalizationModel
 from .recipes import SeamPhase
@@ -30,8 +32,13 @@ class SeamObjective(nn.Module):
     """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
 
     def __init__(self, model: LocalizationModel, phase: SeamPhase) -> None:
-        """Freeze all of `model` but theta."""
+        """Freeze all of `model` but theta.
+
+        Raises:
+            InputError: the model has no PCM, or there is no equivariance of that name.
+        """
         super().__init__()
+        self.draw_motion = find_equivariance(phase.equivariance)
         model.train_only_pcm()
         self.model = model
         self.phase = phase
@@ -54,7 +61,7 @@ class SeamObjective(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
     ) -> dict[str, Tensor]:
-        """Draw a rotation for each image and compare the branches.
+        """Draw a motion for each image and compare the branches.
 
         Args:
             images: (B, 3, H, W) normalised, of `part` of a batch.
@@ -65,20 +72,20 @@ class SeamObjective(nn.Module):
         Returns:
             "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars: means over the images of `part`.
         """
-        degrees = (2 * torch.rand(len(labels), generator=generator) - 1) * self.phase.rotation_degrees
-        degrees = send(degrees[part], images.device)
+        motion = self.draw_motion(len(labels), self.phase, generator=generator)
+        motion = send_motion(motion, images.device, part=part)
         labels = labels[part]
         outside = black(images)
-        rotated = rotate(images - outside, degrees) + outside  # what comes from outside the film is black
+        moved = move(images - outside, motion) + outside  # what comes from outside the film is black
 
         cam, refined = self.branch(images, valid=None)
-        valid = rotation_valid(degrees, height=cam.shape[-2], width=cam.shape[-1])
-        cam_transformed, refined_transformed = self.branch(rotated, valid=valid)
+        valid = motion_valid(motion, height=cam.shape[-2], width=cam.shape[-1])
+        cam_transformed, refined_transformed = self.branch(moved, valid=valid)
 
         present = labels[:, :, None, None]
         ecr = equivariant_cross_regularization(
-            cam_moved=rotate(with_background(cam, present), degrees),
-            refined_moved=rotate(present_maps(refined, present), degrees),
+            cam_moved=move(with_background(cam, present), motion),
+            refined_moved=move(present_maps(refined, present), motion),
             cam_transformed=with_background(cam_transformed, present),
             refined_transformed=present_maps(refined_transformed, present),
             valid=valid,

@@ -3,8 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cxr_seam.augment import black
+from cxr_seam.equivariances import EQUIVARIANCES
 from cxr_seam.errors import InputError
-from cxr_seam.geometry import rotate, rotation_valid
+from cxr_seam.geometry import motion_valid, rotate, rotation_valid
+from cxr_seam.losses import equivariant_cross_regularization, pooled_soft_margin
 from cxr_seam.models import build_model
 from cxr_seam.pcm import PixelCorrelation
 from cxr_seam.recipes import SeamPhase
@@ -60,11 +63,69 @@ def test_without_rotation_the_two_branches_are_one_and_ecr_is_twice_one_norm():
         assert loss_of(seam)["ecr"].item() == pytest.approx(2 * pixel[:, :kept].mean().item(), rel=1e-4)
 
 
-def test_what_the_network_says_of_empty_corners_counts_nowhere():
-    """Whatever stands in the features where the rotated film has no content, the loss stays the same."""
+def test_the_papers_rotation_is_bit_for_bit_one_angle_an_image_and_nothing_else():
+    """The same loss from the rotation alone, drawn and applied by hand."""
     seam = objective()
+    images, labels = batch()
+    with torch.no_grad():
+        degrees = (2 * torch.rand(3, generator=torch.Generator().manual_seed(1)) - 1) * 30
+        rotated = rotate(images - black(images), degrees) + black(images)
+        cam, refined = seam.branch(images, valid=None)
+        valid = rotation_valid(degrees, height=8, width=8)
+        cam_transformed, refined_transformed = seam.branch(rotated, valid=valid)
+        present = labels[:, :, None, None]
+        ecr = equivariant_cross_regularization(
+            cam_moved=rotate(with_background(cam, present), degrees),
+            refined_moved=rotate(present_maps(refined, present), degrees),
+            cam_transformed=with_background(cam_transformed, present),
+            refined_transformed=present_maps(refined_transformed, present),
+            valid=valid,
+            hard_fraction=0.2,
+        )
+        msml = 0.5 * (
+            pooled_soft_margin(refined[:, :14], labels, valid=torch.ones_like(valid))
+            + pooled_soft_margin(refined_transformed[:, :14], labels, valid=valid)
+        )
+        generator = torch.Generator().manual_seed(1)
+        parts = seam(images, labels, generator=generator)
+    assert torch.equal(parts["ecr"], ecr) and torch.equal(parts["msml"], msml)
+    used = torch.Generator().manual_seed(1)
+    torch.rand(3, generator=used)
+    assert torch.equal(generator.get_state(), used.get_state())
+
+
+def test_a_part_of_a_batch_moves_as_it_would_in_the_whole():
+    seam = objective(equivariance="mixture")
+    images, labels = batch(count=4)
+    seen = []
+    seam.branch = lambda images, *, valid: (seen.append(images), SeamObjective.branch(seam, images, valid=valid))[1]
+    with torch.no_grad():
+        for part in (slice(None), slice(0, 2), slice(2, 4)):
+            seam(images[part], labels, generator=torch.Generator().manual_seed(1), part=part)
+    whole, first, second = seen[1::2]
+    assert torch.equal(whole, torch.cat([first, second]))
+
+
+@pytest.mark.parametrize("name", EQUIVARIANCES)
+def test_every_equivariance_trains_theta(name):
+    seam = objective(equivariance=name)
+    parts = loss_of(seam)
+    parts["loss"].backward()
+    gradient = seam.model.pcm.theta.weight.grad
+    assert parts["ecr"] > 0 and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_an_unknown_equivariance_is_told():
+    with pytest.raises(InputError, match="no equivariance 'shear'; choose one of rotation, rescaling"):
+        objective(equivariance="shear")
+
+
+@pytest.mark.parametrize("name", ["rotation", "rescaling", "translation", "mixture"])
+def test_what_the_network_says_of_empty_corners_counts_nowhere(name):
+    """Whatever stands in the features where the moved film has no content, the loss stays the same."""
+    seam = objective(equivariance=name)
     features_of = seam.model.features
-    degrees = (2 * torch.rand(3, generator=torch.Generator().manual_seed(1)) - 1) * 30
+    motion = EQUIVARIANCES[name](3, seam.phase, generator=torch.Generator().manual_seed(1))
 
     def loss_with_corners(value):
         calls = []
@@ -73,7 +134,7 @@ def test_what_the_network_says_of_empty_corners_counts_nowhere():
             result = features_of(images)
             calls.append(result)
             if len(calls) == 2:  # the transformed branch
-                valid = rotation_valid(degrees, height=result.shape[-2], width=result.shape[-1])
+                valid = motion_valid(motion, height=result.shape[-2], width=result.shape[-1])
                 assert not valid.all()
                 noise = torch.randn(result.shape, generator=torch.Generator().manual_seed(2)) * value
                 result = torch.where(valid, result, noise)

@@ -5,6 +5,7 @@ pydicom does the work; compressed files need a decoder beside it, and `python-gd
 
 from __future__ import annotations
 
+import zlib
 from copy import deepcopy
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 PREAMBLE = 132
 """Bytes that a DICOM file is recognised by: 128 of any kind, then DICM."""
 _MAGIC = slice(128, PREAMBLE)
+_META = slice(140, 144)
+"""Where the length of the file's meta information stands, which begins behind it."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+MAX_INFLATED = 256 * 2**20
+"""Bytes; see `radiographs.MAX_BYTES`."""
 _FAR = 1e30
 """Beyond any pixel's value: what a window gives there is where its black and its white lie."""
 
@@ -44,9 +50,12 @@ def read_header(data: bytes, name: str) -> Dataset:
     except ImportError:
         raise InputError(f"{name} is a DICOM file; to read it, run pip install pydicom python-gdcm") from None
     try:
+        _refuse_bomb(data, name)
         dataset = dcmread(BytesIO(data), force=data[_MAGIC] != b"DICM")
         modality, frames = dataset.get("Modality"), int(dataset.get("NumberOfFrames") or 1)
         holds = "PixelData" in dataset and int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
+    except InputError:
+        raise
     except Exception as error:  # pydicom meets broken bytes with exceptions of a dozen kinds
         raise InputError(f"{name} is a broken DICOM file ({_line(error)}); fetch it again") from error
     if not len(dataset):
@@ -60,6 +69,14 @@ def read_header(data: bytes, name: str) -> Dataset:
         _note_syntax(dataset)
     _find_decoder(dataset.file_meta.TransferSyntaxUID, name)
     return dataset
+
+
+def _refuse_bomb(data: bytes, name: str) -> None:
+    """Refuse a deflated file that would inflate beyond what any film takes; pydicom inflates without a limit."""
+    end = _META.stop + int.from_bytes(data[_META], "little")
+    if data[_MAGIC] == b"DICM" and _DEFLATED in data[_META.stop : end]:
+        if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:], MAX_INFLATED + 1)) > MAX_INFLATED:
+            raise InputError(f"{name} inflates beyond {MAX_INFLATED >> 20} MiB, more than any film; it was not opened")
 
 
 def display_pixels(dataset: Dataset, name: str) -> np.ndarray:
@@ -105,6 +122,8 @@ def _greys(dataset: Dataset) -> np.ndarray:
         film = values[~padding] if padding.any() and not padding.all() else values
         low, high = float(film.min()), float(film.max())
         grey = (values - low) / max(high - low, 1e-12)
+    if not np.isfinite(grey).all():
+        raise ValueError("rescale or window leave no finite numbers")
     eight_bits = (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         eight_bits = 255 - eight_bits

@@ -9,6 +9,10 @@ class InputError(ValueError):
     The command line prints the sentence and exits with status 2; a notebook shows nothing else.
     """
 
+    def __str__(self) -> str:
+        """The sentence on one line, though a file's name or a library's words within it have several."""
+        return " ".join(filter(None, map(str.strip, super().__str__().splitlines())))
+
     def _render_traceback_(self) -> list[str]:
         """Show a notebook the sentence alone, where IPython would print the whole way into the program."""
         return [f"{type(self).__name__}: {self}"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .dicom import PREAMBLE, display_pixels, is_dicom, read_header
 from .errors import InputError
@@ -31,11 +31,15 @@ MAX_BYTES = 256 * 2**20
 MIN_SIDE = 16
 """Pixels; an image with a shorter side is an icon or an accident, not a radiograph."""
 
-FORMATS = ("PNG", "JPEG", "TIFF")
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FORMATS = (
+    (PNG_SIGNATURE, PngImagePlugin.PngImageFile),
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (tuple(TiffImagePlugin.PREFIXES), TiffImagePlugin.TiffImageFile),
+)
+"""First bytes of a file, and what reads it. `Image.open` would choose alike, but warn of a large image on its own."""
 
 COLOURFUL = 32
 """A pixel whose channels differ by more grey levels counts as coloured; JPEG's rounding stays far below."""
@@ -104,7 +108,10 @@ def open_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: 
             pixels = display_pixels(header, name)
             grey = pixels if pixels.ndim == 2 else _grey(Image.fromarray(pixels), name)
             return Radiograph(grey, _coloured(pixels), header)
-        with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        reader = next((reader for start, reader in FORMATS if data.startswith(start)), None)
+        if reader is None:
+            raise InputError(f"{name} is neither a PNG nor a JPEG, TIFF or DICOM image{_guess(data)}; convert it")
+        with reader(BytesIO(data)) as image:  # reads the header only
             _check_size(image.size, name)
             if image.format == "TIFF" and image.n_frames > 1:
                 raise InputError(f"{name} has {image.n_frames} pages, a film has one; save the one you mean alone")
@@ -113,10 +120,6 @@ def open_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: 
             return Radiograph(_grey(image, name), 0.0 if grey else _coloured(np.asarray(image.convert("RGB"))))
     except InputError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{name} claims far more pixels than any radiograph has; it was not opened") from None
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{name} is neither a PNG nor a JPEG, TIFF or DICOM image{_guess(data)}; convert it") from None
     except Exception as error:  # decoders meet broken bytes with exceptions of a dozen kinds
         raise InputError(f"{name} is broken or cut short ({error}); fetch it again") from error
 
@@ -153,7 +156,8 @@ def image_files(place: str | os.PathLike[str]) -> list[Path]:
     place = Path(place)
     if not place.is_dir():
         return [place]
-    below = (path for path in sorted(place.rglob("*")) if path.is_file() and path.name.upper() != "DICOMDIR")
+    # A link to nowhere is kept, so that whoever reads it tells of it.
+    below = (path for path in sorted(place.rglob("*")) if not path.is_dir() and path.name.upper() != "DICOMDIR")
     visible = (path for path in below if not any(part.startswith(".") for part in path.relative_to(place).parts))
     found = [path for path in visible if path.suffix.lower() in SUFFIXES or _starts_as_dicom(path)]
     if not found:
@@ -176,8 +180,9 @@ def _bytes_of(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> b
         try:
             with Path(source).open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read {name} ({reason}); correct the path") from error
     else:
         data = source.read(MAX_BYTES + 1)
     if not data:

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from cxr_seam.films import load
 from cxr_seam.hardware import find_hardware
-from cxr_seam.loop import Loop, make_loop
+from cxr_seam.loop import Loop
 from cxr_seam.models import build_model
+from cxr_seam.objectives import ClassificationObjective
 from cxr_seam.recipes import Recipe
-from cxr_seam.training import ClassificationObjective
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
 EVERY_STAGE = 2
@@ -64,14 +65,39 @@ def adam_of(objective: ClassificationObjective, recipe: Recipe) -> torch.optim.A
 def ours(recipe: Recipe, store: Path) -> Loop:
     """The loop that `training.train` runs, over the films of a store."""
     objective = objective_of(recipe, from_stride=recipe.phase.trainable_from_stride)
-    return make_loop(objective, recipe, measure.all_films(store))
+    return Loop(objective, recipe, measure.all_films(store))
+
+
+def epoch(loop: Loop) -> None:
+    """An epoch as `training.train` runs it."""
+    loop.begin(0)
+    for _ in loop.updates():
+        pass
+    if not math.isfinite(loop.mean_loss()):
+        raise SystemExit("the loss is no longer a finite number")
 
 
 def resident_batch(loop: Loop) -> tuple[Tensor, Tensor]:
-    """One augmented batch and its labels on the device; all batches are gone through, see `Loop.epoch`."""
-    for films, labels in loop.batches:
-        batch = films, labels
-    return loop.vary(batch[0], generator=torch.Generator().manual_seed(0)), batch[1]
+    """One augmented batch and its labels on the device."""
+    films, labels = next(iter(load(loop.films, loop.sampler)))
+    return loop.vary(loop.send(films)), loop.send(labels)
+
+
+class Resident:
+    """The loop's own step, always on the same batch."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.done = loop, 0
+
+    def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Learn from one batch."""
+        del generator  # the loop has its own
+        self.done += 1
+        last = self.done % self.loop.recipe.phase.accumulation == 0
+        loss = self.loop.learn(images, labels, last=last)
+        if last:
+            self.loop.apply()
+        return loss[0]
 
 
 class Plain:
@@ -138,9 +164,9 @@ def memory(*, candidate: str, model: str, size: int, batch: int, store: str) -> 
         else:
             loop = ours(recipe, Path(store))
             if candidate == "loop":
-                loop.epoch(0)
+                epoch(loop)
             else:
-                again(loop.step, *resident_batch(loop), count=recipe.phase.accumulation)
+                again(Resident(loop).step, *resident_batch(loop), count=recipe.phase.accumulation)
 
     return {"bytes": measure.peak_bytes(work)}
 
@@ -181,8 +207,8 @@ def main() -> None:
             contiguous = resident[0].contiguous(), resident[1]
             seconds = measure.in_turn(
                 {
-                    "loop": lambda: loop.epoch(0),
-                    "step": lambda: again(loop.step, *resident, count=steps),
+                    "loop": lambda: epoch(loop),
+                    "step": lambda: again(Resident(loop).step, *resident, count=steps),
                     "plain step": lambda: again(plain.step, *contiguous, count=steps),
                 },
                 rounds=rounds,
@@ -226,7 +252,7 @@ def main() -> None:
             measure.repeated_films(Path(folder, "epoch"), pixels, count=options.epoch)
             whole = ours(recipe, Path(folder, "epoch"))
             started = time.perf_counter()
-            whole.epoch(0)
+            epoch(whole)
             measure.finish_work()
             tables["A whole epoch"] = [{"images": options.epoch, "seconds": time.perf_counter() - started}]
         else:

@@ -64,7 +64,10 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one recipe of a family in a workspace."""
+    """Train one recipe of a family in a workspace; goes on where it was stopped. Several GPUs: accelerate launch -m."""
+    from accelerate import PartialState
+
+    from .hardware import find_hardware
     from .recipes import family_of, find_recipe
     from .training import best_path
     from .training import train as fit
@@ -75,15 +78,21 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.weights is not None:
         recipe = replace(recipe, weights=arguments.weights)
     training, validation = workspace.training_films(recipe)
-    print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
+    main = PartialState(cpu=find_hardware().device == "cpu").is_main_process  # the one that speaks
+    if main:
+        print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
     fit(
         recipe,
         workspace.models,
         train_films=training,
         validation_films=validation,
-        on_epoch=lambda record: print(json.dumps(record)),
+        on_epoch=(lambda record: print(json.dumps(record))) if main else None,
+        restart=arguments.restart,
+        scratch=workspace.scratch,
+        save_minutes=arguments.save_minutes,
     )
-    print(f"the best model is {best_path(workspace.models, recipe.name)}")
+    if main:
+        print(f"the best model is {best_path(workspace.models, recipe.name)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -211,6 +220,10 @@ def parser() -> argparse.ArgumentParser:
     own = verb(train, "train")
     own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
     own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
+    own.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+    own.add_argument(
+        "--save-minutes", type=float, default=10.0, help="time between two states to go on from (%(default)s)"
+    )
     workspace_options(own, recipes=False)
 
     own = verb(evaluate, "evaluate")

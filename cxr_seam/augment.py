@@ -152,7 +152,14 @@ def inside(matrices: Tensor, *, height: int, width: int) -> Tensor:
     return ((row[:, :, :, None] + column[:, :, None, :]).abs() <= 1).all(dim=1, keepdim=True)
 
 
-def augment(films: Tensor, recipe: Augmentation, *, size: int, generator: torch.Generator) -> Tensor:
+def augment(
+    films: Tensor,
+    recipe: Augmentation,
+    *,
+    size: int,
+    generator: torch.Generator,
+    among: tuple[int, slice] | None = None,
+) -> Tensor:
     """Vary a batch of films as Sect. 5.2 says and normalise it.
 
     Args:
@@ -160,9 +167,12 @@ def augment(films: Tensor, recipe: Augmentation, *, size: int, generator: torch.
         recipe: ranges of crop, flip and rotation.
         size: side of the result in pixels.
         generator: on the CPU; the parameters are drawn there, so that they do not depend on the device.
+        among: where the films are a part of a batch only, the batch's count and which of it they are. The whole
+            batch's parameters are drawn then, so that a film's do not depend on how the batch is split.
 
     Returns:
         (B, 3, size, size) float32.
     """
-    crops, flips, degrees = draw(len(films), recipe, generator=generator)
+    count, part = among or (len(films), slice(None))
+    crops, flips, degrees = (drawn[part] for drawn in draw(count, recipe, generator=generator))
     return normalise(warp(shrink_batch(films, size), crops=crops, flips=flips, degrees=degrees))

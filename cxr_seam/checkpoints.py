@@ -34,12 +34,14 @@ class Checkpoint:
         metrics: measured values of that epoch, such as "validation_auc".
         thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
             None for a finding for which they define none, or for all where the classifier was never validated.
+        films: what it was trained on, see `resuming.describe_films`; None where an earlier version wrote the file.
     """
 
     recipe: Recipe
     epoch: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] | None = None
+    films: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
@@ -51,6 +53,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, a
         "epoch": about.epoch,
         "metrics": about.metrics,
         "thresholds": about.thresholds,
+        "films": about.films,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with whole_file(path) as temporary:
@@ -90,7 +93,8 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
     missing = {"recipe", "epoch", "metrics", "thresholds"} - set(header)
     if missing:
         raise InputError(f"the {HEADER} header of {path} lacks {', '.join(sorted(missing))}; train again")
-    return Checkpoint(recipe_from_dict(header["recipe"]), header["epoch"], header["metrics"], header["thresholds"])
+    told = {key: header.get(key) for key in ("epoch", "metrics", "thresholds", "films")}
+    return Checkpoint(recipe_from_dict(header["recipe"]), **told)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:

@@ -51,30 +51,53 @@ class Films(Dataset):
 
 
 class Batches(BatchSampler):
-    """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch)."""
+    """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch).
 
-    def __init__(self, count: int, size: int, *, shuffle_seed: int | None = None) -> None:
+    Where several processes share the work, each batch is split among them: iterating gives a process its own part.
+
+    Attributes:
+        epoch: its number, from which the order is drawn.
+        start: batches of the epoch to leave out, since a run that goes on has seen them.
+    """
+
+    def __init__(
+        self, count: int, size: int, *, shuffle_seed: int | None = None, process: int = 0, processes: int = 1
+    ) -> None:
         """Split `count` items into batches of `size`; shuffled ones leave out a last incomplete batch if they can."""
         self.count, self.batch_size, self.shuffle_seed = count, size, shuffle_seed
         self.drop_last = shuffle_seed is not None and count >= size
-        self.epoch = 0
+        self.process, self.processes = process, processes
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Number of batches in an epoch."""
         return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield lists of places."""
+        """Yield lists of places: this process's part of each batch."""
+        for places in self.whole():
+            yield places[self.part(len(places))]
+
+    def whole(self) -> Iterator[list[int]]:
+        """Yield lists of places: each batch as all processes have it together."""
         order = np.arange(self.count)
         if self.shuffle_seed is not None:
             order = np.random.default_rng((self.shuffle_seed, self.epoch)).permutation(self.count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+        for batch in range(self.start, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+    def part(self, films: int) -> slice:
+        """Which of a batch's `films` are this process's; parts are of one size as nearly as can be."""
+        return slice(films * self.process // self.processes, films * (self.process + 1) // self.processes)
 
 
 def loader(films: Films, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
+    """All films in batches, in their own order or shuffled."""
+    return load(films, Batches(len(films), batch_size, shuffle_seed=shuffle_seed))
+
+
+def load(films: Films, batches: Batches) -> DataLoader:
     """Batches of films, in memory that a GPU copies from by itself; no worker processes are needed to keep up."""
-    batches = Batches(len(films), batch_size, shuffle_seed=shuffle_seed)
     return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is, pin_memory=torch.cuda.is_available())
 
 

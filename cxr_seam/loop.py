@@ -1,146 +1,290 @@
-"""One pass over the films: vary, forward, backward, update. A GPU is waited for once, at its end."""
+"""Passes over the films: vary, forward, backward, update. A GPU is hardly ever waited for.
+
+A recipe's batch (32 films in the paper) stays one batch however it is computed. Several processes take a part of it
+each, and a GPU whose memory is too small takes its part in pieces; class weights, random draws and the weight of each
+film in the loss are the whole batch's.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .augment import augment
 from .errors import InputError
-from .films import Batches, Films, loader
+from .films import Batches, Films, load
 from .hardware import find_hardware
-from .recipes import Phase, Recipe
+from .recipes import Recipe
+from .schedules import make_schedule
+from .synchronised import synchronise
+
+CHECKED_EVERY = {"cpu": 1, "cuda": 32}
+"""Updates after which the losses are looked at: each look makes a GPU wait."""
 
 
-@dataclass(frozen=True)
 class Loop:
-    """What training a recipe's phase needs, set up for the device at hand; made by `make_loop`.
+    """What training a recipe's phase needs, set up for the device at hand.
 
     Attributes:
         recipe: what is trained.
-        objective: a module whose `forward(images, labels, generator=...)` returns a dictionary with "loss".
+        objective: a module whose `forward(images, labels, generator=..., part=...)` returns a dictionary with "loss"
+            and its terms, as accelerate prepared it.
+        module: the same, bare.
         optimiser: over the objective's trainable parameters.
         schedule: of the learning rate, None where it is constant.
-        batches: of the training films.
-        sampler: the order of the films, which depends on its `epoch`.
-        accelerator: device, precision, accumulation of gradients.
+        films: to learn from.
+        sampler: their order and this process's part of each batch.
+        accelerator: device, precision, processes.
+        generator: of the random draws, on the CPU.
+        pieces: in how many pieces this process computes its part of a batch; more where memory was too small.
+        losses: of this epoch's batches so far, each with its terms, (batches, terms) float32.
     """
 
-    recipe: Recipe
-    objective: nn.Module
-    optimiser: torch.optim.Optimizer
-    schedule: Any
-    batches: DataLoader
-    sampler: Batches
-    accelerator: Accelerator
-
-    def epoch(self, epoch: int, *, on_batch: Callable[[], object] = lambda: None) -> float:
-        """Learn from every film once, but for an incomplete last batch (`films.Batches`).
+    def __init__(self, objective: nn.Module, recipe: Recipe, films: Films) -> None:
+        """Set up the training of `recipe`'s phase on `films`.
 
         Args:
-            epoch: its number, from which order and variation of the films are drawn.
-            on_batch: called after each batch.
+            objective: on the CPU, frozen as the phase wants it.
+            recipe: says batches, optimiser, schedule, augmentation, seed.
+            films: to learn from.
+
+        Raises:
+            InputError: the films are smaller than the recipe's, there are too few for so many processes, the GPU
+                cannot be used, or there is no such schedule.
+        """
+        if films.size < recipe.image_size:
+            raise InputError(
+                f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {films.size}; "
+                f"prepare them again with size {recipe.image_size}"
+            )
+        hardware, phase = find_hardware(), recipe.phase
+        self.recipe, self.films, self.pieces = recipe, films, 1
+        # Statistics are the same in all processes, so no process need send its own to the others.
+        self.accelerator = accelerator = Accelerator(
+            mixed_precision=hardware.mixed_precision,
+            cpu=hardware.device == "cpu",
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.sampler = Batches(
+            len(films),
+            phase.batch_size,
+            shuffle_seed=recipe.seed,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        if accelerator.num_processes > min(phase.batch_size, len(films)):
+            raise InputError(
+                f"{accelerator.num_processes} processes cannot share batches of {min(phase.batch_size, len(films))} "
+                "films; launch fewer"
+            )
+        objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
+        if accelerator.num_processes > 1:
+            objective = synchronise(objective, device=accelerator.device)
+        optimiser = torch.optim.Adam(
+            [p for p in objective.parameters() if p.requires_grad],
+            lr=phase.learning_rate,
+            betas=phase.betas,
+            # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
+            fused=True if hardware.device == "cuda" else None,
+        )
+        updates = phase.epochs * math.ceil(len(self.sampler) / phase.accumulation)
+        self.schedule = make_schedule(optimiser, phase, steps=updates)
+        self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
+        self.module = accelerator.unwrap_model(self.objective)
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Set order, draws and losses to the start of an epoch."""
+        self.sampler.epoch, self.sampler.start = epoch, 0
+        self.generator = torch.Generator().manual_seed(epoch_seed(self.recipe.seed, epoch))
+        self.terms: list[str] = []
+        self.losses: list[Tensor] = []
+        self._checked = 0
+
+    def go_on(self, terms: list[str], losses: Tensor | None) -> None:
+        """Go on in an epoch after the batches whose `losses` (batches, terms) are known; None: at its start."""
+        if losses is None:
+            return
+        own = losses if self.accelerator.is_main_process else torch.zeros_like(losses)
+        self.terms, self.losses = terms, list(own.to(self.accelerator.device))
+        self.sampler.start = self._checked = len(losses)
+
+    def updates(self) -> Iterator[int]:
+        """Learn from every film once, but for an incomplete last batch (`films.Batches`).
+
+        Begins where `begin` or `go_on` have set it.
+
+        Yields:
+            After each update the number of batches that are done in this epoch.
+
+        Raises:
+            InputError: the loss is no longer a finite number, or the memory is too small for a single film.
+        """
+        accumulation, every = self.recipe.phase.accumulation, CHECKED_EVERY[self.accelerator.device.type]
+        self.objective.train()
+        taken: list[tuple[Tensor, list[int]]] = []
+        done = self.sampler.start
+        for (pixels, _), places in zip(load(self.films, self.sampler), self.sampler.whole(), strict=True):
+            taken.append((pixels, places))
+            done += 1
+            if len(taken) == accumulation or done == len(self.sampler):
+                self.update(taken)
+                taken.clear()
+                if done == len(self.sampler) or done % (accumulation * every) == 0:
+                    self.check()
+                yield done
+
+    def update(self, batches: Sequence[tuple[Tensor, list[int]]]) -> None:
+        """Learn from some batches by one update.
+
+        Where an epoch's last batches are fewer than the recipe accumulates, their gradients are still divided by the
+        full number: a weaker update, once an epoch. Where memory runs out, the update is made anew in smaller pieces;
+        batch normalisation then sees those, and the running statistics have seen the films tried before once more.
+
+        Args:
+            batches: of each, this process's films (B, 1, S, S) uint8 and the places of all its films.
+
+        Raises:
+            InputError: a single film is too much, or several processes share the work: they cannot tell one another.
+        """
+        state = self.generator.get_state()
+        while (losses := self._gradients(batches)) is None:
+            self.optimiser.zero_grad()
+            self.generator.set_state(state)
+            self._halve(max(len(pixels) for pixels, _ in batches))
+        self.apply()
+        self.losses += losses
+
+    def apply(self) -> None:
+        """Update the weights by the gradients that were added up."""
+        phase = self.recipe.phase
+        if phase.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if phase.schedule == "one_cycle":
+            self.schedule.step()
+
+    def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor] | None:
+        """Add up the gradients of an update; its batches' losses, or None where memory ran out."""
+        losses = []
+        try:
+            for pixels, places in batches:
+                labels = self.send(torch.from_numpy(self.films.labels[places]))
+                images = self.vary(self.send(pixels), among=(len(places), self.sampler.part(len(places))))
+                losses.append(self.learn(images, labels, last=len(losses) + 1 == len(batches)))
+        except torch.cuda.OutOfMemoryError:
+            return None  # the exception holds the frames that hold the memory: it ends here
+        return losses
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, for which the CPU does not wait."""
+        return tensor.to(self.accelerator.device, non_blocking=True)
+
+    def learn(self, images: Tensor, labels: Tensor, *, last: bool = True) -> Tensor:
+        """Add a batch's gradients to those that are there.
+
+        Args:
+            images: (B, 3, S, S) normalised, this process's films.
+            labels: (N, 14) of all the batch's films.
+            last: whether the update follows, for which processes exchange their gradients.
 
         Returns:
-            The mean loss.
+            This process's share of the batch's loss and its terms, detached, (terms,) float32.
         """
-        self.sampler.epoch = epoch
-        generator = torch.Generator().manual_seed(epoch_seed(self.recipe.seed, epoch))
-        self.objective.train()
-        losses = []
-        for films, labels in self.batches:  # to its end: accelerate updates early after a pass that was left midway
-            losses.append(self.step(self.vary(films, generator=generator), labels, generator=generator))
-            on_batch()
-        return torch.stack(losses).mean().item()  # read once: reading each loss would make a GPU wait
+        part, state, total = self.sampler.part(len(labels)), self.generator.get_state(), 0.0
+        pieces = self.split(part)
+        for piece in pieces:
+            self.generator.set_state(state)  # each piece draws for the whole batch
+            own = images[piece.start - part.start : piece.stop - part.start]
+            exchange = last and piece is pieces[-1]
+            with nullcontext() if exchange else self.accelerator.no_sync(self.objective):
+                result = self.objective(own, labels, generator=self.generator, part=piece)
+                share = (piece.stop - piece.start) / len(labels)
+                # Gradients are averaged over processes, where the shares of a batch are to be added.
+                weight = share * self.accelerator.num_processes
+                self.accelerator.backward(result["loss"] * weight / self.recipe.phase.accumulation)
+            self.terms = [name for name in result if name != "logits"]
+            total = total + torch.stack([result[name].detach().float() for name in self.terms]) * share
+        return total
 
-    def vary(self, films: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Augment and normalise a batch of grey films (B, 1, S, S) uint8 as the recipe says."""
-        return augment(films, self.recipe.augmentation, size=self.recipe.image_size, generator=generator)
+    def vary(self, films: Tensor, *, among: tuple[int, slice] | None = None) -> Tensor:
+        """Augment and normalise grey films (B, 1, S, S) uint8 as the recipe says; `among` as in `augment.augment`."""
+        recipe = self.recipe
+        return augment(films, recipe.augmentation, size=recipe.image_size, generator=self.generator, among=among)
 
-    def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Learn from one batch, (B, 3, H, W) normalised with (B, 14) labels; returns its loss, a detached scalar.
+    def split(self, part: slice) -> list[slice]:
+        """The pieces in which this process computes its part of a batch, each with a film at least."""
+        count = part.stop - part.start
+        pieces = max(1, min(self.pieces, count))
+        bounds = [part.start + count * place // pieces for place in range(pieces + 1)]
+        return [slice(*ends) for ends in zip(bounds, bounds[1:], strict=False)]
 
-        Where an epoch's batches do not fill the last update, their gradients are divided by the full number of
-        accumulation steps (accelerate's way): a weaker update, once an epoch.
+    def _halve(self, films: int) -> None:
+        """Compute in pieces half as large from now on, `films` being this process's part of a batch."""
+        if self.accelerator.num_processes > 1:
+            raise InputError(
+                f"the GPU's memory is too small for {self.recipe.name} with {films} films at once, and where several "
+                "processes share a batch they cannot change that in mid-run; launch more processes or fewer pixels"
+            )
+        if self.pieces >= films:
+            raise InputError(
+                f"the GPU's memory is too small for a single film of {self.recipe.name}; close what else uses it, or "
+                "choose a smaller model or image size"
+            )
+        torch.cuda.empty_cache()
+        self.pieces *= 2
+        warnings.warn(
+            f"the GPU's memory is too small for {math.ceil(2 * films / self.pieces)} films at once; {self.recipe.name} "
+            f"goes on with {math.ceil(films / self.pieces)} and accumulates {self.pieces} times as often, so that the "
+            "batch and its class weights stay the recipe's",
+            stacklevel=2,
+        )
+
+    def check(self) -> None:
+        """Stop a run whose loss is no number any more: nothing that follows would be one.
+
+        Raises:
+            InputError: names epoch, batch, term and images.
         """
-        phase, accelerator = self.recipe.phase, self.accelerator
-        with accelerator.accumulate(self.objective):
-            loss = self.objective(images, labels, generator=generator)["loss"]
-            accelerator.backward(loss)
-            if accelerator.sync_gradients and phase.clip_norm is not None:
-                accelerator.clip_grad_norm_(self.objective.parameters(), phase.clip_norm)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-        if phase.schedule == "one_cycle" and accelerator.sync_gradients:
-            self.schedule.step()
-        return loss.detach()
+        if self.checked:
+            return
+        found = self.accelerator.reduce(torch.stack(self.losses[self._checked :]), reduction="sum")
+        # The sum over processes is the main one's from here on, so that it can be saved and shared out anew.
+        self.losses[self._checked :] = found if self.accelerator.is_main_process else torch.zeros_like(found)
+        wrong = ~found.isfinite().cpu()
+        if wrong.any():
+            row = int(wrong.any(dim=1).int().argmax())
+            names = [name for name, bad in zip(self.terms, wrong[row].tolist(), strict=True) if bad]
+            term = next((name for name in names if name != "loss"), "loss")
+            batch = self._checked + row
+            self.sampler.start = batch
+            images = ", ".join(self.films.image_index[place] for place in next(self.sampler.whole()))
+            value = found[row, self.terms.index(term)].item()
+            raise InputError(
+                f"the {'loss' if term == 'loss' else f'term {term} of the loss'} of {self.recipe.name} is {value} in "
+                f"epoch {self.sampler.epoch}, batch {batch}; lower the learning rate, or look at the batch's images: "
+                f"{images}"
+            )
+        self._checked = len(self.losses)
 
+    @property
+    def checked(self) -> bool:
+        """Whether all losses so far have been looked at: nothing else may be saved."""
+        return self._checked == len(self.losses)
 
-def make_loop(objective: nn.Module, recipe: Recipe, films: Films) -> Loop:
-    """Set up the training of `recipe`'s phase on `films`.
-
-    Args:
-        objective: on the CPU, frozen as the phase wants it.
-        recipe: says batches, optimiser, schedule, augmentation, seed.
-        films: to learn from.
-
-    Raises:
-        InputError: the films are smaller than the recipe's, the GPU cannot be used, or there is no such schedule.
-    """
-    if films.size < recipe.image_size:
-        raise InputError(
-            f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {films.size}; "
-            f"prepare them again with size {recipe.image_size}"
-        )
-    hardware, phase = find_hardware(), recipe.phase
-    objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
-    accelerator = Accelerator(
-        mixed_precision=hardware.mixed_precision,
-        gradient_accumulation_steps=phase.accumulation,
-        cpu=hardware.device == "cpu",
-        dataloader_config=DataLoaderConfiguration(non_blocking=True),
-    )
-    batches = loader(films, phase.batch_size, shuffle_seed=recipe.seed)
-    sampler = batches.batch_sampler
-    optimiser = torch.optim.Adam(
-        [p for p in objective.parameters() if p.requires_grad],
-        lr=phase.learning_rate,
-        betas=phase.betas,
-        # The fused one looks for overflowing gradients on the GPU; the others, under fp16, ask the CPU at each update.
-        fused=True if hardware.device == "cuda" else None,
-    )
-    updates = phase.epochs * math.ceil(len(batches) / phase.accumulation)
-    schedule = make_schedule(optimiser, phase, steps=updates)
-    objective, optimiser, batches = accelerator.prepare(objective, optimiser, batches)
-    return Loop(recipe, objective, optimiser, schedule, batches, sampler, accelerator)
-
-
-def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int) -> Any:
-    """The learning-rate schedule: "plateau" is stepped once an epoch, "one_cycle" once an update, "constant" never.
-
-    Raises:
-        InputError: the phase names another.
-    """
-    if phase.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, mode="max", factor=phase.plateau_factor, patience=phase.plateau_patience
-        )
-    if phase.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=phase.learning_rate, total_steps=steps, cycle_momentum=False
-        )
-    if phase.schedule == "constant":
-        return None
-    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle or constant")
+    def mean_loss(self) -> float:
+        """The mean loss of this epoch's batches."""
+        losses = self.accelerator.reduce(torch.stack(self.losses), reduction="sum")
+        return losses[:, self.terms.index("loss")].contiguous().mean().item()
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -1,8 +1,4 @@
-"""One loop for both phases: batches, an objective that gives a loss, an optimiser, a history, checkpoints.
-
-An objective is a module whose `forward(images, labels, generator=...)` returns a dictionary of scalars with "loss" (and
-"logits" where it has them). `ClassificationObjective` here is the first phase, `seam.SeamObjective` the second.
-"""
+"""Both phases from the first epoch to the last: history, checkpoints, and going on where a run was stopped."""
 
 from __future__ import annotations
 
@@ -10,64 +6,46 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from .augment import to_input
-from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from .classification import choose_thresholds, classification_table, mean_auc
+from .checkpoints import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from .errors import InputError
-from .files import whole_file
-from .films import Films, loader
+from .films import Films
 from .findings import FINDINGS
-from .loop import make_loop
-from .losses import balanced_bce
+from .keeping import Keeper
+from .loop import Loop
 from .models import LocalizationModel, build_model
-from .recipes import BackbonePhase, Recipe
-from .seam import SeamObjective
-
-VALIDATION_SEED = 1
-"""Validation draws its rotations from here, the same ones every epoch, so that losses compare between epochs."""
-
-
-class ClassificationObjective(nn.Module):
-    """The loss of the first phase for a batch: balanced cross-entropy of the logits (Eq. 3-5)."""
-
-    monitor = ("validation_auc", "max")
-
-    def __init__(self, model: LocalizationModel, phase: BackbonePhase) -> None:
-        """Freeze what the phase does not train."""
-        super().__init__()
-        model.train_only_from_stride(
-            phase.trainable_from_stride, head=phase.head_trainable, frozen_statistics=phase.frozen_statistics
-        )
-        self.model = model
-
-    def forward(
-        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
-    ) -> dict[str, Tensor]:
-        """Classify `part` of a batch; see `seam.SeamObjective.forward`. Returns "loss" and "logits" (B, 14)."""
-        del generator  # nothing random here
-        logits = self.model(images, maps=False).logits
-        return {"loss": balanced_bce(logits, labels[part], batch=labels), "logits": logits}
+from .objectives import make_objective
+from .recipes import Recipe
+from .resuming import (
+    Progress,
+    describe_films,
+    describe_run,
+    find_states,
+    latest_state,
+    require_same_run,
+    restore,
+    save_state,
+    state_name,
+)
+from .validation import named_thresholds, validate
 
 
-def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:
-    """The objective of the phase that `recipe` trains."""
-    if recipe.seam is not None:
-        return SeamObjective(model, recipe.seam)
-    return ClassificationObjective(model, recipe.backbone)
-
-
-def starting_model(recipe: Recipe, folder: Path) -> tuple[LocalizationModel, dict[str, float | None] | None]:
+def starting_model(
+    recipe: Recipe, folder: Path, *, weights: str
+) -> tuple[LocalizationModel, dict[str, float | None] | None]:
     """A fresh model, or for a recipe with `start_from` the best one that that recipe left in `folder`.
+
+    Args:
+        recipe: what is trained.
+        folder: where the model of `recipe.start_from` lies.
+        weights: of a fresh model's backbone, see `models.build_model`.
 
     Returns:
         The model and the thresholds of its classifier, None where it has yet to be trained.
@@ -76,22 +54,36 @@ def starting_model(recipe: Recipe, folder: Path) -> tuple[LocalizationModel, dic
         InputError: the earlier phase has left no checkpoint, or weights cannot be had.
     """
     if recipe.start_from is None:
-        return build_model(
-            recipe.model, weights=recipe.weights, gamma=recipe.lse_gamma, background=recipe.background
-        ), None
+        return build_model(recipe.model, weights=weights, gamma=recipe.lse_gamma, background=recipe.background), None
+    model, about = load_checkpoint(best_path(folder, recipe.start_from))
+    model.background = recipe.background
+    return model, about.thresholds
+
+
+def starting_path(recipe: Recipe, folder: Path) -> Path | None:
+    """The checkpoint that the second phase of `recipe` goes on from, None for a first phase.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if recipe.start_from is None:
+        return None
     path = best_path(folder, recipe.start_from)
     if not path.exists():
         raise InputError(
             f"{recipe.name} goes on from {recipe.start_from}, but there is no {path}; train that one first"
         )
-    model, about = load_checkpoint(path)
-    model.background = recipe.background
-    return model, about.thresholds
+    return path
 
 
 def best_path(folder: Path, name: str) -> Path:
     """Where the best checkpoint of the recipe called `name` lies."""
     return Path(folder) / f"{name}.best.safetensors"
+
+
+def last_path(folder: Path, name: str) -> Path:
+    """Where the model of the last epoch of the recipe called `name` lies."""
+    return Path(folder) / f"{name}.last.safetensors"
 
 
 def history_path(folder: Path, name: str) -> Path:
@@ -106,11 +98,17 @@ def train(
     train_films: Films,
     validation_films: Films,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    restart: bool = False,
+    scratch: Path | None = None,
+    save_minutes: float = 10.0,
+    keep_states: int = 2,
 ) -> list[dict[str, Any]]:
-    """Train what `recipe` describes and keep its best and last model in `folder`.
+    """Train what `recipe` describes, or go on where an earlier call was stopped, and keep its models in `folder`.
 
-    Writes `NAME.best.safetensors`, `NAME.last.safetensors` and `NAME.history.jsonl`, after every epoch. An earlier run
-    of the same recipe in the same folder is replaced.
+    Writes `NAME.best.safetensors`, `NAME.last.safetensors` and `NAME.history.jsonl` after every epoch, and while it
+    trains `NAME.*.state.safetensors`, from which it goes on. On a CPU a run that was stopped, however, and went on ends
+    with the same bits as one that was not. Where the run is complete already nothing is done. Under `accelerate launch`
+    each process calls it and takes a part of every batch.
 
     Args:
         recipe: from `recipes`.
@@ -118,57 +116,119 @@ def train(
         train_films: to learn from.
         validation_films: to choose the best epoch by.
         on_epoch: called with each epoch's record.
+        restart: begin anew, whatever is there.
+        scratch: folder on a disk of the machine's own, where `folder` is one that may vanish; see `keeping`.
+        save_minutes: time between two states.
+        keep_states: so many states are kept, so that a damaged one costs no more than the time to the one before.
 
     Returns:
         The history: records with phase, epoch, train_loss, validation_loss, validation_auc, learning_rate, seconds.
 
     Raises:
-        InputError: the model cannot be made, the films are too small for the recipe, the loss is no longer a finite
-            number, or the last models cannot be written. Where an earlier epoch's cannot (Drive drops), a warning says
-            so and training goes on; the next epoch writes again.
+        InputError: the model cannot be made, the films are too small for the recipe, what lies in `folder` is of
+            another recipe or other films, the loss is no longer a finite number, or the last models cannot be written.
+            Where an earlier epoch's cannot (Drive drops), a warning says so and training goes on; the next epoch
+            writes again.
     """
     folder = Path(folder)
+    start = starting_path(recipe, folder)
+    films = describe_films(train_films, validation_films, start=start)
+    run = describe_run(recipe, films)
+    keeper = Keeper(folder, name=recipe.name, scratch=scratch)
+    found = None if restart else latest_state(find_states(keeper.places, recipe.name), run)
+    if found is None and not restart and is_complete(folder, recipe, run):
+        print(f"{recipe.name} is trained already; restart=True (--restart) trains it anew")
+        keeper.finish()
+        return read_history(folder, recipe.name)
     set_seed(recipe.seed)
-    model, thresholds = starting_model(recipe, folder)
-    loop = make_loop(make_objective(model, recipe), recipe, train_films)
-    phase = recipe.phase
-    history: list[dict[str, Any]] = []
-    best = None
-    progress = tqdm(total=phase.epochs * len(loop.sampler), desc=recipe.name, unit="batch")
-    for epoch in range(phase.epochs):
-        started = time.perf_counter()
-        train_loss = require_finite(
-            loop.epoch(epoch, on_batch=progress.update), f"the loss of {recipe.name} in epoch {epoch}"
-        )
-        measured, logits = validate(loop.objective, validation_films, recipe=recipe, device=loop.accelerator.device)
-        require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {epoch}")
+    model, thresholds = starting_model(recipe, folder, weights=recipe.weights if found is None else "none")
+    loop = Loop(make_objective(model, recipe), recipe, train_films)
+    main, phase, progress = loop.accelerator.is_main_process, recipe.phase, Progress(thresholds=thresholds)
+    if found is not None:
+        progress = restore(loop, *found[1:])
+    elif main:
+        for path in (last_path(folder, recipe.name), *find_states(keeper.places, recipe.name)):
+            keeper.remove(path.name)
+    if main:
+        tell(recipe, train_films, progress, batch=len(loop.losses))
+    bar = tqdm(total=phase.epochs * len(loop.sampler), desc=recipe.name, unit="batch", disable=not main)
+    saved = time.monotonic()
+    while progress.epoch < phase.epochs:
+        began = time.perf_counter() - progress.seconds
+        for done in loop.updates():
+            bar.update(progress.epoch * len(loop.sampler) + done - bar.n)
+            if main and loop.checked and time.monotonic() - saved >= 60 * save_minutes:
+                progress.seconds = time.perf_counter() - began
+                keep_state(keeper, loop, progress=progress, run=run, count=keep_states)
+                saved = time.monotonic()
+        measured, logits = validate(loop, validation_films)
+        require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {progress.epoch}")
         record = {
             "phase": "pcm" if recipe.seam is not None else "backbone",
-            "epoch": epoch,
-            "train_loss": train_loss,
+            "epoch": progress.epoch,
+            "train_loss": loop.mean_loss(),
             **measured,
             "learning_rate": loop.optimiser.param_groups[0]["lr"],
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - began,
         }
-        history.append(record)
+        progress.history.append(record)
         if phase.schedule == "plateau" and record["validation_auc"] is not None:
             loop.schedule.step(record["validation_auc"])
         if logits is not None:
-            thresholds = named_thresholds(validation_films.labels, logits)
-        about = Checkpoint(recipe, epoch=epoch + 1, metrics=record, thresholds=thresholds)
-        try:
-            best = keep(loop.accelerator.unwrap_model(loop.objective), folder, about=about, history=history, best=best)
-        except OSError as error:
-            if epoch + 1 == phase.epochs:
-                raise
-            warnings.warn(f"epoch {epoch}: {error}; training goes on and writes again after the next one", stacklevel=2)
-        progress.set_postfix(
+            progress.thresholds = named_thresholds(validation_films.labels, logits)
+        progress.epoch, progress.seconds = progress.epoch + 1, 0.0
+        loop.begin(progress.epoch)
+        if main:
+            about = Checkpoint(
+                recipe, epoch=progress.epoch, metrics=record, thresholds=progress.thresholds, films=films
+            )
+            try:
+                keep(loop.module, keeper, about=about, progress=progress)
+            except OSError as error:
+                if progress.epoch == phase.epochs:
+                    raise
+                warn_of(f"epoch {record['epoch']}", error)
+        bar.set_postfix(
             {key: f"{record[key]:.3f}" for key in ("train_loss", "validation_auc") if record[key] is not None}
         )
         if on_epoch is not None:
             on_epoch(record)
-    progress.close()
-    return history
+    bar.close()
+    if main:
+        keeper.finish()
+        for path in find_states(keeper.places, recipe.name):
+            keeper.remove(path.name)
+    loop.accelerator.wait_for_everyone()
+    return progress.history
+
+
+def is_complete(folder: Path, recipe: Recipe, run: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds a model that this very run trained to its end.
+
+    Raises:
+        InputError: it holds one of another run.
+    """
+    last = last_path(folder, recipe.name)
+    if not last.exists():
+        return False
+    about = read_header(last)
+    theirs = None if about.films is None else describe_run(about.recipe, about.films)
+    require_same_run(last, theirs=theirs, ours=run)
+    others = best_path(folder, recipe.name), history_path(folder, recipe.name)
+    return about.epoch == recipe.phase.epochs and all(path.exists() for path in others)
+
+
+def tell(recipe: Recipe, films: Films, progress: Progress, *, batch: int) -> None:
+    """Say what a user should know before a run."""
+    if progress.epoch or batch:
+        print(f"{recipe.name} goes on from epoch {progress.epoch}, batch {batch}")
+    absent = [name for name, shown in zip(FINDINGS, films.labels.any(axis=0), strict=True) if not shown]
+    if absent:
+        warnings.warn(
+            f"no film that {recipe.name} is trained on shows {', '.join(absent)}; probabilities and maps of it mean "
+            "nothing",
+            stacklevel=3,
+        )
 
 
 def require_finite(loss: float, what: str) -> float:
@@ -178,66 +238,47 @@ def require_finite(loss: float, what: str) -> float:
     return loss
 
 
-@torch.inference_mode()
-def validate(
-    objective: nn.Module, films: Films, *, recipe: Recipe, device: torch.device
-) -> tuple[dict[str, float | None], np.ndarray | None]:
-    """Measure an objective on `films`, without augmentation.
-
-    Returns:
-        "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
-        logits (N, 14) float32, None there too.
-    """
-    objective.eval()
-    generator = torch.Generator().manual_seed(VALIDATION_SEED)
-    total, logits = 0.0, []
-    for pixels, labels in loader(films, recipe.phase.batch_size):
-        images = to_input(pixels.to(device, non_blocking=True), size=recipe.image_size)
-        result = objective(images, labels.to(device, non_blocking=True), generator=generator)
-        total = total + result["loss"] * len(labels)
-        if "logits" in result:
-            logits.append(result["logits"].float())
-    loss = float(total) / len(films)
-    if not logits or not math.isfinite(loss):
-        return {"validation_loss": loss, "validation_auc": None}, None
-    found = torch.cat(logits).cpu().numpy()
-    auc = mean_auc(classification_table(films.labels, found))
-    auc = None if math.isnan(auc) else auc  # JSON has no NaN
-    return {"validation_loss": loss, "validation_auc": auc}, found
-
-
-def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
-    """The probability from which on each finding is called present (`choose_thresholds`), None where not defined."""
-    chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
-    return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}
-
-
-def keep(
-    objective: nn.Module, folder: Path, *, about: Checkpoint, history: list[dict[str, Any]], best: float | None
-) -> float:
-    """Write the last model, the best one if this epoch is it, and the history.
+def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: Progress) -> None:
+    """Write the last model, the history, and the best model if this epoch is it.
 
     Args:
         objective: says what the best epoch is judged by.
-        folder: where to.
+        keeper: where to.
         about: of this epoch.
-        history: up to this epoch.
-        best: what the best model that was written scored, the more the better; None before any was.
-
-    Returns:
-        The same after this epoch.
+        progress: whose `best` changes once that model is written.
     """
     key, direction = objective.monitor
     value = about.metrics[key]
     score = -math.inf if value is None else value if direction == "max" else -value
     name = about.recipe.name
-    save_checkpoint(folder / f"{name}.last.safetensors", objective.model, about=about)
-    with whole_file(history_path(folder, name)) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
-    if best is None or score > best:  # written last: where anything fails, `best` still tells of the file that is there
-        save_checkpoint(best_path(folder, name), objective.model, about=about)
-        best = score
-    return best
+    lines = "".join(json.dumps(record) + "\n" for record in progress.history)
+
+    def save_model(path: Path) -> None:
+        save_checkpoint(path, objective.model, about=about)
+
+    keeper.write(last_path(keeper.folder, name).name, save_model)
+    keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
+    if progress.best is None or score > progress.best:
+        # Written last: where anything fails, `best` still tells of the file that is there.
+        keeper.write(best_path(keeper.folder, name).name, save_model)
+        progress.best = score
+
+
+def keep_state(keeper: Keeper, loop: Loop, *, progress: Progress, run: Mapping[str, Any], count: int) -> None:
+    """Write the state of a run and remove all but the latest `count`; what cannot be written costs a warning."""
+    name = state_name(loop.recipe.name, epoch=progress.epoch, batch=len(loop.losses))
+    try:
+        keeper.write(name, lambda path: save_state(path, loop, progress=progress, run=run))
+    except OSError as error:
+        warn_of(f"epoch {progress.epoch}", error)
+        return
+    for path in find_states(keeper.places, loop.recipe.name)[count:]:
+        keeper.remove(path.name)
+
+
+def warn_of(when: str, error: OSError) -> None:
+    """Tell that something could not be written; the run goes on."""
+    warnings.warn(f"{when}: {error}; training goes on and writes again later", stacklevel=3)
 
 
 def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from .files import whole_file
 from .predict import Predictor
 from .recipes import FAMILIES, Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
+from .resuming import flat
 from .training import best_path, read_history, train
 from .workspace import Workspace
 
@@ -132,17 +133,9 @@ def changed_fields(choice: Choice, multires: Recipe, pcm: Recipe) -> dict[str, A
         return {"seam": None}
     found = {}
     for own, variant in ((multires, choice.first), (pcm, choice.second)):
-        before = _fields(own)
-        found |= {key: value for key, value in _fields(variant).items() if value != before[key]}
+        before = flat(recipe_to_dict(own))
+        found |= {key: value for key, value in flat(recipe_to_dict(variant)).items() if value != before[key]}
     return {key: value for key, value in found.items() if key not in ("name", "start_from")}
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    """All fields of a recipe, those of its parts with a dot in the name."""
-    flat = {}
-    for key, value in recipe_to_dict(recipe).items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 class Models:
@@ -207,14 +200,18 @@ class Models:
                     shutil.copyfile(own, temporary)
         if not is_trained(recipe, self.folder):
             training, validation = self._workspace.training_films(recipe)
-            train(recipe, self.folder, train_films=training, validation_films=validation)
+            stale = best_path(self.folder, recipe.name).exists() and not is_of(recipe, self.folder)
+            train(recipe, self.folder, train_films=training, validation_films=validation, restart=stale)
 
 
 def is_trained(recipe: Recipe, folder: Path) -> bool:
     """Whether `folder` holds a model trained to the end by this very recipe, on the backbone that is there now."""
+    return is_of(recipe, folder) and len(read_history(folder, recipe.name)) == recipe.phase.epochs
+
+
+def is_of(recipe: Recipe, folder: Path) -> bool:
+    """Whether `folder` holds a model of this very recipe, on the backbone that is there now."""
     path = best_path(folder, recipe.name)
     if not path.exists() or read_header(path).recipe != recipe:
-        return False
-    if len(read_history(folder, recipe.name)) < recipe.phase.epochs:
         return False
     return recipe.start_from is None or same_but_theta(load_checkpoint(path)[0], best_path(folder, recipe.start_from))

@@ -28,6 +28,7 @@ ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
 DOWNLOAD = Path(__file__).resolve().parent.parent / "data_download.sh"
 COLAB_DISK = Path("/content")
+DRIVE = COLAB_DISK / "drive"
 CLAIM = "data.json"
 """The file in which a folder says whose data it is for."""
 
@@ -79,6 +80,12 @@ class Workspace:
     def models(self) -> Path:
         """Folder of checkpoints and histories."""
         return self.keep / "models"
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where models are written before they are copied to Drive, which comes and goes; None where they are not."""
+        on_drive = self.keep.is_relative_to(DRIVE)
+        return COLAB_DISK / "not_on_drive_yet" / self.keep.relative_to(DRIVE) if on_drive else None
 
     @property
     def figures(self) -> Path:
@@ -238,8 +245,8 @@ def mount_drive() -> Path:
         raise InputError("Google Drive can be mounted on Colab only; untick KEEP_ON_DRIVE and give a folder in KEEP")
     from google.colab import drive
 
-    drive.mount("/content/drive")
-    return Path("/content/drive/MyDrive/cxr-seam")
+    drive.mount(str(DRIVE))
+    return DRIVE / "MyDrive" / "cxr-seam"
 
 
 def image_folders(folder: Path) -> list[Path]:

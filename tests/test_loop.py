@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cxr_seam.films import Films
-from cxr_seam.loop import make_loop
+from cxr_seam.films import Films, load
+from cxr_seam.loop import Loop
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
+from cxr_seam.objectives import make_objective
 from cxr_seam.recipes import find_recipe
-from cxr_seam.training import make_objective
 
 MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
@@ -24,7 +24,12 @@ def films(demo_folder, demo_store):
 
 def loop_of(recipe, films):
     torch.manual_seed(0)
-    return make_loop(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+    return Loop(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+
+
+def run(loop):
+    for _ in loop.updates():
+        pass
 
 
 class Waits(TorchDispatchMode):
@@ -59,13 +64,10 @@ def test_the_watch_sees_what_it_watches_for():
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
 def test_nothing_in_a_step_asks_for_a_value(recipe, films):
     loop = loop_of(recipe, films)
-    generator = torch.Generator().manual_seed(0)
-    pixels, labels = next(iter(loop.batches))
+    pixels, labels = next(iter(load(films, loop.sampler)))
     loop.objective.train()
     with Waits() as waits:
-        images = loop.vary(pixels, generator=generator)
-        loss = loop.objective(images, labels, generator=generator)["loss"]
-        loss.backward()
+        loop.learn(loop.vary(pixels), labels)
     assert waits.seen == []
 
 
@@ -73,14 +75,11 @@ def test_gradients_of_three_batches_make_one_update(films):
     recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, batch_size=4, accumulation=3, schedule="constant"))
     loop = loop_of(recipe, films)
     weights = next(p for p in loop.objective.parameters() if p.requires_grad)
-    changes = []
-
-    def look():
-        changes.append(weights.detach().clone())
-
-    loop.epoch(0, on_batch=look)
-    moved = [not torch.equal(a, b) for a, b in zip(changes, changes[1:], strict=False)]
-    assert moved == [False, True, True]  # after the third batch, and after the fourth, which ends the epoch
+    before, moved = weights.detach().clone(), []
+    for done in loop.updates():
+        moved.append((done, not torch.equal(weights, before)))
+        before = weights.detach().clone()
+    assert moved == [(3, True), (4, True)]  # after the third batch, and after the fourth, which ends the epoch
 
 
 def frozen_part(objective):
@@ -92,7 +91,7 @@ def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(films, kept):
     recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, frozen_statistics=kept))
     loop = loop_of(recipe, films)
     before = {key: value.clone() for key, value in frozen_part(loop.objective).state_dict().items()}
-    loop.epoch(0)
+    run(loop)
     changed = {key for key, v in frozen_part(loop.objective).state_dict().items() if not torch.equal(v, before[key])}
     assert all("running" in key or "num_batches" in key for key in changed)  # weights never
     assert bool(changed) is not kept
@@ -115,5 +114,5 @@ def test_a_frozen_head_stays_as_it_was_drawn(films):
     loop = loop_of(recipe, films)
     head = nn.ModuleList([*loop.objective.model.merges, loop.objective.model.classifier])
     before = {key: value.clone() for key, value in head.state_dict().items()}
-    loop.epoch(0)
+    run(loop)
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())

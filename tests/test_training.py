@@ -11,10 +11,13 @@ from cxr_seam.errors import InputError
 from cxr_seam.films import Batches, Films, loader
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hardware import is_supported
-from cxr_seam.loop import make_schedule
+from cxr_seam.keeping import Keeper
 from cxr_seam.nih import choose_training_images, load_tables
+from cxr_seam.objectives import ClassificationObjective
 from cxr_seam.recipes import find_recipe
-from cxr_seam.training import ClassificationObjective, best_path, keep, read_history, train
+from cxr_seam.resuming import Progress
+from cxr_seam.schedules import make_schedule
+from cxr_seam.training import best_path, keep, read_history, train
 
 MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
@@ -87,45 +90,53 @@ def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(
 
 
 def keep_epochs(aucs, models, folder, *, monkeypatch, breaks):
-    """Keep epochs of these AUCs; in the second one what `training` calls `breaks` fails. Returns the best kept."""
-    import cxr_seam.training as training
-
+    """Keep epochs of these AUCs; in the second one the file that ends in `breaks` fails. Returns the best kept."""
     model, about = load_checkpoint(best_path(models, "multires_tiny"))
-    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
+    objective, keeper, progress = (
+        ClassificationObjective(model, MULTIRES.backbone),
+        Keeper(folder, name="x"),
+        Progress(),
+    )
+    write = keeper.write
     for epoch, auc in enumerate(aucs):
         about = replace(about, epoch=epoch + 1, metrics={"validation_auc": auc})
+        progress.history.append({})
         with monkeypatch.context() as patch:
             if epoch == 1:
-                patch.setattr(training, breaks, fail)
+                patch.setattr(
+                    keeper, "write", lambda name, save: fail() if name.endswith(breaks) else write(name, save)
+                )
             try:
-                best = keep(objective, folder, about=about, history=[{}] * (epoch + 1), best=best)
+                keep(objective, keeper, about=about, progress=progress)
             except OSError:
                 continue
-    return best
+    return progress.best
 
 
 def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained, tmp_path, monkeypatch):
     """Drive drops while the best epoch is written: a later one, worse but better than what is there, must be kept."""
-    keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="save_checkpoint")
+    keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".best.safetensors")
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
 
 
 def test_a_history_that_could_not_be_written_costs_no_better_model(trained, tmp_path, monkeypatch):
-    best = keep_epochs([0.6, 0.9, 0.8, 0.7], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="whole_file")
+    best = keep_epochs([0.6, 0.9, 0.8, 0.7], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".history.jsonl")
     assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
 
 
 def test_without_an_auc_the_first_model_that_can_be_written_is_the_best(trained, tmp_path, monkeypatch):
-    import cxr_seam.training as training
-
     model, about = load_checkpoint(best_path(trained[0], "multires_tiny"))
     about = replace(about, metrics={"validation_auc": None})
-    objective, best = ClassificationObjective(model, MULTIRES.backbone), None
+    objective, keeper, progress = (
+        ClassificationObjective(model, MULTIRES.backbone),
+        Keeper(tmp_path, name="x"),
+        Progress(),
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", fail)
+        patch.setattr(keeper, "write", fail)
         with pytest.raises(OSError):
-            keep(objective, tmp_path, about=about, history=[{}], best=best)
-    keep(objective, tmp_path, about=about, history=[{}, {}], best=best)
+            keep(objective, keeper, about=about, progress=progress)
+    keep(objective, keeper, about=about, progress=progress)
     assert best_path(tmp_path, "multires_tiny").exists()
 
 
@@ -164,7 +175,7 @@ def test_second_phase_without_the_first_says_so(films, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run(films, tmp_path):
     wild = replace(MULTIRES, backbone=replace(MULTIRES.backbone, learning_rate=1e30, epochs=2, accumulation=1))
-    with pytest.raises(InputError, match="loss of multires_tiny in epoch . is nan; lower"):
+    with pytest.raises(InputError, match="loss of multires_tiny is nan in epoch ., batch .*; lower"):
         train(wild, tmp_path, train_films=films[0], validation_films=films[1])
 
 

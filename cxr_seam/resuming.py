@@ -1,0 +1,213 @@
+"""What a run must know to go on as if it had never been stopped, in one file: weights, optimiser, place, random states.
+
+The file is safetensors with JSON in its header: nothing in it is code and reading it executes none. It is written
+between two updates, under a temporary name, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import InputError
+from .films import Films
+from .loop import Loop
+from .recipes import Recipe, recipe_to_dict
+
+HEADER = "cxr_seam_state"
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: that is being trained.
+        history: records of the epochs before it.
+        best: what the best model that was written scored, the more the better; None before any was.
+        thresholds: by finding, see `checkpoints.Checkpoint`.
+        seconds: spent on this epoch so far.
+    """
+
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    thresholds: dict[str, float | None] | None = None
+    seconds: float = 0.0
+
+
+def describe_films(train_films: Films, validation_films: Films, *, start: Path | None) -> dict[str, Any]:
+    """What a run works on.
+
+    Args:
+        train_films: to learn from.
+        validation_films: to choose the best epoch by.
+        start: checkpoint of the earlier phase, None for a first one.
+    """
+    return {
+        "size of the films": train_films.size,
+        "training films": _fingerprint(train_films),
+        "validation films": _fingerprint(validation_films),
+        "model it starts from": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()[:16],
+    }
+
+
+def describe_run(recipe: Recipe, films: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: all fields of the recipe and what it works on, as JSON gives them back."""
+    return json.loads(json.dumps({**recipe_to_dict(recipe), **films}))
+
+
+def _fingerprint(films: Films) -> str:
+    digest = hashlib.sha256("\n".join(films.image_index).encode())
+    digest.update(films.labels.tobytes())
+    return f"{len(films)} films, {digest.hexdigest()[:16]}"
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of nested dictionaries, those of inner ones with a dot in the name."""
+    found = {}
+    for key, value in values.items():
+        found |= {f"{key}.{inner}": v for inner, v in flat(value).items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
+    """Refuse a file of another run.
+
+    Raises:
+        InputError: names the file and every field that differs.
+    """
+    way_out = "choose another folder, or train anew with restart=True (--restart), which replaces it"
+    if theirs is None:
+        raise InputError(f"{path} does not say which films it was trained on, as earlier versions did not; {way_out}")
+    before, now = flat(theirs), flat(ours)
+    missing = "not there"
+    differ = [
+        f"{key} is {before.get(key, missing)} there and {now.get(key, missing)} here"
+        for key in {**before, **now}
+        if before.get(key, missing) != now.get(key, missing)
+    ]
+    if differ:
+        raise InputError(f"{path} is of another run: {'; '.join(differ)}; {way_out}")
+
+
+def state_name(recipe: str, *, epoch: int, batch: int) -> str:
+    """The name of a state's file; later ones come later in the alphabet."""
+    return f"{recipe}.{epoch:05}-{batch:07}.state.safetensors"
+
+
+def find_states(folders: Iterable[Path], recipe: str) -> list[Path]:
+    """The states of the recipe of that name in some folders, the latest first."""
+    found = (path for folder in folders for path in folder.glob(f"{recipe}.*-*.state.safetensors"))
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def save_state(path: Path, loop: Loop, *, progress: Progress, run: Mapping[str, Any]) -> None:
+    """Write the state of a run, between two updates, to `path`; the caller sees to a temporary name."""
+    optimiser = loop.optimiser.state_dict()
+    tensors = {f"objective.{key}": value for key, value in loop.module.state_dict().items()}
+    for place, values in optimiser["state"].items():
+        tensors |= {f"optimiser.{place}.{key}": value for key, value in values.items()}
+    tensors |= {"draws": loop.generator.get_state(), "random.cpu": torch.get_rng_state()}
+    if loop.losses:
+        tensors["losses"] = torch.stack(loop.losses)
+    if loop.accelerator.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    scaler = loop.accelerator.scaler
+    header = {
+        "format": FORMAT,
+        "run": run,
+        "progress": vars(progress),
+        "terms": loop.terms,
+        "pieces": loop.pieces,
+        "groups": optimiser["param_groups"],
+        "schedule": None if loop.schedule is None else loop.schedule.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    path.write_bytes(save(state, metadata={HEADER: json.dumps(header)}))
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a state's header and tensors.
+
+    Raises:
+        InputError: the file is damaged, not ours or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        told = header.get("format") if isinstance(header, dict) else None
+        raise InputError(f"{path} has the state format {told}, this version reads {FORMAT}; delete it and train anew")
+    return header, tensors
+
+
+def latest_state(
+    paths: Sequence[Path], run: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
+    """The first of `paths` that can be read; a damaged one costs a warning and the minutes to the one before it.
+
+    Raises:
+        InputError: it is of another run; see `require_same_run`.
+    """
+    for path in paths:
+        try:
+            header, tensors = read_state(path)
+        except InputError as error:
+            warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
+            continue
+        require_same_run(path, theirs=header["run"], ours=run)
+        return path, header, tensors
+    return None
+
+
+def restore(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+    """Set a fresh loop to where a saved one was; the number of processes may be another.
+
+    Random states are the main process's. Others draw anew, which matters to networks with drop connect only: every
+    other draw is made for the whole batch in all processes alike.
+    """
+    loop.module.load_state_dict(_below(tensors, "objective."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _below(tensors, "optimiser.").items():
+        place, _, name = key.partition(".")
+        state.setdefault(int(place), {})[name] = value
+    groups = [group | {"betas": tuple(group["betas"])} for group in header["groups"]]
+    loop.optimiser.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in loop.optimiser.state.items():
+        # Back to the parameter's layout in memory, in which the first run had them.
+        like = {k: torch.empty_like(parameter).copy_(v) for k, v in values.items() if v.shape == parameter.shape}
+        values.update(like)
+    if header["schedule"] is not None:
+        loop.schedule.load_state_dict(header["schedule"])
+    if header["scaler"] is not None and loop.accelerator.scaler is not None:
+        loop.accelerator.scaler.load_state_dict(header["scaler"])
+    progress = Progress(**header["progress"])
+    loop.begin(progress.epoch)
+    loop.go_on(header["terms"], tensors.get("losses"))
+    loop.pieces = header["pieces"]
+    loop.generator.set_state(tensors["draws"])
+    if loop.accelerator.is_main_process:
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and loop.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+    return progress
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

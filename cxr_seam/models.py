@@ -1,4 +1,7 @@
-"""The classifiers that localise: standard and MultiRes (Sect. 4.1, Fig. 2), the latter with the PCM (Fig. 3)."""
+"""The classifiers that localise: standard and MultiRes (Sect. 4.1, Fig. 2), the latter with the PCM (Fig. 3).
+
+Pooling and refiner are parts that a recipe names (`poolings`, `refiners`); the paper's are LSE and the PCM.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from .backbones import BACKBONES, STRIDES, Backbone, build_backbone
 from .cams import prepare_for_refinement
 from .errors import InputError
 from .findings import FINDINGS
-from .pcm import PixelCorrelation
-from .pooling import LogSumExpPool
+from .pcm import Shallow
+from .poolings import build_pooling
+from .recipes import Recipe
+from .refiners import build_refiner
 
 SMALLEST_SIDE = 32
 MULTIRES = "multires_"
@@ -37,7 +42,7 @@ class Output(NamedTuple):
     """What a model says of a batch.
 
     logits: (B, 14) before the sigmoid. cam: (B, 14, h, w) raw class activation maps, h = H / 8 for MultiRes models and
-    H / 32 for standard ones. refined: (B, 14, h, w) in [0, 1] from the PCM, None for a model without one.
+    H / 32 for standard ones. refined: (B, 14, h, w) in [0, 1] from the refiner, None for a model without one.
     """
 
     logits: Tensor
@@ -81,15 +86,17 @@ class MergeBlock(nn.Module):
 
 
 class LocalizationModel(nn.Module):
-    """Backbone, merge blocks, LSE pooling and one classifier that serves the pooled vector and every pixel.
+    """Backbone, merge blocks, a pooling and one classifier that serves the pooled vector and every pixel.
 
-    The logits are the classifier on the LSE-pooled features; the CAM is the same classifier, bias included, on the
-    features themselves (Sect. 4.1). A MultiRes model has a fifteenth output, "no finding", which the counts of Table 4
-    show but which nothing trains; it is left out of logits and cam.
+    The paper's logits are the classifier on the LSE-pooled features; the CAM is the same classifier, bias included, on
+    the features themselves (Sect. 4.1). A MultiRes model has a fifteenth output, "no finding", which the counts of
+    Table 4 show but which nothing trains; it is left out of logits and cam.
     """
 
-    def __init__(self, backbone: Backbone, *, merge_width: str | None, gamma: float, background: str) -> None:
-        """Build on `backbone`; without `merge_width` the standard model, with it MultiRes and PCM."""
+    def __init__(
+        self, backbone: Backbone, *, merge_width: str | None, gamma: float, background: str, pooling: str, refiner: str
+    ) -> None:
+        """Build on `backbone`; without `merge_width` the standard model, with it MultiRes and a refiner."""
         super().__init__()
         self.backbone = backbone
         self.background = background
@@ -101,12 +108,21 @@ class LocalizationModel(nn.Module):
                 merges.append(MergeBlock(channels, fine, width=merge_width))
                 channels = merges[-1].channels
         self.merges = nn.ModuleList(merges)
-        self.pool = LogSumExpPool(gamma)
         self.classifier = nn.Conv2d(channels, len(FINDINGS) + (1 if merges else 0), kernel_size=1)
-        self.pcm = PixelCorrelation(channels) if merges else None
+        self.give_refiner(refiner)
+        self.pool = build_pooling(pooling, channels, gamma=gamma)  # last, so that all else is drawn as without it
+
+    def give_refiner(self, name: str) -> None:
+        """Make a fresh refiner, a key of `refiners.REFINERS`, in place of the model's; a standard model has none."""
+        fresh = build_refiner(name, self.classifier.in_channels, shallow=self.backbone.channels[1:3])
+        self.pcm = fresh if self.merges else None
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the last feature map of (B, 3, H, W) images: stride 8 with merge blocks, 32 without.
+        """Return the last feature map of (B, 3, H, W) images: stride 8 with merge blocks, 32 without; see `encode`."""
+        return self.encode(images)[0]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Shallow]:
+        """Return the last feature map and what the network saw before it, for the refiner.
 
         Raises:
             InputError: the images are smaller than 32 pixels or have no three channels.
@@ -120,12 +136,15 @@ class LocalizationModel(nn.Module):
         merged = maps[-1]
         for merge, fine in zip(self.merges, maps[-2::-1], strict=False):
             merged = merge(merged, fine)
-        return merged
+        return merged, Shallow(images, (maps[1], maps[2]))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, 14) of (B, C, h, w) features."""
-        pooled = self.pool(features)[:, :, None, None]
-        return self.classifier(pooled).flatten(start_dim=1)[:, : len(FINDINGS)]
+        return self.pool(features, self.score)
+
+    def score(self, features: Tensor) -> Tensor:
+        """The findings' scores (B, 14, h, w) of (B, C, h, w) features, pixel by pixel."""
+        return self.classifier(features)[:, : len(FINDINGS)]
 
     def activate(self, features: Tensor) -> Tensor:
         """Raw class activation maps of (B, C, h, w) features.
@@ -142,21 +161,22 @@ class LocalizationModel(nn.Module):
         Args:
             images: (B, 3, H, W) float, normalised as `augment.normalise` does; any size from 32 pixels.
         """
-        features = self.features(images)
+        features, shallow = self.encode(images)
         logits = self.classify(features)
         if not maps:
             return Output(logits, None, None)
         cam = self.activate(features)
         refined = None
         if self.pcm is not None:
-            refined = self.pcm(features, prepare_for_refinement(cam))[:, : len(FINDINGS)]
+            refined = self.pcm(features, prepare_for_refinement(cam), shallow=shallow)[:, : len(FINDINGS)]
         return Output(logits, cam[:, : len(FINDINGS)], refined)
 
     def parts(self) -> Iterator[nn.Module]:
-        """The parts that are frozen or trained as one: the backbone's stages, merges, classifier, PCM."""
+        """The parts that are frozen or trained as one: the backbone's stages, merges, classifier, pooling, PCM."""
         yield from self.backbone.stages
         yield from self.merges
         yield self.classifier
+        yield self.pool
         if self.pcm is not None:
             yield self.pcm
 
@@ -167,25 +187,25 @@ class LocalizationModel(nn.Module):
 
         Args:
             stride: 2, 4, 8, 16 or 32; 2 freezes nothing.
-            head: whether merge blocks and classifier are trained.
+            head: whether merge blocks, classifier and pooling are trained.
             frozen_statistics: whether BatchNorm of what is frozen keeps its statistics, or follows the batches.
         """
         self.frozen_statistics = frozen_statistics
         for own_stride, stage in zip(STRIDES, self.backbone.stages, strict=True):
             stage.requires_grad_(own_stride >= stride)
-        for part in (*self.merges, self.classifier):
+        for part in (*self.merges, self.classifier, self.pool):
             part.requires_grad_(head)
         if self.pcm is not None:
             self.pcm.requires_grad_(False)
 
     def train_only_pcm(self) -> None:
-        """Freeze everything but theta (Sect. 4.4).
+        """Freeze everything but the refiner, in the paper the PCM's theta (Sect. 4.4).
 
         Raises:
-            InputError: the model has no PCM.
+            InputError: the model has none.
         """
         if self.pcm is None:
-            raise InputError("this model has no PCM to train; take a MultiRes model")
+            raise InputError("this model has no PCM to train; take a MultiRes model whose refiner is not 'none'")
         self.frozen_statistics = True
         self.requires_grad_(False)
         self.pcm.requires_grad_(True)
@@ -212,20 +232,28 @@ def model_names() -> list[str]:
 
 
 def build_model(
-    name: str, *, weights: str = "imagenet", gamma: float = 10.0, background: str = "one_minus_max"
+    name: str,
+    *,
+    weights: str = "imagenet",
+    gamma: float = 10.0,
+    background: str = "one_minus_max",
+    pooling: str = "lse",
+    refiner: str = "pcm",
 ) -> LocalizationModel:
     """Make a model by name.
 
     Args:
-        name: a backbone ("resnet50", "efficientnet_b4", "resnet18", "efficientnet_lite0") for the standard model, with
-            "multires_" before it for the MultiRes model, which has a PCM.
+        name: a backbone, a key of `backbones.BACKBONES` such as "resnet50", for the standard model, with "multires_"
+            before it for the MultiRes model, which has a refiner.
         weights: "imagenet", "none" or a path, see `backbones.build_backbone`.
         gamma: sharpness of the LSE pooling.
         background: the PCM's fifteenth map, "one_minus_max" of the findings' or the model's untrained fifteenth
             "output".
+        pooling: a key of `poolings.POOLINGS`.
+        refiner: a key of `refiners.REFINERS`; a standard model has none.
 
     Raises:
-        InputError: the name or the background is unknown, or the weights cannot be had.
+        InputError: the name, the background, the pooling or the refiner is unknown, or the weights cannot be had.
 
     Example:
         >>> model = build_model("multires_resnet50", weights="none").eval()
@@ -239,7 +267,25 @@ def build_model(
     backbone_name = name.removeprefix(MULTIRES)
     merge_width = BACKBONES[backbone_name].merge_width if name.startswith(MULTIRES) else None
     backbone = build_backbone(backbone_name, weights=weights)
-    return LocalizationModel(backbone, merge_width=merge_width, gamma=gamma, background=background)
+    return LocalizationModel(
+        backbone, merge_width=merge_width, gamma=gamma, background=background, pooling=pooling, refiner=refiner
+    )
+
+
+def model_of(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
+    """Make the untrained model that a recipe describes, with `weights` in place of the recipe's where they are given.
+
+    Raises:
+        InputError: see `build_model`.
+    """
+    return build_model(
+        recipe.model,
+        weights=recipe.weights if weights is None else weights,
+        gamma=recipe.lse_gamma,
+        background=recipe.background,
+        pooling=recipe.pooling,
+        refiner=recipe.refiner,
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +13,16 @@ from torch.utils.checkpoint import checkpoint
 SMALLEST_ROW_SUM = 1e-5
 BLOCK_VALUES = 2**22
 """Values of the affinity that exist at a time: 16 MB in float32, whatever the number of pixels."""
+
+
+class Shallow(NamedTuple):
+    """What a network has seen before its last features, for refiners that look at it.
+
+    images: (B, 3, H, W) normalised. maps: the backbone's at strides 4 and 8, (B, C_i, h_i, w_i) each.
+    """
+
+    images: Tensor
+    maps: tuple[Tensor, ...]
 
 
 def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -45,18 +58,36 @@ def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Te
     Returns:
         (B, K, H, W) float32, equal to `affinity` times `cam` up to rounding.
     """
-    query = unit_length(embedding)  # (B, D, N)
+    query = unit_length(embedding)
+    return refine_in_blocks(refine_rows, query, query, cam, valid=valid, matrices=len(query))
+
+
+def refine_in_blocks(
+    refine_some: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, matrices: int
+) -> Tensor:
+    """Refine maps a block of pixels at a time, so that at most `BLOCK_VALUES` values of an affinity exist at once.
+
+    Args:
+        refine_some: (queries (B, D, n), key, values (B, N, K), columns (B, 1, N) or None) -> (B, n, K) refined values.
+        query, key: (B, D, N) float32.
+        cam: (B, K, H, W) maps; no gradient is taken with respect to them.
+        valid: see `affinity`.
+        matrices: how many N x N affinities the batch has in all.
+
+    Returns:
+        (B, K, H, W) float32.
+    """
     values = cam.detach().float().flatten(start_dim=2).transpose(1, 2)  # (B, N, K)
     columns = None if valid is None else valid.flatten(start_dim=2)  # (B, 1, N)
     count = query.shape[-1]
-    rows = max(1, BLOCK_VALUES // (len(query) * count))
+    rows = max(1, BLOCK_VALUES // (matrices * count))
     blocks = []
     for start in range(0, count, rows):
-        inputs = (query[:, :, start : start + rows], query, values, columns)
+        inputs = (query[:, :, start : start + rows], key, values, columns)
         if torch.is_grad_enabled() and query.requires_grad and rows < count:
-            blocks.append(checkpoint(refine_rows, *inputs, use_reentrant=False, preserve_rng_state=False))
+            blocks.append(checkpoint(refine_some, *inputs, use_reentrant=False, preserve_rng_state=False))
         else:
-            blocks.append(refine_rows(*inputs))
+            blocks.append(refine_some(*inputs))
     return torch.cat(blocks, dim=1).transpose(1, 2).reshape(cam.shape)
 
 
@@ -94,20 +125,28 @@ class PixelCorrelation(nn.Module):
         super().__init__()
         self.theta = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
 
-    def affinity(self, features: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Return the (B, HW, HW) affinity of (B, C, H, W) features, which are detached first."""
-        return affinity(self.theta(features.detach()), valid=valid)
+    def embed(self, features: Tensor, shallow: Shallow | None = None) -> Tensor:
+        """Return theta(x), (B, D, H, W) float32, of (B, C, H, W) features, detached; `shallow` is not looked at."""
+        del shallow
+        return self.theta(features.detach().float())
 
-    def forward(self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    def affinity(self, features: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None) -> Tensor:
+        """Return the (B, HW, HW) affinity of (B, C, H, W) features, which are detached first."""
+        return affinity(self.embed(features, shallow), valid=valid)
+
+    def forward(
+        self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None
+    ) -> Tensor:
         """Refine `cam` by the affinity of `features`.
 
         Args:
             features: (B, C, H, W); detached here, so that gradients reach theta alone.
             cam: (B, K, H, W) prepared maps (`cams.prepare_for_refinement`), detached as well.
             valid: (B, 1, H, W) bool or None, see `affinity`.
+            shallow: for refiners that look at more than the features.
 
         Returns:
             (B, K, H, W) float32; a convex mean of each map, so its range does not grow.
         """
         with torch.autocast(features.device.type, enabled=False):  # cosines of half-precision vectors are too coarse
-            return refine(self.theta(features.detach().float()), cam, valid=valid)
+            return refine(self.embed(features, shallow), cam, valid=valid)

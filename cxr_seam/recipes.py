@@ -84,6 +84,8 @@ class Recipe:
     model: str
     image_size: int = 256  # "we resize all images to 256 x 256" (Sect. 5.2)
     weights: str = "imagenet"  # "pre-trained on ImageNet" (Sect. 5.1); or "none", or a path
+    pooling: str = "lse"  # or another of `poolings`
+    refiner: str = "pcm"  # or another of `refiners`
     lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: str = "one_minus_max"  # the PCM's 15th map; the authors' program: "output", which nothing trains
     box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)

@@ -32,7 +32,7 @@ class SeamObjective(nn.Module):
     """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
 
     def __init__(self, model: LocalizationModel, phase: SeamPhase) -> None:
-        """Freeze all of `model` but theta.
+        """Freeze all of `model` but its refiner.
 
         Raises:
             InputError: the model has no PCM, or there is no equivariance of that name.
@@ -51,12 +51,12 @@ class SeamObjective(nn.Module):
             valid: (B, 1, h, w) bool or None for the branch whose images are whole.
         """
         with torch.no_grad():
-            features = self.model.features(images)
+            features, shallow = self.model.encode(images)
             cam = self.model.activate(features).float()
         if valid is None:
-            return cam, self.model.pcm(features, prepare_for_refinement(cam))
+            return cam, self.model.pcm(features, prepare_for_refinement(cam), shallow=shallow)
         cam = cam * valid
-        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid) * valid
+        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid, shallow=shallow) * valid
 
     def forward(
         self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)

@@ -9,7 +9,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.geometry import motion_valid, rotate, rotation_valid
 from cxr_seam.losses import equivariant_cross_regularization, pooled_soft_margin
 from cxr_seam.models import build_model
-from cxr_seam.pcm import PixelCorrelation
+from cxr_seam.pcm import PixelCorrelation, Shallow
 from cxr_seam.recipes import SeamPhase
 from cxr_seam.seam import SeamObjective, present_maps, with_background
 
@@ -120,27 +120,34 @@ def test_an_unknown_equivariance_is_told():
         objective(equivariance="shear")
 
 
+@pytest.mark.parametrize("refiner", ["pcm", "pcm_shallow", "self_attention"])
 @pytest.mark.parametrize("name", ["rotation", "rescaling", "translation", "mixture"])
-def test_what_the_network_says_of_empty_corners_counts_nowhere(name):
-    """Whatever stands in the features where the moved film has no content, the loss stays the same."""
+def test_what_the_network_says_of_empty_corners_counts_nowhere(name, refiner):
+    """Whatever stands in images and maps where the moved film has no content, the loss stays the same."""
     seam = objective(equivariance=name)
-    features_of = seam.model.features
+    seam.model.give_refiner(refiner)
+    encode = seam.model.encode
     motion = EQUIVARIANCES[name](3, seam.phase, generator=torch.Generator().manual_seed(1))
 
     def loss_with_corners(value):
         calls = []
 
-        def features(images):
-            result = features_of(images)
-            calls.append(result)
-            if len(calls) == 2:  # the transformed branch
-                valid = motion_valid(motion, height=result.shape[-2], width=result.shape[-1])
-                assert not valid.all()
-                noise = torch.randn(result.shape, generator=torch.Generator().manual_seed(2)) * value
-                result = torch.where(valid, result, noise)
-            return result
+        def spoil(values, valid):
+            inside = torch.nn.functional.interpolate(valid.float(), size=values.shape[-2:]) > 0  # cell by cell
+            noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(2)) * value
+            return torch.where(inside, values, noise)
 
-        seam.model.features = features
+        def encode_with_noise(images):
+            features, shallow = encode(images)
+            calls.append(images)
+            if len(calls) == 2:  # the transformed branch
+                valid = motion_valid(motion, height=features.shape[-2], width=features.shape[-1])
+                assert not valid.all()
+                shallow = Shallow(spoil(images, valid), tuple(spoil(seen, valid) for seen in shallow.maps))
+                features = spoil(features, valid)
+            return features, shallow
+
+        seam.model.encode = encode_with_noise
         with torch.no_grad():
             return loss_of(seam)["loss"].item()
 

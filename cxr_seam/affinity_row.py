@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .augment import to_input
 from .errors import InputError
-from .pcm import rows_of_affinity, unit_length
+from .pcm import PixelCorrelation, rows_of_affinity, unit_length
 from .predict import Predictor
 from .radiographs import shrink
 
@@ -32,11 +32,11 @@ def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
         InputError: the model has no PCM.
     """
     model = predictor.model
-    if model.pcm is None:
+    if not isinstance(model.pcm, PixelCorrelation):
         raise InputError("this model has no PCM to look into; take a MultiRes model")
     size = predictor.recipe.image_size
     images = to_input(torch.from_numpy(shrink(film, size))[None, None].to(predictor.device), size=size)
-    theta = model.pcm.theta(model.features(images).float())
+    theta = model.pcm.embed(*model.encode(images))
     return unit_length(theta)[0].reshape(theta.shape[1:]).cpu()
 
 

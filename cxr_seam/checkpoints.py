@@ -17,7 +17,7 @@ from safetensors.torch import save
 from .errors import InputError
 from .files import whole_file
 from .findings import FINDINGS
-from .models import LocalizationModel, build_model
+from .models import LocalizationModel, model_of
 from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam"
@@ -108,7 +108,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
     """
     about = read_header(path)
     recipe = about.recipe
-    model = build_model(recipe.model, weights="none", gamma=recipe.lse_gamma, background=recipe.background)
+    model = model_of(recipe, weights="none")
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
     try:

@@ -20,7 +20,7 @@ from .films import Films
 from .findings import FINDINGS
 from .keeping import Keeper
 from .loop import Loop
-from .models import LocalizationModel, build_model
+from .models import LocalizationModel, model_of
 from .objectives import make_objective
 from .recipes import Recipe
 from .resuming import (
@@ -54,9 +54,11 @@ def starting_model(
         InputError: the earlier phase has left no checkpoint, or weights cannot be had.
     """
     if recipe.start_from is None:
-        return build_model(recipe.model, weights=weights, gamma=recipe.lse_gamma, background=recipe.background), None
+        return model_of(recipe, weights=weights), None
     model, about = load_checkpoint(best_path(folder, recipe.start_from))
     model.background = recipe.background
+    if recipe.refiner != about.recipe.refiner:
+        model.give_refiner(recipe.refiner)
     return model, about.thresholds
 
 

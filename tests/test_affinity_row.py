@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from cxr_seam.affinity_row import affinity_row, embed_film, share_of_half
 from cxr_seam.augment import to_input
 from cxr_seam.errors import InputError
-from cxr_seam.models import build_model
+from cxr_seam.models import build_model, model_of
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import find_family
 
@@ -49,3 +51,18 @@ def test_half_of_the_weight_lies_on_half_of_an_even_film_and_on_one_place_of_a_p
     peaked[3, 4] = 0.9
     assert share_of_half(peaked) == 0.01
     assert share_of_half(np.zeros((2, 2))) == 0
+
+
+def test_a_row_of_the_shallow_pcm_is_that_of_its_matrix_and_other_refiners_are_refused() -> None:
+    recipe = replace(find_family("tiny")[2], refiner="pcm_shallow")
+    predictor = Predictor(model_of(recipe, weights="none"), recipe)
+    film = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    row = affinity_row(embed_film(predictor, film), across=0.3, down=0.8)
+    images = to_input(torch.from_numpy(film)[None, None], size=64).to(predictor.device)
+    with torch.no_grad():
+        features, shallow = predictor.model.encode(images)
+        whole = predictor.model.pcm.affinity(features, shallow=shallow)[0].cpu()
+    assert np.allclose(row.ravel(), whole[6 * 8 + 2], atol=1e-6)
+    predictor.model.give_refiner("self_attention")
+    with pytest.raises(InputError, match="no PCM"):
+        embed_film(predictor, film)

@@ -1,10 +1,12 @@
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
+import torch
 
+from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
-from cxr_seam.models import model_names
+from cxr_seam.models import model_names, model_of
 from cxr_seam.recipes import (
     FAMILIES,
     all_recipes,
@@ -14,6 +16,7 @@ from cxr_seam.recipes import (
     recipe_from_dict,
     recipe_to_dict,
 )
+from cxr_seam.training import best_path, starting_model
 
 SIX_ROWS = {
     "resnet50",
@@ -78,3 +81,41 @@ def test_recipes_are_frozen_and_unknown_ones_are_told():
         find_family("paper")
     with pytest.raises(InputError, match="does not know: colour"):
         recipe_from_dict(recipe_to_dict(find_recipe("resnet50")) | {"colour": "red"})
+
+
+@pytest.mark.parametrize("refiner", ["pcm", "pcm_shallow", "self_attention"])
+@pytest.mark.parametrize("pooling", ["lse", "lse_lba", "attention"])
+def test_parts_chosen_by_name_come_back_with_their_weights(tmp_path, pooling, refiner):
+    recipe = replace(find_recipe("multires_tiny"), pooling=pooling, refiner=refiner)
+    torch.manual_seed(3)
+    model = model_of(recipe, weights="none").eval()
+    path = save_checkpoint(tmp_path / "parts.safetensors", model, about=Checkpoint(recipe))
+    loaded, about = load_checkpoint(path)
+    assert about.recipe == recipe
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for ours, expected in zip(loaded(images), model(images), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_recipes_from_before_parts_had_names_are_the_papers():
+    for name in all_recipes():
+        told = recipe_to_dict(find_recipe(name))
+        for field in ("pooling", "refiner"):
+            del told[field]
+        if told["seam"] is not None:
+            del told["seam"]["equivariance"]
+        assert recipe_from_dict(told) == find_recipe(name)
+
+
+def test_a_second_phase_can_begin_with_another_refiner_on_the_model_of_the_first(tmp_path):
+    first = find_recipe("multires_tiny")
+    model = model_of(first, weights="none")
+    save_checkpoint(best_path(tmp_path, first.name), model, about=Checkpoint(first))
+    second = replace(find_recipe("multires_tiny_pcm"), refiner="self_attention")
+    started, _ = starting_model(second, tmp_path, weights="none")
+    state, before = started.state_dict(), model.state_dict()
+    assert {key for key in state if key not in before} == {"pcm.query.weight", "pcm.key.weight"}
+    assert all(torch.equal(state[key], before[key]) for key in state if key in before)
+    same, _ = starting_model(find_recipe("multires_tiny_pcm"), tmp_path, weights="none")
+    assert torch.equal(same.pcm.theta.weight, model.pcm.theta.weight)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import BACKBONES, STRIDES, Backbone, build_backbone
+from .backbone_cuts import STRIDES, Backbone
+from .backbones import BACKBONES, build_backbone
 from .cams import prepare_for_refinement
 from .errors import InputError
 from .findings import FINDINGS

@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from cxr_seam.augment import normalise
-from cxr_seam.backbones import BACKBONES, STRIDES, build_backbone
 from cxr_seam.errors import InputError
 from cxr_seam.models import MergeBlock, build_model, count_parameters, model_names
 from cxr_seam.pooling import lse_pool
@@ -26,34 +25,6 @@ def test_merge_blocks_have_the_counts_that_table_4_implies():
     assert count_parameters(MergeBlock(2048, 1024, width="skip")) == 1_049_600 + 262_656 + 788_480
     # EfficientNet-B4: 1792->448 803,712 + 160->160 25,920 + fuse 608->608 370,880
     assert count_parameters(MergeBlock(1792, 160, width="concatenation")) == 803_712 + 25_920 + 370_880
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_backbone_gives_five_maps_at_the_promised_strides_and_widths(name):
-    backbone = build_backbone(name, weights="none").eval()
-    maps = backbone(torch.zeros(1, 3, 64, 96))
-    assert [tuple(m.shape) for m in maps] == [
-        (1, channels, 64 // stride, 96 // stride) for channels, stride in zip(backbone.channels, STRIDES, strict=True)
-    ]
-
-
-def test_stages_compute_what_the_whole_network_computes():
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    for name in ["resnet18", "efficientnet_b4", "efficientnet_lite0"]:
-        entry = BACKBONES[name]
-        torch.manual_seed(0)
-        net = entry.build().eval()
-        with torch.no_grad():
-            ours = entry.cut(net)(images)[-1]
-            if name == "resnet18":
-                theirs = nn.Sequential(*list(net.children())[:-2])(images)
-            else:
-                theirs = net.extract_features(images)
-        assert torch.equal(ours, theirs)
-
-
-def test_efficientnet_b4_endpoints_have_the_published_widths():
-    assert build_backbone("efficientnet_b4", weights="none").channels == (24, 32, 56, 160, 1792)
 
 
 @pytest.fixture(scope="module")
@@ -148,47 +119,6 @@ def test_unknown_names_are_told():
     with pytest.raises(InputError, match="no model 'resnet51'.*multires_resnet50"):
         build_model("resnet51")
     assert set(TABLE_4) <= set(model_names())
-
-
-def test_imagenet_weights_load_from_a_file_without_their_classifier(tmp_path):
-    entry = BACKBONES["resnet18"]
-    torch.manual_seed(5)
-    net = entry.build()
-    torch.save(net.state_dict(), tmp_path / "resnet18.pth")
-    backbone = build_backbone("resnet18", weights=str(tmp_path / "resnet18.pth"))
-    assert torch.equal(backbone.stages[4][1].conv2.weight, net.layer4[1].conv2.weight)
-    old = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}  # before PyTorch 0.4.1
-    torch.save(old, tmp_path / "old.pth")
-    backbone = build_backbone("resnet18", weights=str(tmp_path / "old.pth"))
-    assert torch.equal(backbone.stages[0][1].running_var, net.bn1.running_var)
-
-
-def test_wrong_or_unreadable_weights_are_refused(tmp_path, monkeypatch):
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(InputError, match="other.pth"):
-        build_backbone("resnet18", weights=str(tmp_path / "other.pth"))
-    torch.save([1], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="list.pth holds a list, not weights by name"):
-        build_backbone("resnet18", weights=str(tmp_path / "list.pth"))
-    with pytest.raises(InputError, match="text.pth is not a file of plain weights"):
-        build_backbone("resnet18", weights=str(tmp_path / "text.pth"))
-    with pytest.raises(InputError, match="no weights file"):
-        build_backbone("resnet18", weights=str(tmp_path / "missing.pth"))
-
-    def no_network(*args, **kwargs):
-        raise OSError("unreachable")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
-    with pytest.raises(InputError, match=r"https://.*resnet50.*\.pth.*--weights PATH"):
-        build_model("resnet50")
-
-
-def test_lite0_brings_real_imagenet_weights():
-    backbone = build_backbone("efficientnet_lite0")
-    # A trained first convolution is far from its random start in one respect: its filters differ in size.
-    norms = backbone.stages[0][0].weight.flatten(1).norm(dim=1)
-    assert norms.std() / norms.mean() > 0.3
 
 
 def test_black_pixels_have_imagenets_normalised_value():

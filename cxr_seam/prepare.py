@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .errors import InputError
-from .radiographs import read_radiograph, shrink
+from .radiographs import MAX_PIXELS, read_radiograph, shrink
 from .sources import Entry, Source, open_source
 from .store import BLOCK, IMAGES_FILE, Index, Store, read_index
 
@@ -63,8 +63,8 @@ def prepare(
     Warns:
         BrokenImageWarning: one sentence for all images that were broken and left out.
     """
-    if size < 1:
-        raise InputError(f"size must be a positive number of pixels, not {size}")
+    if not 1 <= size <= MAX_PIXELS**0.5:
+        raise InputError(f"size must be from 1 to {MAX_PIXELS**0.5:.0f} pixels, not {size}")
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not paths:
         raise InputError("no source to prepare from; name a folder or an archive")
@@ -94,7 +94,8 @@ def prepare(
         kept = len(writer.index.names)
     where = " and ".join(str(path) for path in paths)
     if not choice.met:
-        raise InputError(f"{where} holds no PNG or JPEG image{'' if names is None else ' of those asked for'}")
+        asked = "" if names is None else " of those asked for"
+        raise InputError(f"{where} holds no PNG or JPEG image{asked}; name the folder or archive that does")
     if broken and not kept:
         raise InputError(f"none of the images of {where} could be read; the first: {next(iter(broken.values()))}")
     if broken:
@@ -189,10 +190,30 @@ class _Writer:
                 self.index.save(self.folder)
             self.committed = len(self.index.names)
 
+    def rescue(self) -> None:
+        """Commit what was added before something failed; a full disk has no room left for the index either.
+
+        So many of the last images are given up as the index needs room; they are prepared again in the next run.
+        """
+        size, names = self.index.size, self.index.names
+        while len(names) > self.committed:
+            with suppress(InputError):
+                self.commit()
+                return
+            room = 2**12 + sum(map(len, names)) * 4  # of the index, generously
+            count = max(self.committed, len(names) - -(-room // size**2))
+            self.file.truncate(count * size**2)
+            if count:
+                images = np.memmap(self.file, dtype=np.uint8, mode="r", shape=(count, size, size))
+                self.index.shorten(count, images)
+            else:
+                names.clear()
+
 
 @contextmanager
 def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
     """Open a store for appending, alone, cut back to what its index accounts for; commit at the end."""
+    made = not folder.exists()
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Without a buffer, so that a full disk is met where an image is written and not once more on closing.
@@ -211,9 +232,16 @@ def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
         try:
             yield writer
         except Exception:  # not on Ctrl-C, which may have fallen between a write and its entry in the index
-            writer.commit()
+            writer.rescue()
             raise
-        writer.commit()
+        else:
+            writer.commit()
+        finally:
+            if not index.names:
+                with suppress(OSError):
+                    (folder / IMAGES_FILE).unlink()
+                    if made:
+                        folder.rmdir()
 
 
 def _lock(file: FileIO, folder: Path) -> None:
@@ -228,6 +256,8 @@ def _lock(file: FileIO, folder: Path) -> None:
         raise InputError(f"another run is filling {folder}; wait until it has ended") from None
     except OSError:  # network drives without locks
         return
+    if not os.fstat(file.fileno()).st_nlink:  # the other run ended in between, empty-handed, and tidied up
+        raise InputError(f"another run was filling {folder}; run again")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ An archive is recognised by its first bytes, not by its name.
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import zipfile
 import zlib
@@ -19,6 +20,8 @@ from .errors import InputError
 from .radiographs import MAX_BYTES
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+
+NO_FILE = "it is a link or a device, which are not followed; pack the file itself"
 
 STEP = 2**17
 """Bytes that a tar archive is read and inflated by at a time; 2^20 take more than twice as long."""
@@ -74,14 +77,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
             head = file.read(512)
         total = path.stat().st_size
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path} ({error.strerror or error}); correct the path") from error
     if head.lstrip()[:1] == b"<":
         raise InputError(f"{path} is a web page, not an archive; the address it came from no longer serves the data")
     if zipfile.is_zipfile(path):
         return Source(path, total, lambda wanted: _walk_zip(path, wanted))
     if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
         return Source(path, total, lambda wanted: _walk_tar(path, wanted, gzipped=head[:2] == b"\x1f\x8b"))
-    raise InputError(f"{path} is neither a folder nor a .tar.gz, .tar or .zip archive, or it is cut short")
+    raise InputError(
+        f"{path} is neither a folder nor a .tar.gz, .tar or .zip archive, or it is cut short; fetch it again"
+    )
 
 
 def _image_index(name: str) -> str | None:
@@ -103,8 +108,9 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
-            if _image_index(name) and path.is_file():
-                files.append((path, path.stat().st_size))
+            if _image_index(name) and not path.is_dir():
+                # A link to nowhere is kept, so that whoever reads it tells of it.
+                files.append((path, path.stat().st_size if path.exists() else 0))
     return files
 
 
@@ -124,9 +130,9 @@ def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> It
             with tarfile.open(fileobj=stream, mode="r|", bufsize=STEP) as archive:
                 for member in archive:
                     name = _member_index(member.name, path)
-                    if not member.isfile() or name is None or not wanted(name):
+                    if member.isdir() or name is None or not wanted(name):
                         continue
-                    data, problem = b"", _too_long(member.size)
+                    data, problem = b"", _too_long(member.size) if member.isfile() else NO_FILE
                     if not problem:
                         data = archive.extractfile(member).read()
                     yield Entry(name, f"{path}/{member.name}", data, problem, raw.tell())
@@ -203,8 +209,8 @@ def _walk_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[Entry]:
             if not problem:
                 try:
                     data = archive.read(member)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-                    problem = str(error)  # a wrong checksum, a password, an unknown compression
+                except Exception as error:  # a wrong checksum, a password; each compression raises its own kind
+                    problem = str(error) or type(error).__name__
             yield Entry(name, f"{path}/{member.filename}", data, problem, position)
 
 
@@ -214,7 +220,7 @@ def _member_index(name: str, archive: Path) -> str | None:
     Nothing is unpacked, so such a path could do no harm; but an archive that holds one is not NIH's.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
         raise InputError(f"{archive} holds the path {name!r}, which leads out of it; do not use this archive")
     return _image_index(str(path))
 

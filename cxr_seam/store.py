@@ -58,6 +58,33 @@ class Index:
             count = self.sources.pop()[1]
         self.sources.append((source, count + 1))
 
+    def shorten(self, count: int, pixels: np.ndarray) -> None:
+        """Account for the first `count` images alone.
+
+        Args:
+            count: how many stay.
+            pixels: (count, size, size) uint8, these images; of them the last block is read.
+        """
+        sources, self.sources = self.sources, []
+        for name, number in sources:
+            if left := min(number, count - sum(kept for _, kept in self.sources)):
+                self.sources.append((name, left))
+        del self.names[count:]
+        whole = count // BLOCK
+        self.crc32 = self.crc32[:whole] + [zlib.crc32(pixels[whole * BLOCK :])] * (count > whole * BLOCK)
+
+    def fits(self) -> bool:
+        """Tell whether the entries are of their types and belong together."""
+        counts = [count for _, count in self.sources]
+        return (
+            type(self.names) is type(self.crc32) is list
+            and all(type(value) is int and value > 0 for value in (self.size, *counts))
+            and all(type(value) is str for value in (*self.names, *(name for name, _ in self.sources)))
+            and len(set(self.names)) == len(self.names) == sum(counts)
+            and len(self.crc32) == -(-len(self.names) // BLOCK)
+            and all(type(value) is int for value in self.crc32)
+        )
+
     def save(self, folder: Path) -> None:
         """Write the index whole, by rename."""
         content = {"format": FORMAT, "version": VERSION, **vars(self)}
@@ -77,20 +104,21 @@ def read_index(folder: Path) -> Index | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         format_, version = content.pop("format"), content.pop("version")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not the index of a store; delete {folder} and prepare again") from error
     if (format_, version) != (FORMAT, VERSION):
         raise InputError(f"{path} is of another version ({format_} {version}); delete {folder} and prepare again")
     try:
         index = Index(**content)
         index.sources = [(name, count) for name, count in index.sources]
-        needed = len(index.names) * int(index.size) ** 2
+        if not index.fits():
+            raise ValueError("entries of other types, or that do not belong together")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} lacks or garbles an entry; delete {folder} and prepare again") from error
     images = folder / IMAGES_FILE
-    if not images.is_file() or images.stat().st_size < needed:
+    if not images.is_file() or images.stat().st_size < len(index.names) * index.size**2:
         raise InputError(f"{images} is shorter than its index says; delete {folder} and prepare again")
     return index
 

@@ -74,9 +74,14 @@ def read_header(data: bytes, name: str) -> Dataset:
 def _refuse_bomb(data: bytes, name: str) -> None:
     """Refuse a deflated file that would inflate beyond what any film takes; pydicom inflates without a limit."""
     end = _META.stop + int.from_bytes(data[_META], "little")
-    if data[_MAGIC] == b"DICM" and _DEFLATED in data[_META.stop : end]:
-        if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:], MAX_INFLATED + 1)) > MAX_INFLATED:
-            raise InputError(f"{name} inflates beyond {MAX_INFLATED >> 20} MiB, more than any film; it was not opened")
+    if data[_MAGIC] != b"DICM" or _DEFLATED not in data[_META.stop : end]:
+        return
+    inflater, rest, length = zlib.decompressobj(-zlib.MAX_WBITS), data[end:], 0
+    while rest and length <= MAX_INFLATED:
+        length += len(inflater.decompress(rest, 2**20))
+        rest = inflater.unconsumed_tail
+    if length > MAX_INFLATED:
+        raise InputError(f"{name} inflates beyond {MAX_INFLATED >> 20} MiB, more than any film; it was not opened")
 
 
 def display_pixels(dataset: Dataset, name: str) -> np.ndarray:

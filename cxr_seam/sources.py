@@ -23,6 +23,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 NO_FILE = "it is a link or a device, which are not followed; pack the file itself"
 
+PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
 STEP = 2**17
 """Bytes that a tar archive is read and inflated by at a time; 2^20 take more than twice as long."""
 
@@ -127,7 +129,7 @@ def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> It
     with path.open("rb", buffering=0) as raw:
         stream = _Tail(_Gunzip(raw) if gzipped else raw)
         try:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=STEP) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=STEP, tarinfo=_Header) as archive:
                 for member in archive:
                     name = _member_index(member.name, path)
                     if member.isdir() or name is None or not wanted(name):
@@ -146,16 +148,31 @@ def _walk_tar(path: Path, wanted: Callable[[str], bool], *, gzipped: bool) -> It
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header. Long names and their like, which tarfile reads into memory whole, have no more than 1 MiB."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > 2**20 and self.type in (*tarfile.GNU_TYPES, *PAX_TYPES) and self.type != tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)
+
+
 class _Tail:
     """Passes a stream on and counts its bytes and the zeros that it ends with."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
-        self.length = self.zeros = 0
+        self.length = self.zeros = self.beyond = 0
 
     def read(self, size: int) -> bytes:
-        """Return what the stream gives."""
+        """Return what the stream gives; raise EOFError where a reader does not stop at its end.
+
+        tarfile would step over a member that claims terabytes by so many empty reads, which takes hours.
+        """
         data = self.stream.read(size)
+        self.beyond += not data
+        if self.beyond > 100:
+            raise EOFError("a member claims more than the archive holds")
         zeros = len(data) - len(data.rstrip(b"\0"))
         self.zeros = zeros if zeros < len(data) else self.zeros + zeros
         self.length += len(data)

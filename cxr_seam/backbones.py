@@ -61,7 +61,7 @@ class BackboneEntry:
         cut: cuts it into stages.
         weights: address of its ImageNet weights, or a function that returns a local path.
         head: prefix of the ImageNet classifier's entries in those weights, which are not used.
-        merge_width: what a merge block gives: "skip" or "concatenation" channels (see `models.MergeBlock`).
+        merge_width: what a merge block gives: "skip" or "concatenation" channels (see `merging.MergeBlock`).
         rename: what an entry of those weights is called in the network.
     """
 

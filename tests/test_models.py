@@ -4,7 +4,8 @@ from torch import nn
 
 from cxr_seam.augment import normalise
 from cxr_seam.errors import InputError
-from cxr_seam.models import MergeBlock, build_model, count_parameters, model_names
+from cxr_seam.merging import MergeBlock
+from cxr_seam.models import build_model, count_parameters, model_names
 from cxr_seam.pooling import lse_pool
 
 TABLE_4 = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -66,14 +67,15 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
     """Read what a checkpoint says of itself, without its weights.
 
     Raises:
-        InputError: the file is missing, not safetensors, not ours, or of another format or set of findings.
+        InputError: the file is missing, not safetensors, not ours, of another format or set of findings, or its header
+            holds what it cannot.
     """
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; name a checkpoint in it, such as NAME.best.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"there is no checkpoint {path}; train a model first or correct the path") from error
     except (SafetensorError, OSError) as error:
         raise InputError(
@@ -84,17 +86,38 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(f"{path} holds weights but no {HEADER} header; only checkpoints of this program can be loaded")
     try:
         header = json.loads(text)
-    except ValueError as error:
+        if not isinstance(header, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} has a damaged {HEADER} header ({error}); train again") from error
     if header.get("format") != FORMAT:
-        raise InputError(f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}")
+        raise InputError(
+            f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}; train again"
+        )
     if header.get("findings") != list(FINDINGS):
-        raise InputError(f"{path} was trained on other findings: {header.get('findings')}")
+        raise InputError(f"{path} was trained on other findings: {header.get('findings')}; train again")
     missing = {"recipe", "epoch", "metrics", "thresholds"} - set(header)
     if missing:
         raise InputError(f"the {HEADER} header of {path} lacks {', '.join(sorted(missing))}; train again")
     told = {key: header.get(key) for key in ("epoch", "metrics", "thresholds", "films")}
-    return Checkpoint(recipe_from_dict(header["recipe"]), **told)
+    try:
+        return Checkpoint(recipe_from_dict(header["recipe"]), **_refuse_odd(told))
+    except InputError as error:
+        raise InputError(f"the {HEADER} header of {path} is damaged: {error}") from error
+
+
+def _refuse_odd(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what a header tells, if it is of the types that `Checkpoint` names."""
+    thresholds = told["thresholds"]
+    if type(told["epoch"]) is not int or not isinstance(told["metrics"], dict):
+        raise InputError("epoch or metrics are of another type; train again")
+    if not isinstance(told["films"], dict | None):
+        raise InputError("films are of another type; train again")
+    if thresholds is not None:
+        numbers = thresholds.values() if isinstance(thresholds, dict) and set(thresholds) <= set(FINDINGS) else [-1]
+        if not all(number is None or (isinstance(number, float | int) and 0 <= number <= 1) for number in numbers):
+            raise InputError("thresholds must be numbers from 0 to 1 by finding; train again")
+    return told
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:
@@ -104,16 +127,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         The model, in evaluation mode on the CPU, and the header.
 
     Raises:
-        InputError: see `read_header`; also when the weights do not fit the model that the recipe names.
+        InputError: see `read_header`; also when the weights do not fit the model that the recipe names, or are no
+            finite numbers.
     """
     about = read_header(path)
     recipe = about.recipe
-    model = model_of(recipe, weights="none")
-    with safe_open(path, framework="pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    try:
+        model = model_of(recipe, weights="none")
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (InputError, SafetensorError, OSError) as error:
+        raise InputError(f"the model in {path} cannot be built: {error}") from error
+    if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise InputError(f"the weights in {path} hold NaN or infinite numbers ({wrong[0]}); train again")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise InputError(f"the weights in {path} do not fit a {recipe.model}: {reason}") from error
+        raise InputError(
+            f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
+        ) from error
     return model.eval(), about

@@ -38,7 +38,10 @@ def save_pretrained(
     Raises:
         InputError: the checkpoint or the results cannot be read, or the results are another checkpoint's.
     """
-    card = model_card(checkpoint, results=results, license=license)
+    try:
+        card = model_card(checkpoint, results=results, license=license)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{results} is damaged ({type(error).__name__} {error}); evaluate again") from error
     folder = Path(folder)
     with whole_file(folder / MODEL_FILE) as temporary:
         shutil.copyfile(checkpoint, temporary)

@@ -7,14 +7,61 @@ authors' program differ or are silent, the choice is a field here; docs/paper-an
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InputError
 
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "batch_size", "accumulation", "trainable_from_stride"), (1, math.inf)),
+    **dict.fromkeys(("disease_free_images", "plateau_patience", "seed"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "clip_norm", "lse_gamma"), (1e-300, math.inf)),
+    **dict.fromkeys(("msml_weight", "ecr_weight"), (0, math.inf)),
+    **dict.fromkeys(("flip_probability", "plateau_factor", "hard_fraction", "box_threshold"), (0, 1)),
+    **dict.fromkeys(("validation_fraction", "betas"), (0, math.nextafter(1, 0))),
+    "rotation_degrees": (0, 180),
+    "image_size": (32, 8192),
+    "crop_area": (1e-6, 1),
+    "crop_aspect": (1e-3, 1e3),
+}
+"""Least and largest value of each number, both allowed; of a pair, of each of the two."""
+
+
+class Checked:
+    """A part of a recipe: it refuses a value of another type or outside its range as soon as it is made."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError, naming the field, where a value does not fit."""
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _is_a(value, kind):
+                wanted = getattr(kind, "__name__", kind) if get_origin(kind) is None else kind
+                raise InputError(f"{name} of a recipe must be {wanted}, not {value!r}; correct it")
+            low, high = RANGES.get(name, (-math.inf, math.inf))
+            numbers = [] if value is None or name not in RANGES else value if isinstance(value, tuple) else [value]
+            if not all(low <= number <= high for number in numbers):
+                raise InputError(f"{name} of a recipe must lie between {low:g} and {high:g}, not {value!r}; correct it")
+            if name.startswith("crop_") and value[0] > value[1]:
+                raise InputError(f"{name} of a recipe must begin with the smaller number, not {value!r}; turn it over")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type. A whole number serves as a fraction; True and NaN are no numbers."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
 
 @dataclass(frozen=True)
-class Data:
+class Data(Checked):
     """Which images are trained on (Sect. 5.2)."""
 
     disease_free_images: int = 5000  # "randomly select approx. 5000 disease-free images"
@@ -22,7 +69,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Checked):
     """How a training image is varied (Sect. 5.2)."""
 
     crop_area: tuple[float, float] = (0.80, 1.00)  # "between 80 and 100% within the image area"
@@ -32,7 +79,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(Checked):
     """What both phases of training have: an Adam optimiser, its schedule and the batches (Sect. 5.1)."""
 
     epochs: int
@@ -73,7 +120,7 @@ class SeamPhase(Phase):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """One row of the paper's tables, or a variant of one.
 
     `seam` is None where there is no second phase. With one, `start_from` names the recipe whose trained model the
@@ -95,6 +142,18 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     data: Data = field(default_factory=Data)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse, beside what `Checked` does, a recipe that trains nothing and names that would lead to other folders.
+
+        Names become names of files, and a recipe may come out of a stranger's checkpoint.
+        """
+        super().__post_init__()
+        for name in filter(None, (self.name, self.start_from)):
+            if not re.fullmatch(r"\w[\w.+-]*", name):
+                raise InputError(f"a recipe cannot be called {name!r}; take letters, digits, '_', '.', '+' and '-'")
+        if self.phase is None:
+            raise InputError(f"the recipe {self.name} has neither a backbone nor a seam phase; give it one to train")
 
     @property
     def phase(self) -> Phase:
@@ -196,12 +255,14 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """Rebuild a recipe that `recipe_to_dict` wrote, also after a trip through JSON.
 
     Raises:
-        InputError: a field is unknown or missing.
+        InputError: a field is unknown or missing, of another type or outside its range.
     """
     nested = {"backbone": BackbonePhase, "seam": SeamPhase, "augmentation": Augmentation, "data": Data}
 
     def build(kind: type, content: dict[str, Any]) -> Any:
-        unknown = set(content) - {f.name for f in fields(kind)}
+        if not isinstance(content, dict):
+            raise InputError(f"a recipe must be fields and their values, not {content!r}; write it with recipe_to_dict")
+        unknown = {str(key) for key in content} - {f.name for f in fields(kind)}
         if unknown:
             raise InputError(f"the recipe has fields this version does not know: {', '.join(sorted(unknown))}")
         tupled = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
@@ -210,8 +271,9 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
         except TypeError as error:
             raise InputError(f"the recipe lacks a field: {error}") from error
 
-    parts = {
-        key: build(nested[key], value) if key in nested and isinstance(value, dict) else value
-        for key, value in values.items()
-    }
-    return build(Recipe, parts)
+    if isinstance(values, dict):
+        values = {
+            key: build(nested[key], value) if key in nested and isinstance(value, dict) else value
+            for key, value in values.items()
+        }
+    return build(Recipe, values)

@@ -78,8 +78,8 @@ def load_results(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no {path}; run notebook 04 (or python -m cxr_seam evaluate) first")
     try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); evaluate again") from error
     found = results.get("format") if isinstance(results, dict) else None
     if found != FORMAT:
@@ -230,8 +230,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
     paired 95 % interval; elsewhere it has none, since the two intervals alone do not tell it.
 
     Raises:
-        InputError: they have no method in common.
+        InputError: they have no method in common, or one lacks or garbles an entry.
     """
+    _refuse_damaged(first, "first")
+    _refuse_damaged(second, "second")
     same_draws = all(first[key] == second[key] for key in ("draws", "seed"))
     paired = {
         kind: same_draws and first["data"][digest] == second["data"][digest]
@@ -254,6 +256,24 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
         raise InputError("the two results have no method in common; compare results of the same kind of models")
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     return Comparison(table, paired, _reason(paired, same_draws=same_draws))
+
+
+def _refuse_damaged(results: Mapping[str, Any], which: str) -> None:
+    """Read off once all that is compared."""
+    try:
+        for key in ("draws", "seed"):
+            int(results[key])
+        for key in ("test_sha256", "boxed_sha256"):
+            str(results["data"][key])
+        for method in results["localization"]:
+            for figure in FIGURES:
+                said(key_value(results, method, figure))
+            for draws in results["samples"].get(method, {}).values():
+                pd.array(draws, dtype="Float64")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the {which} results are damaged ({type(error).__name__} {error}); evaluate again or name another file"
+        ) from error
 
 
 def _reason(paired: Mapping[str, bool], *, same_draws: bool) -> str:

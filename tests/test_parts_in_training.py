@@ -1,0 +1,46 @@
+"""Parts chosen by name go through both phases of a real, tiny training and back from disk."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+
+from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.films import Films
+from cxr_seam.nih import choose_training_images, load_tables
+from cxr_seam.recipes import find_recipe
+from cxr_seam.training import best_path, starting_model, train
+
+
+@pytest.mark.parametrize(
+    ("pooling", "refiner", "equivariance"),
+    [
+        ("attention", "pcm_shallow", "mixture"),
+        ("lse_lba", "self_attention", "rescaling"),
+    ],
+)
+def test_each_phase_trains_its_own_parts_and_no_other(
+    pooling, refiner, equivariance, demo_folder, demo_store, tmp_path
+):
+    tables = load_tables(demo_folder)
+    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    training, validation = (Films(demo_store, tables, image_index=names) for names in chosen)
+    first = replace(find_recipe("multires_tiny"), pooling=pooling)
+    second = replace(find_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
+    second = replace(second, seam=replace(second.seam, equivariance=equivariance))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no film that .* is trained on shows")
+        for recipe in (first, second):
+            train(recipe, tmp_path, train_films=training, validation_films=validation)
+    starts = []
+    for recipe in (first, second):
+        set_seed(recipe.seed)
+        starts.append(starting_model(recipe, tmp_path, weights="none")[0].state_dict())
+    ends = [load_checkpoint(best_path(tmp_path, recipe.name))[0].state_dict() for recipe in (first, second)]
+    for part, (start, end) in zip(("pool.", "pcm."), zip(starts, ends, strict=True), strict=True):
+        learned = {key for key in end if key.startswith(part)}
+        assert learned and not any(torch.equal(start[key], end[key]) for key in learned)
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if not key.startswith("pcm."))
+    assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("pcm."))

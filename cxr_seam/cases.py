@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .boxes import PAPER_THRESHOLD, iou
+from .boxes import PAPER_THRESHOLD, boxes_from_heatmap, iou
 from .errors import InputError
 from .findings import FINDINGS, canonical_finding
 from .heatmaps import PAPER_SIZE, heat_maps
 from .hits_and_misses import HIT
-from .localization import XYWH, predicted_boxes
+from .localization import ORIGINAL_SIZE, XYWH
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One film, ready to be shown; figures and the explorer take these.
+    """One film, ready to be shown; figures and the explorer take these. Nothing of it changes once it is made.
 
     Attributes:
         image_index: name of the film.
@@ -43,6 +43,7 @@ class Case:
     true_boxes: pd.DataFrame
     patient_id: int | None = None
     doubts: tuple[str, ...] = ()
+    _hits: dict[tuple[str, str], bool | None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit together."""
@@ -77,18 +78,31 @@ class Case:
         They are made from a heat map of the paper's size, whatever the film's, so that the boxes drawn are the
         boxes scored.
         """
-        heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return self.boxes_of(heatmap, finding, threshold=threshold)
-
-    def boxes_of(self, heatmap: np.ndarray, finding: str, *, threshold: float = PAPER_THRESHOLD) -> np.ndarray:
-        """Return the boxes of one heat map of this film, as `predicted` does."""
-        boxes = predicted_boxes(heatmap[None], self.image_index, [finding], threshold=threshold)
-        return boxes[XYWH].to_numpy(dtype=np.float64)
+        return original_boxes(self.heatmap(model, finding, size=PAPER_SIZE), threshold=threshold)
 
     def true(self, finding: str) -> np.ndarray:
         """Return the true boxes of `finding`, (M, 4) x, y, w, h in pixels of the original."""
-        rows = self.true_boxes["finding"] == finding
-        return self.true_boxes.loc[rows, XYWH].to_numpy(dtype=np.float64)
+        return self.true_boxes[XYWH].to_numpy(dtype=np.float64)[self.true_boxes["finding"].to_numpy() == finding]
+
+    def is_hit(self, model: str, finding: str) -> bool | None:
+        """Tell whether `model`'s best box at the paper's Q has an IoU above 0.1 with a true one; None without any.
+
+        The answer is kept: menus ask for it of every film, again and again.
+        """
+        if (model, finding) not in self._hits:
+            true = self.true(finding)
+            self._hits[model, finding] = best_iou(self.predicted(model, finding), true) > HIT if len(true) else None
+        return self._hits[model, finding]
+
+
+def original_boxes(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOLD) -> np.ndarray:
+    """Return the boxes (K, 4) of one heat map (H, W) as `localization.predicted_boxes` has them, without its table.
+
+    A table takes several times as long as the boxes, which counts while a slider moves.
+    """
+    height, width = heatmap.shape
+    scale = ORIGINAL_SIZE / np.array([width, height, width, height])
+    return boxes_from_heatmap(heatmap, threshold=threshold).xywh * scale
 
 
 def best_iou(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -107,7 +121,7 @@ def choose_cases(
 
     Args:
         cases: to choose from.
-        which: `ALL`, `LABELLED`, `HITS` (best box of `model` at the paper's Q has an IoU above 0.1) or `MISSES`.
+        which: `ALL`, `LABELLED`, `HITS` of `model` (`Case.is_hit`) or `MISSES`.
         finding: whose labels, hits or misses.
         model: whose hits or misses.
         patient_id: whose films; None: anybody's.
@@ -120,8 +134,7 @@ def choose_cases(
         if patient_id is not None and case.patient_id != patient_id:
             continue
         if which in (HITS, MISSES):
-            true = case.true(finding)
-            fits = len(true) > 0 and (best_iou(case.predicted(model, finding), true) > HIT) == (which == HITS)
+            fits = case.is_hit(model, finding) is (which == HITS)
         else:
             fits = which == ALL or finding in case.labels
         if fits:

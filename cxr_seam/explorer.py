@@ -1,13 +1,14 @@
 """A small viewer for notebooks: one picture that follows menus and sliders.
 
 One image widget is set anew with PNG bytes at every change; nothing is printed or appended, so that it behaves
-the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). ipywidgets gives a picture no alternative text (a tip on one
-breaks its display in 8.1), so the sentence below it says what it shows.
+the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). The sentence below the picture says what it shows, and is
+read out by screen readers whenever it changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from threading import RLock
 from typing import Any
@@ -15,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from .affinity_row import affinity_row, embed_film, share_of_half
-from .cases import ALL, HITS, MISSES, Case, best_iou, choose_cases
+from .cases import ALL, HITS, MISSES, Case, best_iou, choose_cases, original_boxes
 from .errors import InputError
 from .evaluation import models_of
-from .explorer_controls import ANYBODY, Controls, uploaded_files
+from .explorer_controls import ANYBODY, NAME_SLIDERS, Controls, uploaded_files
 from .findings import FINDINGS
 from .gallery import case_of_file
 from .heatmaps import PAPER_SIZE
 from .predict import Predictor
-from .render import PANEL_WIDTH, Bars, Panel, render_png
+from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .results import REFINED
 
 
@@ -59,7 +60,7 @@ class Explorer(Controls):
             predictors: the models that made the cases (`evaluation.family_predictors`); without them no film can be
                 brought, the PCM cannot be asked, and nothing is decided from the probabilities.
             finding: shown first; by default one that the first case has a true box of, else its first label.
-            width: of a panel in pixels.
+            width: of a panel in pixels, on a wide page.
 
         Raises:
             InputError: there is no case, or the finding is unknown.
@@ -70,6 +71,7 @@ class Explorer(Controls):
         self._predictors, self._width = dict(predictors or {}), width
         self._own: list[Case] = []
         self._embedded: tuple[Case, Any] | None = None
+        self._heatmap = lru_cache(maxsize=8)(Case.heatmap)  # of the film and finding in sight, for every slider
         self._busy, self._one_at_a_time = False, RLock()
         if finding is None:
             first = self._cases[0]
@@ -139,20 +141,21 @@ class Explorer(Controls):
         true_boxes = case.true(finding)
         panels, notes = [], []
         for model in case.models:
-            heatmap = case.heatmap(model, finding, size=PAPER_SIZE)
-            boxes = case.boxes_of(heatmap, finding, threshold=self.threshold.value)
-            note = f"{finding} {case.probability(model, finding):.2f}, {_count(len(boxes))}"
+            heatmap = self._heatmap(case, model, finding, size=PAPER_SIZE)
+            boxes = original_boxes(heatmap, threshold=self.threshold.value)
+            said, found = f"{finding} {case.probability(model, finding):.2f}", _count(len(boxes))
             if len(true_boxes):
-                note += f", IoU {best_iou(boxes, true_boxes):.2f}"
-            panels.append(Panel(model, note.replace("_", " "), heatmap, boxes))
-            notes.append(f"{model}: {note}{self._decision(case, model)}")
+                found += f", IoU {best_iou(boxes, true_boxes):.2f}"
+            panels.append(Panel(model, f"{said.replace('_', ' ')}\n{found}", heatmap, boxes))
+            notes.append(f"{model}: {said}, {found}{self._decision(case, model)}")
         below = self._asked(case)
         self.picture.value = render_png(
             case.film,
             panels,
             true_boxes=true_boxes,
             opacity=self.opacity.value,
-            width=self._width,
+            width=min(self._width, NARROW_WIDTH) if self.narrow.value else self._width,
+            narrow=self.narrow.value,
             colour_map=self.colours.value,
             below=below,
             bars=self._bars(case),
@@ -166,7 +169,7 @@ class Explorer(Controls):
             known = f"a film of yours, of which no truth is known.{doubts}"
         words = f"{finding} on {case.image_index}, {known} {'; '.join(notes)}."
         if below is not None:
-            words += f" For the marked place the PCM draws on the whole film: {below.note}."
+            words += f" For the marked place the PCM draws on the whole film: {below.note}.".replace("\n", " ")
         self.line.value = _said(words)
 
     def _decision(self, case: Case, model: str) -> str:
@@ -201,12 +204,15 @@ class Explorer(Controls):
             self._embedded = case, embed_film(self._predictors[REFINED], case.film)
         place = (self.across.value / 100, self.down.value / 100)
         row = affinity_row(self._embedded[1], across=place[0], down=place[1])
-        note = f"half of the weight on {share_of_half(row):.0%} of the film"
+        note = f"half of the weight\non {share_of_half(row):.0%} of the film"
         return Panel("PCM: drawn on for the ring", note, row / max(row.max(), 1e-12), np.empty((0, 4)), place)
 
     def _take(self, change: Any) -> None:
         """Show a film that was brought to the models, and look at it."""
-        for name, data in uploaded_files(change["new"]):
+        files = uploaded_files(change["new"])
+        if files:
+            self.upload.set_trait("value", type(self.upload.value)())  # else the same file would not be told of again
+        for name, data in files:
             try:
                 case = case_of_file(self._predictors, data, name=name)
             except InputError as error:
@@ -224,9 +230,9 @@ class Explorer(Controls):
 
     def _ipython_display_(self) -> None:
         """Show the viewer where a notebook shows the value of a cell."""
-        from IPython.display import display
+        from IPython.display import Javascript, display
 
-        display(self.widget)
+        display(self.widget, Javascript(NAME_SLIDERS))
 
 
 def _said(words: str, *, role: str = "status") -> str:

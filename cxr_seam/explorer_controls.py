@@ -1,6 +1,7 @@
 """The explorer's controls: menus, sliders, a button, and what ipywidgets 7.7 and 8.1 do differently.
 
-Every control has a name and a tip, is reached by the Tab key and moved by the arrow keys.
+Every control has a name and a tip, is reached by the Tab key and moved by the arrow keys. Sliders get their names for
+screen readers, and the picture its text, from a script, where the page lets one run.
 """
 
 from __future__ import annotations
@@ -29,10 +30,26 @@ _TIPS = {
     "threshold": "Part of the heat map's maximum from which on a point belongs to a box",
     "opacity": "How strongly the heat map covers the film",
     "colours": "Colours of the heat map; jet is the paper's",
+    "narrow": "Two films a row instead of three and letters as large, for a narrow page",
     "across": "Place that the PCM is asked about: per cent of the film's width from its left edge",
     "down": "Place that the PCM is asked about: per cent of the film's height from its upper edge",
     "upload": "Choose an image file of a frontal chest film of your own; it stays on the machine the notebook runs on",
 }
+
+NAME_SLIDERS = """
+let looks = 60;  // the widgets come some time after this script
+const timer = setInterval(() => {
+    for (const slider of document.querySelectorAll(".widget-slider")) {
+        const name = slider.querySelector(".widget-label")?.textContent;
+        const handle = slider.querySelector("[role=slider], .ui-slider-handle");
+        if (name && handle) handle.setAttribute("aria-label", name);
+    }
+    for (const picture of document.querySelectorAll("img.widget-image:not([alt])"))
+        picture.alt = "Films with heat maps, boxes and probabilities; the sentence below says what they show.";
+    if (!--looks) clearInterval(timer);
+}, 500);
+"""
+"""What ipywidgets leaves out: it writes a slider's name beside it, but tells no screen reader that it is the name."""
 
 
 class Controls:
@@ -41,9 +58,9 @@ class Controls:
     Attributes:
         which, model, patient: menus that choose which films are offered.
         finding, image: menus; `.value` is a finding, and the place of a case (None where none fits).
-        threshold, opacity, colours: how boxes and heat maps are drawn.
+        threshold, opacity, colours, narrow: how boxes and heat maps are drawn, and whether for a narrow page.
         across, down: sliders, per cent of the film: the place whose row of the affinity is shown.
-        all: the ten of these.
+        all: the eleven of these.
         upload: button for a film of one's own.
         picture, line: an image, and HTML below it.
         widget: the box around all of them.
@@ -64,16 +81,18 @@ class Controls:
         self.threshold = _share("Threshold Q", PAPER_THRESHOLD, low=0.05)
         self.opacity = _share("Opacity", OPACITY, low=0.0)
         self.colours = _control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
+        self.narrow = _control(widgets.Checkbox, "Narrow page", value=False)
         self.across, self.down = (
             _control(widgets.IntSlider, f"PCM at {axis} %", min=0, max=100, value=50) for axis in ("x", "y")
         )
         self.upload = widgets.FileUpload(description="Your film", layout=widgets.Layout(width="auto"))
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        # At its own size, so that its letters are sharp, and smaller only where the page is.
+        self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.line = widgets.HTML()
         for name, tip in _TIPS.items():
             tell(getattr(self, name), tip)
         chosen_by = [self.which, self.model, self.patient, self.finding, self.image]
-        drawn_by = [self.colours, self.threshold, self.opacity]
+        drawn_by = [self.colours, self.threshold, self.opacity, self.narrow]
         place = [self.across, self.down]
         self.all = [*chosen_by, *drawn_by, *place]
         shown = [*chosen_by, *drawn_by, *(place if with_pcm else []), *([self.upload] if with_upload else [])]

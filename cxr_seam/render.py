@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-PANEL_WIDTH = 320
+PANEL_WIDTH, NARROW_WIDTH = 320, 232
+"""Pixels of a panel, three a row on a wide page and two on a narrow one; letters are of the same size on both."""
 GROUND, INK, FAINT = (17, 17, 17), (240, 240, 240), (178, 178, 178)
 BAR_COLOURS = ((86, 180, 233), (230, 159, 0), (204, 121, 167))
 """Okabe and Ito's sky blue, orange and purple: apart from each other, and from the boxes, for any colour vision."""
-HEAD, FOOT, MARGIN = 46, 30, 8  # pixels: title above a panel, legend below, space between panels
+HEAD, NOTE_LINE, FOOT, MARGIN = 46, 16, 30, 8
+"""Pixels: title and note above a panel, each further line of the note, legend below, space between panels."""
 _BAR_ROW, _BARS_AT_LEAST = 20, 480
 _NAMES, _NUMBER = 130, 34  # pixels: the findings' names left of the bars, each model's number right of them
 
@@ -33,8 +35,8 @@ _NAMES, _NUMBER = 130, 34  # pixels: the findings' names left of the bars, each 
 class Panel(NamedTuple):
     """One view of a film.
 
-    `heatmap` is (h, w) float in [0, 1] over the whole film; `boxes` (K, 4) x, y, w, h in pixels of the original;
-    `mark` a place as shares of width and height, drawn as a ring.
+    `note` may have several lines; `heatmap` is (h, w) float in [0, 1] over the whole film; `boxes` are (K, 4) x, y, w,
+    h in pixels of the original; `mark` is a place as shares of width and height, drawn as a ring.
     """
 
     title: str
@@ -60,6 +62,7 @@ def render_png(
     opacity: float = OPACITY,
     width: int = PANEL_WIDTH,
     colour_map: str = "inferno",
+    narrow: bool = False,
     below: Panel | None = None,
     bars: Sequence[Bars] = (),
     chosen: str | None = None,
@@ -73,8 +76,9 @@ def render_png(
         opacity: of the heat map, 0 to 1.
         width: of a panel in pixels; its height keeps the film's proportions.
         colour_map: see `overlay`.
-        below: a panel for a second row, which true boxes are not drawn on.
-        bars: models whose probabilities stand in that row.
+        narrow: two panels a row, the one below among them, and the bars under all.
+        below: a panel for a second row, or the last place of narrow ones, which true boxes are not drawn on.
+        bars: models whose probabilities stand beside that panel.
         chosen: the finding whose bars stand out.
 
     Returns:
@@ -89,29 +93,40 @@ def render_png(
     if not panels:
         raise InputError("there is no panel to draw; give at least one model")
     film = _resized(film, (width, max(1, round(width * film.shape[0] / film.shape[1]))))
-    step, first_row = width + MARGIN, HEAD + film.shape[0] + FOOT
-    across = max(step * len(panels), (step if below else 0) + (_BARS_AT_LEAST if bars else 0)) + MARGIN
-    second_row = max(HEAD + film.shape[0] if below else 0, HEAD + _BAR_ROW * len(FINDINGS) if bars else 0)
-    canvas = np.full((first_row + second_row + (MARGIN if second_row else 0), across, 3), GROUND, dtype=np.uint8)
-    rows = [(panels, 0, true_boxes), ([below] if below else [], first_row, np.empty((0, 4)))]
-    for shown, top, true in rows:
-        for place, panel in enumerate(shown):
-            picture = _view(film, panel, true, opacity=opacity, colour_map=colour_map)
-            left = MARGIN + place * step
-            canvas[top + HEAD : top + HEAD + picture.shape[0], left : left + width] = picture
-    _lines_of_legend(canvas, HEAD + film.shape[0], colour_map, predicted=_any_box(panels), true=len(true_boxes) > 0)
+    films = [*panels, *([below] if below else [])]
+    in_row = 2 if narrow else len(panels)
+    rows = [films[at : at + in_row] for at in range(0, len(films), in_row)]
+    head = HEAD + NOTE_LINE * max(panel.note.count("\n") for panel in films)
+    step, high = width + MARGIN, head + film.shape[0]
+    tops = [row * high + (FOOT if row else 0) for row in range(len(rows) + 1)]
+    # The bars stand right of the film below, or under everything where a page has no room for that.
+    bars_at = (MARGIN, tops[-1]) if narrow else (MARGIN + (step if below else 0), high + FOOT)
+    bottom = max(tops[-1], high + FOOT, bars_at[1] + HEAD + _BAR_ROW * len(FINDINGS) if bars else 0)
+    across = max(step * len(rows[0]), bars_at[0] - MARGIN + (_BARS_AT_LEAST if bars else 0)) + MARGIN
+    canvas = np.full((bottom + (MARGIN if below or bars else 0), across, 3), GROUND, dtype=np.uint8)
+    placed = [
+        (panel, MARGIN + column * step, top)
+        for row, top in zip(rows, tops, strict=False)
+        for column, panel in enumerate(row)
+    ]
+    for panel, left, top in placed:
+        true = np.empty((0, 4)) if panel is below else true_boxes
+        picture = _view(film, panel, true, opacity=opacity, colour_map=colour_map)
+        canvas[top + head : top + high, left : left + width] = picture
+    boxes = {"predicted": any(len(panel.boxes) for panel in panels), "true": len(true_boxes) > 0}
+    _lines_of_legend(canvas, high, colour_map, **boxes)
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    for shown, top, _ in rows:
-        for place, panel in enumerate(shown):
-            left = MARGIN + place * step
-            write(draw, (left, top + 20), panel.title, size=15)
-            write(draw, (left, top + 38), panel.note, size=12, colour=FAINT)
-    _words_of_legend(draw, HEAD + film.shape[0], predicted=_any_box(panels), true=len(true_boxes) > 0)
+    for panel, left, top in placed:
+        write(draw, (left, top + 20), panel.title, size=15)
+        for number, line in enumerate(panel.note.split("\n")):
+            write(draw, (left, top + 38 + NOTE_LINE * number), line, size=12, colour=FAINT)
+    _words_of_legend(draw, high, **boxes)
     if bars:
-        _draw_bars(draw, bars, (MARGIN + (step if below else 0), first_row, across - MARGIN), chosen)
-    _, png = cv2.imencode(".png", np.asarray(picture)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return png.tobytes()
+        _draw_bars(draw, bars, (*bars_at, across - MARGIN), chosen)
+    # One filter for all rows: trying each on every row takes longer than all the drawing, and saves next to nothing.
+    how = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    return cv2.imencode(".png", np.asarray(picture)[..., ::-1], how)[1].tobytes()
 
 
 def write(
@@ -152,10 +167,6 @@ def _view(film: np.ndarray, panel: Panel, true_boxes: np.ndarray, **look: Any) -
         for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
             cv2.circle(picture, centre, 8, colour, thickness, cv2.LINE_AA)
     return picture
-
-
-def _any_box(panels: Sequence[Panel]) -> bool:
-    return any(len(panel.boxes) for panel in panels)
 
 
 def _lines_of_legend(canvas: np.ndarray, top: int, colour_map: str, *, predicted: bool, true: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from threading import Event, Thread
 
 import cv2
@@ -9,16 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.cases import Case
+from cxr_seam import cases
+from cxr_seam.boxes import iou
+from cxr_seam.cases import HITS, MISSES, Case, choose_cases
 from cxr_seam.errors import InputError
 from cxr_seam.explorer import Explorer
 from cxr_seam.explorer_controls import uploaded_files
 from cxr_seam.findings import FINDINGS
+from cxr_seam.localization import XYWH, predicted_boxes
 from cxr_seam.models import build_model
 from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import find_family
-from cxr_seam.render import FOOT, HEAD
+from cxr_seam.render import FOOT, HEAD, NOTE_LINE
 from cxr_seam.results import REFINED, STANDARD
 
 
@@ -46,7 +50,7 @@ def _decode(png: bytes) -> np.ndarray:
 
 def _boxes_of(explorer: Explorer, colour: tuple[int, int, int]) -> int:
     """Pixels of a colour on the panels, which are 128 pixels high; the legend is left out."""
-    panels = _decode(bytes(explorer.picture.value))[HEAD : HEAD + 128]
+    panels = _decode(bytes(explorer.picture.value))[HEAD + NOTE_LINE : HEAD + NOTE_LINE + 128]
     return int((panels == colour).all(axis=-1).sum())
 
 
@@ -92,7 +96,14 @@ def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_los
 
 @pytest.mark.parametrize(
     ("control", "value"),
-    [("finding", "Nodule"), ("image", 1), ("threshold", 0.95), ("opacity", 0.1), ("colours", "jet")],
+    [
+        ("finding", "Nodule"),
+        ("image", 1),
+        ("threshold", 0.95),
+        ("opacity", 0.1),
+        ("colours", "jet"),
+        ("narrow", True),
+    ],
 )
 def test_every_control_changes_the_picture_and_back(explorer, control, value):
     before = explorer.picture.value
@@ -174,6 +185,30 @@ def test_films_are_offered_by_patient_label_and_hit(explorer):
     assert offered() == []
 
 
+def test_hits_are_those_of_the_table_of_boxes_and_are_found_once(monkeypatch):
+    """The reference goes by way of the tables that are scored: heat map, boxes, best box, its IoU above 0.1."""
+    some = [_case(f"0000000{seed}_000.png", seed=seed) for seed in range(8)]
+    reference = {}
+    for place, case in enumerate(some):
+        for model in case.models:
+            heatmap = case.heatmap(model, "Mass", size=256)
+            table = predicted_boxes(heatmap[None], case.image_index, ["Mass"])
+            best = table[XYWH].to_numpy()[:1]
+            assert case.predicted(model, "Mass") == pytest.approx(table[XYWH].to_numpy())
+            reference.setdefault(model, []).extend([place] if iou(best, case.true("Mass")).max() > 0.1 else [])
+    drawn = []
+    count = cases.original_boxes
+    monkeypatch.setattr(cases, "original_boxes", lambda *heatmap, **q: drawn.append(1) or count(*heatmap, **q))
+    for _ in range(2):
+        for model, hits in reference.items():
+            assert choose_cases(some, which=HITS, finding="Mass", model=model) == hits
+            misses = choose_cases(some, which=MISSES, finding="Mass", model=model)
+            assert sorted(hits + misses) == list(range(8))
+            assert choose_cases(some, which=HITS, finding="Nodule", model=model) == []
+    assert 0 < sum(map(len, reference.values())) < 24
+    assert len(drawn) == 24  # of each model on each film, once
+
+
 @pytest.fixture(scope="module")
 def predictors() -> dict[str, Predictor]:
     standard, _, refined = find_family("tiny")
@@ -208,7 +243,8 @@ def test_a_place_shows_its_row_of_the_affinity_and_changes_nothing_else(predicto
     explorer.across.value, explorer.down.value = 10, 90
     after = _decode(bytes(explorer.picture.value))
     changed = np.argwhere((before != after).any(axis=-1))
-    assert changed[:, 0].min() >= HEAD + 128 + FOOT and changed[:, 1].max() < 8 + 128 + 60  # its note may be wider
+    # Its note may be wider than the film.
+    assert changed[:, 0].min() >= HEAD + NOTE_LINE + 128 + FOOT and changed[:, 1].max() < 8 + 128 + 60
     explorer.finding.value = "Nodule"
     cam = _case().cams[REFINED][FINDINGS.index("Nodule")]
     down, across = np.unravel_index(cam.argmax(), cam.shape)
@@ -232,10 +268,27 @@ def test_a_film_of_ones_own_is_shown_and_a_bad_file_is_told(predictors):
     assert explorer.picture.value != before and "mine.png" in explorer.line.value
     assert explorer.image.options[explorer.image.index][0] == "mine.png: yours"
     assert "Is it a frontal chest film?" in explorer.line.value
-    assert _decode(bytes(explorer.picture.value)).shape[0] > HEAD + round(128 * 64 / 48)  # in its own proportions
+    # In its own proportions.
+    assert _decode(bytes(explorer.picture.value)).shape[0] > HEAD + NOTE_LINE + round(128 * 64 / 48)
     assert "no truth is known" in explorer.line.value and "labelled" not in explorer.line.value
     explorer.image.value = 0
     assert "no truth is known" not in explorer.line.value
+
+
+def test_a_film_can_be_brought_twice(predictors):
+    """A browser sends a file again that has been looked at; a value that did not change would tell nobody."""
+    pytest.importorskip("ipywidgets")
+    explorer = Explorer([_case()], predictors=predictors, width=128)
+    content = _png(np.eye(64, dtype=np.uint8) * 200)
+    if isinstance(explorer.upload.value, dict):  # ipywidgets 7
+        sent = {"mine.png": {"metadata": {"name": "mine.png"}, "content": content}}
+    else:
+        when = datetime(2020, 3, 4)
+        sent = ({"name": "mine.png", "type": "", "size": 1, "content": memoryview(content), "last_modified": when},)
+    for brought in (1, 2):
+        explorer.upload.set_trait("value", sent)
+        assert "mine.png" in explorer.line.value and len(explorer.image.options) == 1 + brought
+        explorer.image.value = 0
 
 
 def test_uploads_are_read_as_either_version_of_ipywidgets_gives_them():

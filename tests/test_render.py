@@ -9,7 +9,7 @@ import pytest
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
-from cxr_seam.render import BAR_COLOURS, FOOT, HEAD, Bars, Panel, render_png
+from cxr_seam.render import BAR_COLOURS, FOOT, HEAD, NARROW_WIDTH, NOTE_LINE, Bars, Panel, render_png
 
 FILM = np.full((96, 96), 120, np.uint8)
 NO_BOXES = np.zeros((0, 4))
@@ -33,6 +33,38 @@ def test_picture_is_as_wide_as_its_panels_and_keeps_the_film_in_proportion():
     assert three.shape[1] - one.shape[1] == 2 * (200 + 8)
     taller = _decode(render_png(np.zeros((100, 100), np.uint8), [panel], true_boxes=NO_BOXES, width=200))
     assert taller.shape[0] - one.shape[0] == 100
+
+
+def test_a_narrow_picture_has_two_films_a_row_and_its_bars_below_them():
+    films = [Panel("", "", np.full((4, 4), level), NO_BOXES) for level in (0.2, 0.4, 0.6)]
+    below = Panel("", "", np.full((4, 4), 0.8), NO_BOXES, mark=(0.5, 0.5))
+    box = np.array([[0, 0, 512, 512]])
+    bars = [Bars("", np.full(14, 0.5), np.full(14, np.nan))]
+    parts = {"true_boxes": box, "below": below, "bars": bars, "width": NARROW_WIDTH}
+    narrow = _decode(render_png(FILM, films, narrow=True, **parts))
+    wide = _decode(render_png(FILM, films, **parts))
+    assert narrow.shape[1] == 8 + 2 * (NARROW_WIDTH + 8) <= 490  # what a page of 600 pixels leaves to a cell
+    # The same films, in reading order: each looks as it does on the wide picture.
+    down = HEAD + NARROW_WIDTH + FOOT
+    at = {"narrow": [(0, 0), (0, 1), (1, 0), (1, 1)], "wide": [(0, 0), (0, 1), (0, 2), (1, 0)]}
+    for (row, column), (wide_row, wide_column) in zip(at["narrow"], at["wide"], strict=True):
+        y, x = HEAD + row * down, 8 + column * (NARROW_WIDTH + 8)
+        wide_y, wide_x = HEAD + wide_row * down, 8 + wide_column * (NARROW_WIDTH + 8)
+        film = narrow[y : y + NARROW_WIDTH, x : x + NARROW_WIDTH]
+        assert np.array_equal(film, wide[wide_y : wide_y + NARROW_WIDTH, wide_x : wide_x + NARROW_WIDTH])
+        assert (len(_places(film, TRUE_COLOUR)) > 0) == ((row, column) != (1, 1))
+    assert _places(narrow, BAR_COLOURS[0])[:, 0].min() > down + HEAD + NARROW_WIDTH
+
+
+def test_a_note_may_have_two_lines():
+    one, two = (
+        _decode(render_png(FILM, [Panel("", note, np.zeros(FILM.shape), NO_BOXES)], true_boxes=NO_BOXES, width=200))
+        for note in ("Mass", "Mass\nMass")
+    )
+    assert two.shape[0] - one.shape[0] == NOTE_LINE
+    first = two[HEAD - 20 : HEAD - 4]
+    assert np.array_equal(first, one[HEAD - 20 : HEAD - 4])
+    assert np.array_equal(first, two[HEAD - 20 + NOTE_LINE : HEAD - 4 + NOTE_LINE])  # the same word, one line below
 
 
 def test_boxes_are_where_they_should_be_in_their_colours():

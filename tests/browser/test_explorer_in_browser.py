@@ -129,7 +129,7 @@ def _until(ready: Callable[[], bool], server: subprocess.Popen[bytes], log: Path
 
 
 @pytest.fixture(scope="module")
-def page(chromium: str, address: str) -> Iterator[Any]:
+def page(chromium: str, address: str, screenshots: Path) -> Iterator[Any]:
     """The notebook, all of its cells run by the menu."""
     with playwright.sync_playwright() as driver:
         # No sandbox, which root cannot have and many containers neither; only pages of our own are opened.
@@ -138,22 +138,30 @@ def page(chromium: str, address: str) -> Iterator[Any]:
         )
         page = browser.new_page(viewport={"width": 1280, "height": 1500})
         page.set_default_timeout(PATIENCE * 1000)
-        page.goto(address, wait_until="domcontentloaded")
-        page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
-        question = page.locator(".jp-Dialog .jp-mod-accept")  # which kernel? it may come, and late
-        page.add_locator_handler(question, lambda: question.click())
-        page.wait_for_timeout(3000)
-        page.locator(".jp-NotebookPanel .jp-Cell").first.click()
-        page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
-        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
-        page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-        page.locator(PICTURE).wait_for()
-        page.wait_for_function(
-            "() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')]"
-            ".some(prompt => /\\*|\\[ \\]/.test(prompt.textContent))"
-        )
+        try:
+            _run_all(page, address)
+        except Exception:
+            page.screenshot(path=screenshots / "not_run.png")
+            raise
         yield page
         browser.close()
+
+
+def _run_all(page: Any, address: str) -> None:
+    page.goto(address, wait_until="domcontentloaded")
+    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+    question = page.locator(".jp-Dialog .jp-mod-accept")  # which kernel? it may come, and late
+    page.add_locator_handler(question, lambda: question.click())
+    page.wait_for_timeout(3000)
+    page.locator(".jp-NotebookPanel .jp-Cell").first.click()
+    page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+    page.locator(PICTURE).wait_for()
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')]"
+        ".some(prompt => /\\*|\\[ \\]/.test(prompt.textContent))"
+    )
 
 
 def _picture(page: Any) -> np.ndarray:
@@ -218,7 +226,7 @@ def test_a_finding_and_a_threshold_change_picture_and_boxes(page: Any, screensho
             break
     assert not np.array_equal(first, picture)
     assert _pixels(picture, PREDICTED_COLOUR) > 0
-    handle = page.locator(".widget-slider", has_text="Threshold Q").get_by_role("slider")
+    handle = page.get_by_role("slider", name="Threshold Q", exact=True)
     handle.focus()
     lower, said_lower = _after(page, lambda: [page.keyboard.press("ArrowLeft") for _ in range(8)])
     assert float(handle.get_attribute("aria-valuenow")) < 0.7
@@ -228,6 +236,25 @@ def test_a_finding_and_a_threshold_change_picture_and_boxes(page: Any, screensho
     page.locator(PICTURE).scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer_light.png")
     _no_error(page)
+
+
+def test_every_control_has_a_name_for_screen_readers_and_is_reached_by_tab(page: Any) -> None:
+    names = ["Films", "Patient", "Finding", "Film", "Colours", "Threshold Q", "Opacity", "Narrow page"]
+    names += ["PCM at x %", "PCM at y %", "Your film"]  # "of model" serves hits and misses, and sleeps until then
+    kinds = [("combobox", 5), ("slider", 2), ("checkbox", 1), ("slider", 2), ("button", 1)]
+    roles = [role for role, count in kinds for _ in range(count)]
+    viewer = page.locator(".widget-vbox", has=page.locator(PICTURE))
+    viewer.get_by_role("combobox", name="Films", exact=True).focus()
+    for name, role in zip(names, roles, strict=True):
+        control = viewer.get_by_role(role, name=re.compile(rf"^\W*{re.escape(name)}( \(\d\))?$"))
+        assert control.count() == 1, name
+        for _ in range(2):  # a slider's number can be reached, too
+            if control.evaluate("element => element === document.activeElement"):
+                break
+            page.keyboard.press("Tab")
+        assert control.evaluate("element => element === document.activeElement"), name
+        page.keyboard.press("Tab")
+    assert viewer.get_by_role("img").get_attribute("alt").startswith("Films with heat maps")
 
 
 def test_a_film_can_be_brought(page: Any, screenshots: Path, keep: Path, tmp_path: Path) -> None:
@@ -273,8 +300,13 @@ def test_the_page_reads_in_the_dark_and_in_a_narrow_window(page: Any, screenshot
     colour = page.locator(SENTENCE).evaluate("element => getComputedStyle(element).color")
     assert min(int(level) for level in re.findall(r"\d+", colour)[:3]) > 150  # light words on the dark page
     page.set_viewport_size({"width": 600, "height": 1500})
-    page.wait_for_timeout(1000)
+    picture, _ = _after(page, lambda: page.get_by_label("Narrow page").check())
     page.locator(PICTURE).scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "explorer_narrow_dark.png")
+    shown, controls = page.locator(PICTURE).bounding_box(), page.locator(".widget-gridbox").bounding_box()
+    assert shown["x"] + shown["width"] <= 600 and controls["x"] + controls["width"] <= 600
+    assert shown["width"] > 0.95 * picture.shape[1]  # its letters are as large as on a wide page
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
     page.screenshot(path=screenshots / "explorer_narrow.png")
-    picture, controls = page.locator(PICTURE).bounding_box(), page.locator(".widget-gridbox").bounding_box()
-    assert picture["x"] + picture["width"] <= 600 and controls["x"] + controls["width"] <= 600
+    _no_error(page)

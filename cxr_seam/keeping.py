@@ -27,8 +27,15 @@ class Keeper:
     """
 
     def __init__(self, folder: Path, *, name: str, scratch: Path | None = None) -> None:
-        """Keep the files of the run called `name`; what an earlier run of it could not copy waits again."""
+        """Keep the files of the run called `name`.
+
+        What an earlier run of it could not copy waits again; what it was killed in writing is removed.
+        """
         self.folder, self.scratch = Path(folder), scratch
+        for path in (path for place in self.places for path in place.glob(".*.part*")):
+            if path.name.lstrip(".").startswith(f"{name}."):
+                with suppress(OSError):
+                    path.unlink()
         left = [] if scratch is None else sorted(scratch.glob(f"{name}.*"), key=lambda path: path.stat().st_mtime)
         self.waiting = [path.name for path in left]
         self._disk = self._disk_now()  # where Drive is gone, a folder of its name may still be there
@@ -90,7 +97,8 @@ class Keeper:
         self.waiting = [other for other in self.waiting if other != name]
         for path in (place / name for place in self.places if (place / name).exists()):
             with suppress(OSError):
-                path.write_bytes(b"")  # Drive keeps removed files for a month, at their size
+                if self.scratch is not None:
+                    path.write_bytes(b"")  # Drive keeps removed files for a month, at their size
                 path.unlink()
 
     @property

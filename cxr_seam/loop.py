@@ -15,7 +15,6 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from .augment import augment
@@ -67,11 +66,8 @@ class Loop:
             )
         hardware, phase = find_hardware(), recipe.phase
         self.recipe, self.films, self.pieces = recipe, films, 1
-        # Statistics are the same in all processes, so no process need send its own to the others.
         self.accelerator = accelerator = Accelerator(
-            mixed_precision=hardware.mixed_precision,
-            cpu=hardware.device == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            mixed_precision=hardware.mixed_precision, cpu=hardware.device == "cpu"
         )
         self.sampler = Batches(
             len(films),
@@ -132,7 +128,11 @@ class Loop:
         self.objective.train()
         taken: list[tuple[Tensor, list[int]]] = []
         done = self.sampler.start
-        for (pixels, _), places in zip(load(self.films, self.sampler), self.sampler.whole(), strict=True):
+        random = torch.get_rng_state()
+        batches = iter(load(self.films, self.sampler))  # which draws a number, as it has done where a run goes on
+        if self.sampler.start:
+            torch.set_rng_state(random)
+        for (pixels, _), places in zip(batches, self.sampler.whole(), strict=True):
             taken.append((pixels, places))
             done += 1
             if len(taken) == accumulation or done == len(self.sampler):

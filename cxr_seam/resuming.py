@@ -59,7 +59,7 @@ def describe_films(train_films: Films, validation_films: Films, *, start: Path |
         "size of the films": train_films.size,
         "training films": _fingerprint(train_films),
         "validation films": _fingerprint(validation_films),
-        "model it starts from": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()[:16],
+        "model it starts from": None if start is None else _weights(start),
     }
 
 
@@ -72,6 +72,15 @@ def _fingerprint(films: Films) -> str:
     digest = hashlib.sha256("\n".join(films.image_index).encode())
     digest.update(films.labels.tobytes())
     return f"{len(films)} films, {digest.hexdigest()[:16]}"
+
+
+def _weights(checkpoint: Path) -> str:
+    """A digest of a checkpoint's weights, not of its header, which tells how long an epoch took."""
+    digest = hashlib.sha256()
+    with safe_open(checkpoint, framework="np") as file:
+        for key in sorted(file.keys()):
+            digest.update(key.encode() + file.get_tensor(key).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,8 +117,9 @@ def state_name(recipe: str, *, epoch: int, batch: int) -> str:
 
 
 def find_states(folders: Iterable[Path], recipe: str) -> list[Path]:
-    """The states of the recipe of that name in some folders, the latest first."""
+    """The states of the recipe of that name in some folders, the latest first; empty ones were being removed."""
     found = (path for folder in folders for path in folder.glob(f"{recipe}.*-*.state.safetensors"))
+    found = (path for path in found if path.stat().st_size)
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 

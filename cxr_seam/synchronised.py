@@ -8,7 +8,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, since each process's value takes part in all."""
+
+    @staticmethod
+    def forward(_: FunctionCtx, value: Tensor) -> Tensor:
+        """Add up."""
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: FunctionCtx, gradient: Tensor) -> Tensor:
+        """Add up."""
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 class SynchronisedNorm(nn.BatchNorm2d):
@@ -18,10 +37,10 @@ class SynchronisedNorm(nn.BatchNorm2d):
         """Normalise (B, C, H, W); every process must call it, with at least one film."""
         if not self.training:
             return super().forward(maps)
-        count = all_reduce(torch.tensor(float(maps.numel() // self.num_features)))
-        mean = all_reduce(maps.sum(dim=(0, 2, 3))) / count
+        count = SumOverProcesses.apply(torch.tensor(float(maps.numel() // self.num_features)))
+        mean = SumOverProcesses.apply(maps.sum(dim=(0, 2, 3))) / count
         centred = maps - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -1,11 +1,16 @@
-"""Cells of a notebook that are run out of order: a sentence says which one comes first."""
+"""What the notebooks' cells ask for: a sentence says which cell or notebook comes first; a page is shown in a frame."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 
 def need(there: Mapping[str, Any], **made_under: str) -> None:
@@ -24,3 +29,27 @@ def need(there: Mapping[str, Any], **made_under: str) -> None:
     for name, heading in made_under.items():
         if name not in there:
             raise InputError(f'`{name}` is not there yet; run the cell under "{heading}" first, or all cells in order')
+
+
+def need_model(path: Path, *, notebook: str) -> Path:
+    """Return the path of a model that an earlier notebook has trained.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not path.exists():
+        raise InputError(
+            f"there is no {path}; run notebook {notebook} first, with the same choices (on Colab tick KEEP_ON_DRIVE in "
+            "both, or stay in the same runtime)"
+        )
+    return path
+
+
+def framed(path: Path, *, height: int = 600) -> HTML:
+    """Show a page that needs no other file in a frame of so many pixels, apart from the notebook's own looks."""
+    from IPython.display import HTML
+
+    page = escape(path.read_text(encoding="utf-8"))
+    # No address: on Colab the browser cannot reach the runtime's files.
+    frame = f'<iframe title="{escape(path.name)}" srcdoc="{page}" width="100%" height="{height}"></iframe>'
+    return HTML(f"<div>{frame}</div>")

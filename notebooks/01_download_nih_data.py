@@ -24,6 +24,8 @@
 #
 # Gets chest X-rays ready for training: draws the demo's synthetic ones, or downloads NIH ChestX-ray14, shrinks every film once and looks at what is there.
 #
+# ![Eight drawn chest X-rays, each with a finding's name above it and that finding's true box in green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/films.png)
+#
 # | | |
 # |---|---|
 # | **Takes** | Demo: 41 s on two CPU cores (`make demo`). NIH: the time of a download of 5 GB (`nih-subset`) or 42 GB (`nih`); not measured. |
@@ -34,6 +36,8 @@
 
 # %% [markdown]
 # ## Set-up
+#
+# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -61,6 +65,11 @@ RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
+from IPython.core.error import UsageError
+
+if "Path" not in globals():
+    raise UsageError('run the cell under "Set-up" first')
+
 from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
@@ -73,26 +82,34 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # Each film is read once, shrunk by area averaging to the side that the recipes need (256 pixels in the paper, Sect. 5.2) and kept as grey bytes in one file, from which training reads without decoding anything. A cell that was interrupted can be run again: what is done is not done twice.
 
 # %%
+from cxr_seam.cells import need
+
+need(globals(), workspace="Choices")
 store = workspace.fetch()
 print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
 
 # %% [markdown]
 # ## What is in them
 #
-# Labels are per image: several findings may stand on one film, and nothing in training says *where* they are. Boxes exist for eight findings, on test films only; they are used to score, never to train (Sect. 3).
-
-# %%
-from cxr_seam.report import count_labels
-
-count_labels(workspace.tables(), workspace.store())
-
-# %% [markdown]
 # The official lists separate training and test films by patient. Sect. 5.2 trains on every film with a finding and about 5,000 without one, and keeps a fifth for validation; here that fifth is a fifth of the *patients*, so that no patient is on both sides.
 
 # %%
+from cxr_seam.cells import need
+
+need(globals(), workspace="Choices", store="Get the films")
 train_films, validation_films = workspace.training_films(workspace.family[0])
 print(f"{len(train_films)} films to train on, {len(validation_films)} to validate on")
 print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_films())} of them with boxes")
+
+# %% [markdown]
+# Labels are per image: several findings may stand on one film, and nothing in training says *where* they are. Boxes exist for eight findings, on test films only; they are used to score, never to train (Sect. 3).
+
+# %%
+from cxr_seam.cells import need
+from cxr_seam.report import count_labels
+
+need(globals(), workspace="Choices", store="Get the films")
+count_labels(workspace.tables(), store)
 
 # %% [markdown]
 # ## A film for each finding with boxes
@@ -100,9 +117,11 @@ print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_fil
 # The true box is green. Films are the first of each finding in the box table, not the finest.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.gallery import contact_sheet
 from cxr_seam.plots import save
 
+need(globals(), workspace="Choices", store="Get the films")
 figure = contact_sheet(workspace)
 save(figure, workspace.figures / "films.png")
 figure
@@ -112,7 +131,7 @@ figure
 #
 # NIH ChestX-ray14 holds 112,120 frontal films of 30,805 patients with fourteen findings, mined from radiology reports, and 984 boxes drawn by radiologists on 880 of the test films. There is no restriction on its use; NIH asks for a [link to the download site](https://nihcc.app.box.com/v/ChestXray-NIHCC), credit to the **NIH Clinical Center**, and a citation of X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers, *ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases*, CVPR 2017.
 #
-# - **On Colab** choose `nih-subset` or `nih` above. Archives are fetched one after another, compared with their checksums, shrunk and deleted, so a free runtime's disk suffices. Films stay on the runtime's own disk, never on Drive, and are gone with the runtime.
+# - **On Colab** choose `nih-subset` or `nih` above. Archives are fetched one after another, compared with their checksums, shrunk and deleted, so a free runtime's disk suffices. Films stay on the runtime's own disk, never on Drive, and are gone with the runtime. A notebook that is opened by its badge has a runtime of its own: it fetches the films anew, and finds the models of the others only if KEEP_ON_DRIVE is ticked in all.
 # - **On your own machine** do the same, or run `bash data_download.sh --dest data/nih` in a shell and type `data/nih` as DATA; see `bash data_download.sh --help`.
 # - **A copy you already have**, such as Kaggle's `nih-chest-xrays/data`: type its folder as DATA. It must hold the four tables and the images, in whatever subfolders.
 #

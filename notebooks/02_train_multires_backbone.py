@@ -24,16 +24,20 @@
 #
 # Trains the first phase (Sect. 4.1, 4.3): a standard network and its multi-resolution version, both on image labels alone.
 #
+# ![Training and validation loss by epoch of the standard and the MultiRes model; on the demo those of MultiRes end lower in validation](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/loss_curves.png)
+#
 # | | |
 # |---|---|
 # | **Takes** | Demo: 3 min on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
 # | **You will see** | the recipe, what augmentation does to a film, and the loss curves of both models (Fig. 5) |
-# | **Needs** | the films of notebook 01 (on Colab: in the same runtime) |
+# | **Needs** | nothing; films that notebook 01 has not left on this machine are drawn or downloaded |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
 # %% [markdown]
 # ## Set-up
+#
+# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -61,6 +65,11 @@ RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
+from IPython.core.error import UsageError
+
+if "Path" not in globals():
+    raise UsageError('run the cell under "Set-up" first')
+
 from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
@@ -73,10 +82,24 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); the other families scale them down to a small machine. `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.report import recipe_table
 
+need(globals(), workspace="Choices")
 standard, multires, refined = workspace.family
 recipe_table([standard, multires])
+
+# %% [markdown]
+# ## The films
+#
+# Those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+
+# %%
+from cxr_seam.cells import need
+
+need(globals(), workspace="Choices")
+store = workspace.fetch()
+print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
 
 # %% [markdown]
 # ## What the network sees
@@ -84,11 +107,13 @@ recipe_table([standard, multires])
 # Sect. 5.2: a crop of 80 to 100 % of the area, a horizontal flip half of the time, a rotation by up to 15 degrees.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.gallery import augmentation_sheet
 from cxr_seam.plots import save
 
-train_films, validation_films = workspace.training_films(standard)
-figure = augmentation_sheet(train_films, standard)
+need(globals(), workspace="Choices", standard="The recipe", store="The films")
+training, _ = workspace.training_films(standard)
+figure = augmentation_sheet(training, standard)
 save(figure, workspace.figures / "augmentation.png")
 figure
 
@@ -108,9 +133,14 @@ figure
 # %%
 import pandas as pd
 
+from cxr_seam.cells import need
 from cxr_seam.training import train
 
-history = train(standard, workspace.models, train_films=train_films, validation_films=validation_films)
+need(globals(), workspace="Choices", standard="The recipe", store="The films")
+training, validation = workspace.training_films(standard)
+history = train(
+    standard, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
+)
 pd.DataFrame(history)
 
 # %% [markdown]
@@ -121,9 +151,20 @@ pd.DataFrame(history)
 # $$F_o^{l} = g\big(F_o^{l+1},\, F^{l}\big)$$
 #
 # The merge block $g$ reduces both inputs by $1\times1$ convolutions, upsamples the coarse one bilinearly, concatenates them and fuses them by another $1\times1$ convolution. Two merges give maps of 32 x 32.
+#
+# ![The merge block: 2048 channels of 8 x 8 are reduced to 512 and enlarged to 16 x 16, 1024 channels of 16 x 16 are reduced to 256, both are concatenated to 768 and fused to 1024 channels of 16 x 16](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/merge_block.png)
 
 # %%
-history = train(multires, workspace.models, train_films=train_films, validation_films=validation_films)
+import pandas as pd
+
+from cxr_seam.cells import need
+from cxr_seam.training import train
+
+need(globals(), workspace="Choices", multires="The recipe", store="The films")
+training, validation = workspace.training_films(multires)
+history = train(
+    multires, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
+)
 pd.DataFrame(history)
 
 # %% [markdown]
@@ -132,15 +173,17 @@ pd.DataFrame(history)
 # The first part of Fig. 5, the epochs before the PCM. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
 
 # %%
-from cxr_seam.plots import plot_loss_curves
+from cxr_seam.cells import need
+from cxr_seam.plots import plot_loss_curves, save
 from cxr_seam.report import family_histories
 
+need(globals(), workspace="Choices", standard="The recipe", multires="The recipe")
 figure = plot_loss_curves(family_histories([standard, multires], workspace.models))
 save(figure, workspace.figures / "loss_backbones.png")
 figure
 
 # %% [markdown]
-# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch. Running a training cell again trains anew, from the start, and replaces them; a run that was cut off cannot be taken up yet.
+# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch. A training cell that was cut off goes on where it was when it is run again, in a new runtime too if KEEP is on Drive; one that has ended does nothing, unless `train` is given `restart=True`.
 #
 # **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).
 

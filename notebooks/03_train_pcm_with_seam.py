@@ -24,16 +24,20 @@
 #
 # Trains the second phase (Sect. 4.2, 4.4): a pixel correlation module that refines the maps of the MultiRes model, taught by rotating films.
 #
+# ![Two drawn chest X-rays, each with the heat maps of the standard, the MultiRes and the refined model; predicted boxes in red, true ones in green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/before_and_after.png)
+#
 # | | |
 # |---|---|
 # | **Takes** | Demo: 43 s on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
-# | **You will see** | the loss curves of both phases (Fig. 5), and the maps of a film before and after refinement |
-# | **Needs** | the MultiRes model of notebook 02, and the films of notebook 01 |
+# | **You will see** | the loss curves of both phases (Fig. 5), and the maps of two films before and after refinement |
+# | **Needs** | the MultiRes model of notebook 02, kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
 # %% [markdown]
 # ## Set-up
+#
+# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -61,6 +65,11 @@ RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
+from IPython.core.error import UsageError
+
+if "Path" not in globals():
+    raise UsageError('run the cell under "Set-up" first')
+
 from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
@@ -75,7 +84,18 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # $$y_i = \frac{1}{C(x_i)} \sum_{j} \mathrm{ReLU}\!\left(\frac{\theta(x_i)^{\top}\theta(x_j)}{\lVert\theta(x_i)\rVert\,\lVert\theta(x_j)\rVert}\right)\hat y_j$$
 #
 # $\theta$, a $1\times1$ convolution, is all that is learnt here: the backbone and the classifier are frozen, so the probabilities of a film stay exactly as they were. Before refinement each position keeps only its strongest finding; a background channel, 1 minus the strongest, stands for the rest.
-#
+
+# %%
+from cxr_seam.cells import need, need_model
+from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.training import best_path
+
+need(globals(), workspace="Choices")
+standard, multires, refined = workspace.family
+model, _ = load_checkpoint(need_model(best_path(workspace.models, multires.name), notebook="02"))
+model.pcm
+
+# %% [markdown]
 # ## Learning from rotation
 #
 # Rotate a film by $A$, and its map should rotate with it. SEAM runs both orders, with shared weights (Fig. 4): the film is rotated before the network in one branch ($t$), the map after it in the other ($o$). Each branch's refined map must agree with the other's raw one (Eq. 6), where only the hardest 20 % of the pixels count:
@@ -85,46 +105,70 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # (The paper prints a minus between the two norms, which would reward disagreement; its program and the SEAM paper add them, and so do we.) A multi-label soft-margin loss keeps the refined maps true to the image labels, and Eq. 7 weighs the two:
 #
 # $$\mathcal L = 1.5\,\mathcal L_{MSML} + 1.0\,\mathcal L_{ECR}$$
+#
+# ![The Siamese training on a drawn film with a pneumothorax. Above, the film goes through the frozen network and the PCM, and both maps are turned; below, the turned film goes through the same network and PCM. The turned raw map must agree with the refined map of the turned film and the turned refined map with its raw one; both refined maps must fit the image's labels](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/siamese.png)
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.report import recipe_table
 
-standard, multires, refined = workspace.family
+need(globals(), refined="The pixel correlation module")
 recipe_table([refined])
+
+# %% [markdown]
+# ## The films
+#
+# Those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+
+# %%
+from cxr_seam.cells import need
+
+need(globals(), workspace="Choices")
+store = workspace.fetch()
+print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
+
+# %% [markdown]
+# ## Training
 
 # %%
 import pandas as pd
 
+from cxr_seam.cells import need
 from cxr_seam.training import train
 
-train_films, validation_films = workspace.training_films(refined)
-history = train(refined, workspace.models, train_films=train_films, validation_films=validation_films)
+need(globals(), workspace="Choices", refined="The pixel correlation module", store="The films")
+training, validation = workspace.training_films(refined)
+history = train(refined, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch)
 pd.DataFrame(history)
 
 # %% [markdown]
 # ## Loss curves of both phases
 #
-# Fig. 5. The jump where the dashed line starts is no accident of training: the second phase has another loss.
+# Fig. 5. Epochs of the second phase are dashed; a single one, as in the demo, is a point. That it stands apart is no accident of training: the second phase has another loss.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.plots import plot_loss_curves, save
 from cxr_seam.report import family_histories
 
+need(globals(), workspace="Choices", history="Training")
 figure = plot_loss_curves(family_histories(workspace.family, workspace.models))
 save(figure, workspace.figures / "loss_both_phases.png")
 figure
 
 # %% [markdown]
-# ## One film, before and after
+# ## Two films, before and after
 #
-# The same film and finding by the standard model, the MultiRes model, and the MultiRes model refined by the PCM. The number in the corner is the model's probability; the PCM does not change it.
+# The first two of notebook 01's sheet. The same film and finding by the standard model, the MultiRes model, and the MultiRes model refined by the PCM. The number in the corner is the model's probability; the PCM does not change it.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.gallery import build_cases, figure_rows
-from cxr_seam.plots import plot_heatmap_grid
+from cxr_seam.plots import plot_heatmap_grid, save
 
+need(globals(), workspace="Choices", store="The films", history="Training")
 cases = build_cases(workspace, per_finding=1)
-figure = plot_heatmap_grid(figure_rows(cases)[:1])
+figure = plot_heatmap_grid(figure_rows(cases)[:2])
 save(figure, workspace.figures / "before_and_after.png")
 figure
 

@@ -24,16 +24,20 @@
 #
 # Measures the three models on the test films: how well they classify (Table 1, Fig. 6) and how well they localise (Tables 2 and 3), with intervals, beside controls that never saw a film and beside what others report.
 #
+# ![FROC curves of three models, two other maps and six controls on the demo, and beside them the accuracy of each at half a false positive per image and finding with its interval, best first](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/froc.png)
+#
 # | | |
 # |---|---|
 # | **Takes** | Demo: 69 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
 # | **You will see** | the headline numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
-# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), and the films of notebook 01 |
+# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
 # %% [markdown]
 # ## Set-up
+#
+# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -61,6 +65,11 @@ RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
+from IPython.core.error import UsageError
+
+if "Path" not in globals():
+    raise UsageError('run the cell under "Set-up" first')
+
 from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
@@ -68,15 +77,32 @@ workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_
 print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 
 # %% [markdown]
+# ## Models and films
+#
+# The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+
+# %%
+from cxr_seam.cells import need
+from cxr_seam.evaluation import family_predictors, models_of
+
+need(globals(), workspace="Choices")
+predictors = family_predictors(workspace.family, workspace.models)
+models = [model for key in predictors for model in models_of(key)]
+store = workspace.fetch()
+print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store.size} pixels.")
+
+# %% [markdown]
 # ## Run the models on the test films
 #
 # Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above $Q = 0.7$ gives a box (Sect. 5.3). Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.evaluation import evaluate
 from cxr_seam.paper_tables import standing
-from cxr_seam.results import headline, save_results
+from cxr_seam.results import save_results
 
+need(globals(), workspace="Choices", store="Models and films")
 evaluation = evaluate(workspace)
 results = evaluation.results
 save_results(results, workspace.results)
@@ -94,14 +120,20 @@ print(standing(results))
 # A box that hits nothing is a false positive, counted per film and finding. **Boxes buy accuracy:** under the paper's rule a *random* map hits most boxes, since it draws so many. So the methods stand in the order of FROC at 0.5, then of the best box, controls among them; a model has learnt to localise only where it stands above them. *Centre box, ranked by ...* owes its place to the probabilities alone. *Mean box of the other half* has seen true boxes, which no model here has.
 
 # %%
+from cxr_seam.cells import need
+from cxr_seam.results import headline
+
+need(globals(), results="Run the models on the test films")
 headline(results)
 
 # %% [markdown]
 # Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.results import difference_frame
 
+need(globals(), results="Run the models on the test films")
 difference_frame(results)
 
 # %% [markdown]
@@ -110,16 +142,25 @@ difference_frame(results)
 # Area under the ROC curve by finding, beside the paper's columns. The PCM leaves probabilities as they are, so its column would repeat that of MultiRes. Only NIH's whole test list compares.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.paper_tables import table_1
 
+need(globals(), results="Run the models on the test films")
 table_1(results)
 
 # %% [markdown]
 # ## Fig. 6: ROC curves
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.plots import plot_roc, save
 
+need(
+    globals(),
+    workspace="Choices",
+    evaluation="Run the models on the test films",
+    results="Run the models on the test films",
+)
 model = list(evaluation.probabilities)[-1]
 scores = results["classification"][model]
 figure = plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)
@@ -130,16 +171,20 @@ figure
 # At thresholds that were chosen on the validation films (largest sensitivity + specificity) and stored with the checkpoint:
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.report import operating_frame
 
+need(globals(), results="Run the models on the test films", model="Fig. 6: ROC curves")
 operating_frame(results, model)
 
 # %% [markdown]
 # The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.paper_tables import mean_auc_frame
 
+need(globals(), results="Run the models on the test films")
 mean_auc_frame(results).set_index("model")
 
 # %% [markdown]
@@ -148,8 +193,10 @@ mean_auc_frame(results).set_index("model")
 # The FROC curves: the further to the upper left, the better. The grey lines at 0.25, 0.5 and 1 are where they are read.
 
 # %%
-from cxr_seam.plots import plot_froc
+from cxr_seam.cells import need
+from cxr_seam.plots import plot_froc, save
 
+need(globals(), workspace="Choices", results="Run the models on the test films")
 figure = plot_froc(results)
 save(figure, workspace.figures / "froc.png")
 figure
@@ -158,38 +205,67 @@ figure
 # The same in numbers, with the pointing game: does the maximum of the map lie in a true box? For the controls, random maps among them, it asks for the centre of the best box instead.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.report import froc_frame
 
+need(globals(), results="Run the models on the test films")
 froc_frame(results)
 
 # %% [markdown]
 # ## Tables 2 and 3: localization
 #
-# The paper's rule, all boxes at IoBB > 0.1. *Accuracy* is the share of true boxes that are hit (Table 2); *false positives* are counted, and divided by the films (Table 3) or, as Wang et al. do, by the true boxes. *Macro* is the mean over the findings; *micro* counts all boxes alike and sums the false positives.
+# The paper's rule, all boxes at IoBB > 0.1. Accuracy is the share of true boxes that are hit (Table 2). *Macro* is the mean over the findings; *micro* counts all boxes alike. On the right stands what it costs, macro.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.paper_tables import localization_frame
 
-localization_frame(results)
+need(globals(), results="Run the models on the test films")
+boxes = localization_frame(results)
+costs = boxes.xs("false positives per image", level=2)
+boxes.xs("accuracy", level=2).join(costs["macro"].rename("false positives per image")).fillna("")
+
+# %% [markdown]
+# False positives by finding, divided by the films (Table 3); *micro* sums them. `boxes` holds their counts too, and the quotient by the true boxes, which Wang et al. print instead.
+
+# %%
+from cxr_seam.cells import need
+
+need(globals(), costs="Tables 2 and 3: localization")
+costs
 
 # %% [markdown]
 # The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with a probability above 0.5. Controls without a probability keep all their boxes.
 
 # %%
-localization_frame(results, kind="gated_boxes")
+from cxr_seam.cells import need
+from cxr_seam.paper_tables import localization_frame
+
+need(globals(), results="Run the models on the test films")
+gated = localization_frame(results, kind="gated_boxes")
+cost = gated.xs("false positives per image", level=2)["macro"]
+gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 
 # %% [markdown]
 # The stricter reading: the single best box, at IoU > 0.1.
 
 # %%
-localization_frame(results, kind="best_box", score="iou>0.1")
+from cxr_seam.cells import need
+from cxr_seam.paper_tables import localization_frame
+
+need(globals(), results="Run the models on the test films")
+best = localization_frame(results, kind="best_box", score="iou>0.1")
+cost = best.xs("false positives per image", level=2)["macro"]
+best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 
 # %% [markdown]
 # Macro accuracy by threshold beside what others report, each *at* the false positives that it costs. They are not ranked, since most print none.
 
 # %%
+from cxr_seam.cells import need
 from cxr_seam.paper_tables import accuracy_frame
 
+need(globals(), results="Run the models on the test films")
 accuracy_frame(results, "iou").set_index("model")
 
 # %% [markdown]
@@ -208,9 +284,13 @@ table_4()
 # One page with all of this, the loss curves, Fig. 7 and the surest hits and misses; it needs no other file. Every number is in `results.json` beside it (`docs/results.md` tells its keys). `python -m cxr_seam compare A/results.json B/results.json` sets two of them side by side.
 
 # %%
+from cxr_seam.cells import framed, need
 from cxr_seam.html_report import write_report
 
-write_report(workspace, evaluation)
+need(globals(), workspace="Choices", evaluation="Run the models on the test films")
+path = write_report(workspace, evaluation)
+print(path)
+framed(path)
 
 # %% [markdown]
 # **Next:** [05 · Heat maps](05_visualize_heatmaps.ipynb).

@@ -24,18 +24,20 @@
 #
 # Shows what the models look at: Fig. 7 for eight findings, a viewer with sliders, and a film of your own.
 #
-# ![A chest X-ray with the heat maps of three models; predicted boxes in red, the true box in green](../docs/heatmap.png)
+# ![The explorer's picture: a drawn chest X-ray with the heat maps and boxes of three models, what the PCM draws on for one place, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/explorer.png)
 #
 # | | |
 # |---|---|
 # | **Takes** | Demo: 10 s on two CPU cores (`make demo`). On a T4: not measured. |
 # | **You will see** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models side by side |
-# | **Needs** | the models of notebooks 02 and 03, and the films of notebook 01 |
+# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
 # %% [markdown]
 # ## Set-up
+#
+# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -63,11 +65,31 @@ RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
+from IPython.core.error import UsageError
+
+if "Path" not in globals():
+    raise UsageError('run the cell under "Set-up" first')
+
 from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
 print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+
+# %% [markdown]
+# ## Models and films
+#
+# The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+
+# %%
+from cxr_seam.cells import need
+from cxr_seam.evaluation import family_predictors, models_of
+
+need(globals(), workspace="Choices")
+predictors = family_predictors(workspace.family, workspace.models)
+models = [model for key in predictors for model in models_of(key)]
+store = workspace.fetch()
+print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store.size} pixels.")
 
 # %% [markdown]
 # ## Fig. 7
@@ -76,12 +98,10 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 
 # %%
 from cxr_seam.cells import need
-from cxr_seam.evaluation import family_predictors
 from cxr_seam.gallery import build_cases, figure_rows
 from cxr_seam.plots import plot_heatmap_grid, save
 
-need(globals(), workspace="Choices")
-predictors = family_predictors(workspace.family, workspace.models)
+need(globals(), workspace="Choices", predictors="Models and films", store="Models and films")
 cases = build_cases(workspace, per_finding=8, predictors=predictors)
 figure = plot_heatmap_grid(figure_rows(cases))
 save(figure, workspace.figures / "heatmaps.png")
@@ -102,7 +122,7 @@ figure
 from cxr_seam.cells import need
 from cxr_seam.explorer import Explorer
 
-need(globals(), workspace="Choices", predictors="Fig. 7", cases="Fig. 7")
+need(globals(), predictors="Models and films", cases="Fig. 7")
 Explorer(cases, predictors=predictors)
 
 # %% [markdown]
@@ -119,7 +139,7 @@ from IPython.display import Image
 from cxr_seam.cells import need
 from cxr_seam.gallery import prediction_png, write_film
 
-need(globals(), workspace="Choices", predictors="Fig. 7", cases="Fig. 7")
+need(globals(), workspace="Choices", predictors="Models and films", cases="Fig. 7")
 path = OWN_FILM or write_film(cases[0], workspace.figures / "own_film.png")
 prediction = list(predictors.values())[-1].predict(path)
 Image(prediction_png(prediction))
@@ -137,6 +157,8 @@ table = pd.DataFrame({"probability": prediction.probabilities, "present": predic
 table.sort_values("probability", ascending=False).round(3)
 
 # %%
+from cxr_seam.cells import need
+
 need(globals(), prediction="A film of your own")
 prediction.boxes.round(1).head(10)
 

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "pictures"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 MODULES = sorted((ROOT / "cxr_seam").glob("*.py"))
 ADDRESS = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
@@ -65,6 +67,35 @@ def test_badge_and_set_up_follow_the_address_of_pyproject(notebook: Path) -> Non
     badge = f"https://colab.research.google.com/github/{OWNER_AND_NAME}/blob/main/notebooks/{notebook.name}"
     assert badge in cells(notebook, "markdown")[0]
     assert f"git clone -q {ADDRESS} " in cells(notebook)[0]
+
+
+@each_notebook
+def test_a_notebook_opens_with_a_picture_and_every_picture_is_there(notebook: Path) -> None:
+    """By absolute addresses, since Colab shows no others; from the branch that the badge opens."""
+    address = f"https://raw.githubusercontent.com/{OWNER_AND_NAME}/main/docs/pictures/"
+    shown = [re.findall(r"^!\[(.*)\]\((.*)\)$", cell, re.MULTILINE) for cell in cells(notebook, "markdown")]
+    assert len(shown[0]) == 1
+    for alternative, link in sum(shown, []):
+        assert len(alternative) > 40
+        path = PICTURES / link.removeprefix(address)
+        assert link.startswith(address) and path.exists() and path.stat().st_size < 150_000, link
+    diagram = {"02": "merge_block.png", "03": "siamese.png"}.get(notebook.stem[:2])
+    assert diagram is None or any(link == address + diagram for cell in shown[1:] for _, link in cell)
+
+
+def test_every_picture_is_drawn_by_the_script_and_shown_by_a_notebook() -> None:
+    script = (PICTURES / "draw.py").read_text()
+    notebooks = "".join(notebook.read_text() for notebook in NOTEBOOKS)
+    assert len(list(PICTURES.glob("*.png"))) >= 7
+    for picture in PICTURES.glob("*.png"):
+        assert f'HERE / "{picture.name}"' in script and f"/docs/pictures/{picture.name})" in notebooks
+
+
+def test_the_diagram_of_the_merge_block_has_the_widths_that_table_4_implies() -> None:
+    """2048 + 1024 channels are reduced by 4, joined, and fused to the finer map's width (Sect. 4.1)."""
+    script = runpy.run_path(str(PICTURES / "draw.py"))
+    texts = {text.get_text() for text in script["merge_block"]().axes[0].texts}
+    assert {"2048 × 8 × 8", "512 × 8 × 8", "1024 × 16 × 16", "256 × 16 × 16", "768 × 16 × 16"} <= texts
 
 
 def test_readme_has_every_badge_and_no_other_address_of_ours() -> None:

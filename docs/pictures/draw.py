@@ -1,0 +1,267 @@
+"""Draw the pictures in this folder and docs/heatmap.png: what the notebooks open with, and their two diagrams.
+
+    make demo
+    .venv/bin/python docs/pictures/draw.py
+
+Another run of the demo than runs/demo can be named behind that. Every film is drawn by cxr_seam/phantom.py.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Polygon
+from PIL import Image
+
+from cxr_seam.augment import to_input
+from cxr_seam.backbones import build_backbone
+from cxr_seam.drawing import COLOURS
+from cxr_seam.evaluation import family_predictors
+from cxr_seam.explorer import Explorer
+from cxr_seam.findings import FINDINGS
+from cxr_seam.gallery import build_cases, contact_sheet, figure_rows
+from cxr_seam.geometry import rotate, rotation_valid
+from cxr_seam.heatmaps import heat_maps
+from cxr_seam.merging import MergeBlock
+from cxr_seam.overlays import overlay
+from cxr_seam.plots import plot_froc, plot_heatmap_grid, plot_loss_curves
+from cxr_seam.recipes import SeamPhase
+from cxr_seam.report import family_histories
+from cxr_seam.results import REFINED, load_results
+from cxr_seam.seam import SeamObjective
+from cxr_seam.workspace import Workspace
+
+HERE = Path(__file__).resolve().parent
+IN_README = ("Atelectasis", "Effusion", "Pneumothorax")
+SHOWN = "Pneumothorax"
+"""The finding of the explorer and of the Siamese training."""
+BLUE, ORANGE, GREEN = COLOURS[:3]
+GREY = "#5a5a5a"
+DEGREES = 25.0
+LARGE = 100_000  # bytes
+
+
+def write(picture: Figure | bytes, path: Path, *, dpi: int = 100) -> None:
+    """Write a PNG, of fewer colours where it would be large."""
+    if isinstance(picture, Figure):
+        data = io.BytesIO()
+        picture.savefig(data, format="png", dpi=dpi, facecolor=picture.get_facecolor())
+        picture = data.getvalue()
+    path.write_bytes(picture if len(picture) < LARGE else fewer_colours(picture))
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def fewer_colours(png: bytes) -> bytes:
+    """The picture in 256 colours, mixed so that no step is seen in a heat map, in a third to a half of the bytes."""
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    outside = np.asarray(image)[..., 3] < 128
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    palette = flat.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=4)
+    flat = flat.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    flat.paste(255, mask=Image.fromarray(outside))
+    data = io.BytesIO()
+    flat.save(data, format="png", optimize=True, **({"transparency": 255} if outside.any() else {}))
+    return data.getvalue()
+
+
+def page(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white sheet with round corners, readable on any ground; its coordinates are tenths of an inch."""
+    figure = Figure(figsize=(width / 10, height / 10), facecolor="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.set_axis_off()
+    axes.add_patch(
+        FancyBboxPatch((1.5, 1.5), width - 3, height - 3, "round,pad=1,rounding_size=2", fc="w", ec="0.8", zorder=0)
+    )
+    return figure, axes
+
+
+def say(axes: Axes, x: float, y: float, text: str, *, size: float = 9, **style: Any) -> None:
+    """Write text, centred."""
+    axes.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": "0.1"} | style)
+
+
+def step(
+    axes: Axes, x: float, y: float, text: str, *, width: float = 11, height: float = 7, colour: str = GREY
+) -> None:
+    """A box with what is done, centred at x, y."""
+    corner = (x - width / 2, y - height / 2)
+    shape = "round,pad=0,rounding_size=1"
+    axes.add_patch(FancyBboxPatch(corner, width, height, shape, fc=paler(colour, 0.12), ec=colour, lw=1.2, zorder=3))
+    say(axes, x, y, text, size=8.5)
+
+
+def arrow(axes: Axes, *points: tuple[float, float], colour: str = GREY, style: str = "-|>", line: str = "-") -> None:
+    """An arrow along points."""
+    for start, end in zip(points[:-2], points[1:-1], strict=True):
+        axes.plot(*zip(start, end, strict=True), color=colour, lw=1.4, solid_capstyle="round", linestyle=line)
+    look = {"arrowstyle": style, "color": colour, "lw": 1.4, "shrinkA": 0, "shrinkB": 0, "linestyle": line}
+    axes.annotate("", points[-1], points[-2], arrowprops=look | {"mutation_scale": 12})
+
+
+def paler(colour: str, share: float) -> np.ndarray:
+    """A colour mixed with white."""
+    return 1 - share * (1 - np.array(to_rgb(colour)))
+
+
+def block(axes: Axes, x: float, y: float, size: int, *parts: tuple[int, str]) -> None:
+    """A feature map centred at x, y: its face as large as its resolution, its depth as its channels, named below."""
+    total = sum(channels for channels, _ in parts)
+    side, depth = size / 2.2, 0.016 * total**0.8
+    left, bottom = x - (side + depth) / 2, y - (side + depth) / 2
+    far = depth
+    for channels, colour in parts[::-1]:  # from the back
+        near = far - depth * channels / total
+        up = [(near, side + near), (side + near, side + near), (side + far, side + far), (far, side + far)]
+        across = [(side + near, near), (side + far, far), (side + far, side + far), (side + near, side + near)]
+        front = [(near, near), (side + near, near), (side + near, side + near), (near, side + near)]
+        for face, share in ((up, 0.5), (across, 0.75), (front, 1)):
+            axes.add_patch(Polygon(np.add(face, (left, bottom)), fc=paler(colour, share), ec="white", lw=0.5))
+        far = near
+    say(axes, x, bottom - 1.8, f"{total} × {size} × {size}", size=9)
+
+
+def merge_block() -> Figure:
+    """The first merge of MultiRes-ResNet50 on a film of 256 x 256, its widths taken from the program."""
+    channels = build_backbone("resnet50", weights="none").channels
+    coarse, fine = channels[-1], channels[-2]
+    merge = MergeBlock(coarse, fine, width="skip")
+    less_coarse, less_fine = merge.reduce_coarse[0].out_channels, merge.reduce_fine[0].out_channels
+    second = MergeBlock(merge.channels, channels[-3], width="skip")
+    figure, axes = page(112, 47)
+    upper, lower, middle = 34, 14, 24
+    conv = "1×1 conv\nnorm, ReLU"
+    say(axes, 9, 43, "coarser: $F_o^{\\,l+1}$", size=10.5, color=BLUE)
+    block(axes, 9, upper, 8, (coarse, BLUE))
+    arrow(axes, (15, upper), (19.5, upper))
+    step(axes, 25, upper, conv)
+    arrow(axes, (30.5, upper), (34.5, upper))
+    block(axes, 38, upper, 8, (less_coarse, BLUE))
+    arrow(axes, (42, upper), (46, upper))
+    step(axes, 51.5, upper, "bilinear\nenlarged ×2")
+    say(axes, 9, 22.5, "finer: $F^{\\,l}$", size=10.5, color=ORANGE)
+    block(axes, 9, lower, 16, (fine, ORANGE))
+    arrow(axes, (15, lower), (19.5, lower))
+    step(axes, 25, lower, conv)
+    arrow(axes, (30.5, lower), (33.3, lower))
+    block(axes, 38, lower, 16, (less_fine, ORANGE))
+    arrow(axes, (57, upper), (66, upper), (66, middle + 6.5), colour=BLUE)
+    arrow(axes, (43, lower), (57, lower), (57, middle), (60.5, middle), colour=ORANGE)
+    block(axes, 66, middle, 16, (less_coarse, BLUE), (less_fine, ORANGE))
+    say(axes, 66, 14.3, "concatenated", size=9, color=GREY)
+    arrow(axes, (72, middle), (76, middle))
+    step(axes, 81.5, middle, conv)
+    arrow(axes, (87, middle), (91.5, middle))
+    block(axes, 98, middle, 16, (merge.channels, GREEN))
+    say(axes, 98, 34, "merged: $F_o^{\\,l}$", size=10.5, color=GREEN)
+    say(
+        axes,
+        56,
+        4,
+        f"The first of two merges in MultiRes-ResNet50, as channels × height × width, of a film of 256 × 256. The "
+        f"second merges {merge.channels} × 16 × 16 and {channels[-3]} × 32 × 32 to {second.channels} × 32 × 32.",
+        size=8.5,
+        color=GREY,
+    )
+    return figure
+
+
+def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
+    """The Siamese step of the second phase, on a film of the demo with the maps of the trained model."""
+    case = next(
+        case for case, finding in figure_rows(build_cases(workspace, predictors=predictors)) if finding == SHOWN
+    )
+    model, index, size = predictors[REFINED].model, FINDINGS.index(SHOWN), predictors[REFINED].recipe.image_size
+    degrees = torch.tensor([DEGREES])
+    film = torch.from_numpy(case.film)[None, None]
+    turned = rotate(film, degrees).round().to(torch.uint8)
+    step_of_training = SeamObjective(model, SeamPhase()).eval()
+    with torch.inference_mode():
+        raw, refined = step_of_training.branch(to_input(film, size=size), valid=None)
+        valid = rotation_valid(degrees, height=raw.shape[-2], width=raw.shape[-1])
+        raw_turned, refined_turned = step_of_training.branch(to_input(turned, size=size), valid=valid)
+
+    def seen(film: torch.Tensor, cam: torch.Tensor) -> np.ndarray:
+        pixels = film[0, 0].numpy()
+        return overlay(pixels, heat_maps(cam[:, index : index + 1], pixels.shape)[0, 0].numpy())
+
+    figure, axes = page(112, 69)
+    side, first, second, third = 15, 58, 37.5, 14.5
+    at = {"film": 11, "net": 29, "raw": 47, "pcm": 65, "refined": 83}
+
+    def film_at(column: str, row: float, picture: np.ndarray, name: str) -> None:
+        x = at[column]
+        extent = (x - side / 2, x + side / 2, row - side / 2, row + side / 2)
+        axes.imshow(picture, extent=extent, cmap="gray", vmin=0, vmax=255, zorder=2)
+        say(axes, x, row - side / 2 - 1.6, name, size=10)
+
+    film_at("film", first, case.film, "film $x$")
+    film_at("film", third, turned[0, 0].numpy(), "turned film $A(x)$")
+    film_at("raw", first, seen(film, raw), "its map $\\hat y^{\\,o}$")
+    film_at("raw", second, seen(turned, rotate(raw, degrees)), "turned: $A(\\hat y^{\\,o})$")
+    film_at("raw", third, seen(turned, raw_turned), "its map $\\hat y^{\\,t}$")
+    film_at("refined", first, seen(film, refined), "refined $y^{\\,o}$")
+    film_at("refined", second, seen(turned, rotate(refined, degrees)), "turned: $A(y^{\\,o})$")
+    film_at("refined", third, seen(turned, refined_turned), "refined $y^{\\,t}$")
+    axes.set(xlim=(0, 112), ylim=(0, 69))
+    for row in (first, third):
+        arrow(axes, (19, row), (22.2, row))
+        step(axes, at["net"], row, "MultiRes network\nfrozen", width=13)
+        arrow(axes, (35.5, row), (38.5, row))
+        arrow(axes, (55.5, row), (58.5, row))
+        step(axes, at["pcm"], row, "PCM\n$\\theta$ learns", width=13, colour=GREEN)
+        arrow(axes, (71.5, row), (74.5, row))
+    for column, start, end in (("film", first, third), ("raw", first, second), ("refined", first, second)):
+        arrow(axes, (at[column], start - side / 2 - 3), (at[column], end + side / 2 + 0.5), colour=ORANGE)
+    say(axes, at["film"] + 1.5, (first + third) / 2, "$A$: turn by up to 30°\n", size=9, color=ORANGE, ha="left")
+    for column, text in (("net", "the same weights"), ("pcm", "the same $\\theta$")):
+        arrow(axes, (at[column], first - 4), (at[column], third + 4), style="<->", line=":")
+        say(axes, at[column], second + 6, text, bbox={"fc": "white", "ec": "none", "pad": 2}, size=8.5, color=GREY)
+    left, right = at["raw"] + side / 2 + 0.7, at["refined"] - side / 2 - 0.7
+    top, bottom = second - side / 2, third + side / 2
+    arrow(axes, (left, top), (right, bottom), colour=BLUE, style="<|-|>")
+    arrow(axes, (left, bottom), (right, top), colour=BLUE, style="<|-|>")
+    say(
+        axes,
+        (left + right) / 2,
+        (top + bottom) / 2,
+        "must agree:\nECR, Eq. 6",
+        color=BLUE,
+        bbox={"fc": "white", "ec": BLUE, "boxstyle": "round,pad=0.4"},
+    )
+    step(axes, 103, second, "must fit the\nimage's labels:\nMSML", width=12, height=9, colour=BLUE)
+    for row, end in ((first, second + 4.5), (third, second - 4.5)):
+        arrow(axes, (91, row), (103, row), (103, end), colour=BLUE)
+    return figure
+
+
+def main(run: Path) -> None:
+    """Draw everything from a run of the demo."""
+    workspace = Workspace.open(data="demo", recipes="demo", keep=run)
+    predictors = family_predictors(workspace.family, workspace.models)
+    cases = build_cases(workspace, per_finding=8, predictors=predictors)
+    rows = figure_rows(cases)
+    write(contact_sheet(workspace), HERE / "films.png", dpi=88)
+    write(plot_loss_curves(family_histories(workspace.family[:2], workspace.models)), HERE / "loss_curves.png", dpi=120)
+    write(merge_block(), HERE / "merge_block.png", dpi=120)
+    write(siamese(workspace, predictors), HERE / "siamese.png", dpi=120)
+    one_each = figure_rows(build_cases(workspace, per_finding=1, predictors=predictors))
+    write(plot_heatmap_grid(one_each[:2]), HERE / "before_and_after.png", dpi=96)
+    write(plot_froc(load_results(workspace.results)), HERE / "froc.png")
+    case = next(case for case, finding in rows if finding == SHOWN)
+    explorer = Explorer([case], predictors=predictors, finding=SHOWN)
+    write(explorer.picture.value, HERE / "explorer.png")
+    chosen = [row for row in rows if row[1] in IN_README]
+    write(plot_heatmap_grid(chosen), HERE.parent / "heatmap.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))

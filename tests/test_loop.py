@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cxr_seam.errors import InputError
 from cxr_seam.films import Films, load
-from cxr_seam.loop import Loop
+from cxr_seam.loop import CHECKED_EVERY, Loop
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
@@ -116,3 +117,84 @@ def test_a_frozen_head_stays_as_it_was_drawn(films):
     before = {key: value.clone() for key, value in head.state_dict().items()}
     run(loop)
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
+
+
+class Forgetful(nn.Module):
+    """An objective that runs out of memory with more than so many films at once."""
+
+    def __init__(self, objective, most):
+        super().__init__()
+        self.objective, self.most, self.seen = objective, most, []
+
+    def forward(self, images, labels, **options):
+        self.seen.append(len(images))
+        if len(images) > self.most:
+            raise torch.cuda.OutOfMemoryError("a GPU's words")
+        return self.objective(images, labels, **options)
+
+    def train(self, mode=True):
+        """Batch normalisation by what it has learnt: batches of any size are then normalised alike."""
+        return super().train(False)
+
+
+def gradients(recipe, films, most):
+    """The gradients of the first update, the loop and what it warned of."""
+    torch.manual_seed(0)
+    objective = Forgetful(make_objective(build_model(recipe.model, weights="none"), recipe), most)
+    loop = Loop(objective, recipe, films)
+    found = {}
+    loop.apply = lambda: found.update(
+        {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    )
+    next(loop.updates())
+    return found, loop
+
+
+@pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
+def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
+    part = "backbone" if recipe.seam is None else "seam"
+    recipe = replace(recipe, **{part: replace(recipe.phase, batch_size=8, accumulation=2)})
+    expected, _ = gradients(recipe, films, most=8)
+    with pytest.warns(UserWarning, match="too small for 4 films at once; .* goes on with 2 and accumulates 4 times"):
+        found, loop = gradients(recipe, films, most=3)
+    assert loop.pieces == 4 and loop.objective.seen == [8, 4, *[2] * 8]  # two batches of eight, from the first anew
+    assert found.keys() == expected.keys() and len(found) >= 1
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max())
+    labels = torch.from_numpy(films.labels[next(loop.sampler.whole())])
+    assert not torch.equal(labels[:2].mean(dim=0), labels.mean(dim=0))  # the pieces' own class weights would differ
+
+
+def test_a_memory_too_small_for_one_film_is_told(films):
+    with pytest.raises(InputError, match="too small for a single film of multires_tiny"), pytest.warns(UserWarning):
+        gradients(MULTIRES, films, most=0)
+
+
+class Nan(nn.Module):
+    """An objective whose term is no number in its third batch."""
+
+    def __init__(self, objective, term):
+        super().__init__()
+        self.objective, self.term, self.calls = objective, term, 0
+
+    def forward(self, images, labels, **options):
+        result = self.objective(images, labels, **options)
+        self.calls += 1
+        if self.calls == 3:
+            result[self.term] = result[self.term] * torch.nan
+            result["loss"] = result["loss"] * torch.nan
+        return result
+
+
+@pytest.mark.parametrize("every", [1, 32])
+def test_a_loss_that_is_no_number_is_told_with_its_term_step_and_images(films, every, monkeypatch):
+    monkeypatch.setitem(CHECKED_EVERY, "cpu", every)  # a GPU's losses are looked at later, and told no less exactly
+    recipe = replace(REFINED, seam=replace(REFINED.seam, batch_size=4))
+    torch.manual_seed(0)
+    loop = Loop(Nan(make_objective(build_model(recipe.model, weights="none"), recipe), "msml"), recipe, films)
+    third = [", ".join(films.image_index[place] for place in batch) for batch in loop.sampler.whole()][2]
+    with pytest.raises(InputError) as caught:
+        run(loop)
+    text = str(caught.value)
+    assert text.startswith("the term msml of the loss of multires_tiny_pcm is nan in epoch 0, batch 2;")
+    assert text.endswith(third)

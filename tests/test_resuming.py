@@ -1,0 +1,198 @@
+"""Runs that are stopped and go on: what is taken up, what is refused, what is kept."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cxr_seam.errors import InputError
+from cxr_seam.films import Films
+from cxr_seam.findings import FINDINGS
+from cxr_seam.loop import Loop
+from cxr_seam.nih import load_tables
+from cxr_seam.recipes import find_recipe
+from cxr_seam.resuming import find_states, read_state
+from cxr_seam.training import best_path, last_path, read_history, train
+
+KILLS = Path(__file__).parent / "survival" / "kills.py"
+PHASE = replace(find_recipe("multires_tiny").backbone, epochs=2, batch_size=4)
+MULTIRES = replace(find_recipe("multires_tiny"), backbone=PHASE)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no film that multires_tiny"),
+    pytest.mark.filterwarnings("ignore:.*could not be written"),
+]
+
+
+class StopError(Exception):
+    """A run that ends as if its process had."""
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder, demo_store):
+    tables = load_tables(demo_folder)
+    names = demo_store.image_index
+    return [Films(demo_store, tables, image_index=part) for part in (names[:12], names[12:18])]
+
+
+def fit(recipe, folder, films, **options):
+    return train(recipe, folder, train_films=films[0], validation_films=films[1], **options)
+
+
+@pytest.fixture
+def stopped(films, tmp_path, monkeypatch):
+    """A folder in which a run was stopped in its second epoch, with two states."""
+    count = []
+
+    def step(loop):
+        count.append(None)
+        if len(count) == 6:
+            raise StopError
+        return apply(loop)
+
+    apply = Loop.apply
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "apply", step)
+        with pytest.raises(StopError):
+            fit(MULTIRES, tmp_path, films, save_minutes=0)
+    return tmp_path
+
+
+def test_kills_at_any_moment_change_no_bit():
+    """Also `python tests/survival/kills.py`, with thirty."""
+    done = subprocess.run([sys.executable, KILLS, "--kills", "5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("5 kills")
+
+
+def test_the_last_states_are_kept_and_removed_at_the_end(stopped, films):
+    names = [path.name for path in find_states([stopped], "multires_tiny")]
+    assert names == [f"multires_tiny.00001-000000{batch}.state.safetensors" for batch in (2, 1)]
+    history = fit(MULTIRES, stopped, films)
+    assert [record["epoch"] for record in history] == [0, 1] and not find_states([stopped], "multires_tiny")
+
+
+def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, films, tmp_path):
+    latest = find_states([stopped], "multires_tiny")[0]
+    latest.write_bytes(latest.read_bytes()[:-1000])
+    with pytest.warns(
+        UserWarning, match=r"00001-0000002.state.safetensors is damaged .*; the state before it is taken"
+    ):
+        fit(MULTIRES, stopped, films)
+    fit(MULTIRES, tmp_path / "whole", films)
+    expected, found = (load_file(last_path(folder, "multires_tiny")) for folder in (tmp_path / "whole", stopped))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def other_films(films):
+    fewer = Films.__new__(Films)
+    fewer.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
+    return [fewer, films[1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda r, f: (replace(r, backbone=replace(r.backbone, learning_rate=0.5)), f),
+            "backbone.learning_rate is 0.002",
+        ),
+        (lambda r, f: (replace(r, seed=3), f), "seed is 0 there and 3 here"),
+        (lambda r, f: (r, other_films(f)), "training films is 12 films, .* there and 8 films, .* here"),
+        (lambda r, f: (r, f[::-1]), "training films is .*; validation films is 6 films, .* there and 12 films"),
+    ],
+)
+def test_a_state_of_another_run_is_refused_by_the_field_that_differs(change, named, stopped, films):
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    recipe, others = change(MULTIRES, films)
+    with pytest.raises(InputError, match=f"state.safetensors is of another run: {named}.*--restart"):
+        fit(recipe, stopped, others)
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+    assert len(fit(recipe, stopped, others, restart=True)) == 2
+
+
+def test_a_state_of_another_version_is_refused(stopped):
+    path = find_states([stopped], "multires_tiny")[0]
+    save_file({"x": torch.zeros(1)}, path, metadata={"cxr_seam_state": '{"format": 99}'})
+    with pytest.raises(InputError, match="has the state format 99, this version reads 1; delete it and train anew"):
+        read_state(path)
+
+
+def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):
+    history = fit(MULTIRES, tmp_path, films)
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert fit(MULTIRES, tmp_path, films) == history
+    assert "multires_tiny is trained already; restart=True" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    with pytest.raises(
+        InputError, match="last.safetensors is of another run: seed is 0 there and 1 here; choose another"
+    ):
+        fit(replace(MULTIRES, seed=1), tmp_path, films)
+    fit(MULTIRES, tmp_path, films, restart=True)
+    assert all(path.stat().st_mtime_ns != files[path.name] for path in tmp_path.iterdir())
+
+
+def test_a_second_phase_on_another_backbone_is_another_run(films, tmp_path):
+    refined = find_recipe("multires_tiny_pcm")
+    fit(MULTIRES, tmp_path, films)
+    fit(refined, tmp_path, films)
+    fit(replace(MULTIRES, seed=1), tmp_path, films, restart=True)
+    with pytest.raises(
+        InputError, match="multires_tiny_pcm.last.safetensors is of another run: model it starts from is"
+    ):
+        fit(refined, tmp_path, films)
+
+
+def vanish(folder):
+    """Where the folder was, there is something that cannot be written into."""
+    folder.rename(folder.with_name("elsewhere"))
+    folder.write_text("the drive is gone")
+
+
+def come_back(folder):
+    folder.unlink()
+    folder.with_name("elsewhere").rename(folder)
+
+
+@pytest.mark.parametrize("back_in_time", [True, False])
+def test_a_place_that_vanishes_costs_a_warning_and_nothing_else(back_in_time, films, tmp_path):
+    """The folder goes after the first epoch and is there again after the second, or not before the end."""
+    folder, scratch, recipe = (
+        tmp_path / "drive",
+        tmp_path / "scratch",
+        replace(MULTIRES, backbone=replace(PHASE, epochs=3)),
+    )
+    fit(recipe, tmp_path / "whole", films)
+
+    def on_epoch(record):
+        if record["epoch"] == 0:
+            vanish(folder)
+        if record["epoch"] == 1 and back_in_time:
+            come_back(folder)
+
+    with pytest.warns(UserWarning, match="training goes on, 1 files wait in .*scratch and are copied when"):
+        if back_in_time:
+            fit(recipe, folder, films, scratch=scratch, on_epoch=on_epoch, save_minutes=0)
+        else:
+            with pytest.raises(InputError, match=r"reconnect its folder, then copy .* there from .*scratch"):
+                fit(recipe, folder, films, scratch=scratch, on_epoch=on_epoch, save_minutes=0)
+            come_back(folder)
+            fit(recipe, folder, films, scratch=scratch)  # the next call copies what waits
+    assert not list(scratch.iterdir())
+    for path in (best_path, last_path):
+        expected, found = (load_file(path(place, "multires_tiny")) for place in (tmp_path / "whole", folder))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert [record["epoch"] for record in read_history(folder, "multires_tiny")] == [0, 1, 2]
+
+
+def test_a_finding_that_never_occurs_is_told_and_trained(films, tmp_path):
+    absent = [name for name, shown in zip(FINDINGS, films[0].labels.any(axis=0), strict=True) if not shown]
+    assert absent
+    with pytest.warns(UserWarning, match=f"no film that multires_tiny is trained on shows {', '.join(absent)};"):
+        history = fit(MULTIRES, tmp_path, films)
+    assert np.isfinite([record["train_loss"] for record in history]).all()

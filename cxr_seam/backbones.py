@@ -6,7 +6,7 @@ cuts a network into five stages (`backbone_cuts`) and an entry in `BACKBONES`.
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,11 +161,15 @@ def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: st
             ) from error
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's advice how to run a stranger's program after all
+                state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise InputError(f"{path} is not a file of plain weights ({str(error).splitlines()[0]})") from error
+        except Exception as error:  # broken bytes are met with exceptions of a dozen kinds
+            raise InputError(
+                f"{path} is not a file of plain weights ({type(error).__name__}); give the path of a {name} state dict"
+            ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not weights by name; give a {name} state dict")
     state = {entry.rename(key): value for key, value in state.items()}

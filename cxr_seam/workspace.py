@@ -174,7 +174,10 @@ class Workspace:
     def _check(self, folder: Path) -> None:
         """Refuse a folder that is for other data."""
         path = folder / CLAIM
-        other = json.loads(path.read_text())["data"] if path.exists() else self.identity
+        try:
+            other = json.loads(path.read_text())["data"] if path.exists() else self.identity
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete it if {folder} is for these data") from error
         if other != self.identity:
             raise InputError(f"{folder} holds {other}, not {self.identity}; choose another KEEP or delete that folder")
 

@@ -23,7 +23,7 @@ from .predict import Predictor
 from .recipes import FAMILIES, Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
 from .resuming import flat
-from .training import best_path, read_history, train
+from .training import best_path, read_history, starting_model, train
 from .workspace import Workspace
 
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
@@ -169,9 +169,9 @@ class Models:
         """The trained model of a choice."""
         self._train(choice.first)
         if choice.second is None:
-            model, _ = load_checkpoint(self._path(choice.first))
-            model.background = self.pcm.background
-            return Predictor(model, self.pcm)
+            untrained = replace(self.pcm, start_from=choice.first.name)
+            model, _ = starting_model(untrained, self._path(choice.first).parent, weights="none")
+            return Predictor(model.eval(), self.pcm)
         self._train(choice.second)
         return Predictor.load(self._path(choice.second))
 

@@ -1,6 +1,7 @@
 """Several processes share the work of one: the same losses, every film read once, runs that go on in another number."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -65,6 +66,16 @@ def test_the_launcher_trains_in_two_processes(tmp_path):
     assert done.stdout.count("films to train on") == done.stdout.count("the best model is") == 1
     again = subprocess.run([sys.executable, "-m", *verb], capture_output=True, text=True, check=True)
     assert "multires_tiny is trained already" in again.stdout
+
+
+def test_the_benchmark_shows_one_process_beside_two():
+    options = ["--films", "32", "--size", "32", "--epochs", "1", "--precision", "float64"]
+    command = [sys.executable, RUNS.parent.parent / "benchmarks" / "processes.py", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    apart = {name: values.split(", ") for name, values in re.findall(r"from one, (two.*): (.*)", done.stdout)}
+    assert set(apart) == {"two", "two threads"}
+    assert all(0 <= float(value) < 1e-9 for values in apart.values() for value in values)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -89,6 +91,15 @@ def test_every_picture_is_drawn_by_the_script_and_shown_by_a_notebook() -> None:
     assert len(list(PICTURES.glob("*.png"))) >= 7
     for picture in PICTURES.glob("*.png"):
         assert f'HERE / "{picture.name}"' in script and f"/docs/pictures/{picture.name})" in notebooks
+
+
+@pytest.mark.parametrize("diagram", ["merge_block", "siamese"])
+def test_a_diagram_is_a_white_sheet_with_nothing_around_it(diagram: str) -> None:
+    """Readable on a dark page as on a light one."""
+    pixels = np.asarray(Image.open(PICTURES / f"{diagram}.png").convert("RGBA"))
+    assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1], 3] == 0).all()
+    assert (pixels[15:-15, 15:-15, 3] == 255).all()
+    assert (pixels[15, 30:-30] == 255).all()
 
 
 def test_the_diagram_of_the_merge_block_has_the_widths_that_table_4_implies() -> None:

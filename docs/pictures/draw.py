@@ -66,6 +66,7 @@ def fewer_colours(png: bytes) -> bytes:
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     palette = flat.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=4)
     flat = flat.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    flat.putpalette([*flat.getpalette(), 255, 255, 255])
     flat.paste(255, mask=Image.fromarray(outside))
     data = io.BytesIO()
     flat.save(data, format="png", optimize=True, **({"transparency": 255} if outside.any() else {}))

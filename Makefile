@@ -2,6 +2,7 @@
 PYTHON ?= python3
 COLAB_PYTHON ?= python3.13
 DATA ?= ../shared/nih
+FUZZ_SECONDS ?= 60
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -11,7 +12,7 @@ COLAB := build/colab/environment
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help environment demo real test test-browser test-colab pair clean
+.PHONY: help environment demo real test test-browser test-colab fuzz pair clean
 
 help:  ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -81,6 +82,11 @@ $(COLAB)/installed: tests/colab/preinstalled.txt
 		{ echo "$(COLAB_PYTHON) cannot make environments; install its venv package"; exit 1; }
 	$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/colab/preinstalled.txt
 	@touch $@
+
+fuzz: environment  ## Change small files byte by byte and read them: make fuzz FUZZ_SECONDS=60, for each of two readers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz/fuzz.py tables --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/fuzz.py images --seconds $(FUZZ_SECONDS)
 
 pair: environment  ## Write each notebook's script anew after an edit in Jupyter
 	$(BIN)/jupytext --quiet --to py:percent $(NOTEBOOKS)

@@ -25,9 +25,12 @@ from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import find_family, find_recipe, recipe_from_dict, recipe_to_dict
 from cxr_seam.results import FORMAT, compare, load_results
+from cxr_seam.resuming import HEADER as STATE_HEADER
+from cxr_seam.resuming import read_state
 
 CHECKPOINT, WEIGHTS, RECIPE, RESULTS = "checkpoint", "starting weights", "recipe", "results.json"
 PREDICTOR, HUB = "predictor", "shared model"
+RUN, STATE = "saved state of a run", "tiny.00001-0000002.state.safetensors"
 TINY = find_recipe("tiny")
 FILE = "tiny.best.safetensors"
 LOADED = "the model that was saved"
@@ -103,6 +106,16 @@ class Payload:
         return open, (str(self.path), "w")
 
 
+def posing(place: Place) -> bytes:
+    """A pickle that would create a file, which the runner would see."""
+    return pickle.dumps(Payload(place.folder / "executed"))
+
+
+def nested(key: str) -> bytes:
+    """A header of 100,000 brackets."""
+    return save({}, metadata={key: "[" * 100_000})
+
+
 def bomb_weight(state: dict[str, torch.Tensor]) -> None:
     """A NaN in one weight."""
     state[max(state)].view(-1)[0] = float("nan")
@@ -142,8 +155,7 @@ add("NaN in a weight", refused(FILE, "NaN or infinite"), with_weights(bomb_weigh
 
 @case(CHECKPOINT, "a pickle that would create a file", refused(FILE, no_pickle))
 def pickled(place: Place) -> Act:
-    # The runner sees the file that this would leave.
-    path = place.write(FILE, pickle.dumps(Payload(place.folder / "executed")))
+    path = place.write(FILE, posing(place))
     return lambda: load_checkpoint(path)
 
 
@@ -195,6 +207,31 @@ def read_only(place: Place) -> Act:
     return lambda: saving(locked / FILE)
 
 
+def state(given: str, expected: Expected, data: Callable[[Place], bytes]) -> None:
+    """A case of a saved state of a run."""
+
+    def lay_out(place: Place) -> Act:
+        path = place.write(STATE, data(place))
+        return lambda: read_state(path)
+
+    case(RUN, given, expected)(lay_out)
+
+
+state("empty", refused(STATE, "delete it"), lambda place: b"")
+state("cut in the middle", refused(STATE, "delete it"), lambda place: whole()[: len(whole()) // 2])
+state(
+    "a pickle that would create a file",
+    refused(STATE, "delete it"),
+    posing,
+)
+state("a checkpoint in its place", refused(STATE, "delete it and train anew"), lambda place: whole())
+state(
+    "a header of 100,000 brackets",
+    refused(STATE, "delete it"),
+    lambda place: nested(STATE_HEADER),
+)
+
+
 @case(WEIGHTS, "a pickle that would create a file", refused("weights.pth", "not a file of plain weights"))
 def pickled_weights(place: Place) -> Act:
     path = place.folder / "weights.pth"
@@ -204,7 +241,7 @@ def pickled_weights(place: Place) -> Act:
 
 @case(WEIGHTS, "a bare pickle that would create a file", refused("weights.pth", "not a file of plain weights"))
 def bare_pickle(place: Place) -> Act:
-    path = place.write("weights.pth", pickle.dumps(Payload(place.folder / "executed")))
+    path = place.write("weights.pth", posing(place))
     return lambda: build_backbone("resnet18", weights=str(path))
 
 
@@ -424,7 +461,7 @@ def empty_share(place: Place) -> Act:
 
 @case(HUB, "a folder whose model is a pickle", refused("model.safetensors", no_pickle))
 def pickled_share(place: Place) -> Act:
-    place.write("shared/model.safetensors", pickle.dumps(Payload(place.folder / "executed")))
+    place.write("shared/model.safetensors", posing(place))
     return lambda: from_pretrained(place.folder / "shared")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
 
 from archives import png
-from door_models import FILE, GREY, Payload, results, whole
+from door_models import FILE, GREY, posing, results, whole
 from door_tables import FILES, ROWS
 from runner import Act, Expected, Place, Shell, case, command, refused, usage, warns, works
 
@@ -151,7 +150,7 @@ def with_model(place: Place, words: list[str]) -> list[str]:
 
 def pickled(place: Place) -> str:
     """A pickle that would create a file."""
-    return place.write("m.safetensors", pickle.dumps(Payload(place.folder / "executed"))).name
+    return place.write("m.safetensors", posing(place)).name
 
 
 stored = ["prepare", "films", "--store", "store", "--size", "16"]

@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "bad-input.md"
 HEAD = """# Bad input
 
 {count} cases at {doors} doors, each run by `tests/bad_input`: what is given, what must come, and what came. A refusal
-is one sentence (`InputError`; in a shell one line and status 2) that names the file or value and says what to do. Nothing
+is one sentence (`InputError`; in a shell one line, status 2) that names the file or value and says what to do. Nothing
 may be left behind that was not there before, no file may change that was there, and nothing may lie about half-written.
 What stands in brackets, mostly the words of a library or the system, is left out here: "…".
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import pytest
+from door_models import posing
 from runner import CASES, Case, Expected, InputError, Place, case, refused, run, works
 from table import PAGE, row
 
@@ -23,6 +25,12 @@ def test_the_page_has_a_row_for_every_case_and_no_other() -> None:
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     doors = {given.door for given in CASES}
     assert len(rows) == len(CASES) + len(doors)  # and a head for each door
+
+
+def test_the_pickles_of_the_table_do_run_where_somebody_unpickles_them(tmp_path) -> None:
+    """Else that no case leaves the file would say nothing."""
+    pickle.loads(posing(Place(tmp_path))).close()
+    assert (tmp_path / "executed").exists()
 
 
 def leave_a_file(place: Place):

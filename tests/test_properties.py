@@ -1,0 +1,437 @@
+"""Properties that must hold for any boxes, tables, films and recipes, tried on many that hypothesis makes up."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as some
+
+from cxr_seam.augment import augment, draw, normalise, sampling_matrices, shrink_batch, to_input, warp
+from cxr_seam.boxes import boxes_from_heatmap, iobb, iou
+from cxr_seam.checkpoints import Checkpoint, read_header, save_checkpoint
+from cxr_seam.errors import InputError
+from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
+from cxr_seam.geometry import rotate, rotation_valid
+from cxr_seam.nih import choose_training_images, load_tables
+from cxr_seam.radiographs import shrink
+from cxr_seam.recipes import Augmentation, all_recipes, find_recipe, recipe_from_dict, recipe_to_dict
+from cxr_seam.text_tables import read_csv
+
+settings.register_profile(
+    "same every time", deadline=None, derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("same every time")
+
+# ---- boxes
+
+levels = st.integers(0, 200).map(lambda level: level / 200)
+heat_maps = some.arrays(np.float32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=levels.map(np.float32))
+thresholds = st.floats(0.05, 1.0)
+corners = st.tuples(st.integers(-60, 60), st.integers(-60, 60), st.integers(0, 50), st.integers(0, 50))
+some_boxes = st.lists(corners, min_size=1, max_size=6).map(lambda boxes: np.array(boxes, dtype=np.float64))
+
+
+@given(heat_maps, thresholds)
+def test_boxes_lie_inside_the_map_and_hold_every_pixel_that_is_kept(heatmap, threshold):
+    xywh, score = boxes_from_heatmap(heatmap, threshold=threshold)
+    height, width = heatmap.shape
+    assert (xywh[:, :2] >= 0).all() and (xywh[:, 2:] >= 1).all()
+    assert (xywh[:, 0] + xywh[:, 2] <= width).all() and (xywh[:, 1] + xywh[:, 3] <= height).all()
+    assert (np.diff(score) <= 0).all() and (score <= heatmap.max()).all()
+    covered = np.zeros(heatmap.shape, bool)
+    for x, y, w, h in xywh.astype(int):
+        covered[y : y + h, x : x + w] = True
+    peak = heatmap.max()
+    assert peak == 0 or covered[heatmap >= threshold * peak].all()
+    assert (len(xywh) == 0) == (peak == 0)
+
+
+@given(heat_maps, thresholds, thresholds)
+def test_a_higher_threshold_only_shrinks_what_boxes_cover(heatmap, first, second):
+    assume(heatmap.max() > 0)
+    low, high = sorted((first, second))
+    outer = boxes_from_heatmap(heatmap, threshold=low).xywh
+    for x, y, w, h in boxes_from_heatmap(heatmap, threshold=high).xywh:
+        fits = (outer[:, 0] <= x) & (outer[:, 1] <= y)
+        fits &= (outer[:, 0] + outer[:, 2] >= x + w) & (outer[:, 1] + outer[:, 3] >= y + h)
+        assert fits.any()
+
+
+@given(heat_maps, thresholds, st.sampled_from([0.25, 0.5, 2.0, 1024.0]))
+def test_boxes_do_not_depend_on_the_maps_scale(heatmap, threshold, factor):
+    plain, scaled = (boxes_from_heatmap(m, threshold=threshold) for m in (heatmap, heatmap * np.float32(factor)))
+    assert np.array_equal(plain.xywh, scaled.xywh)
+    assert np.array_equal(plain.score * factor, scaled.score)
+
+
+@given(heat_maps, thresholds)
+def test_boxes_of_a_mirrored_map_are_mirrored(heatmap, threshold):
+    def rows(boxes):
+        return sorted(map(tuple, np.column_stack([boxes.xywh, boxes.score]).tolist()))
+
+    plain = boxes_from_heatmap(heatmap, threshold=threshold)
+    turned = boxes_from_heatmap(np.ascontiguousarray(heatmap[:, ::-1]), threshold=threshold)
+    turned.xywh[:, 0] = heatmap.shape[1] - turned.xywh[:, 0] - turned.xywh[:, 2]
+    assert rows(plain) == rows(turned)
+    across = boxes_from_heatmap(np.ascontiguousarray(heatmap.T), threshold=threshold)
+    across.xywh[:] = across.xywh[:, [1, 0, 3, 2]]
+    assert rows(plain) == rows(across)
+
+
+@given(heat_maps, thresholds, st.integers(0, 5), st.integers(0, 5))
+def test_boxes_move_with_what_they_hold(heatmap, threshold, down, across):
+    assume(heatmap.max() > 0)
+    moved = boxes_from_heatmap(np.pad(heatmap, ((down, 0), (across, 0))), threshold=threshold)
+    plain = boxes_from_heatmap(heatmap, threshold=threshold)
+    assert np.array_equal(moved.xywh, plain.xywh + [across, down, 0, 0])
+
+
+@given(some_boxes, some_boxes)
+def test_iou_is_symmetric_and_never_above_iobb(a, b):
+    assert np.array_equal(iou(a, b), iou(b, a).T)
+    assert ((iou(a, b) >= 0) & (iou(a, b) <= 1)).all() and ((iobb(a, b) >= 0) & (iobb(a, b) <= 1)).all()
+    assert (iou(a, b) <= np.minimum(iobb(a, b), iobb(b, a).T) + 1e-12).all()
+
+
+@given(some_boxes)
+def test_a_box_meets_itself_wholly_unless_it_has_no_area(boxes):
+    area = boxes[:, 2] * boxes[:, 3]
+    assert np.array_equal(np.diag(iou(boxes, boxes)), (area > 0).astype(float))
+    assert np.array_equal(np.diag(iobb(boxes, boxes)), (area > 0).astype(float))
+
+
+@given(some_boxes, some_boxes, st.sampled_from([0.25, 4.0]), st.integers(-99, 99), st.integers(-99, 99))
+def test_overlaps_do_not_depend_on_unit_origin_or_side(a, b, scale, x, y):
+    for measure in (iou, iobb):
+        plain = measure(a, b)
+        assert np.array_equal(measure(a * scale, b * scale), plain)
+        assert np.array_equal(measure(a + [x, y, 0, 0], b + [x, y, 0, 0]), plain)
+        mirrored = [np.column_stack([-boxes[:, 0] - boxes[:, 2], boxes[:, 1:]]) for boxes in (a, b)]
+        assert np.array_equal(measure(*mirrored), plain)
+
+
+@given(some_boxes, some_boxes, st.integers(0, 9))
+def test_a_larger_true_box_never_lowers_iobb(a, b, margin):
+    larger = b + np.array([-margin, -margin, 2 * margin, 2 * margin])
+    assert (iobb(a, larger) >= iobb(a, b) - 1e-12).all()
+
+
+# ---- tables
+
+label_sets = st.sets(st.sampled_from(FINDINGS)).map(lambda names: tuple(name for name in FINDINGS if name in names))
+spelt = st.sampled_from([*FINDINGS, *ALIASES])
+
+
+@st.composite
+def studies(draw):
+    """Rows of a label table: (image, patient, findings, age), no image twice, two patients at least."""
+    patients = draw(st.lists(st.integers(1, 40), min_size=2, max_size=14))
+    assume(len(set(patients)) > 1)
+    return [
+        (f"{patient:08}_{number:03}.png", patient, draw(label_sets), draw(st.integers(0, 110)))
+        for number, patient in enumerate(patients)
+    ]
+
+
+@st.composite
+def true_boxes(draw, names):
+    """Rows of a box table inside 1024 x 1024, none twice."""
+    rows = draw(
+        st.lists(st.tuples(st.sampled_from(names), st.sampled_from(BOXED_FINDINGS), *[st.integers(1, 500)] * 4))
+    )
+    return list(dict.fromkeys(rows))
+
+
+def written(folder: Path, rows, boxes=(), *, order=None, quote=False, ends="\n") -> Path:
+    """NIH's four tables; the first patient's films are the test films."""
+    first = rows[0][1]
+    table = pd.DataFrame(
+        {
+            "Image Index": [name for name, *_ in rows],
+            "Finding Labels": ["|".join(found) or NO_FINDING for _, _, found, _ in rows],
+            "Follow-up #": range(len(rows)),
+            "Patient ID": [patient for _, patient, *_ in rows],
+            "Patient Age": [age for *_, age in rows],
+            "Patient Gender": "F",
+            "View Position": "AP",
+        }
+    )
+    table = table if order is None else table.iloc[order]
+    quoting = 2 if quote else 0
+    table.to_csv(folder / "Data_Entry_2017.csv", index=False, quoting=quoting, lineterminator=ends)
+    listed = {"train_val": [n for n, p, *_ in rows if p != first], "test": [n for n, p, *_ in rows if p == first]}
+    for which, names in listed.items():
+        (folder / f"{which}_list.txt").write_text(ends.join(names), newline="")
+    columns = ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]
+    pd.DataFrame(boxes, columns=columns).to_csv(
+        folder / "BBox_List_2017.csv", index=False, quoting=quoting, lineterminator=ends
+    )
+    return folder
+
+
+@given(st.data(), studies(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
+def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
+    boxes = data.draw(true_boxes([name for name, *_ in rows]))
+    with tempfile.TemporaryDirectory() as folder:
+        tables = load_tables(written(Path(folder), rows, boxes, quote=quote, ends=ends))
+    matrix = tables.labels([name for name, *_ in rows])
+    assert [tuple(f for f, on in zip(FINDINGS, row, strict=True) if on) for row in matrix] == [r[2] for r in rows]
+    assert tables.images["patient_id"].tolist() == [patient for _, patient, *_ in rows]
+    assert tables.images["age"].tolist() == [age for *_, age in rows]
+    assert list(map(tuple, tables.boxes.to_numpy().tolist())) == boxes
+    assert set(tables.train_val) | set(tables.test) == {name for name, *_ in rows}
+
+
+@given(st.data(), studies(), st.floats(0.01, 0.9), st.integers(0, 20), st.integers(0, 99))
+def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, fraction, disease_free, seed):
+    options = {"validation_fraction": fraction, "disease_free": disease_free, "seed": seed}
+    with tempfile.TemporaryDirectory() as folder:
+        tables = load_tables(written(Path(folder), rows))
+    patient = {name: number for name, number, *_ in rows}
+    diseased = {name for name, _, found, _ in rows if found}
+    available = set(tables.train_val)
+    if not available & diseased and not disease_free:
+        with pytest.raises(InputError):
+            choose_training_images(tables, **options)
+        return
+    train, validation = choose_training_images(tables, **options)
+    chosen = {*train, *validation}
+    assert len(chosen) == len(train) + len(validation) and chosen <= available
+    assert not {patient[name] for name in train} & {patient[name] for name in validation}
+    assert chosen & diseased == available & diseased  # every film with a finding
+    assert len(chosen - diseased) == min(disease_free, len(available - diseased))
+    assert train and (validation or len({patient[name] for name in chosen}) == 1)
+
+
+@given(st.data(), studies(), st.integers(0, 9))
+def test_rows_in_another_order_split_the_same_patients(data, rows, seed):
+    """With all disease-free films the choice of patients is a question of their numbers alone."""
+    options = {"validation_fraction": 0.4, "disease_free": 99, "seed": seed}
+    order = data.draw(st.permutations(range(len(rows))))
+    answers = []
+    for shuffled in (None, order):
+        with tempfile.TemporaryDirectory() as folder:
+            tables = load_tables(written(Path(folder), rows, order=shuffled))
+        answers.append([set(part) for part in choose_training_images(tables, **options)])
+    assert answers[0] == answers[1]
+
+
+@given(st.lists(spelt, min_size=1, max_size=5), st.text(" \t", max_size=3))
+def test_labels_are_read_whole_however_they_are_spaced(names, space):
+    text = "|".join(f"{space}{name}{space}" for name in names)
+    assert split_labels(text) == tuple(canonical_finding(name) for name in names)
+
+
+@given(st.text(max_size=20))
+def test_a_finding_is_one_of_the_fourteen_or_refused(text):
+    if text.strip() in {*FINDINGS, *ALIASES}:
+        assert canonical_finding(text) in FINDINGS
+    else:
+        with pytest.raises(InputError, match="the known ones are"):
+            canonical_finding(text)
+
+
+cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r\n"), max_size=8)
+
+
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1, max_size=6)))
+def test_cells_come_back_as_pandas_wrote_them(rows):
+    header = [f"column {place}" for place in range(len(rows[0]))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        pd.DataFrame(rows, columns=header).to_csv(path, index=False, quoting=1)
+        read = read_csv(path)
+    assert list(read.columns) == header and read.to_numpy().tolist() == rows
+
+
+# ---- films and their transforms
+
+films = some.arrays(np.uint8, st.tuples(st.integers(1, 3), st.just(1), st.just(16), st.just(16)))
+recipes_of_augmentation = st.builds(
+    Augmentation,
+    crop_area=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)).map(lambda pair: tuple(sorted(pair))),
+    crop_aspect=st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)).map(lambda pair: tuple(sorted(pair))),
+    flip_probability=st.floats(0, 1),
+    rotation_degrees=st.floats(0, 90),
+)
+STILL = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip_probability=0.0, rotation_degrees=0.0)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(films, recipes_of_augmentation, st.integers(0, 999))
+def test_a_varied_film_has_no_value_that_the_film_and_black_have_not(pixels, recipe, seed):
+    batch = torch.from_numpy(pixels)
+    varied = augment(batch, recipe, size=16, generator=seeded(seed))
+    assert varied.shape == (len(batch), 3, 16, 16) and varied.dtype == torch.float32
+    for channel, (low, high) in enumerate(
+        zip(normalise(torch.zeros(1, 1, 1, 1))[0], normalise(torch.ones(1, 1, 1, 1))[0], strict=True)
+    ):
+        brightest = low + (high - low) * (batch.float().amax(dim=(1, 2, 3)) / 255)
+        assert (varied[:, channel].amin(dim=(1, 2)) >= low - 1e-4).all()
+        assert (varied[:, channel].amax(dim=(1, 2)) <= brightest + 1e-4).all()
+
+
+@given(recipes_of_augmentation, st.integers(1, 40), st.integers(0, 999))
+def test_what_is_drawn_stays_within_the_recipe(recipe, count, seed):
+    crops, flips, degrees = draw(count, recipe, generator=seeded(seed))
+    left, top, width, height = crops.double().unbind(dim=1)
+    assert (
+        (left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
+    )
+    assert (degrees.abs() <= recipe.rotation_degrees + 1e-4).all()
+    whole = (width == 1) & (height == 1)  # also where no draw fitted
+    area, aspect = width * height, width / height
+    assert ((area >= recipe.crop_area[0] - 1e-4) | whole).all() and ((area <= recipe.crop_area[1] + 1e-4) | whole).all()
+    assert ((aspect >= recipe.crop_aspect[0] - 1e-4) | whole).all()
+    assert ((aspect <= recipe.crop_aspect[1] + 1e-4) | whole).all()
+    assert flips.dtype == torch.bool and (0 < recipe.flip_probability < 1 or flips.all() == flips.any())
+
+
+@given(films, st.integers(0, 999))
+def test_a_recipe_that_varies_nothing_gives_the_film(pixels, seed):
+    batch = torch.from_numpy(pixels)
+    assert torch.allclose(augment(batch, STILL, size=16, generator=seeded(seed)), to_input(batch, size=16), atol=1e-4)
+
+
+@given(films)
+def test_a_film_mirrored_twice_is_itself(pixels):
+    grey = torch.from_numpy(pixels).float() / 255
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(grey), 4)
+    flips, straight = torch.ones(len(grey), dtype=torch.bool), torch.zeros(len(grey))
+    once = warp(grey, crops=whole, flips=flips, degrees=straight)
+    assert torch.allclose(once, grey.flip(-1), atol=1e-5)
+    assert torch.allclose(warp(once, crops=whole, flips=flips, degrees=straight), grey, atol=1e-5)
+
+
+@given(st.floats(-180, 180), st.integers(5, 20), st.integers(5, 20))
+def test_valid_pixels_of_a_rotation_do_not_depend_on_what_lies_outside(angle, height, width):
+    """A constant stays itself where the mask says so, and nothing is made brighter anywhere."""
+    degrees = torch.tensor([angle], dtype=torch.float32)
+    valid = rotation_valid(degrees, height=height, width=width)
+    turned = rotate(torch.full((1, 1, height, width), 0.5), degrees)
+    assert valid.dtype == torch.bool and valid.shape == turned.shape
+    assert turned.max() <= 0.5 + 1e-5 and turned.min() >= 0
+    assert ((turned - 0.5).abs() < 1e-3)[valid].all()
+    mirrored = rotation_valid(-degrees, height=height, width=width).flip(-1)
+    assert (valid != mirrored).float().mean() < 0.05  # rounding at the rim alone
+
+
+@given(films, st.integers(-3, 3))
+def test_quarter_turns_are_exact(pixels, quarters):
+    grey = torch.from_numpy(pixels).float() / 255
+    turned = rotate(grey, torch.full((len(grey),), 90.0 * quarters))
+    assert torch.allclose(turned, grey.rot90(quarters, dims=(2, 3)), atol=1e-4)
+
+
+@given(st.integers(0, 999), recipes_of_augmentation)
+def test_sampling_the_middle_of_a_crop_gives_the_middle_of_the_crop(seed, recipe):
+    """The centre of the picture comes from the centre of the crop, however it is turned or mirrored."""
+    crops, flips, degrees = draw(8, recipe, generator=seeded(seed))
+    _, place = sampling_matrices(crops, flips, degrees, height=32, width=32)
+    left, top, width, height = crops.unbind(dim=1)
+    centre = torch.stack([2 * left + width - 1, 2 * top + height - 1], dim=1)
+    assert torch.allclose(place[:, :, 2], centre, atol=1e-5)
+
+
+@given(some.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.integers(1, 40))
+def test_shrinking_stays_between_the_darkest_and_the_brightest(pixels, size):
+    small = shrink(pixels, size)
+    assert small.shape == (size, size) and small.dtype == np.uint8
+    assert small.min() >= pixels.min() and small.max() <= pixels.max()
+    grey = shrink_batch(torch.from_numpy(pixels)[None, None], size)
+    assert grey.min() >= 0 and grey.max() <= 1 and grey.shape == (1, 1, size, size)
+
+
+# ---- recipes and checkpoints
+
+recipe_names = st.sampled_from(sorted(all_recipes()))
+
+
+def leaves(value, path=()):
+    """Every field of a recipe that holds no other fields: its path and value."""
+    for entry in fields(value):
+        inner = getattr(value, entry.name)
+        if is_dataclass(inner):
+            yield from leaves(inner, (*path, entry.name))
+        else:
+            yield (*path, entry.name), inner
+
+
+def with_field(recipe, path, value):
+    """The recipe with one field replaced."""
+    if len(path) > 1:
+        value = with_field(getattr(recipe, path[0]), path[1:], value)
+    return replace(recipe, **{path[0]: value})
+
+
+def another(value):
+    """A value of the same kind that the field allows, too."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.25
+    if isinstance(value, tuple):
+        return (value[0] / 2, value[1])
+    return f"{value or 'tiny'}_x"
+
+
+@given(st.data(), recipe_names)
+def test_any_single_changed_field_of_a_recipe_is_seen_and_survives_json(data, name):
+    recipe = find_recipe(name)
+    path, value = data.draw(st.sampled_from([leaf for leaf in leaves(recipe) if leaf[0] != ("seam",)]))
+    assume(path not in (("backbone",),))
+    changed = with_field(recipe, path, another(value) if path[-1] != "clip_norm" else 7.5)
+    assert changed != recipe
+    assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(changed)))) == changed
+    different = {key for key, one in recipe_to_dict(recipe).items() if one != recipe_to_dict(changed)[key]}
+    assert different == {path[0]}
+
+
+@given(
+    st.data(),
+    recipe_names,
+    st.one_of(st.none(), st.text(max_size=3), st.lists(st.integers(), max_size=3), st.just(math.nan)),
+)
+def test_a_field_of_another_type_is_refused_or_read_as_what_it_is(data, name, odd):
+    values = json.loads(json.dumps(recipe_to_dict(find_recipe(name))))
+    place = data.draw(st.sampled_from(sorted(values)))
+    values[place] = odd
+    try:
+        recipe = recipe_from_dict(values)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert getattr(recipe, place) == (tuple(odd) if isinstance(odd, list) else odd)
+
+
+numbers = st.one_of(st.none(), st.floats(0, 1))
+
+
+@given(
+    recipe_names,
+    st.integers(0, 99),
+    st.dictionaries(st.text(max_size=9), numbers),
+    st.dictionaries(st.sampled_from(FINDINGS), numbers),
+)
+@settings(max_examples=25)
+def test_what_a_checkpoint_says_of_itself_is_read_as_it_was_written(name, epoch, metrics, chosen):
+    about = Checkpoint(find_recipe(name), epoch=epoch, metrics=metrics, thresholds=dict.fromkeys(FINDINGS) | chosen)
+    weights = SimpleNamespace(state_dict=lambda: {"w": torch.ones(2)})
+    with tempfile.TemporaryDirectory() as folder:
+        assert read_header(save_checkpoint(Path(folder) / "a.safetensors", weights, about=about)) == about

@@ -148,4 +148,4 @@ def as_text(prediction: Prediction) -> str:
 
 def _write_table(table: pd.DataFrame, path: Path, columns: list[str]) -> None:
     with whole_file(path) as temporary:
-        table.reindex(columns=columns).to_csv(temporary, index=False)
+        table.reindex(columns=columns).to_csv(temporary, index=False, float_format="%.6g")  # hundredths of a pixel

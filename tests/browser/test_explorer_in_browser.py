@@ -201,6 +201,13 @@ def _boxes(sentence: str) -> list[int]:
     return [int(count) for count in re.findall(r"\d\.\d\d, (\d+) box", sentence)]
 
 
+def _change_theme(page: Any, *, light: bool) -> None:
+    theme = f"JupyterLab {'Light' if light else 'Dark'}"
+    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=str(light).lower())
+    page.locator("#jupyterlab-splash").wait_for(state="detached")  # it covers the page for a while
+
+
 def _no_error(page: Any) -> None:
     mime = "[data-mime-type='application/vnd.jupyter.error']"
     assert page.locator(f".jp-OutputArea-output{mime}, .jp-OutputArea-output .ansi-red-fg").count() == 0
@@ -293,8 +300,7 @@ def test_films_are_chosen_by_misses_and_the_empty_choice_is_told(page: Any, scre
 
 
 def test_the_page_reads_in_the_dark_and_in_a_narrow_window(page: Any, screenshots: Path) -> None:
-    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    _change_theme(page, light=False)
     page.locator(PICTURE).scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer_dark.png")
     colour = page.locator(SENTENCE).evaluate("element => getComputedStyle(element).color")
@@ -306,7 +312,6 @@ def test_the_page_reads_in_the_dark_and_in_a_narrow_window(page: Any, screenshot
     shown, controls = page.locator(PICTURE).bounding_box(), page.locator(".widget-gridbox").bounding_box()
     assert shown["x"] + shown["width"] <= 600 and controls["x"] + controls["width"] <= 600
     assert shown["width"] > 0.95 * picture.shape[1]  # its letters are as large as on a wide page
-    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
-    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'true'")
+    _change_theme(page, light=True)
     page.screenshot(path=screenshots / "explorer_narrow.png")
     _no_error(page)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -54,18 +55,26 @@ def test_no_film_is_read_by_two_processes(name, processes, runs):
     assert together == rows(runs / "alone", 0)
 
 
-def test_the_launcher_trains_in_two_processes(tmp_path):
-    """As the documentation says it, on the synthetic films; the second call finds the run complete."""
+def test_both_launchers_train_in_two_processes(tmp_path):
+    """The shell's and the notebook's, as docs/reliability.md writes them, on the synthetic films."""
+
+    def program(*words):
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    program("-m", "cxr_seam", "fetch", "--data", "tiny", "--recipes", "tiny")
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    verb = ["cxr_seam", "train", "multires_tiny", "--data", "tiny", "--keep", str(tmp_path)]
-    fetch = [sys.executable, "-m", "cxr_seam", "fetch", "--data", "tiny", "--recipes", "tiny", "--keep", str(tmp_path)]
-    subprocess.run(fetch, capture_output=True, check=True)
-    done = subprocess.run([sys.executable, "-m", *launcher, "-m", *verb], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("films to train on") == done.stdout.count("the best model is") == 1
-    again = subprocess.run([sys.executable, "-m", *verb], capture_output=True, text=True, check=True)
-    assert "multires_tiny is trained already" in again.stdout
+    verb = ["-m", "cxr_seam", "train", "multires_tiny", "--data", "tiny"]
+    printed = program("-m", *launcher, *verb)
+    assert printed.count("films to train on") == printed.count("the best model is") == 1
+    assert "multires_tiny is trained already" in program(*verb)
+
+    models = tmp_path / "runs" / "tiny" / "models"
+    expected = read_history(models, "multires_tiny")
+    shutil.rmtree(models)
+    page = (RUNS.parent.parent / "docs" / "reliability.md").read_text()
+    program("-c", re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+    assert [r["train_loss"] for r in read_history(models, "multires_tiny")] == [r["train_loss"] for r in expected]
 
 
 def test_the_benchmark_shows_one_process_beside_two():

@@ -37,7 +37,7 @@ settings.load_profile("same every time")
 
 levels = st.integers(0, 200).map(lambda level: level / 200)
 heat_maps = some.arrays(np.float32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=levels.map(np.float32))
-thresholds = st.floats(0.05, 1.0)
+thresholds = st.one_of(st.floats(0.05, 1.0), st.sampled_from([0.5, 1.0]))
 corners = st.tuples(st.integers(-60, 60), st.integers(-60, 60), st.integers(0, 50), st.integers(0, 50))
 some_boxes = st.lists(corners, min_size=1, max_size=6).map(lambda boxes: np.array(boxes, dtype=np.float64))
 

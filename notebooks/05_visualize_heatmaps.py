@@ -117,6 +117,7 @@ figure
 # - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. The broader it is, the more the PCM blurs.
 # - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
 # - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further.
+# - **Narrow page** puts two films in a row and the bars below them, with letters that a narrow column leaves readable.
 
 # %%
 from cxr_seam.cells import need

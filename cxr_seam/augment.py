@@ -1,7 +1,8 @@
 """From grey uint8 films to what a network sees: one resampling for the whole batch, on its device (Sect. 5.2).
 
 Grey bytes travel to the device, a third of the traffic of RGB and a twelfth of float32; crop, aspect, flip and rotation
-are composed into a single bilinear sampling, which is both faster and sharper than four in a row.
+are composed into a single bilinear sampling, which is both faster and sharper than four in a row. A recipe may vary the
+tones of a film besides, which the paper does not.
 """
 
 from __future__ import annotations
@@ -95,6 +96,39 @@ def draw(count: int, recipe: Augmentation, *, generator: torch.Generator) -> tup
     return crops, flips, degrees
 
 
+def draw_tones(count: int, recipe: Augmentation, *, generator: torch.Generator) -> Tensor | None:
+    """Draw how the tones of `count` films are varied.
+
+    Returns:
+        (3, count, 1, 1, 1) float32: gamma, log-uniform in [1 / g, g]; contrast, uniform in [1 - c, 1 + c]; brightness,
+        uniform in [-b, b]. None, and nothing is drawn, where the recipe leaves tones as they are.
+    """
+    if recipe.gamma == 1 and recipe.contrast == recipe.brightness == 0:
+        return None
+    gamma, contrast, brightness = 2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1
+    return torch.stack(
+        [(gamma * math.log(recipe.gamma)).exp(), 1 + contrast * recipe.contrast, brightness * recipe.brightness]
+    )
+
+
+def retone(grey: Tensor, tones: Tensor | None) -> Tensor:
+    """Vary the tones of films (B, 1, S, S) in [0, 1]: grey^gamma, stretched about each film's mean, shifted, cut.
+
+    Args:
+        grey: on any device.
+        tones: as `draw_tones` gives them, on the CPU.
+
+    Returns:
+        (B, 1, S, S) float in [0, 1].
+    """
+    if tones is None:
+        return grey
+    gamma, contrast, brightness = send(tones, grey.device)
+    bent = grey.pow(gamma)
+    mean = bent.mean(dim=(-2, -1), keepdim=True)
+    return (mean + contrast * (bent - mean) + brightness).clamp(0, 1)
+
+
 def sampling_matrices(crops: Tensor, flips: Tensor, degrees: Tensor, *, height: int, width: int) -> Tensor:
     """Where a varied film takes its pixels from.
 
@@ -164,7 +198,7 @@ def augment(
 
     Args:
         films: (B, 1, S, S) uint8 grey, on the device that shall do the work.
-        recipe: ranges of crop, flip and rotation.
+        recipe: ranges of crop, flip, rotation and tones.
         size: side of the result in pixels.
         generator: on the CPU; the parameters are drawn there, so that they do not depend on the device.
         among: where the films are a part of a batch only, the batch's count and which of it they are. The whole
@@ -175,4 +209,6 @@ def augment(
     """
     count, part = among or (len(films), slice(None))
     crops, flips, degrees = (drawn[part] for drawn in draw(count, recipe, generator=generator))
-    return normalise(warp(shrink_batch(films, size), crops=crops, flips=flips, degrees=degrees))
+    tones = draw_tones(count, recipe, generator=generator)
+    grey = retone(shrink_batch(films, size), tones if tones is None else tones[:, part])  # before black comes in
+    return normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))

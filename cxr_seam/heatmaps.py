@@ -8,8 +8,28 @@ from torch.nn import functional as F
 
 from .errors import InputError
 
+NORMALISATIONS = ("relu", "min_max")
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
+
+
+def above_floor(cam: Tensor, normalisation: str) -> Tensor:
+    """Measure maps from their floor, which `heat_maps` then takes for zero.
+
+    Args:
+        cam: (B, C, h, w), any sign.
+        normalisation: "relu", the floor is zero: evidence against a finding does not count; or "min_max", it is each
+            map's own minimum, so that every map that is not constant has a peak, also one that is negative everywhere.
+
+    Returns:
+        (B, C, h, w); for "relu" the very maps.
+
+    Raises:
+        InputError: there is no such normalisation.
+    """
+    if normalisation not in NORMALISATIONS:
+        raise InputError(f"there is no normalisation {normalisation!r} of maps; choose {' or '.join(NORMALISATIONS)}")
+    return cam - cam.amin(dim=(-2, -1), keepdim=True) if normalisation == "min_max" else cam
 
 
 def heat_maps(cam: Tensor, size: int | tuple[int, int]) -> Tensor:

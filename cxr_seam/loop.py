@@ -22,8 +22,9 @@ from .errors import InputError
 from .films import Batches, Films, load
 from .hardware import find_hardware
 from .recipes import Recipe
-from .schedules import make_schedule
+from .schedules import make_optimiser, make_schedule, moves_each_update
 from .synchronised import synchronise
+from .weight_averaging import average_of
 
 CHECKED_EVERY = {"cpu": 1, "cuda": 32}
 """Updates after which the losses are looked at: each look makes a GPU wait."""
@@ -37,6 +38,7 @@ class Loop:
         objective: a module whose `forward(images, labels, generator=..., part=...)` returns a dictionary with "loss"
             and its terms, as accelerate prepared it.
         module: the same, bare.
+        averaged: a moving average of it, None where the phase has none; see `weight_averaging`.
         optimiser: over the objective's trainable parameters.
         schedule: of the learning rate, None where it is constant.
         films: to learn from.
@@ -57,7 +59,7 @@ class Loop:
 
         Raises:
             InputError: the films are smaller than the recipe's, there are too few for so many processes, the GPU
-                cannot be used, or there is no such schedule.
+                cannot be used, or there is no such optimiser or schedule.
         """
         if films.size < recipe.image_size:
             raise InputError(
@@ -84,17 +86,13 @@ class Loop:
         objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
         if accelerator.num_processes > 1:
             objective = synchronise(objective, device=accelerator.device)
-        optimiser = torch.optim.Adam(
-            [p for p in objective.parameters() if p.requires_grad],
-            lr=phase.learning_rate,
-            betas=phase.betas,
-            # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
-            fused=True if hardware.device == "cuda" else None,
-        )
+        # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
+        optimiser = make_optimiser(objective, recipe, fused=True if hardware.device == "cuda" else None)
         updates = phase.epochs * math.ceil(len(self.sampler) / phase.accumulation)
         self.schedule = make_schedule(optimiser, phase, steps=updates)
         self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
         self.module = accelerator.unwrap_model(self.objective)
+        self.averaged = None if phase.ema_decay is None else average_of(self.module, decay=phase.ema_decay)
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
@@ -170,7 +168,9 @@ class Loop:
             self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        if phase.schedule == "one_cycle":
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.module)
+        if moves_each_update(phase):
             self.schedule.step()
 
     def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor] | None:
@@ -280,6 +280,11 @@ class Loop:
     def checked(self) -> bool:
         """Whether all losses so far have been looked at: nothing else may be saved."""
         return self._checked == len(self.losses)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The module whose weights are validated and kept: the moving average where there is one."""
+        return self.module if self.averaged is None else self.averaged.module
 
     def mean_loss(self) -> float:
         """The mean loss of this epoch's batches."""

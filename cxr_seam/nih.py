@@ -89,7 +89,7 @@ def choose_training_images(
     tables: NihTables,
     *,
     validation_fraction: float,
-    disease_free: int,
+    disease_free: int | None,
     seed: int,
     available: Collection[str] | None = None,
 ) -> tuple[list[str], list[str]]:
@@ -101,7 +101,7 @@ def choose_training_images(
     Args:
         tables: the official tables.
         validation_fraction: share of the patients kept for validation, 0 to below 1 (the paper: 0.2).
-        disease_free: how many disease-free images to draw; all of them where there are fewer.
+        disease_free: how many disease-free images to draw; all of them where there are fewer, or for None.
         seed: of the draw and of the split; the same seed and images give the same answer.
         available: names of the images at hand (those of a store); by default every image of the label table.
 
@@ -114,7 +114,7 @@ def choose_training_images(
     """
     if not 0 <= validation_fraction < 1:
         raise InputError(f"validation_fraction must be at least 0 and below 1, not {validation_fraction}")
-    if disease_free < 0:
+    if disease_free is not None and disease_free < 0:
         raise InputError(f"disease_free must not be negative, not {disease_free}")
     wanted = set(tables.train_val) if available is None else set(tables.train_val).intersection(available)
     images = tables.images[tables.images.index.isin(wanted)]

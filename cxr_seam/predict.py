@@ -17,13 +17,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augment import to_input
+from .averaging import averaged_output
 from .checkpoints import load_checkpoint
 from .errors import InputError
 from .films import Films, loader
 from .findings import FINDINGS, canonical_finding
 from .frontal import doubts_about
 from .hardware import find_hardware
-from .heatmaps import PAPER_SIZE, heat_maps
+from .heatmaps import PAPER_SIZE, above_floor, heat_maps
 from .localization import ORIGINAL_SIZE, XYWH, predicted_boxes
 from .models import LocalizationModel, Output
 from .radiographs import image_files, open_radiograph, shrink
@@ -145,9 +146,16 @@ class Predictor:
 
     @torch.inference_mode()
     def run(self, films: Tensor, *, maps: bool = True) -> Output:
-        """Run the model on grey uint8 films (B, 1, S, S), prepared as in training; results on the CPU, float32."""
+        """Run the model on grey uint8 films (B, 1, S, S), prepared as in training; results on the CPU, float32.
+
+        Films are looked at as the recipe's `test_scales` and `test_flip` say, and maps are measured from the floor of
+        its `map_normalisation`.
+        """
         images = to_input(films.to(self.device), size=self.recipe.image_size)
-        return Output(*(None if part is None else part.float().cpu() for part in self.model(images, maps=maps)))
+        recipe = self.recipe
+        found = averaged_output(self.model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
+        logits, *of_findings = (None if part is None else part.float().cpu() for part in found)
+        return Output(logits, *(m if m is None else above_floor(m, recipe.map_normalisation) for m in of_findings))
 
     def batches(self, films: Films, *, maps: bool, what: str) -> Iterator[tuple[list[str], Output]]:
         """Yield (names, output) batch by batch, with a progress bar called `what`."""

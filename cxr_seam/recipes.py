@@ -20,9 +20,13 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "batch_size", "accumulation", "trainable_from_stride"), (1, math.inf)),
     **dict.fromkeys(("disease_free_images", "plateau_patience", "seed"), (0, math.inf)),
     **dict.fromkeys(("learning_rate", "clip_norm", "lse_gamma"), (1e-300, math.inf)),
-    **dict.fromkeys(("msml_weight", "ecr_weight"), (0, math.inf)),
+    **dict.fromkeys(("msml_weight", "ecr_weight", "weight_decay"), (0, math.inf)),
     **dict.fromkeys(("flip_probability", "plateau_factor", "hard_fraction", "box_threshold"), (0, 1)),
-    **dict.fromkeys(("validation_fraction", "betas"), (0, math.nextafter(1, 0))),
+    **dict.fromkeys(("brightness", "contrast"), (0, 1)),
+    **dict.fromkeys(("validation_fraction", "betas", "warm_up"), (0, math.nextafter(1, 0))),
+    **dict.fromkeys(("ema_decay", "label_smoothing"), (0, math.nextafter(1, 0))),
+    "gamma": (1, 10),
+    "test_scales": (0.25, 4),
     "rotation_degrees": (0, 180),
     "image_size": (32, 8192),
     "crop_area": (1e-6, 1),
@@ -55,6 +59,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         return any(_is_a(value, one) for one in get_args(kind))
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
+        if kinds[1:] == (...,):  # any number of them, but one at least
+            kinds = kinds[:1] * max(1, len(value) if isinstance(value, tuple) else 0)
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -65,7 +71,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 class Data(Checked):
     """Which images are trained on (Sect. 5.2)."""
 
-    disease_free_images: int = 5000  # "randomly select approx. 5000 disease-free images"
+    disease_free_images: int | None = 5000  # "randomly select approx. 5000 disease-free images"; None: all
     validation_fraction: float = 0.2  # "split in to 80:20", by patient (Sect. 3)
 
 
@@ -77,21 +83,28 @@ class Augmentation(Checked):
     crop_aspect: tuple[float, float] = (0.75, 1.733)  # width : height; the authors' program has 3/4 to 4/3
     flip_probability: float = 0.5  # "random horizontal flip"
     rotation_degrees: float = 15.0  # "-15 to 15 degrees"
+    gamma: float = 1.0  # grey values to a power log-uniform in [1 / gamma, gamma]; as the next two, not in the paper
+    contrast: float = 0.0  # distances from the film's mean times a factor uniform in 1 -/+ contrast
+    brightness: float = 0.0  # a shift uniform in -/+ brightness, of grey values from 0 to 1
 
 
 @dataclass(frozen=True)
 class Phase(Checked):
-    """What both phases of training have: an Adam optimiser, its schedule and the batches (Sect. 5.1)."""
+    """What both phases of training have: an optimiser, its schedule and the batches (Sect. 5.1)."""
 
     epochs: int
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.9)  # "beta values as (0.9,0.9)"
     batch_size: int = 32  # "a batch size of 32 is used"
     accumulation: int = 3  # "with 3 gradient accumulation steps, resulting in a batch size of 96"
-    schedule: str = "plateau"  # or "one_cycle", "constant"; the paper names none, the authors' program has plateau
+    optimiser: str = "adam"  # or "adamw"
+    weight_decay: float = 0.0  # of "adamw" alone: decoupled, of weights and not of biases and normalisation
+    schedule: str = "plateau"  # or another of `schedules`; the paper names none, the authors' program has plateau
+    warm_up: float = 0.0  # of "cosine": share of the updates over which the rate rises to `learning_rate`
     plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for more than 6 epochs
     plateau_factor: float = 0.1
     clip_norm: float | None = None  # largest gradient norm, None: not clipped
+    ema_decay: float | None = None  # of a moving average of the weights, which is then what is kept; None: no average
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,7 @@ class BackbonePhase(Phase):
     trainable_from_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
     head_trainable: bool = True  # merge blocks and classifier; never unfrozen in the authors' ResNet script, a slip
     frozen_statistics: bool = True  # BatchNorm of frozen blocks keeps ImageNet's; False: follows the batches
+    label_smoothing: float = 0.0  # labels are taken to be wrong as often as this by half, see `losses.balanced_bce`
 
 
 @dataclass(frozen=True)
@@ -124,8 +138,9 @@ class SeamPhase(Phase):
 class Recipe(Checked):
     """One row of the paper's tables, or a variant of one.
 
-    `seam` is None where there is no second phase. With one, `start_from` names the recipe whose trained model the
-    second phase begins with.
+    `seam` is None where there is no second phase. With one, `start_from` names the recipe whose trained model it begins
+    with. A `joint` recipe has both and trains them as one: by the numbers of `backbone`, with the losses, equivariance
+    and learning rate of `seam` for the refiner.
     """
 
     name: str
@@ -137,9 +152,13 @@ class Recipe(Checked):
     lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: str = "one_minus_max"  # the PCM's 15th map; the authors' program: "output", which nothing trains
     box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
+    map_normalisation: str = "relu"  # or "min_max", see `heatmaps.NORMALISATIONS`
+    test_scales: tuple[float, ...] = (1.0,)  # sizes at which a film is looked at, results averaged (`averaging`)
+    test_flip: bool = False  # and mirrored as well
     backbone: BackbonePhase | None = field(default_factory=BackbonePhase)
     seam: SeamPhase | None = None
     start_from: str | None = None
+    joint: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     data: Data = field(default_factory=Data)
     seed: int = 0
@@ -153,13 +172,15 @@ class Recipe(Checked):
         for name in filter(None, (self.name, self.start_from)):
             if not re.fullmatch(r"\w[\w.+-]*", name):
                 raise InputError(f"a recipe cannot be called {name!r}; take letters, digits, '_', '.', '+' and '-'")
+        if self.joint and (self.backbone is None or self.seam is None or self.start_from is not None):
+            raise InputError(f"{self.name} is joint; give it a backbone and a seam phase, and nothing to start from")
         if self.phase is None:
             raise InputError(f"the recipe {self.name} has neither a backbone nor a seam phase; give it one to train")
 
     @property
     def phase(self) -> Phase:
-        """The phase that this recipe trains."""
-        return self.seam or self.backbone
+        """The phase that this recipe trains; of a joint one, the phase whose numbers it trains by."""
+        return self.backbone if self.joint else self.seam or self.backbone
 
 
 def with_pcm(base: Recipe, phase: SeamPhase) -> Recipe:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from .errors import InputError
 from .films import Films
 from .loop import Loop
-from .recipes import Recipe, recipe_to_dict
+from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam_state"
 FORMAT = 1
@@ -66,6 +66,19 @@ def describe_films(train_films: Films, validation_films: Films, *, start: Path |
 def describe_run(recipe: Recipe, films: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: all fields of the recipe and what it works on, as JSON gives them back."""
     return json.loads(json.dumps({**recipe_to_dict(recipe), **films}))
+
+
+def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The run of a state, also of an earlier version's: fields that recipes had not yet get their defaults.
+
+    Raises:
+        InputError: it holds no recipe of this version or an earlier one.
+    """
+    recipe = {key: run[key] for key in run if key in {field.name for field in fields(Recipe)}}
+    try:
+        return describe_run(recipe_from_dict(recipe), {key: run[key] for key in run if key not in recipe})
+    except InputError as error:
+        raise InputError(f"{path} is of another version ({error}); delete it and train anew") from error
 
 
 def _fingerprint(films: Films) -> str:
@@ -127,6 +140,8 @@ def save_state(path: Path, loop: Loop, *, progress: Progress, run: Mapping[str, 
     """Write the state of a run, between two updates, to `path`; the caller sees to a temporary name."""
     optimiser = loop.optimiser.state_dict()
     tensors = {f"objective.{key}": value for key, value in loop.module.state_dict().items()}
+    if loop.averaged is not None:
+        tensors |= {f"averaged.{key}": value for key, value in loop.averaged.state_dict().items()}
     for place, values in optimiser["state"].items():
         tensors |= {f"optimiser.{place}.{key}": value for key, value in values.items()}
     tensors |= {"draws": loop.generator.get_state(), "random.cpu": torch.get_rng_state()}
@@ -181,7 +196,7 @@ def latest_state(
         except InputError as error:
             warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
             continue
-        require_same_run(path, theirs=header["run"], ours=run)
+        require_same_run(path, theirs=_completed(header["run"], path), ours=run)
         return path, header, tensors
     return None
 
@@ -193,6 +208,8 @@ def restore(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
     other draw is made for the whole batch in all processes alike.
     """
     loop.module.load_state_dict(_below(tensors, "objective."))
+    if loop.averaged is not None:
+        loop.averaged.load_state_dict(_below(tensors, "averaged."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "optimiser.").items():
         place, _, name = key.partition(".")

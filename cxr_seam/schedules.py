@@ -1,17 +1,66 @@
-"""How the learning rate moves while a phase is trained."""
+"""How the weights are updated while a phase is trained: the optimiser, and how its learning rate moves."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from .errors import InputError
-from .recipes import Phase
+from .recipes import Phase, Recipe
+
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+REFINER = "pcm"
+"""The part of a model that a joint recipe trains at a rate of its own."""
+
+
+def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) -> torch.optim.Optimizer:
+    """The optimiser of an objective's trainable parameters, as the recipe's phase says.
+
+    "adamw" lets weights decay and leaves alone what has fewer than two dimensions: biases, and the scales of
+    normalisation. A joint recipe's refiner has the learning rate of its seam phase.
+
+    Args:
+        objective: frozen as the phase wants it.
+        recipe: whose phase it is.
+        fused: see `torch.optim.Adam`.
+
+    Raises:
+        InputError: there is no such optimiser, or "adam" is to decay weights, which it would do in another way.
+    """
+    phase = recipe.phase
+    if phase.optimiser not in OPTIMISERS:
+        raise InputError(f"there is no optimiser {phase.optimiser!r}; choose {' or '.join(OPTIMISERS)}")
+    decays = phase.optimiser == "adamw" and phase.weight_decay > 0
+    if phase.weight_decay and not decays:
+        raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            kind = recipe.joint and REFINER in name.split("."), decays and parameter.ndim > 1
+            groups.setdefault(kind, []).append(parameter)
+    return OPTIMISERS[phase.optimiser](
+        [
+            {
+                "params": parameters,
+                "lr": recipe.seam.learning_rate if refines else phase.learning_rate,
+                "weight_decay": phase.weight_decay if heavy else 0.0,
+            }
+            for (refines, heavy), parameters in sorted(groups.items())
+        ],
+        lr=phase.learning_rate,
+        betas=phase.betas,
+        fused=fused,
+    )
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int) -> Any:
-    """The learning-rate schedule: "plateau" is stepped once an epoch, "one_cycle" once an update, "constant" never.
+    """The learning-rate schedule: "plateau" is stepped once an epoch, "constant" never, the others once an update.
+
+    "cosine" raises the rate in equal steps over the first `warm_up` of the updates, then lowers it along half a cosine
+    to 0 (Loshchilov and Hutter 2017, without restarts).
 
     Raises:
         InputError: the phase names another.
@@ -21,9 +70,23 @@ def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int)
             optimiser, mode="max", factor=phase.plateau_factor, patience=phase.plateau_patience
         )
     if phase.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=phase.learning_rate, total_steps=steps, cycle_momentum=False
-        )
+        rates = [group["lr"] for group in optimiser.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rates, total_steps=steps, cycle_momentum=False)
+    if phase.schedule == "cosine":
+        rising = round(phase.warm_up * steps)
+
+        def share(done: int) -> float:
+            """Of the full rate, for the update after `done` others."""
+            if done < rising:
+                return (done + 1) / rising
+            return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, share)
     if phase.schedule == "constant":
         return None
-    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle or constant")
+    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle, cosine or constant")
+
+
+def moves_each_update(phase: Phase) -> bool:
+    """Whether the schedule is stepped once an update."""
+    return phase.schedule in ("one_cycle", "cosine")

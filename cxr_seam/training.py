@@ -166,7 +166,7 @@ def train(
         measured, logits = validate(loop, validation_films)
         require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {progress.epoch}")
         record = {
-            "phase": "pcm" if recipe.seam is not None else "backbone",
+            "phase": "pcm" if recipe.phase is recipe.seam else "backbone",
             "epoch": progress.epoch,
             "train_loss": loop.mean_loss(),
             **measured,
@@ -185,7 +185,7 @@ def train(
                 recipe, epoch=progress.epoch, metrics=record, thresholds=progress.thresholds, films=films
             )
             try:
-                keep(loop.module, keeper, about=about, progress=progress)
+                keep(loop.judged, keeper, about=about, progress=progress)
             except OSError as error:
                 if progress.epoch == phase.epochs:
                     raise

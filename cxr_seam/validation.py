@@ -25,7 +25,7 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
         "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
         logits (N, 14) float32, None there too. The same in all processes.
     """
-    objective, accelerator, size = loop.module.eval(), loop.accelerator, loop.recipe.image_size
+    objective, accelerator, size = loop.judged.eval(), loop.accelerator, loop.recipe.image_size
     batches = Batches(
         len(films), loop.recipe.phase.batch_size, process=loop.sampler.process, processes=loop.sampler.processes
     )

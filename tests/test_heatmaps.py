@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxr_seam.errors import InputError
-from cxr_seam.heatmaps import heat_maps
+from cxr_seam.heatmaps import above_floor, heat_maps
 
 
 def test_by_hand():
@@ -66,3 +66,16 @@ def test_bad_input_is_told_in_a_sentence():
         heat_maps(torch.zeros(14, 8, 8), 256)
     with pytest.raises(InputError, match="positive size"):
         heat_maps(torch.zeros(1, 14, 8, 8), 0)
+
+
+def test_the_floor_of_a_map_by_hand():
+    """From its own minimum, -6, the map of 2 above it stands at 0 and 8: half-way up is 4 / 8."""
+    cam = torch.tensor([[[[-6.0, 2.0]], [[-3.0, -1.0]], [[4.0, 4.0]]]])
+    assert above_floor(cam, "relu") is cam
+    lifted = above_floor(cam, "min_max")
+    assert lifted.flatten(start_dim=2).tolist() == [[[0, 8], [0, 2], [0, 0]]]
+    maps = heat_maps(lifted, (1, 4))[0, :, 0]
+    assert maps[0].tolist() == maps[1].tolist() == [0, 0.25, 0.75, 1]  # a map that is negative everywhere has a peak
+    assert heat_maps(cam, (1, 4))[0, 1].max() == 0 and maps[2].max() == 0
+    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose relu or min_max"):
+        above_floor(cam, "mean")

@@ -265,3 +265,10 @@ def test_a_choice_that_cannot_be_made_is_refused(options, sentence, tmp_path):
     tables = load_tables(write_tables(tmp_path))
     with pytest.raises(InputError, match=sentence):
         choose_training_images(tables, **{"validation_fraction": 0.2, "disease_free": 1, "seed": 0, **options})
+
+
+def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(official):
+    options = {"validation_fraction": 0.2, "seed": 3}
+    everything = choose_training_images(official, disease_free=None, **options)
+    assert everything == choose_training_images(official, disease_free=10**6, **options)
+    assert sorted(sum(everything, [])) == sorted(official.train_val)

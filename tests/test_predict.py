@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -82,6 +83,18 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
         paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
         expected = boxes_from_heatmap(paper, threshold=RECIPE.box_threshold).xywh * np.array([300, 200, 300, 200]) / 256
         assert prediction.boxes_of(finding) == pytest.approx(expected)
+
+
+def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minimum(predictor, films):
+    changed = Predictor(predictor.model, replace(predictor.recipe, test_flip=True, map_normalisation="min_max"))
+    size = predictor.recipe.image_size
+    pixels = torch.from_numpy(np.stack([shrink(read_radiograph(path), size) for path in films[:2]]))[:, None]
+    one, other = predictor.run(pixels), predictor.run(pixels.flip(-1))
+    logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
+    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
+    for found, expected_logits, expected in zip(changed.predict(films[:2]), logits, maps, strict=True):
+        assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
+        assert np.allclose(found.cam, expected.numpy(), atol=1e-5)
 
 
 def test_decisions_are_at_the_stored_thresholds(predictor, films):

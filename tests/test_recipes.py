@@ -101,11 +101,33 @@ def test_parts_chosen_by_name_come_back_with_their_weights(tmp_path, pooling, re
 def test_recipes_from_before_parts_had_names_are_the_papers():
     for name in all_recipes():
         told = recipe_to_dict(find_recipe(name))
-        for field in ("pooling", "refiner"):
+        for field in ("pooling", "refiner", "joint", "map_normalisation", "test_scales", "test_flip"):
             del told[field]
+        for field in ("gamma", "contrast", "brightness"):
+            del told["augmentation"][field]
+        for phase in ("backbone", "seam"):
+            for field in ("optimiser", "weight_decay", "warm_up", "ema_decay") if told[phase] is not None else ():
+                del told[phase][field]
         if told["seam"] is not None:
             del told["seam"]["equivariance"]
+        if told["backbone"] is not None:
+            del told["backbone"]["label_smoothing"]
         assert recipe_from_dict(told) == find_recipe(name)
+
+
+def test_a_recipe_with_all_that_is_not_in_the_paper_survives_json():
+    recipe = find_recipe("multires_tiny")
+    phase = replace(recipe.backbone, schedule="cosine", warm_up=0.1, ema_decay=0.99, label_smoothing=0.1)
+    varied = replace(recipe.augmentation, gamma=1.2, contrast=0.2, brightness=0.1)
+    data = replace(recipe.data, disease_free_images=None)
+    changed = replace(recipe, backbone=phase, augmentation=varied, data=data, test_scales=(0.75, 1.0, 1.5))
+    assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(changed)))) == changed
+
+
+@pytest.mark.parametrize("scales", [(), (0.1,), (1.0, 5.0), (1.0, True), [1.0], 1.0, (1.0, "2")])
+def test_scales_are_some_numbers_in_their_range(scales):
+    with pytest.raises(InputError, match="test_scales of a recipe must"):
+        replace(find_recipe("multires_tiny"), test_scales=scales)
 
 
 def test_a_second_phase_can_begin_with_another_refiner_on_the_model_of_the_first(tmp_path):

@@ -1,5 +1,6 @@
 """Runs that are stopped and go on: what is taken up, what is refused, what is kept."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,6 +115,33 @@ def test_a_state_of_another_run_is_refused_by_the_field_that_differs(change, nam
         fit(recipe, stopped, others)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
     assert len(fit(recipe, stopped, others, restart=True)) == 2
+
+
+def rewrite(path, change):
+    """Let `change` alter the header of a state."""
+    header, tensors = read_state(path)
+    change(header)
+    save_file(tensors, path, metadata={"cxr_seam_state": json.dumps(header)})
+
+
+def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped, films, tmp_path):
+    def make_older(header):
+        del header["run"]["test_flip"], header["run"]["joint"], header["run"]["backbone"]["ema_decay"]
+
+    latest = find_states([stopped], "multires_tiny")[0]
+    rewrite(latest, make_older)
+    fit(MULTIRES, stopped, films)
+    fit(MULTIRES, tmp_path / "whole", films)
+    expected, found = (load_file(last_path(folder, "multires_tiny")) for folder in (tmp_path / "whole", stopped))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_state_of_a_later_version_is_refused_and_stays(stopped, films):
+    latest = find_states([stopped], "multires_tiny")[0]
+    rewrite(latest, lambda header: header["run"]["backbone"].update(colour="red"))
+    with pytest.raises(InputError, match=r"0002.state.safetensors is of another version .*does not know: colour"):
+        fit(MULTIRES, stopped, films)
+    assert latest.exists()
 
 
 def test_a_state_of_another_version_is_refused(stopped):

@@ -25,8 +25,11 @@ from cxr_seam.training import train
 FIRST, SECOND = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
 
-def recipes(model, schedule="plateau"):
-    """A family with batches that two and three processes share unevenly, and a rate that changes."""
+def recipes(model, schedule="plateau", *, more=False, joint=False):
+    """A family with batches that two and three processes share unevenly, and a rate that changes.
+
+    With `more` it has what else a recipe may name, an average of the weights among it; `joint` makes it one recipe.
+    """
     phase = replace(
         FIRST.backbone,
         epochs=2,
@@ -37,7 +40,14 @@ def recipes(model, schedule="plateau"):
         learning_rate=3e-4,
     )
     first = replace(FIRST, model=model, weights="none", backbone=phase)
-    return first, replace(SECOND, model=model, seam=replace(SECOND.seam, batch_size=5, accumulation=2))
+    seam = replace(SECOND.seam, batch_size=5, accumulation=2)
+    if more:
+        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warm_up": 0.25, "ema_decay": 0.5}
+        phase, seam = replace(phase, label_smoothing=0.1, **decaying), replace(seam, **decaying)
+        first = replace(first, backbone=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2))
+    if joint:
+        return (replace(first, seam=seam, joint=True),)
+    return first, replace(SECOND, model=model, seam=seam)
 
 
 def films_of(tables, store):
@@ -89,7 +99,7 @@ def main(tables, store, folder, updates=None):
     if updates is not None:
         die_after(int(updates))
     train_films, validation_films = films_of(tables, store)
-    for recipe in recipes("multires_resnet18"):
+    for recipe in recipes("multires_resnet18", more=True):
         train(recipe, folder, train_films=train_films, validation_films=validation_films, save_minutes=0)
 
 

@@ -118,18 +118,21 @@ def same_but_theta(model: torch.nn.Module, path: Path) -> bool:
     )
 
 
-def evaluate(workspace: Workspace, *, draws: int = DRAWS, seed: int = 0) -> Evaluation:
+def evaluate(
+    workspace: Workspace, *, draws: int = DRAWS, seed: int = 0, alone: Mapping[str, Predictor] | None = None
+) -> Evaluation:
     """Evaluate the trained models of a workspace's family on its test films and on those with true boxes.
 
     Args:
         workspace: with prepared films and at least one trained model.
         draws: of the bootstrap over patients. The same number and seed are paired between models and between reports.
         seed: of the bootstrap, the random maps and the halves of the mean boxes.
+        alone: models by name to evaluate in place of the family's, with neither comparisons nor controls beside them.
 
     Raises:
         InputError: no film is prepared, none carries a box, or no model is trained.
     """
-    predictors = family_predictors(workspace.family, workspace.models)
+    predictors = alone or family_predictors(workspace.family, workspace.models)
     tables, films, boxed = workspace.tables(), workspace.test_films(), workspace.boxed_films()
     truth = tables.boxes[tables.boxes["image_index"].isin(boxed.image_index)]
     patients = tables.images["patient_id"]
@@ -139,10 +142,10 @@ def evaluate(workspace: Workspace, *, draws: int = DRAWS, seed: int = 0) -> Eval
 
     of_film = {model: pd.DataFrame(p, films.image_index, FINDINGS) for model, p in probabilities.items()}
     methods = model_methods(predictors, boxed, truth, of_film)
-    methods |= gradient_methods(predictors, boxed, truth, of_film)
-    methods |= control_methods(
-        boxed.image_index, truth, patient_of=patients[boxed.image_index].to_dict(), probabilities=of_film, seed=seed
-    )
+    if alone is None:
+        methods |= gradient_methods(predictors, boxed, truth, of_film)
+        patient_of = patients[boxed.image_index].to_dict()
+        methods |= control_methods(boxed.image_index, truth, patient_of=patient_of, probabilities=of_film, seed=seed)
     drawn = draw_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
     localization = {}
     for name, method in methods.items():
@@ -280,7 +283,7 @@ def _checkpoints(workspace: Workspace, predictors: Mapping[str, Predictor]) -> d
             "epoch": header.epoch,
             "metrics": header.metrics,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "recipe": recipe_to_dict(header.recipe),
+            "recipe": recipe_to_dict(predictor.recipe),
         }
     return about
 

@@ -9,8 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+from cxr_seam.recipes import Recipe
+from cxr_seam.results import (
+    ALL_BOXES,
+    FROC,
+    MEAN_AUC,
+    METRICS,
+    MULTIRES,
+    REFINED,
+    key_value,
+    load_results,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference", "bootstrap", "explorer")
@@ -122,3 +135,83 @@ def test_without_json_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys
         ["other", "-"],
     ]
     assert printed[-1] == "Not measured: the rest"
+
+
+STUDY = ("--seeds", "0", "--size", "64", "--epochs", "1", "--draws", "20")
+
+
+@pytest.fixture(scope="module")
+def study(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of two rows, which share a model."""
+    out = tmp_path_factory.mktemp("study")
+    printed_by(start("study", "--data", str(demo_folder), "--out", str(out), "--rows", "paper,min_max", *STUDY))
+    return out
+
+
+def line_of(study: Path, row: str, maps: str) -> dict[str, Any]:
+    lines = json.loads((study / "table.json").read_text())["lines"]
+    return next(line for line in lines if (line["row"], line["maps"]) == (row, maps))
+
+
+def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
+    for row in ("paper", "min_max"):
+        results = load_results(study / "rows" / f"{row}.s0" / "results.json")
+        for maps in (MULTIRES, REFINED):
+            line = line_of(study, row, maps)
+            for metric in METRICS:
+                assert line[metric]["value"] == pytest.approx(key_value(results, maps, metric)["value"])
+            assert line["seeds"] == [0] and line["passes"] == 2 * results["data"]["training_images"]
+    for control, metric in (("random 8x8 map", ALL_BOXES), ("centre box, half of film", FROC)):
+        assert line_of(study, control, "")[metric]["value"] > 0
+
+
+def test_a_row_is_compared_with_the_papers_draw_by_draw(study: Path) -> None:
+    ours, papers = line_of(study, "min_max", REFINED), line_of(study, "paper", REFINED)
+    assert papers["difference"] == {}
+    for maps in (MULTIRES, REFINED):
+        of_maps, difference = line_of(study, "paper", maps), ours["difference"][maps]
+        assert difference[ALL_BOXES]["value"] == pytest.approx(ours[ALL_BOXES]["value"] - of_maps[ALL_BOXES]["value"])
+    own = ours["difference"][REFINED]
+    assert own[MEAN_AUC]["value"] == 0 == own["auc_without_shrunk"]["value"]  # the same model: boxes alone differ
+    runs = [load_results(study / "rows" / f"{row}.s0" / "results.json") for row in ("min_max", "paper")]
+    first, second = (np.array(run["samples"][REFINED][ALL_BOXES], dtype=float) for run in runs)
+    ends = np.nanquantile(first - second, [0.025, 0.975])
+    assert [own[ALL_BOXES]["low"], own[ALL_BOXES]["high"]] == pytest.approx(ends.tolist())
+
+
+def test_a_second_call_does_nothing_anew_and_other_settings_are_refused(
+    study: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from study import main
+
+    kept = [path for folder in ("models", "rows") for path in (study / folder).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    words = ["--data", str(demo_folder), "--out", str(study), *STUDY]
+    assert main([*words, "--rows", "paper,min_max"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert (study / "table.md").read_text() in capsys.readouterr().out
+    assert main([*words, "--epochs", "2", "--rows", "paper"]) == 1
+    assert "holds a study of" in capsys.readouterr().err
+    assert main([*words, "--rows", "best"]) == 1
+    assert "there is no row 'best'; choose of paper, " in capsys.readouterr().err
+    assert main([*words, "--list", "--rows", "paper,q_0.5,joint"]) == 0
+    costs = [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert costs[0][0] == costs[0][1] == costs[1][0] == costs[2][0] and costs[1][1] == "0"  # one budget, one model
+
+
+def test_every_row_of_the_study_has_the_same_budget_and_names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from study_rows import passes, study_rows
+
+    def images(recipe: Recipe) -> int:
+        return 7_106 if recipe.data.disease_free_images else 8_219
+
+    found = study_rows(backbone="efficientnet_lite0", size=128, epochs=9, seed=1, images=images)
+    recipes = {recipe.name: recipe for row in found.values() for recipe in row.recipes}
+    assert all(recipes[recipe.name] == recipe for row in found.values() for recipe in row.recipes)
+    assert len({(row.recipes, str(row.at_test)) for row in found.values()}) == len(found)
+    for row in found.values():
+        refined = row.recipes[-1].seam is not None
+        assert sum(passes(row, images).values()) == pytest.approx((10 if refined else 9) * 7_106, rel=0.06)
+        assert row.recipes[0].seed == 1

@@ -1,0 +1,279 @@
+"""Recipes beside the paper's on real radiographs: train, evaluate, and write one table. Stopped, it goes on.
+
+    python benchmarks/study.py --list
+    python benchmarks/study.py --rows paper,min_max,joint --seeds 0,1
+
+Every row trains on the train_val images of a folder with NIH's tables (`images`, `images_256` and `images_128`), is
+measured on its test images, and on those with true boxes, once for each seed. Models lie in OUT/models, each
+measurement in a folder of OUT/rows, and OUT/table.md, .csv and .json are written anew after each of them. What is done
+is not done again; training that was stopped goes on where it was.
+
+Differences are from the paper's row with the same maps and seeds, means over seeds, with 95 % intervals from a
+bootstrap over patients: the same draws for every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import study_table
+from study_rows import Row, passes, study_rows
+
+from cxr_seam.bootstrap import DRAWS, draw_patients
+from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.classification import classification_scores, classification_table, mean_auc
+from cxr_seam.controls import centre_boxes, random_map_boxes
+from cxr_seam.errors import InputError
+from cxr_seam.evaluation import Evaluation, evaluate
+from cxr_seam.files import whole_file
+from cxr_seam.localization import localization_scores
+from cxr_seam.methods import HALF_FILM
+from cxr_seam.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
+from cxr_seam.predict import Predictor
+from cxr_seam.prepare import prepare
+from cxr_seam.recipes import Data, Recipe, recipe_to_dict
+from cxr_seam.results import CONTROL, MEAN_AUC, MULTIRES, REFINED, save_results
+from cxr_seam.training import best_path, read_history, train
+from cxr_seam.workspace import Workspace
+
+SHRUNK_BEFORE = {"images_128": 128}
+"""Folders whose images were shrunk by an unknown filter, to so many pixels: no box is ever scored on them, and the AUC
+is told without them too."""
+FOLDERS = ("images", "images_256", *SHRUNK_BEFORE)
+
+
+@dataclass(frozen=True)
+class StudyWorkspace(Workspace):
+    """A row's folder; models are those of all rows."""
+
+    @property
+    def models(self) -> Path:
+        """Folder of checkpoints and histories."""
+        return self.keep.parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all rows have in common.
+
+    Attributes:
+        source: folder with NIH's tables and images.
+        out: folder of the study.
+        backbone: a key of `backbones.BACKBONES`.
+        size: of the films in pixels.
+        epochs: of a first phase.
+        draws: of the bootstrap over patients.
+    """
+
+    source: Path
+    out: Path
+    backbone: str
+    size: int
+    epochs: int
+    draws: int
+
+    @property
+    def data(self) -> Path:
+        """Folder of the tables and the prepared films."""
+        return self.out / "data"
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where images come from, larger copies first."""
+        named = (name for name in FOLDERS if self.size <= SHRUNK_BEFORE.get(name, self.size))
+        return [self.source / name for name in named if (self.source / name).is_dir()]
+
+    def rows(self, seed: int) -> dict[str, Row]:
+        """The rows for a seed."""
+        options = {"backbone": self.backbone, "size": self.size, "epochs": self.epochs}
+        return study_rows(**options, seed=seed, images=lambda recipe: self.training_images(recipe.data, recipe.seed))
+
+    def settings(self) -> dict[str, Any]:
+        """What makes two studies the same, for JSON."""
+        own = {key: value for key, value in asdict(self).items() if key not in ("source", "out")}
+        return {"data": str(self.source.absolute()), **own}
+
+    def fetch(self) -> None:
+        """Copy the tables and prepare the films, unless that is done.
+
+        Raises:
+            InputError: `out` belongs to a study of other settings, or there are no tables or images.
+        """
+        claim = self.out / "study.json"
+        if claim.exists() and (other := json.loads(claim.read_text())) != self.settings():
+            raise InputError(f"{self.out} holds a study of {other}, not of {self.settings()}; choose another --out")
+        load_tables(self.source)
+        with whole_file(claim) as temporary:
+            temporary.write_text(json.dumps(self.settings()) + "\n")
+        for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE):
+            for path in (self.source / name, self.source / f"{name}.gz"):
+                if path.exists():
+                    with whole_file(self.data / path.name) as temporary:
+                        shutil.copyfile(path, temporary)
+        if not self.folders:
+            raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
+        prepare(self.folders, self.data / f"store_{self.size}", size=self.size)
+
+    def workspace(self, folder: Path, recipe: Recipe) -> Workspace:
+        """The workspace of a row's folder."""
+        data = self.data.absolute()
+        return StudyWorkspace(str(data), data, (recipe,) * 3, folder.absolute())
+
+    @cache  # noqa: B019 (there is one study)
+    def training_images(self, data: Data, seed: int) -> int:
+        """How many images are trained on, told from the names in the folders."""
+        available = {f"{path.stem}.png" for folder in self.folders for path in folder.iterdir()}
+        chosen = choose_training_images(
+            load_tables(self.source),
+            validation_fraction=data.validation_fraction,
+            disease_free=data.disease_free_images,
+            seed=seed,
+            available=available,
+        )
+        return len(chosen[0])
+
+
+def run_row(study: Study, row: Row, *, seed: int) -> None:
+    """Train and measure a row, unless that is done.
+
+    Raises:
+        InputError: what is there is of another row of this name, or a model cannot be trained.
+    """
+    folder = study.out / "rows" / f"{row.name}.s{seed}"
+    about = {
+        "row": row.name,
+        "change": row.change,
+        "seed": seed,
+        "recipes": [recipe_to_dict(recipe) for recipe in row.recipes],
+        "at_test": row.at_test,
+    }
+    about = json.loads(json.dumps(about))
+    results, description = folder / "results.json", folder / "row.json"
+    if results.exists() and description.exists():
+        before = json.loads(description.read_text())
+        if {key: before[key] for key in about} != about:
+            raise InputError(f"{folder} was measured with other recipes of that name; delete it or rename the row")
+        return
+    workspace = study.workspace(folder, row.recipes[-1])
+    for recipe in row.recipes:
+        training, validation = workspace.training_films(recipe)
+        train(recipe, workspace.models, train_films=training, validation_films=validation)
+    last = row.recipes[-1]
+    model, checkpoint = load_checkpoint(best_path(workspace.models, last.name))
+    changed = replace(checkpoint.recipe, **row.at_test)
+    predictor = Predictor(model, changed, thresholds=checkpoint.thresholds)
+    key = MULTIRES if last.seam is None else REFINED
+    found = evaluate(workspace, draws=study.draws, alone={key: predictor})
+    history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
+    about["seconds"] = sum(record["seconds"] for record in history)
+    about["passes"] = sum(passes(row, lambda recipe: len(workspace.training_films(recipe)[0])).values())
+    films = workspace.training_films(last)[1]
+    about["validation_auc"] = mean_auc(classification_table(films.labels, predictor.probabilities(films)))
+    about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
+    with whole_file(description) as temporary:
+        temporary.write_text(json.dumps(about) + "\n")
+    save_results(found.results, results)
+
+
+def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
+    """The mean AUC on the test images that no unknown filter has shrunk: a measured value and its draws."""
+    store = workspace.store()
+    shrunk, start = set(), 0
+    for name, count in store.sources:
+        if name in SHRUNK_BEFORE:
+            shrunk.update(store.image_index[start : start + count])
+        start += count
+    films = workspace.test_films()
+    kept = [place for place, name in enumerate(films.image_index) if name not in shrunk]
+    patients = workspace.tables().images["patient_id"]
+    drawn = draw_patients(patients[[films.image_index[place] for place in kept]].to_numpy(), draws=draws)
+    scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
+    samples = scores.samples[MEAN_AUC]
+    value = scores.table["mean"]["auc"]
+    return {**value, "images": len(kept), "samples": [None if s != s else round(float(s), 5) for s in samples]}
+
+
+def measure_controls(study: Study) -> None:
+    """Score what never saw a film on the boxed images, unless that is done."""
+    path = study.out / "controls.json"
+    if path.exists():
+        return
+    recipe = study.rows(0)["paper"].recipes[0]
+    workspace = study.workspace(study.out / "rows" / "controls", recipe)
+    images, tables = workspace.boxed_films().image_index, workspace.tables()
+    truth = tables.boxes[tables.boxes["image_index"].isin(images)]
+    drawn = draw_patients(tables.images["patient_id"][images].to_numpy(), draws=study.draws)
+    content: dict[str, Any] = {"classification": {}, "localization": {}, "samples": {}}
+    controls = {
+        "random 8x8 map": random_map_boxes(images, grid=8),
+        "centre box, half of film": centre_boxes(images, extent=HALF_FILM),
+    }
+    for name, boxes in controls.items():
+        scores, samples = localization_scores(boxes, truth, images=images, draws=drawn)
+        content["localization"][name] = {"kind": CONTROL, "note": "never saw a film", **scores}
+        content["samples"][name] = {
+            figure: [None if s != s else round(float(s), 5) for s in values] for figure, values in samples.items()
+        }
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n")
+
+
+def show_rows(study: Study, names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Print the rows with the image passes that each costs, and costs beside what those before it have trained."""
+    known: set[str] = set()
+    print(f"{'row':16} {'passes':>9} {'of them new':>12}   changes")
+    for seed in seeds:
+        rows = study.rows(seed)
+        for name in names:
+            cost = passes(rows[name], lambda recipe: study.training_images(recipe.data, recipe.seed))
+            fresh = sum(value for recipe, value in cost.items() if recipe not in known)
+            known |= set(cost)
+            print(f"{f'{name}.s{seed}':16} {sum(cost.values()):>9,} {fresh:>12,}   {rows[name].change}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the rows asked for; status 1 with a sentence where something is wrong."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH's tables and images")
+    options.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study (%(default)s)")
+    options.add_argument("--rows", help="names, with commas; by default all")
+    options.add_argument("--seeds", default="0,1", help="numbers, with commas (%(default)s)")
+    options.add_argument("--size", type=int, default=128, help="of the films in pixels (%(default)s)")
+    options.add_argument("--backbone", default="efficientnet_lite0", help="of all rows (%(default)s)")
+    options.add_argument("--epochs", type=int, default=9, help="of a first phase (%(default)s)")
+    options.add_argument("--draws", type=int, default=DRAWS, help="of the bootstrap (%(default)s)")
+    options.add_argument("--list", action="store_true", help="print the rows and what they cost, and run nothing")
+    chosen = options.parse_args(arguments)
+    study = Study(chosen.data, chosen.out, chosen.backbone, chosen.size, chosen.epochs, chosen.draws)
+    try:
+        seeds = [int(seed) for seed in chosen.seeds.split(",")]
+        known = list(study.rows(seeds[0]))
+        names = known if chosen.rows is None else chosen.rows.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"there is no row {unknown[0]!r}; choose of {', '.join(known)}")
+        if chosen.list:
+            show_rows(study, names, seeds)
+            return 0
+        study.fetch()
+        measure_controls(study)
+        for seed in seeds:
+            for name in names:
+                run_row(study, study.rows(seed)[name], seed=seed)
+                study_table.write(study.out, settings=study.settings(), known=known)
+        print((study.out / "table.md").read_text())
+    except InputError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

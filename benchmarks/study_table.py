@@ -1,0 +1,174 @@
+"""The study's table: a line for each row and kind of maps, means over seeds, beside the controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from study_rows import PAPER
+
+from cxr_seam.bootstrap import Measured, difference, measured
+from cxr_seam.errors import InputError
+from cxr_seam.files import whole_file
+from cxr_seam.results import (
+    ALL_BOXES,
+    BEST_BOX,
+    COSTS,
+    FROC,
+    MEAN_AUC,
+    METRICS,
+    NOT_MEASURED,
+    key_value,
+    load_results,
+    said,
+)
+
+AUC_WITHOUT_SHRUNK = "auc_without_shrunk"
+FIGURES = {
+    MEAN_AUC: METRICS[MEAN_AUC],
+    AUC_WITHOUT_SHRUNK: "mean AUC, 256-pixel images",
+    FROC: METRICS[FROC],
+    BEST_BOX: METRICS[BEST_BOX],
+    COSTS[BEST_BOX]: "its false positives",
+    ALL_BOXES: METRICS[ALL_BOXES],
+    COSTS[ALL_BOXES]: "their false positives",
+}
+COMPARED = (MEAN_AUC, FROC, BEST_BOX)
+"""The figures whose differences the page shows; the other files have all."""
+STRICTER = "iou>0.3"
+TOLD = {"passes": ",.0f", "validation_auc": ".3f"}
+"""Beside the figures, with their formats. The validation films' labels may choose between rows; test films may not."""
+Figure = tuple[float | None, np.ndarray]
+"""A value and its draws."""
+
+
+def write(out: Path, *, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Write `table.json`, `table.csv` and `table.md` from the rows that are measured.
+
+    Args:
+        out: folder of the study.
+        settings: told beside the lines.
+        known: names of all rows, in the order of the lines; those without a measurement are named below the table.
+    """
+    lines, measured_rows = [], []
+    papers = runs_of(out, PAPER)
+    for name in known:
+        if runs := runs_of(out, name):
+            measured_rows.append(name)
+            lines += [line_of(runs, papers, maps) for maps in first_of(runs)["localization"]]
+    lines += control_lines(out)
+    absent = [name for name in known if name not in measured_rows]
+    content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
+    with whole_file(out / "table.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with whole_file(out / "table.csv") as temporary:
+        pd.json_normalize(lines).to_csv(temporary, index=False)
+    with whole_file(out / "table.md") as temporary:
+        temporary.write_text(page(lines, settings, absent))
+
+
+def runs_of(out: Path, name: str) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+    """By seed, a row's `row.json` and `results.json`."""
+    found = {}
+    for path in (out / "rows").glob(f"{name}.s*/results.json"):
+        about = json.loads((path.parent / "row.json").read_text())
+        found[about["seed"]] = about, load_results(path)
+    return dict(sorted(found.items()))
+
+
+def first_of(runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """The results of the first seed."""
+    return next(iter(runs.values()))[1]
+
+
+def line_of(runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str) -> dict[str, Any]:
+    """One line: a row's figures with one kind of maps, and what they are more than the paper's.
+
+    Raises:
+        InputError: the paper's row was measured on other films or with other draws.
+    """
+    about = next(iter(runs.values()))[0]
+    line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
+    line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in FIGURES}
+    stricter = [results["localization"][maps]["all_boxes"][STRICTER]["macro"] for _, results in runs.values()]
+    for key in ("accuracy", "false_positives_per_image"):
+        line[f"all_boxes {STRICTER} {key}"] = float(np.mean([scores[key]["value"] for scores in stricter]))
+    for key in ("validation_auc", "passes", "seconds"):
+        line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
+    shared = [seed for seed in runs if seed in papers]
+    line["difference"] = {}
+    for seed in shared:
+        ours, theirs = runs[seed][1], papers[seed][1]
+        if any(ours["data"][key] != theirs["data"][key] for key in ("test_sha256", "boxed_sha256")):
+            raise InputError(f"the rows {about['row']} and {PAPER} were measured on other films; delete one of them")
+    if shared and about["row"] != PAPER:
+        own, paper = ({seed: of[seed] for seed in shared} for of in (runs, papers))
+        for other in first_of(paper)["localization"]:
+            line["difference"][other] = {
+                figure: minus(mean_over(own, maps, figure), mean_over(paper, other, figure)) for figure in FIGURES
+            }
+    return line
+
+
+def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
+    """A figure's mean over seeds, of the value and draw by draw."""
+    if figure == AUC_WITHOUT_SHRUNK:
+        sides = [(about[figure]["value"], about[figure]["samples"]) for about, _ in runs.values()]
+    else:
+        sides = [(key_value(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
+    values = [value for value, _ in sides]
+    value = None if None in values else float(np.mean(values))
+    return value, np.mean([np.array(samples, dtype=np.float64) for _, samples in sides], axis=0)
+
+
+def minus(ours: Figure, theirs: Figure) -> Measured:
+    """The paired difference of two means."""
+    return difference(ours[1], theirs[1], ours[0], theirs[0])
+
+
+def control_lines(out: Path) -> list[dict[str, Any]]:
+    """A line for each control."""
+    content = json.loads((out / "controls.json").read_text())
+    return [
+        {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
+        | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK)}
+        | {figure: key_value(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
+        | {
+            f"all_boxes {STRICTER} {key}": scores["all_boxes"][STRICTER]["macro"][key]["value"]
+            for key in ("accuracy", "false_positives_per_image")
+        }
+        for name, scores in content["localization"].items()
+    ]
+
+
+def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent: Sequence[str]) -> str:
+    """The table to read, as Markdown."""
+    head = ["row", "maps", "seeds", "passes", "validation AUC", *FIGURES.values(), "all boxes (IoU>0.3)"]
+    head += [f"{METRICS[figure]} - paper" for figure in COMPARED]
+    told = [head, ["---"] * len(head)]
+    for line in lines:
+        paper = line["difference"].get(line["maps"], {})
+        stricter = [line[f"all_boxes {STRICTER} {key}"] for key in ("accuracy", "false_positives_per_image")]
+        told.append(
+            [
+                line["row"],
+                line["maps"],
+                ", ".join(map(str, line["seeds"])),
+                *(f"{line[key]:{form}}" if key in line else "" for key, form in TOLD.items()),
+                *(said(line[figure]) for figure in FIGURES),
+                "{:.3f} at {:.2f}".format(*stricter),
+                *(said(paper.get(figure, NOT_MEASURED)) for figure in COMPARED),
+            ]
+        )
+    chosen = ", ".join(f"{key} {value}" for key, value in settings.items())
+    text = [f"{chosen}. Means over seeds, 95 % intervals over patients; differences with the same maps and seeds.", ""]
+    text += ["| " + " | ".join(cells) + " |" for cells in told]
+    if absent:
+        text += ["", f"Not measured: {', '.join(absent)}."]
+    changes = {line["row"]: line["change"] for line in lines}
+    text += ["", *(f"- **{name}**: {change}" for name, change in changes.items())]
+    return "\n".join(text) + "\n"

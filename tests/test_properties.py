@@ -406,7 +406,7 @@ def test_any_single_changed_field_of_a_recipe_is_seen_and_survives_json(data, na
 
 
 odd_values = st.sampled_from(
-    [None, "", "x", [], [0.5, 0.9], [1, "x"], {}, True, -1, 10**400, math.nan, math.inf, -math.inf]
+    [None, "", "x", [], [0.5, 0.9], [1, "x"], {"x": 1}, True, -1, 10**400, math.nan, math.inf, -math.inf]
 )
 
 

@@ -66,6 +66,7 @@ def prepare(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> None:
     """Train one recipe of a family in a workspace; goes on where it was stopped. Several GPUs: accelerate launch -m."""
     from accelerate import PartialState
+    from tqdm import tqdm
 
     from .hardware import find_hardware
     from .recipes import family_of, find_recipe
@@ -86,7 +87,7 @@ def train(arguments: argparse.Namespace) -> None:
         workspace.models,
         train_films=training,
         validation_films=validation,
-        on_epoch=(lambda record: print(json.dumps(record))) if main else None,
+        on_epoch=(lambda record: tqdm.write(json.dumps(record))) if main else None,
         restart=arguments.restart,
         scratch=workspace.scratch,
         save_minutes=arguments.save_minutes,
@@ -156,6 +157,8 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Predict image files or folders; keep heat maps as PNG and DICOM, boxes as CSV; status 3 where some failed."""
+    from tqdm import tqdm
+
     from .own_images import named_files, predict_files
     from .predict import Predictor
 
@@ -165,14 +168,14 @@ def predict(arguments: argparse.Namespace) -> int:
     for path, answer in predict_files(predictor, files, arguments.out):
         if isinstance(answer, InputError):
             failed += 1
-            print(f"cxr_seam: {answer}", file=sys.stderr)
+            tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the bar, not into it
             continue
-        print(path)
+        tqdm.write(str(path))
         for finding in answer.likely(len(answer.probabilities)):
             decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.present[finding]]
-            print(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
+            tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
         for doubt in answer.doubts:
-            print(f"cxr_seam: {path}: {doubt}", file=sys.stderr)
+            tqdm.write(f"cxr_seam: {path}: {doubt}", file=sys.stderr)
     print(f"heat maps, boxes and probabilities of {len(files) - failed} films are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
@@ -258,5 +261,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
 
 
+def speak(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """Show our warnings as sentences, others' with the line that they come from."""
+    if category is UserWarning:
+        print(f"cxr_seam: {message}", file=sys.stderr)
+    else:
+        show_elsewhere(message, category, *place)
+
+
 if __name__ == "__main__":
+    show_elsewhere, warnings.showwarning = warnings.showwarning, speak
     sys.exit(main())

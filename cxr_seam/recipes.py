@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from dataclasses import asdict, dataclass, field, fields, replace
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from .checked import check_fields
 from .errors import InputError
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -40,31 +39,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         """Raise InputError, naming the field, where a value does not fit."""
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _is_a(value, kind):
-                wanted = getattr(kind, "__name__", kind) if get_origin(kind) is None else kind
-                raise InputError(f"{name} of a recipe must be {wanted}, not {value!r}; correct it")
-            low, high = RANGES.get(name, (-math.inf, math.inf))
-            numbers = [] if value is None or name not in RANGES else value if isinstance(value, tuple) else [value]
-            if not all(low <= number <= high for number in numbers):
-                raise InputError(f"{name} of a recipe must lie between {low:g} and {high:g}, not {value!r}; correct it")
-            if name.startswith("crop_") and value[0] > value[1]:
-                raise InputError(f"{name} of a recipe must begin with the smaller number, not {value!r}; turn it over")
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type. A whole number serves as a fraction; True and NaN are no numbers."""
-    if isinstance(kind, UnionType):
-        return any(_is_a(value, one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if kinds[1:] == (...,):  # any number of them, but one at least
-            kinds = kinds[:1] * max(1, len(value) if isinstance(value, tuple) else 0)
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        check_fields(self, RANGES)
 
 
 @dataclass(frozen=True)

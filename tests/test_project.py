@@ -22,7 +22,7 @@ MODULES = sorted((ROOT / "cxr_seam").glob("*.py"))
 ADDRESS = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 OWNER_AND_NAME = ADDRESS.removeprefix("https://github.com/")
 STANDING_ALONE = ("errors", "files", "findings", "recipes", "pooling", "pcm", "boxes", "geometry", "cams")
-FOUNDATIONS = {"errors", "files", "findings"}
+FOUNDATIONS = {"checked", "errors", "files", "findings"}
 LAST = {"__main__", "explorer", "gallery", "html_report", "plots", "report"}
 NOT_FOR_TRAINING = ("cv2", "matplotlib", "ipywidgets", "sklearn", "pydicom")
 

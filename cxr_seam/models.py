@@ -77,8 +77,9 @@ class LocalizationModel(nn.Module):
 
     def give_refiner(self, name: str) -> None:
         """Make a fresh refiner, a key of `refiners.REFINERS`, in place of the model's; a standard model has none."""
-        fresh = build_refiner(name, self.classifier.in_channels, shallow=self.backbone.channels[1:3])
-        self.pcm = fresh if self.merges else None
+        self.pcm = None
+        if self.merges:  # a standard model draws no numbers for what it would throw away
+            self.pcm = build_refiner(name, self.classifier.in_channels, shallow=self.backbone.channels[1:3])
 
     def features(self, images: Tensor) -> Tensor:
         """Return the last feature map of (B, 3, H, W) images: stride 8 with merge blocks, 32 without; see `encode`."""

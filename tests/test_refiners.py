@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from cxr_seam import pcm
 from cxr_seam.cams import prepare_for_refinement
@@ -193,3 +194,18 @@ def test_the_shallow_pcm_has_the_convolutions_of_its_source():
 def test_unknown_names_are_told():
     with pytest.raises(InputError, match="no refiner 'crf'; choose one of pcm, pcm_shallow, self_attention, none"):
         build_model("multires_resnet18", weights="none", refiner="crf")
+
+
+def test_a_standard_model_draws_nothing_for_a_refiner_that_it_has_not():
+    """What is drawn after it, such as stochastic depth, is then the same whatever refiners there are."""
+    states = []
+    for name in REFINERS:
+        torch.manual_seed(0)
+        build_model("resnet18", weights="none", refiner=name)
+        states.append(torch.get_rng_state())
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet18()  # its own classifier is drawn, then thrown away
+    del resnet
+    torch.nn.Conv2d(512, 14, kernel_size=1)
+    states.append(torch.get_rng_state())
+    assert all(torch.equal(state, states[0]) for state in states)

@@ -28,6 +28,10 @@ HEADER = "cxr_seam_state"
 FORMAT = 1
 
 
+class DamagedStateError(InputError):
+    """A state that nobody can go on from; the one before it may do."""
+
+
 @dataclass
 class Progress:
     """How far a run has come.
@@ -168,17 +172,20 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a state's header and tensors.
 
     Raises:
-        InputError: the file is damaged, not ours or of another format.
+        DamagedStateError: the file cannot be read, or lacks what it must hold.
+        InputError: it is of another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        told = header.get("format") if isinstance(header, dict) else None
+        raise DamagedStateError(f"{path} is damaged ({error}); delete it") from error
+    told = header.get("format") if isinstance(header, dict) else None
+    if told != FORMAT:
         raise InputError(f"{path} has the state format {told}, this version reads {FORMAT}; delete it and train anew")
+    if missing := {"run", "progress", "terms", "pieces", "groups", "schedule", "scaler"} - set(header):
+        raise DamagedStateError(f"{path} is damaged (it lacks {', '.join(sorted(missing))}); delete it")
     return header, tensors
 
 
@@ -188,12 +195,12 @@ def latest_state(
     """The first of `paths` that can be read; a damaged one costs a warning and the minutes to the one before it.
 
     Raises:
-        InputError: it is of another run; see `require_same_run`.
+        InputError: it is of another format or run; see `require_same_run`.
     """
     for path in paths:
         try:
             header, tensors = read_state(path)
-        except InputError as error:
+        except DamagedStateError as error:
             warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
             continue
         require_same_run(path, theirs=_completed(header["run"], path), ours=run)

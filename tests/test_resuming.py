@@ -144,11 +144,13 @@ def test_a_state_of_a_later_version_is_refused_and_stays(stopped, films):
     assert latest.exists()
 
 
-def test_a_state_of_another_version_is_refused(stopped):
+def test_a_state_of_another_version_is_refused(stopped, films):
     path = find_states([stopped], "multires_tiny")[0]
     save_file({"x": torch.zeros(1)}, path, metadata={"cxr_seam_state": '{"format": 99}'})
     with pytest.raises(InputError, match="has the state format 99, this version reads 1; delete it and train anew"):
         read_state(path)
+    with pytest.raises(InputError, match="state format 99"):  # and not passed over: nothing is begun anew unasked
+        fit(MULTIRES, stopped, films)
 
 
 def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):

@@ -12,7 +12,7 @@ COLAB := build/colab/environment
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help environment demo real test test-browser test-colab fuzz pair clean
+.PHONY: help environment demo real lab test test-browser test-colab fuzz pair clean
 
 help:  ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +55,9 @@ real: export CXR_SEAM_KEEP = runs/real
 real: environment  ## Run them on a folder with NIH data: make real DATA=../shared/nih
 	$(call execute,runs/real)
 
+lab: $(BROWSER)  ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
 test: environment  ## Lint, then run all tests and the five notebooks on tiny data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,7 +74,7 @@ $(BROWSER): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
-test-colab: $(COLAB)/installed  ## Run the notebooks as on Colab, in its own versions (5 GB), see docs/colab.md
+test-colab: $(COLAB)/installed  ## Run the notebooks as on Colab, in its own versions (6 GB), see docs/colab.md
 	$(COLAB)/bin/python tests/colab/run.py
 
 $(COLAB)/installed: tests/colab/preinstalled.txt

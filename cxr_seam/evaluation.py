@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 
 from . import __version__
 from .bootstrap import DRAWS, PatientDraws, draw_patients
@@ -148,7 +149,7 @@ def evaluate(
         methods |= control_methods(boxed.image_index, truth, patient_of=patient_of, probabilities=of_film, seed=seed)
     drawn = draw_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
     localization = {}
-    for name, method in methods.items():
+    for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
         scores, drawn_scores = localization_scores(
             method.boxes, truth, images=boxed.image_index, draws=drawn, points=method.points
         )

@@ -222,10 +222,12 @@ class Explorer(Controls):
                 self._cases.append(case)
                 self._own.append(case)
                 self._busy = True  # the menus are set together; the picture follows once
-                self.which.value, self.patient.value = ALL, ANYBODY
-                self._offer()
-                self.image.value = len(self._cases) - 1
-                self._busy = False
+                try:
+                    self.which.value, self.patient.value = ALL, ANYBODY
+                    self._offer()
+                    self.image.value = len(self._cases) - 1
+                finally:
+                    self._busy = False
                 self._change({self.image})
 
     def _ipython_display_(self) -> None:

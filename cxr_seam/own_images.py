@@ -58,7 +58,8 @@ def named_files(
             name = str(below.with_suffix("") if below.suffix.lower() in SUFFIXES else below)
             if name in named:
                 raise InputError(
-                    f"two files are called {name}, one's results would replace the other's; run them apart"
+                    f"two files are called {name}, {named[name]} and {path}; one's results would replace the "
+                    "other's: give them one by one, each with an --out of its own"
                 )
             named[name] = path
     return named

@@ -51,7 +51,9 @@ if "google.colab" in sys.modules:
     # !git pull -q --ff-only
     # %pip install -q -r requirements.txt
 else:
-    os.chdir(next(f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()))
+    here = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()]
+    assert here, "open this notebook inside a clone of the repository"
+    os.chdir(here[0])
 
 # %% [markdown]
 # ## Choices

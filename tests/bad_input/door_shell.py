@@ -130,7 +130,7 @@ add(
 )
 add(
     "predict: two films of one name",
-    refused("film", "run them apart"),
+    refused("film", "give them one by one"),
     ["predict", "a/film.png", "b/film.jpg", "--checkpoint", "m.safetensors"],
     {"a/film.png": GREY, "b/film.jpg": GREY},
 )

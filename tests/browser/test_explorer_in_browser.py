@@ -76,8 +76,6 @@ def address(chromium: str, keep: Path, tmp_path_factory: pytest.TempPathFactory)
     folder, home = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("home")
     (folder / "cxr_seam").symlink_to(ROOT / "cxr_seam")
     (folder / "notebooks").mkdir()
-    (folder / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "heatmap.png", folder / "docs")
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder / "notebooks")
     for name, values in SETTINGS.items():
         path = home / "lab" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -217,6 +215,7 @@ def _no_error(page: Any) -> None:
 
 def test_the_notebook_runs_and_shows_one_picture(page: Any, screenshots: Path) -> None:
     _no_error(page)
+    page.locator(PICTURE).scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "notebook.png")
     assert page.locator(PICTURE).count() == 1
     assert _pixels(_picture(page), TRUE_COLOUR) > 0
@@ -291,10 +290,11 @@ def test_films_are_chosen_by_misses_and_the_empty_choice_is_told(page: Any, scre
     finding.select_option("Hernia")  # which no film of NIH has a box of
     choice.select_option("misses of the finding")
     page.get_by_text("No film fits").wait_for()
+    page.screenshot(path=screenshots / "explorer_no_film_fits.png")
     assert not page.locator(PICTURE).is_visible()
     choice.select_option("all films")
     page.locator(PICTURE).wait_for(state="visible")
-    picture, said = _after(page, lambda: finding.select_option("Cardiomegaly"))
+    _, said = _after(page, lambda: finding.select_option("Cardiomegaly"))
     assert said.startswith("Cardiomegaly")
     _no_error(page)
 

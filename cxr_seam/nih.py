@@ -132,8 +132,8 @@ def choose_training_images(
     patient_id = images["patient_id"].to_numpy()[chosen]
     patients = split.permutation(np.unique(patient_id))
     count = round(validation_fraction * len(patients))
-    if validation_fraction > 0 and len(patients) > 1:
-        count = min(max(count, 1), len(patients) - 1)
+    if validation_fraction > 0:
+        count = min(max(count, 1), len(patients) - 1)  # one patient alone is trained on
     in_validation = np.isin(patient_id, patients[:count])
     names = np.asarray(images.index, dtype=object)[chosen]
     return names[~in_validation].tolist(), names[in_validation].tolist()

@@ -252,6 +252,14 @@ def test_a_small_set_still_has_both_sides(tmp_path):
     assert train == ["00000001_001.png", "00000002_000.png"] and validation == []
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.75])
+def test_one_patient_alone_is_trained_on(fraction, official):
+    alone = [name for name in official.train_val if name.startswith("00000001_")]
+    options = {"validation_fraction": fraction, "disease_free": 5000, "seed": 0, "available": alone}
+    train, validation = choose_training_images(official, **options)
+    assert sorted(train) == sorted(alone) and alone and validation == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

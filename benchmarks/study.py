@@ -27,7 +27,7 @@ from typing import Any
 import study_table
 from study_rows import Row, passes, study_rows
 
-from cxr_seam.bootstrap import DRAWS, draw_patients
+from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.classification import classification_scores, classification_table, mean_auc
 from cxr_seam.controls import centre_boxes, random_map_boxes
@@ -163,8 +163,9 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
             raise InputError(f"{folder} was measured with other recipes of that name; delete it or rename the row")
         return
     workspace = study.workspace(folder, row.recipes[-1])
+    films = {recipe.name: workspace.training_films(recipe) for recipe in row.recipes}
     for recipe in row.recipes:
-        training, validation = workspace.training_films(recipe)
+        training, validation = films[recipe.name]
         train(recipe, workspace.models, train_films=training, validation_films=validation)
     last = row.recipes[-1]
     model, checkpoint = load_checkpoint(best_path(workspace.models, last.name))
@@ -174,9 +175,9 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     found = evaluate(workspace, draws=study.draws, alone={key: predictor})
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
     about["seconds"] = sum(record["seconds"] for record in history)
-    about["passes"] = sum(passes(row, lambda recipe: len(workspace.training_films(recipe)[0])).values())
-    films = workspace.training_films(last)[1]
-    about["validation_auc"] = mean_auc(classification_table(films.labels, predictor.probabilities(films)))
+    about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
+    validation = films[last.name][1]
+    about["validation_auc"] = mean_auc(classification_table(validation.labels, predictor.probabilities(validation)))
     about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
@@ -196,9 +197,8 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
     patients = workspace.tables().images["patient_id"]
     drawn = draw_patients(patients[[films.image_index[place] for place in kept]].to_numpy(), draws=draws)
     scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
-    samples = scores.samples[MEAN_AUC]
-    value = scores.table["mean"]["auc"]
-    return {**value, "images": len(kept), "samples": [None if s != s else round(float(s), 5) for s in samples]}
+    samples = draws_for_json(scores.samples[MEAN_AUC])
+    return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
 
 
 def measure_controls(study: Study) -> None:
@@ -219,9 +219,7 @@ def measure_controls(study: Study) -> None:
     for name, boxes in controls.items():
         scores, samples = localization_scores(boxes, truth, images=images, draws=drawn)
         content["localization"][name] = {"kind": CONTROL, "note": "never saw a film", **scores}
-        content["samples"][name] = {
-            figure: [None if s != s else round(float(s), 5) for s in values] for figure, values in samples.items()
-        }
+        content["samples"][name] = {figure: draws_for_json(values) for figure, values in samples.items()}
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content) + "\n")
 

@@ -21,6 +21,8 @@ COVERAGE = 0.95
 """Intervals run from the 2.5th to the 97.5th percentile of the draws."""
 MOST_LEFT_OUT = 0.5
 """A statistic that is not defined in more than this share of the draws has no interval."""
+DIGITS = 5
+"""Of a draw that is written down."""
 
 Measured = dict[str, float | None]
 """{"value", "low", "high"}: an estimate and its 95 % interval; None = not defined."""
@@ -164,3 +166,8 @@ def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | No
         )
     value = None if a_value is None or b_value is None else a_value - b_value
     return measured(value, a_samples - b_samples)
+
+
+def draws_for_json(draws: np.ndarray) -> list[float | None]:
+    """Draws of a statistic (draws,), rounded; None where one is not defined, since JSON has no NaN."""
+    return [None if np.isnan(value) else round(float(value), DIGITS) for value in draws]

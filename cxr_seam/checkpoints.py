@@ -47,6 +47,14 @@ class Checkpoint:
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
     """Write `model` to `path` (ending .safetensors), whole or not at all."""
+    with whole_file(path) as temporary:
+        # Bytes, not save_file: that makes files which nobody but their owner can read.
+        temporary.write_bytes(checkpoint_bytes(model, about=about))
+    return Path(path)
+
+
+def checkpoint_bytes(model: LocalizationModel, *, about: Checkpoint) -> bytes:
+    """What the file of a checkpoint holds."""
     header = {
         "format": FORMAT,
         "findings": list(FINDINGS),
@@ -57,10 +65,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, a
         "films": about.films,
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with whole_file(path) as temporary:
-        # Bytes, not save_file: that makes files which nobody but their owner can read.
-        temporary.write_bytes(save(state, metadata={HEADER: json.dumps(header)}))
-    return Path(path)
+    return save(state, metadata={HEADER: json.dumps(header)})
 
 
 def read_header(path: str | os.PathLike[str]) -> Checkpoint:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from . import __version__
-from .bootstrap import DRAWS, PatientDraws, draw_patients
+from .bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
 from .checkpoints import load_checkpoint, read_header
 from .classification import classification_scores
 from .errors import InputError
@@ -59,7 +59,6 @@ PACKAGES = (
 )
 OFFICIAL_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
 """`digest` of NIH's test_list.txt, its 25,596 names."""
-SAMPLE_DIGITS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +82,11 @@ class Evaluation:
     boxed: Films
     truth: pd.DataFrame
     methods: dict[str, Method]
+
+    @property
+    def most_refined(self) -> str:
+        """Name of the model that came last, whose ROC curves are shown."""
+        return list(self.probabilities)[-1]
 
 
 def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
@@ -166,7 +170,7 @@ def evaluate(
         "notes": not_compared(predictors),
         "classification": classification,
         "localization": localization,
-        "samples": {name: {key: _rounded(values) for key, values in s.items()} for name, s in samples.items()},
+        "samples": {name: {key: draws_for_json(v) for key, v in s.items()} for name, s in samples.items()},
     }
     results["differences"] = paired_differences(results)
     results["ranking"] = ranking(results)
@@ -292,8 +296,3 @@ def _checkpoints(workspace: Workspace, predictors: Mapping[str, Predictor]) -> d
 def models_of(key: str) -> tuple[str, ...]:
     """The models that a predictor serves."""
     return (MULTIRES, REFINED) if key == REFINED else (key,)
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    """Draws for JSON, None where a draw is not defined."""
-    return [None if np.isnan(value) else round(float(value), SAMPLE_DIGITS) for value in values]

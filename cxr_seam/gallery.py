@@ -17,7 +17,7 @@ from PIL import Image
 
 from .augment import augment
 from .cases import Case
-from .evaluation import family_predictors
+from .evaluation import Evaluation, family_predictors
 from .files import whole_file
 from .films import Films
 from .findings import BOXED_FINDINGS, FINDINGS
@@ -26,7 +26,7 @@ from .heatmaps import PAPER_SIZE
 from .localization import ORIGINAL_SIZE, XYWH
 from .methods import maps_by_model
 from .nih import NihTables
-from .plots import plot_augmented, plot_films
+from .plots import plot_augmented, plot_films, plot_roc
 from .predict import Prediction, Predictor
 from .radiographs import open_radiograph, shrink
 from .recipes import Recipe
@@ -208,3 +208,10 @@ def write_film(case: Case, path: str | os.PathLike[str]) -> Path:
     with whole_file(path) as temporary:
         Image.fromarray(case.film).save(temporary)
     return Path(path)
+
+
+def roc_figure(evaluation: Evaluation) -> Figure:
+    """Fig. 6: the ROC curves of the most refined model, with intervals of their areas."""
+    model = evaluation.most_refined
+    scores = evaluation.results["classification"][model]
+    return plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)

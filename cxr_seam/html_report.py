@@ -20,10 +20,10 @@ from .errors import InputError
 from .evaluation import Evaluation
 from .files import whole_file
 from .findings import FINDINGS
-from .gallery import choose_boxed, figure_rows, make_cases
+from .gallery import choose_boxed, figure_rows, make_cases, roc_figure
 from .hits_and_misses import RULE, judge, surest, tally
 from .paper_tables import accuracy_frame, localization_frame, mean_auc_frame, standing, table_1, table_4
-from .plots import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
+from .plots import plot_froc, plot_heatmap_grid, plot_loss_curves
 from .published import SLIPS
 from .report import (
     NOT_INSTALLED,
@@ -183,10 +183,8 @@ def _classification(page: Page, evaluation: Evaluation) -> None:
     page.heading("Classification")
     page.text("Table 1: area under the ROC curve. The PCM leaves probabilities as they are, so it has no column.")
     page.table(table_1(results), tight=True)
-    model = list(evaluation.probabilities)[-1]
-    scores = results["classification"][model]
-    figure = plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)
-    page.figure(figure, f"Fig. 6: ROC curves of {model}, with 95 % intervals of the area.")
+    model = evaluation.most_refined
+    page.figure(roc_figure(evaluation), f"Fig. 6: ROC curves of {model}, with 95 % intervals of the area.")
     page.text(f"{model}, at thresholds that were chosen on the validation films and stored with the checkpoint:")
     page.table(operating_frame(results, model))
     page.text(

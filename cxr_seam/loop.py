@@ -200,12 +200,9 @@ class Loop:
         Returns:
             This process's share of the batch's loss and its terms, detached, (terms,) float32.
         """
-        part, state, total = self.sampler.part(len(labels)), self.generator.get_state(), 0.0
-        pieces = self.split(part)
-        for piece in pieces:
-            self.generator.set_state(state)  # each piece draws for the whole batch
-            own = images[piece.start - part.start : piece.stop - part.start]
-            exchange = last and piece is pieces[-1]
+        part, total = self.sampler.part(len(labels)), 0.0
+        for piece, own in self.split(images, part, generator=self.generator):
+            exchange = last and piece.stop == part.stop
             with nullcontext() if exchange else self.accelerator.no_sync(self.objective):
                 result = self.objective(own, labels, generator=self.generator, part=piece)
                 share = (piece.stop - piece.start) / len(labels)
@@ -221,12 +218,18 @@ class Loop:
         recipe = self.recipe
         return augment(films, recipe.augmentation, size=recipe.image_size, generator=self.generator, among=among)
 
-    def split(self, part: slice) -> list[slice]:
-        """The pieces in which this process computes its part of a batch, each with a film at least."""
-        count = part.stop - part.start
+    def split(self, images: Tensor, part: slice, *, generator: torch.Generator) -> Iterator[tuple[slice, Tensor]]:
+        """The pieces in which this process computes its part of a batch, and the images of each.
+
+        Each piece finds the generator as it was, so that it can draw for the whole batch. A part without films is one
+        piece without any.
+        """
+        state, count = generator.get_state(), len(images)
         pieces = max(1, min(self.pieces, count))
-        bounds = [part.start + count * place // pieces for place in range(pieces + 1)]
-        return [slice(*ends) for ends in zip(bounds, bounds[1:], strict=False)]
+        bounds = [count * place // pieces for place in range(pieces + 1)]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            generator.set_state(state)
+            yield slice(part.start + start, part.start + stop), images[start:stop]
 
     def _halve(self, films: int) -> None:
         """Compute in pieces half as large from now on, `films` being this process's part of a batch."""

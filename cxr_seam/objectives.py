@@ -35,8 +35,8 @@ class ClassificationObjective(nn.Module):
     ) -> dict[str, Tensor]:
         """Classify `part` of a batch; see `seam.SeamObjective.forward`. Returns "loss" and "logits" (B, 14)."""
         del generator  # nothing random here
-        logits = self.model(images, maps=False).logits
-        return {"loss": balanced_bce(logits, labels[part], batch=labels, smoothing=self.smoothing), "logits": logits}
+        loss, logits = classify(self.model, images, labels, part=part, smoothing=self.smoothing)
+        return {"loss": loss, "logits": logits}
 
 
 class JointObjective(SeamObjective):
@@ -68,12 +68,19 @@ class JointObjective(SeamObjective):
         Returns:
             "loss", its parts "classification", "ecr" and "msml", and "logits" (B, 14).
         """
-        logits = self.model(images, maps=False).logits
-        classification = balanced_bce(logits, labels[part], batch=labels, smoothing=self.smoothing)
+        classification, logits = classify(self.model, images, labels, part=part, smoothing=self.smoothing)
         with not_training(self.model):
             refinement = super().forward(images, labels, generator=generator, part=part)
         loss = classification + refinement["loss"]
         return {**refinement, "loss": loss, "classification": classification, "logits": logits}
+
+
+def classify(
+    model: LocalizationModel, images: Tensor, labels: Tensor, *, part: slice, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The balanced cross-entropy of `part` of a batch, a scalar, and its logits (B, 14)."""
+    logits = model(images, maps=False).logits
+    return balanced_bce(logits, labels[part], batch=labels, smoothing=smoothing), logits
 
 
 def train_only_classifier(model: LocalizationModel, phase: BackbonePhase) -> None:

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checkpoints import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from .checkpoints import Checkpoint, checkpoint_bytes, load_checkpoint, read_header
 from .errors import InputError
 from .films import Films
 from .findings import FINDINGS
@@ -38,24 +38,24 @@ from .validation import named_thresholds, validate
 
 
 def starting_model(
-    recipe: Recipe, folder: Path, *, weights: str
+    recipe: Recipe, start: Path | None, *, weights: str
 ) -> tuple[LocalizationModel, dict[str, float | None] | None]:
-    """A fresh model, or for a recipe with `start_from` the best one that that recipe left in `folder`.
+    """A fresh model, or for a second phase the one that it goes on from.
 
     Args:
         recipe: what is trained.
-        folder: where the model of `recipe.start_from` lies.
+        start: checkpoint of the earlier phase, see `starting_path`; None for a first phase.
         weights: of a fresh model's backbone, see `models.build_model`.
 
     Returns:
         The model and the thresholds of its classifier, None where it has yet to be trained.
 
     Raises:
-        InputError: the earlier phase has left no checkpoint, or weights cannot be had.
+        InputError: weights cannot be had, or the checkpoint cannot be loaded.
     """
-    if recipe.start_from is None:
+    if start is None:
         return model_of(recipe, weights=weights), None
-    model, about = load_checkpoint(best_path(folder, recipe.start_from))
+    model, about = load_checkpoint(start)
     model.background = recipe.background
     if recipe.refiner != about.recipe.refiner:
         model.give_refiner(recipe.refiner)
@@ -143,7 +143,7 @@ def train(
         keeper.finish()
         return read_history(folder, recipe.name)
     set_seed(recipe.seed)
-    model, thresholds = starting_model(recipe, folder, weights=recipe.weights if found is None else "none")
+    model, thresholds = starting_model(recipe, start, weights=recipe.weights if found is None else "none")
     loop = Loop(make_objective(model, recipe), recipe, train_films)
     main, phase, progress = loop.accelerator.is_main_process, recipe.phase, Progress(thresholds=thresholds)
     if found is not None:
@@ -255,14 +255,12 @@ def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: P
     name = about.recipe.name
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
 
-    def save_model(path: Path) -> None:
-        save_checkpoint(path, objective.model, about=about)
-
-    keeper.write(last_path(keeper.folder, name).name, save_model)
+    model = checkpoint_bytes(objective.model, about=about)
+    keeper.write(last_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
     keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
     if progress.best is None or score > progress.best:
         # Written last: where anything fails, `best` still tells of the file that is there.
-        keeper.write(best_path(keeper.folder, name).name, save_model)
+        keeper.write(best_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
         progress.best = score
 
 

@@ -36,10 +36,7 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
     for (pixels, _), places in zip(load(films, batches), batches.whole(), strict=True):
         labels = loop.send(torch.from_numpy(films.labels[places]))
         images = to_input(loop.send(pixels), size=size)
-        part, state = batches.part(len(places)), generator.get_state()
-        for piece in loop.split(part):
-            generator.set_state(state)
-            own = images[piece.start - part.start : piece.stop - part.start]
+        for piece, own in loop.split(images, batches.part(len(places)), generator=generator):
             if len(own):  # a last batch of fewer films than processes
                 result = objective(own, labels, generator=generator, part=piece)
                 total += result["loss"] * len(own)

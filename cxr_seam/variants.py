@@ -169,8 +169,7 @@ class Models:
         """The trained model of a choice."""
         self._train(choice.first)
         if choice.second is None:
-            untrained = replace(self.pcm, start_from=choice.first.name)
-            model, _ = starting_model(untrained, self._path(choice.first).parent, weights="none")
+            model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
             return Predictor(model.eval(), self.pcm)
         self._train(choice.second)
         return Predictor.load(self._path(choice.second))

@@ -155,17 +155,11 @@ table_1(results)
 
 # %%
 from cxr_seam.cells import need
-from cxr_seam.plots import plot_roc, save
+from cxr_seam.gallery import roc_figure
+from cxr_seam.plots import save
 
-need(
-    globals(),
-    workspace="Choices",
-    evaluation="Run the models on the test films",
-    results="Run the models on the test films",
-)
-model = list(evaluation.probabilities)[-1]
-scores = results["classification"][model]
-figure = plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)
+need(globals(), workspace="Choices", evaluation="Run the models on the test films")
+figure = roc_figure(evaluation)
 save(figure, workspace.figures / "roc.png")
 figure
 
@@ -176,8 +170,8 @@ figure
 from cxr_seam.cells import need
 from cxr_seam.report import operating_frame
 
-need(globals(), results="Run the models on the test films", model="Fig. 6: ROC curves")
-operating_frame(results, model)
+need(globals(), evaluation="Run the models on the test films")
+operating_frame(evaluation.results, evaluation.most_refined)
 
 # %% [markdown]
 # The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.

@@ -7,8 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (count, 3, side, side) of noise and labels (count, 14), a share of them 1 and the third always."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, side, side, generator=generator)
+    labels = (torch.rand(count, 14, generator=generator) < share).float()
+    labels[:, 2] = 1
+    return images, labels
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate.utils import set_seed
+from conftest import random_batch
 
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.errors import InputError
@@ -20,12 +21,8 @@ FIRST = find_recipe("multires_tiny")
 JOINT = replace(FIRST, name="joint_tiny", seam=SeamPhase(learning_rate=1e-3), joint=True)
 
 
-def batch(count=4, side=64):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, side, side, generator=generator)
-    labels = (torch.rand(count, 14, generator=generator) < 0.3).float()
-    labels[:, 2] = 1
-    return images, labels
+def batch():
+    return random_batch(4, side=64, share=0.3)
 
 
 def gradients(objective, *, training):

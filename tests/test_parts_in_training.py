@@ -11,7 +11,7 @@ from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.films import Films
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.recipes import find_recipe
-from cxr_seam.training import best_path, starting_model, train
+from cxr_seam.training import best_path, starting_model, starting_path, train
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_each_phase_trains_its_own_parts_and_no_other(
     starts = []
     for recipe in (first, second):
         set_seed(recipe.seed)
-        starts.append(starting_model(recipe, tmp_path, weights="none")[0].state_dict())
+        starts.append(starting_model(recipe, starting_path(recipe, tmp_path), weights="none")[0].state_dict())
     ends = [load_checkpoint(best_path(tmp_path, recipe.name))[0].state_dict() for recipe in (first, second)]
     for part, (start, end) in zip(("pool.", "pcm."), zip(starts, ends, strict=True), strict=True):
         learned = {key for key in end if key.startswith(part)}

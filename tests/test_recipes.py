@@ -135,9 +135,9 @@ def test_a_second_phase_can_begin_with_another_refiner_on_the_model_of_the_first
     model = model_of(first, weights="none")
     save_checkpoint(best_path(tmp_path, first.name), model, about=Checkpoint(first))
     second = replace(find_recipe("multires_tiny_pcm"), refiner="self_attention")
-    started, _ = starting_model(second, tmp_path, weights="none")
+    started, _ = starting_model(second, best_path(tmp_path, first.name), weights="none")
     state, before = started.state_dict(), model.state_dict()
     assert {key for key in state if key not in before} == {"pcm.query.weight", "pcm.key.weight"}
     assert all(torch.equal(state[key], before[key]) for key in state if key in before)
-    same, _ = starting_model(find_recipe("multires_tiny_pcm"), tmp_path, weights="none")
+    same, _ = starting_model(find_recipe("multires_tiny_pcm"), best_path(tmp_path, first.name), weights="none")
     assert torch.equal(same.pcm.theta.weight, model.pcm.theta.weight)

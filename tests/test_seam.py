@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import random_batch
 
 from cxr_seam.augment import black
 from cxr_seam.equivariances import EQUIVARIANCES
@@ -15,11 +16,7 @@ from cxr_seam.seam import SeamObjective, present_maps, with_background
 
 
 def batch(count=3, side=64):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, side, side, generator=generator)
-    labels = (torch.rand(count, 14, generator=generator) < 0.2).float()
-    labels[:, 2] = 1
-    return images, labels
+    return random_batch(count, side=side, share=0.2)
 
 
 def objective(**changes):

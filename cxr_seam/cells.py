@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import HTML
+
+FIRST = "run_set_up_and_choices_first"
+"""The line magic that every section of a notebook begins with; the cell of the choices makes it.
+
+Before that nothing of this package can be imported, so the sentence is IPython's own, the magic's name its advice:
+"UsageError: Line magic function `%run_set_up_and_choices_first` not found."
+"""
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Make the magic `FIRST`, for `%load_ext cxr_seam.cells`; it refuses to go on where there is no `workspace`."""
+    shell.register_magic_function(lambda _: need(shell.user_ns, workspace="Choices"), magic_name=FIRST)
 
 
 def need(there: Mapping[str, Any], **made_under: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from .errors import InputError
 from .files import whole_file
 from .films import Films
+from .hardware import find_hardware
 from .nih import NihTables, choose_training_images, load_tables
 from .recipes import Recipe, find_family
 from .store import Store
@@ -75,6 +76,15 @@ class Workspace:
         family = find_family(os.environ.get(ENVIRONMENT["recipes"], recipes))
         keep = os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)) or f"runs/{Path(data).name}"
         return cls(data, folder, family, (mount_drive() if on_drive else Path.cwd()) / keep)
+
+    @property
+    def introduction(self) -> str:
+        """Two sentences for a person: what will compute, and where everything is kept.
+
+        Raises:
+            InputError: see `hardware.find_hardware`.
+        """
+        return f"Runs on {find_hardware().name}.\nKeeps everything in {self.keep}."
 
     @property
     def models(self) -> Path:

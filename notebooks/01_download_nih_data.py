@@ -37,7 +37,7 @@
 # %% [markdown]
 # ## Set-up
 #
-# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
+# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -72,11 +72,11 @@ from IPython.core.error import UsageError
 if "Path" not in globals():
     raise UsageError('run the cell under "Set-up" first')
 
-from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+print(workspace.introduction)
+# %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## Get the films
@@ -84,9 +84,8 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # Each film is read once, shrunk by area averaging to the side that the recipes need (256 pixels in the paper, Sect. 5.2) and kept as grey bytes in one file, from which training reads without decoding anything. A cell that was interrupted can be run again: what is done is not done twice.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
 
-need(globals(), workspace="Choices")
 store = workspace.fetch()
 print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
 
@@ -96,9 +95,11 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # The official lists separate training and test films by patient. Sect. 5.2 trains on every film with a finding and about 5,000 without one, and keeps a fifth for validation; here that fifth is a fifth of the *patients*, so that no patient is on both sides.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 
-need(globals(), workspace="Choices", store="Get the films")
+need(globals(), store="Get the films")
 train_films, validation_films = workspace.training_films(workspace.family[0])
 print(f"{len(train_films)} films to train on, {len(validation_films)} to validate on")
 print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_films())} of them with boxes")
@@ -107,10 +108,12 @@ print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_fil
 # Labels are per image: several findings may stand on one film, and nothing in training says *where* they are. Boxes exist for eight findings, on test films only; they are used to score, never to train (Sect. 3).
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.report import count_labels
 
-need(globals(), workspace="Choices", store="Get the films")
+need(globals(), store="Get the films")
 count_labels(workspace.tables(), store)
 
 # %% [markdown]
@@ -119,11 +122,13 @@ count_labels(workspace.tables(), store)
 # The true box is green. Films are the first of each finding in the box table, not the finest.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.gallery import contact_sheet
 from cxr_seam.plots import save
 
-need(globals(), workspace="Choices", store="Get the films")
+need(globals(), store="Get the films")
 figure = contact_sheet(workspace)
 save(figure, workspace.figures / "films.png")
 figure
@@ -142,6 +147,8 @@ figure
 # **Next:** [02 · Train the backbones](02_train_multires_backbone.ipynb).
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import installed_versions
 
 installed_versions()

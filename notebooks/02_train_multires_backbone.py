@@ -37,7 +37,7 @@
 # %% [markdown]
 # ## Set-up
 #
-# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
+# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -72,11 +72,11 @@ from IPython.core.error import UsageError
 if "Path" not in globals():
     raise UsageError('run the cell under "Set-up" first')
 
-from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+print(workspace.introduction)
+# %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## The recipe
@@ -84,10 +84,10 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); the other families scale them down to a small machine. `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import recipe_table
 
-need(globals(), workspace="Choices")
 standard, multires, refined = workspace.family
 recipe_table([standard, multires])
 
@@ -97,9 +97,8 @@ recipe_table([standard, multires])
 # Those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
 
-need(globals(), workspace="Choices")
 store = workspace.fetch()
 print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
 
@@ -109,11 +108,13 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # Sect. 5.2: a crop of 80 to 100 % of the area, a horizontal flip half of the time, a rotation by up to 15 degrees.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.gallery import augmentation_sheet
 from cxr_seam.plots import save
 
-need(globals(), workspace="Choices", standard="The recipe", store="The films")
+need(globals(), standard="The recipe", store="The films")
 training, _ = workspace.training_films(standard)
 figure = augmentation_sheet(training, standard)
 save(figure, workspace.figures / "augmentation.png")
@@ -133,12 +134,14 @@ figure
 # $$\ell = \sum_c -\beta_P^c\, y_c \log f(x_c) - \beta_N^c\,(1-y_c)\log(1-f(x_c)), \qquad \beta_P^c=\frac{|P_c|+|N_c|}{|P_c|},\quad \beta_N^c=\frac{|P_c|+|N_c|}{|N_c|}$$
 
 # %%
+# %run_set_up_and_choices_first
+
 import pandas as pd
 
 from cxr_seam.cells import need
 from cxr_seam.training import train
 
-need(globals(), workspace="Choices", standard="The recipe", store="The films")
+need(globals(), standard="The recipe", store="The films")
 training, validation = workspace.training_films(standard)
 history = train(
     standard, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
@@ -157,12 +160,14 @@ pd.DataFrame(history)
 # ![The merge block: 2048 channels of 8 x 8 are reduced to 512 and enlarged to 16 x 16, 1024 channels of 16 x 16 are reduced to 256, both are concatenated to 768 and fused to 1024 channels of 16 x 16](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/merge_block.png)
 
 # %%
+# %run_set_up_and_choices_first
+
 import pandas as pd
 
 from cxr_seam.cells import need
 from cxr_seam.training import train
 
-need(globals(), workspace="Choices", multires="The recipe", store="The films")
+need(globals(), multires="The recipe", store="The films")
 training, validation = workspace.training_films(multires)
 history = train(
     multires, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
@@ -175,11 +180,13 @@ pd.DataFrame(history)
 # The first part of Fig. 5, the epochs before the PCM. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.plots import plot_loss_curves, save
 from cxr_seam.report import family_histories
 
-need(globals(), workspace="Choices", standard="The recipe", multires="The recipe")
+need(globals(), standard="The recipe", multires="The recipe")
 figure = plot_loss_curves(family_histories([standard, multires], workspace.models))
 save(figure, workspace.figures / "loss_backbones.png")
 figure
@@ -190,6 +197,8 @@ figure
 # **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import installed_versions
 
 installed_versions()

@@ -37,7 +37,7 @@
 # %% [markdown]
 # ## Set-up
 #
-# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
+# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -72,11 +72,11 @@ from IPython.core.error import UsageError
 if "Path" not in globals():
     raise UsageError('run the cell under "Set-up" first')
 
-from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+print(workspace.introduction)
+# %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## The pixel correlation module
@@ -88,11 +88,12 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # $\theta$, a $1\times1$ convolution, is all that is learnt here: the backbone and the classifier are frozen, so the probabilities of a film stay exactly as they were. Before refinement each position keeps only its strongest finding; a background channel, 1 minus the strongest, stands for the rest.
 
 # %%
-from cxr_seam.cells import need, need_model
+# %run_set_up_and_choices_first
+
+from cxr_seam.cells import need_model
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.training import best_path
 
-need(globals(), workspace="Choices")
 standard, multires, refined = workspace.family
 model, _ = load_checkpoint(need_model(best_path(workspace.models, multires.name), notebook="02"))
 model.pcm
@@ -111,6 +112,8 @@ model.pcm
 # ![The Siamese training on a drawn film with a pneumothorax. Above, the film goes through the frozen network and the PCM, and both maps are turned; below, the turned film goes through the same network and PCM. The turned raw map must agree with the refined map of the turned film and the turned refined map with its raw one; both refined maps must fit the image's labels](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/siamese.png)
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.report import recipe_table
 
@@ -123,9 +126,8 @@ recipe_table([refined])
 # Those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
 
-need(globals(), workspace="Choices")
 store = workspace.fetch()
 print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
 
@@ -133,12 +135,14 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # ## Training
 
 # %%
+# %run_set_up_and_choices_first
+
 import pandas as pd
 
 from cxr_seam.cells import need
 from cxr_seam.training import train
 
-need(globals(), workspace="Choices", refined="The pixel correlation module", store="The films")
+need(globals(), refined="The pixel correlation module", store="The films")
 training, validation = workspace.training_films(refined)
 history = train(refined, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch)
 pd.DataFrame(history)
@@ -149,11 +153,13 @@ pd.DataFrame(history)
 # Fig. 5. Epochs of the second phase are dashed; a single one, as in the demo, is a point. That it stands apart is no accident of training: the second phase has another loss.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.plots import plot_loss_curves, save
 from cxr_seam.report import family_histories
 
-need(globals(), workspace="Choices", history="Training")
+need(globals(), history="Training")
 figure = plot_loss_curves(family_histories(workspace.family, workspace.models))
 save(figure, workspace.figures / "loss_both_phases.png")
 figure
@@ -164,11 +170,13 @@ figure
 # The first two of notebook 01's sheet. The same film and finding by the standard model, the MultiRes model, and the MultiRes model refined by the PCM. The number in the corner is the model's probability; the PCM does not change it.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.gallery import build_cases, figure_rows
 from cxr_seam.plots import plot_heatmap_grid, save
 
-need(globals(), workspace="Choices", store="The films", history="Training")
+need(globals(), store="The films", history="Training")
 cases = build_cases(workspace, per_finding=1)
 figure = plot_heatmap_grid(figure_rows(cases)[:2])
 save(figure, workspace.figures / "before_and_after.png")
@@ -178,6 +186,8 @@ figure
 # **Next:** [04 · Evaluate](04_evaluate.ipynb).
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import installed_versions
 
 installed_versions()

@@ -37,7 +37,7 @@
 # %% [markdown]
 # ## Set-up
 #
-# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
+# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -72,11 +72,11 @@ from IPython.core.error import UsageError
 if "Path" not in globals():
     raise UsageError('run the cell under "Set-up" first')
 
-from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+print(workspace.introduction)
+# %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## Models and films
@@ -84,10 +84,10 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
+
 from cxr_seam.evaluation import family_predictors, models_of
 
-need(globals(), workspace="Choices")
 predictors = family_predictors(workspace.family, workspace.models)
 models = [model for key in predictors for model in models_of(key)]
 store = workspace.fetch()
@@ -99,12 +99,14 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above $Q = 0.7$ gives a box (Sect. 5.3). Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.evaluation import evaluate
 from cxr_seam.paper_tables import standing
 from cxr_seam.results import save_results
 
-need(globals(), workspace="Choices", store="Models and films")
+need(globals(), store="Models and films")
 evaluation = evaluate(workspace)
 results = evaluation.results
 save_results(results, workspace.results)
@@ -122,6 +124,8 @@ print(standing(results))
 # A box that hits nothing is a false positive, counted per film and finding. **Boxes buy accuracy:** under the paper's rule a *random* map hits most boxes, since it draws so many. So the methods stand in the order of FROC at 0.5, then of the best box, controls among them; a model has learnt to localise only where it stands above them. *Centre box, ranked by ...* owes its place to the probabilities alone. *Mean box of the other half* has seen true boxes, which no model here has.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.results import headline
 
@@ -132,6 +136,8 @@ headline(results)
 # Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.results import difference_frame
 
@@ -144,6 +150,8 @@ difference_frame(results)
 # Area under the ROC curve by finding, beside the paper's columns. The PCM leaves probabilities as they are, so its column would repeat that of MultiRes. Only NIH's whole test list compares.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import table_1
 
@@ -154,11 +162,13 @@ table_1(results)
 # ## Fig. 6: ROC curves
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.gallery import roc_figure
 from cxr_seam.plots import save
 
-need(globals(), workspace="Choices", evaluation="Run the models on the test films")
+need(globals(), evaluation="Run the models on the test films")
 figure = roc_figure(evaluation)
 save(figure, workspace.figures / "roc.png")
 figure
@@ -167,6 +177,8 @@ figure
 # At thresholds that were chosen on the validation films (largest sensitivity + specificity) and stored with the checkpoint:
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.report import operating_frame
 
@@ -177,6 +189,8 @@ operating_frame(evaluation.results, evaluation.most_refined)
 # The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import mean_auc_frame
 
@@ -189,10 +203,12 @@ mean_auc_frame(results).set_index("model")
 # The FROC curves: the further to the upper left, the better. The grey lines at 0.25, 0.5 and 1 are where they are read.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.plots import plot_froc, save
 
-need(globals(), workspace="Choices", results="Run the models on the test films")
+need(globals(), results="Run the models on the test films")
 figure = plot_froc(results)
 save(figure, workspace.figures / "froc.png")
 figure
@@ -201,6 +217,8 @@ figure
 # The same in numbers, with the pointing game: does the maximum of the map lie in a true box? For the controls, random maps among them, it asks for the centre of the best box instead.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.report import froc_frame
 
@@ -213,6 +231,8 @@ froc_frame(results)
 # The paper's rule, all boxes at IoBB > 0.1. Accuracy is the share of true boxes that are hit (Table 2). *Macro* is the mean over the findings; *micro* counts all boxes alike. On the right stands what it costs, macro.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import localization_frame
 
@@ -225,6 +245,8 @@ boxes.xs("accuracy", level=2).join(costs["macro"].rename("false positives per im
 # False positives by finding, divided by the films (Table 3); *micro* sums them. `boxes` holds their counts too, and the quotient by the true boxes, which Wang et al. print instead.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 
 need(globals(), costs="Tables 2 and 3: localization")
@@ -234,6 +256,8 @@ costs
 # The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with a probability above 0.5. Controls without a probability keep all their boxes.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import localization_frame
 
@@ -246,6 +270,8 @@ gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # The stricter reading: the single best box, at IoU > 0.1.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import localization_frame
 
@@ -258,6 +284,8 @@ best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # Macro accuracy by threshold beside what others report, each *at* the false positives that it costs. They are not ranked, since most print none.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.paper_tables import accuracy_frame
 
@@ -270,6 +298,8 @@ accuracy_frame(results, "iou").set_index("model")
 # Times measured elsewhere than in the paper, and how to measure them, stand in `docs/performance.md`.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.paper_tables import table_4
 
 table_4()
@@ -280,10 +310,12 @@ table_4()
 # One page with all of this, the loss curves, Fig. 7 and the surest hits and misses; it needs no other file. Every number is in `results.json` beside it (`docs/results.md` tells its keys). `python -m cxr_seam compare A/results.json B/results.json` sets two of them side by side.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import framed, need
 from cxr_seam.html_report import write_report
 
-need(globals(), workspace="Choices", evaluation="Run the models on the test films")
+need(globals(), evaluation="Run the models on the test films")
 path = write_report(workspace, evaluation)
 print(path)
 framed(path)
@@ -292,6 +324,8 @@ framed(path)
 # **Next:** [05 · Heat maps](05_visualize_heatmaps.ipynb).
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import installed_versions
 
 installed_versions()

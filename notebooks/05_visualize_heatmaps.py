@@ -37,7 +37,7 @@
 # %% [markdown]
 # ## Set-up
 #
-# Run this cell first. Wherever Python finds no module `cxr_seam`, it has not been run.
+# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
 
 # %% cellView="form"
 # @title Set-up: fetches the program and what it needs { display-mode: "form" }
@@ -72,11 +72,11 @@ from IPython.core.error import UsageError
 if "Path" not in globals():
     raise UsageError('run the cell under "Set-up" first')
 
-from cxr_seam.hardware import find_hardware
 from cxr_seam.workspace import Workspace
 
 workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
+print(workspace.introduction)
+# %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## Models and films
@@ -84,10 +84,10 @@ print(f"Runs on {find_hardware().name}.\nKeeps everything in {workspace.keep}.")
 # The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
 
 # %%
-from cxr_seam.cells import need
+# %run_set_up_and_choices_first
+
 from cxr_seam.evaluation import family_predictors, models_of
 
-need(globals(), workspace="Choices")
 predictors = family_predictors(workspace.family, workspace.models)
 models = [model for key in predictors for model in models_of(key)]
 store = workspace.fetch()
@@ -99,11 +99,13 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little. A film without heat or box is one whose map is nowhere positive.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.gallery import build_cases, figure_rows
 from cxr_seam.plots import plot_heatmap_grid, save
 
-need(globals(), workspace="Choices", predictors="Models and films", store="Models and films")
+need(globals(), predictors="Models and films", store="Models and films")
 cases = build_cases(workspace, per_finding=8, predictors=predictors)
 figure = plot_heatmap_grid(figure_rows(cases))
 save(figure, workspace.figures / "heatmaps.png")
@@ -122,6 +124,8 @@ figure
 # - **Narrow page** puts two films in a row and the bars below them, with letters that a narrow column leaves readable.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 from cxr_seam.explorer import Explorer
 
@@ -137,12 +141,14 @@ Explorer(cases, predictors=predictors)
 # @title A film of your own { display-mode: "form" }
 OWN_FILM = ""  # @param {type: "string"}
 
+# %run_set_up_and_choices_first
+
 from IPython.display import Image
 
 from cxr_seam.cells import need
 from cxr_seam.gallery import prediction_png, write_film
 
-need(globals(), workspace="Choices", predictors="Models and films", cases="Fig. 7")
+need(globals(), predictors="Models and films", cases="Fig. 7")
 path = OWN_FILM or write_film(cases[0], workspace.figures / "own_film.png")
 prediction = list(predictors.values())[-1].predict(path)
 Image(prediction_png(prediction))
@@ -151,6 +157,8 @@ Image(prediction_png(prediction))
 # Probabilities rank films; they are not calibrated, and 0.5 is no decision threshold. *Present* is what the stored thresholds decide. Boxes are x, y, w, h in pixels of the file that was given.
 
 # %%
+# %run_set_up_and_choices_first
+
 import pandas as pd
 
 from cxr_seam.cells import need
@@ -160,6 +168,8 @@ table = pd.DataFrame({"probability": prediction.probabilities, "present": predic
 table.sort_values("probability", ascending=False).round(3)
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.cells import need
 
 need(globals(), prediction="A film of your own")
@@ -169,6 +179,8 @@ prediction.boxes.round(1).head(10)
 # From a program: `Predictor.load(path).predict(film)` of `cxr_seam.predict`. From a shell: `python -m cxr_seam predict --help`.
 
 # %%
+# %run_set_up_and_choices_first
+
 from cxr_seam.report import installed_versions
 
 installed_versions()

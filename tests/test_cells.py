@@ -17,10 +17,11 @@ import pytest
 from conftest import ROOT
 from test_project import NOTEBOOKS, cells, each_notebook, plain_python
 
-from cxr_seam.cells import framed, need, need_model
+from cxr_seam.cells import FIRST, framed, need, need_model
 from cxr_seam.errors import InputError
 
 SET_UP, CHOICES = "# @title Set-up", "# @title Choices"
+MAGIC = f"%{FIRST}\n"
 ALONE = """
 import json, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -95,7 +96,9 @@ def test_a_cell_uses_only_what_it_makes_or_asks_for(notebook: Path) -> None:
     """So that no cell, whichever is run first, ends in a NameError."""
     for cell in cells(notebook):
         used = {node.id for node in ast.walk(plain_python(cell)) if isinstance(node, ast.Name)}
-        assert used - made(cell) - set(dir(builtins)) <= asked(cell).keys(), cell
+        begins = cell.startswith((SET_UP, CHOICES)) or MAGIC in cell
+        assert begins, cell
+        assert used - made(cell) - set(dir(builtins)) <= {"workspace", *asked(cell)}, cell
 
 
 @each_notebook
@@ -110,18 +113,38 @@ def test_the_heading_that_is_told_is_that_of_a_cell_above_which_makes_the_name(n
             makers |= {(name, heading) for name in made(source)}
 
 
-def test_every_cell_that_is_run_first_answers_with_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_every_cell_that_is_run_first_answers_with_one_sentence(tmp_path: Path, there: bool) -> None:
+    """Where the package cannot be imported yet, as on Colab, and where it can."""
+    hide = 'import sys; sys.modules["cxr_seam"] = None'
     sources = [cell for notebook in NOTEBOOKS for cell in cells(notebook) if not cell.startswith(SET_UP)]
-    answers = shown([part for cell in sources for part in (None, cell)], tmp_path)[1::2]
+    answers = shown([*([] if there else [hide]), *(part for cell in sources for part in (None, cell))], tmp_path)
+    answers = answers[-2 * len(sources) :][1::2]
     assert len(answers) == len(sources) > 40
     for cell, answer in zip(sources, answers, strict=True):
         if cell.startswith(CHOICES):
             assert answer == 'UsageError: run the cell under "Set-up" first'
-        elif asked(cell):
-            sentence = r'InputError: `\w+` is not there yet; run the cell under ".+" first, or all cells in order'
-            assert re.fullmatch(sentence, answer), cell
         else:
-            assert "Error" not in answer, cell
+            assert answer == "UsageError: Line magic function `%run_set_up_and_choices_first` not found.", cell
+
+
+def test_a_cell_that_is_run_after_the_choices_answers_with_one_sentence(tmp_path: Path) -> None:
+    sentence = r'InputError: `\w+` is not there yet; run the cell under ".+" first, or all cells in order'
+    for notebook in NOTEBOOKS[:1]:
+        first, *later = cells(notebook)
+        choices, *sections = later
+        answers = shown([first, choices, *sections[1:-1]], tmp_path)
+        assert not any("Error" in answer for answer in answers[:2])
+        assert all(re.fullmatch(sentence, answer) for answer in answers[2:]), answers
+
+
+def test_where_the_choices_have_failed_no_section_goes_on(tmp_path: Path) -> None:
+    first, choices, section, *_ = cells(NOTEBOOKS[0])
+    wrong = "get_ipython().run_line_magic('load_ext', 'cxr_seam.cells')"
+    answer = shown([first, wrong, section], tmp_path)[-1]
+    assert (
+        answer == 'InputError: `workspace` is not there yet; run the cell under "Choices" first, or all cells in order'
+    )
 
 
 def test_a_notebook_without_the_models_of_an_earlier_one_says_so_before_it_fetches_films(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 With a scratch folder on a disk of the machine's own, a file is written there first, then copied under a temporary name,
 renamed, and removed from scratch: what lies there waits. A copy that fails costs a warning and is tried again whenever
-the next file is written, at the end, and by the next run.
+the next file is written, at the end, and by the next run. A file is on its disk before the next one is written, so that
+a power cut leaves them as a kill would.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from .errors import InputError
-from .files import UnwritableError, whole_file
+from .files import UnwritableError, files_in, whole_file
+from .run_files import is_half_written, is_of_run, is_state
 
 
 class Keeper:
@@ -22,23 +25,27 @@ class Keeper:
 
     Attributes:
         folder: where they are kept.
+        name: of the recipe whose files they are.
         scratch: where they are written first, None: nowhere else.
         waiting: names of the files that have yet to be copied, in the order of their writing.
     """
 
     def __init__(self, folder: Path, *, name: str, scratch: Path | None = None) -> None:
-        """Keep the files of the run called `name`.
+        """Keep the files of the recipe called `name`.
 
         What an earlier run of it could not copy waits again; what it was killed in writing is removed.
+
+        Raises:
+            InputError: a place is there and cannot be read; what it holds must be known before a run begins.
         """
-        self.folder, self.scratch = Path(folder), scratch
-        for path in (path for place in self.places for path in place.glob(".*.part*")):
-            if path.name.lstrip(".").startswith(f"{name}."):
+        self.folder, self.name, self.scratch = Path(folder), name, scratch
+        for path in (path for place in self.places for path in files_in(place)):
+            if is_half_written(path.name, name):
                 with suppress(OSError):
                     path.unlink()
-        left = [] if scratch is None else sorted(scratch.glob(f"{name}.*"), key=lambda path: path.stat().st_mtime)
-        self.waiting = [path.name for path in left]
-        self._disk = self._disk_now()  # where Drive is gone, a folder of its name may still be there
+        left = [path for path in files_in(scratch) if is_of_run(path.name, name)] if scratch else []
+        self.waiting = [path.name for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
+        self._disk = mount_point(self.folder)
 
     def write(self, name: str, save: Callable[[Path], object]) -> None:
         """Write the file called `name`, whole or not at all.
@@ -52,10 +59,10 @@ class Keeper:
         """
         if self.scratch is None:
             self._require_disk(name)
-            with whole_file(self.folder / name) as temporary:
+            with whole_file(self.folder / name, durable=True) as temporary:
                 save(temporary)
             return
-        with whole_file(self.scratch / name) as temporary:
+        with whole_file(self.scratch / name, durable=True) as temporary:
             save(temporary)
         self.waiting = [other for other in self.waiting if other != name] + [name]
         try:
@@ -76,7 +83,7 @@ class Keeper:
         while self.waiting:
             name = self.waiting[0]
             self._require_disk(name)
-            with whole_file(self.folder / name) as temporary:
+            with whole_file(self.folder / name, durable=True) as temporary:
                 shutil.copyfile(self.scratch / name, temporary)
             self.waiting.pop(0)
             (self.scratch / name).unlink()
@@ -95,24 +102,52 @@ class Keeper:
     def remove(self, name: str) -> None:
         """Remove a file; what cannot be removed stays."""
         self.waiting = [other for other in self.waiting if other != name]
-        for path in (place / name for place in self.places if (place / name).exists()):
+        for path in (place / name for place in self.places):
             with suppress(OSError):
-                if self.scratch is not None:
+                if self.scratch is not None and path.exists():
                     path.write_bytes(b"")  # Drive keeps removed files for a month, at their size
                 path.unlink()
 
     @property
     def places(self) -> list[Path]:
-        """Where files may lie."""
+        """Where files may lie; what lies in the first is newer."""
         return [self.folder] if self.scratch is None else [self.scratch, self.folder]
 
-    def _disk_now(self) -> int | None:
-        """The disk of the folder or of what it will be made in."""
-        for place in (self.folder, *self.folder.absolute().parents):
-            with suppress(OSError):
-                return place.stat().st_dev
-        return None
+    def find(self, path: Path) -> Path | None:
+        """The file that is kept at `path`, where it is now: it may wait in scratch still. None where there is none."""
+        return next((place / path.name for place in self.places if place / path.name in files_in(place)), None)
+
+    def states(self) -> list[Path]:
+        """The states of the run, the latest first; empty ones were being removed.
+
+        Raises:
+            InputError: a place cannot be read.
+        """
+        found = [path for place in self.places for path in files_in(place) if is_state(path.name, self.name)]
+        return sorted(filter(_has_content, found), key=lambda path: path.name, reverse=True)
+
+    def keep_states(self, count: int) -> None:
+        """Remove all states but the latest `count`; what cannot be read or removed stays."""
+        with suppress(InputError):
+            for path in self.states()[count:]:
+                self.remove(path.name)
 
     def _require_disk(self, name: str) -> None:
-        if self._disk_now() != self._disk:
+        """Refuse to write into a folder that only looks like the kept one: where Drive is gone, the path may remain.
+
+        A disk that is mounted anew has the same mount point and is taken again.
+        """
+        if not os.path.ismount(self._disk):
             raise UnwritableError(f"{self.folder / name} could not be written (its disk is gone); reconnect its folder")
+
+
+def mount_point(path: Path) -> Path:
+    """Where the disk is mounted that holds a path, or will hold it once it is made."""
+    path = path.resolve()
+    return next(place for place in (path, *path.parents) if os.path.ismount(place))
+
+
+def _has_content(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0
+    return False

@@ -8,7 +8,6 @@ film in the loss are the whole batch's.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
@@ -21,9 +20,10 @@ from .augment import augment
 from .errors import InputError
 from .films import Batches, Films, load
 from .hardware import find_hardware
+from .memory import Pieces, step
 from .recipes import Recipe
 from .schedules import make_optimiser, make_schedule, moves_each_update
-from .synchronised import synchronise
+from .synchronised import leave_at_exit, synchronise
 from .weight_averaging import average_of
 
 CHECKED_EVERY = {"cpu": 1, "cuda": 32}
@@ -45,7 +45,7 @@ class Loop:
         sampler: their order and this process's part of each batch.
         accelerator: device, precision, processes.
         generator: of the random draws, on the CPU.
-        pieces: in how many pieces this process computes its part of a batch; more where memory was too small.
+        pieces: in how many this process computes its part of a batch; more where memory was too small.
         losses: of this epoch's batches so far, each with its terms, (batches, terms) float32.
     """
 
@@ -67,10 +67,11 @@ class Loop:
                 f"prepare them again with size {recipe.image_size}"
             )
         hardware, phase = find_hardware(), recipe.phase
-        self.recipe, self.films, self.pieces = recipe, films, 1
+        self.recipe, self.films = recipe, films
         self.accelerator = accelerator = Accelerator(
             mixed_precision=hardware.mixed_precision, cpu=hardware.device == "cpu"
         )
+        self.pieces = Pieces(recipe.name, processes=accelerator.num_processes)
         self.sampler = Batches(
             len(films),
             phase.batch_size,
@@ -85,6 +86,7 @@ class Loop:
             )
         objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
         if accelerator.num_processes > 1:
+            leave_at_exit()
             objective = synchronise(objective, device=accelerator.device)
         # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
         optimiser = make_optimiser(objective, recipe, fused=True if hardware.device == "cuda" else None)
@@ -153,36 +155,35 @@ class Loop:
         Raises:
             InputError: a single film is too much, or several processes share the work: they cannot tell one another.
         """
-        state = self.generator.get_state()
-        while (losses := self._gradients(batches)) is None:
-            self.optimiser.zero_grad()
-            self.generator.set_state(state)
-            self._halve(max(len(pixels) for pixels, _ in batches))
+        films = max(len(pixels) for pixels, _ in batches)
+        self.losses += self.pieces.until_they_fit(
+            lambda: self._gradients(batches), films=films, generator=self.generator
+        )
         self.apply()
-        self.losses += losses
 
     def apply(self) -> None:
-        """Update the weights by the gradients that were added up."""
+        """Update the weights by the gradients that were added up.
+
+        Raises:
+            InputError: see `memory.step`.
+        """
         phase = self.recipe.phase
         if phase.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.clip_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        step(self.optimiser)
         if self.averaged is not None:
             self.averaged.update_parameters(self.module)
         if moves_each_update(phase):
             self.schedule.step()
 
-    def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor] | None:
-        """Add up the gradients of an update; its batches' losses, or None where memory ran out."""
+    def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor]:
+        """Add up the gradients of an update, from nothing; its batches' losses."""
+        self.optimiser.zero_grad()
         losses = []
-        try:
-            for pixels, places in batches:
-                labels = self.send(torch.from_numpy(self.films.labels[places]))
-                images = self.vary(self.send(pixels), among=(len(places), self.sampler.part(len(places))))
-                losses.append(self.learn(images, labels, last=len(losses) + 1 == len(batches)))
-        except torch.cuda.OutOfMemoryError:
-            return None  # the exception holds the frames that hold the memory: it ends here
+        for pixels, places in batches:
+            labels = self.send(torch.from_numpy(self.films.labels[places]))
+            images = self.vary(self.send(pixels), among=(len(places), self.sampler.part(len(places))))
+            losses.append(self.learn(images, labels, last=len(losses) + 1 == len(batches)))
         return losses
 
     def send(self, tensor: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class Loop:
             This process's share of the batch's loss and its terms, detached, (terms,) float32.
         """
         part, total = self.sampler.part(len(labels)), 0.0
-        for piece, own in self.split(images, part, generator=self.generator):
+        for piece, own in self.pieces.split(images, part, generator=self.generator):
             exchange = last and piece.stop == part.stop
             with nullcontext() if exchange else self.accelerator.no_sync(self.objective):
                 result = self.objective(own, labels, generator=self.generator, part=piece)
@@ -217,40 +218,6 @@ class Loop:
         """Augment and normalise grey films (B, 1, S, S) uint8 as the recipe says; `among` as in `augment.augment`."""
         recipe = self.recipe
         return augment(films, recipe.augmentation, size=recipe.image_size, generator=self.generator, among=among)
-
-    def split(self, images: Tensor, part: slice, *, generator: torch.Generator) -> Iterator[tuple[slice, Tensor]]:
-        """The pieces in which this process computes its part of a batch, and the images of each.
-
-        Each piece finds the generator as it was, so that it can draw for the whole batch. A part without films is one
-        piece without any.
-        """
-        state, count = generator.get_state(), len(images)
-        pieces = max(1, min(self.pieces, count))
-        bounds = [count * place // pieces for place in range(pieces + 1)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
-            generator.set_state(state)
-            yield slice(part.start + start, part.start + stop), images[start:stop]
-
-    def _halve(self, films: int) -> None:
-        """Compute in pieces half as large from now on, `films` being this process's part of a batch."""
-        if self.accelerator.num_processes > 1:
-            raise InputError(
-                f"the GPU's memory is too small for {self.recipe.name} with {films} films at once, and where several "
-                "processes share a batch they cannot change that in mid-run; launch more processes or fewer pixels"
-            )
-        if self.pieces >= films:
-            raise InputError(
-                f"the GPU's memory is too small for a single film of {self.recipe.name}; close what else uses it, or "
-                "choose a smaller model or image size"
-            )
-        torch.cuda.empty_cache()
-        self.pieces *= 2
-        warnings.warn(
-            f"the GPU's memory is too small for {math.ceil(2 * films / self.pieces)} films at once; {self.recipe.name} "
-            f"goes on with {math.ceil(films / self.pieces)} and accumulates {self.pieces} times as often, so that the "
-            "batch and its class weights stay the recipe's",
-            stacklevel=2,
-        )
 
     def check(self) -> None:
         """Stop a run whose loss is no number any more: nothing that follows would be one.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ HEADER = "cxr_seam_state"
 FORMAT = 1
 
 
+PIXELS = "checksums of the pixels"
+
+
 class DamagedStateError(InputError):
     """A state that nobody can go on from; the one before it may do."""
 
@@ -39,7 +42,7 @@ class Progress:
     Attributes:
         epoch: that is being trained.
         history: records of the epochs before it.
-        best: what the best model that was written scored, the more the better; None before any was.
+        best: what the best model that lies there scored, the more the better; None where there is none.
         thresholds: by finding, see `checkpoints.Checkpoint`.
         seconds: spent on this epoch so far.
     """
@@ -63,6 +66,7 @@ def describe_films(train_films: Films, validation_films: Films, *, start: Path |
         "size of the films": train_films.size,
         "training films": _fingerprint(train_films),
         "validation films": _fingerprint(validation_films),
+        PIXELS: f"{train_films.checksum}, {validation_films.checksum}",
         "model it starts from": None if start is None else _weights(start),
     }
 
@@ -118,6 +122,8 @@ def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapp
     if theirs is None:
         raise InputError(f"{path} does not say which films it was trained on, as earlier versions did not; {way_out}")
     before, now = flat(theirs), flat(ours)
+    if PIXELS not in before:  # as in files of an earlier version
+        now.pop(PIXELS)
     missing = "not there"
     differ = [
         f"{key} is {before.get(key, missing)} there and {now.get(key, missing)} here"
@@ -126,18 +132,6 @@ def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapp
     ]
     if differ:
         raise InputError(f"{path} is of another run: {'; '.join(differ)}; {way_out}")
-
-
-def state_name(recipe: str, *, epoch: int, batch: int) -> str:
-    """The name of a state's file; later ones come later in the alphabet."""
-    return f"{recipe}.{epoch:05}-{batch:07}.state.safetensors"
-
-
-def find_states(folders: Iterable[Path], recipe: str) -> list[Path]:
-    """The states of the recipe of that name in some folders, the latest first; empty ones were being removed."""
-    found = (path for folder in folders for path in folder.glob(f"{recipe}.*-*.state.safetensors"))
-    found = (path for path in found if path.stat().st_size)
-    return sorted(found, key=lambda path: path.name, reverse=True)
 
 
 def save_state(path: Path, loop: Loop, *, progress: Progress, run: Mapping[str, Any]) -> None:
@@ -159,20 +153,30 @@ def save_state(path: Path, loop: Loop, *, progress: Progress, run: Mapping[str, 
         "run": run,
         "progress": vars(progress),
         "terms": loop.terms,
-        "pieces": loop.pieces,
+        "pieces": loop.pieces.count,
         "groups": optimiser["param_groups"],
         "schedule": None if loop.schedule is None else loop.schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
+    header = json.loads(json.dumps(header))  # as it will be read
     state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    path.write_bytes(save(state, metadata={HEADER: json.dumps(header)}))
+    path.write_bytes(save(state, metadata={HEADER: json.dumps(header | {"digest": _digest(header, state)})}))
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Tells whether a bit has changed on a disk; safetensors itself has no checksum."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(key.encode() + str((value.dtype, tuple(value.shape))).encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a state's header and tensors.
 
     Raises:
-        DamagedStateError: the file cannot be read, or lacks what it must hold.
+        DamagedStateError: the file cannot be read, lacks what it must hold, or holds other bits than were written.
         InputError: it is of another format.
     """
     try:
@@ -186,6 +190,9 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(f"{path} has the state format {told}, this version reads {FORMAT}; delete it and train anew")
     if missing := {"run", "progress", "terms", "pieces", "groups", "schedule", "scaler"} - set(header):
         raise DamagedStateError(f"{path} is damaged (it lacks {', '.join(sorted(missing))}); delete it")
+    written = header.pop("digest", None)  # an earlier version wrote none
+    if written not in (None, _digest(header, tensors)):
+        raise DamagedStateError(f"{path} is damaged (some bits have changed); delete it")
     return header, tensors
 
 
@@ -195,12 +202,15 @@ def latest_state(
     """The first of `paths` that can be read; a damaged one costs a warning and the minutes to the one before it.
 
     Raises:
-        InputError: it is of another format or run; see `require_same_run`.
+        InputError: it is of another format or run, see `require_same_run`; or all of them are damaged.
     """
     for path in paths:
         try:
             header, tensors = read_state(path)
         except DamagedStateError as error:
+            if path == paths[-1]:
+                later = f", and so are {', '.join(other.name for other in paths[:-1])}" if paths[1:] else ""
+                raise InputError(f"{error} to train anew{later}; or use restart=True (--restart)") from error
             warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
             continue
         require_same_run(path, theirs=_completed(header["run"], path), ours=run)
@@ -208,12 +218,26 @@ def latest_state(
     return None
 
 
-def restore(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+def restore(loop: Loop, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
     """Set a fresh loop to where a saved one was; the number of processes may be another.
 
     Random states are the main process's. Others draw anew, which matters to networks with drop connect only: every
     other draw is made for the whole batch in all processes alike.
+
+    Raises:
+        InputError: the state, as `read_state` gives it, is not one of such a loop.
     """
+    try:
+        return _restored(loop, header, tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path} does not hold what {loop.recipe.name} needs to go on ({reason}); delete it: the state before it "
+            "is taken then, or where there is none, training begins anew"
+        ) from error
+
+
+def _restored(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
     loop.module.load_state_dict(_below(tensors, "objective."))
     if loop.averaged is not None:
         loop.averaged.load_state_dict(_below(tensors, "averaged."))
@@ -224,17 +248,25 @@ def restore(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
     groups = [group | {"betas": tuple(group["betas"])} for group in header["groups"]]
     loop.optimiser.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in loop.optimiser.state.items():
+        if any(values[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):
+            raise ValueError("a moment of the optimiser has another shape than its weight")
         # Back to the parameter's layout in memory, in which the first run had them.
         like = {k: torch.empty_like(parameter).copy_(v) for k, v in values.items() if v.shape == parameter.shape}
         values.update(like)
-    if header["schedule"] is not None:
-        loop.schedule.load_state_dict(header["schedule"])
+    schedule = header["schedule"]
+    if (schedule is None) != (loop.schedule is None) or (schedule is not None and "last_epoch" not in schedule):
+        raise ValueError("its schedule is none, or of another kind")
+    if schedule is not None:
+        loop.schedule.load_state_dict(schedule)
     if header["scaler"] is not None and loop.accelerator.scaler is not None:
         loop.accelerator.scaler.load_state_dict(header["scaler"])
     progress = Progress(**header["progress"])
+    losses = tensors.get("losses")
+    if len(progress.history) != progress.epoch or (losses is not None and losses.shape[1:] != (len(header["terms"]),)):
+        raise ValueError("its history or its losses are of another length")
     loop.begin(progress.epoch)
-    loop.go_on(header["terms"], tensors.get("losses"))
-    loop.pieces = header["pieces"]
+    loop.go_on(header["terms"], losses)
+    loop.pieces.count = int(header["pieces"])
     loop.generator.set_state(tensors["draws"])
     if loop.accelerator.is_main_process:
         torch.set_rng_state(tensors["random.cpu"])

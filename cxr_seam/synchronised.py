@@ -6,6 +6,8 @@ that what several processes compute can be held against one process on any machi
 
 from __future__ import annotations
 
+import atexit
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -57,3 +59,18 @@ def synchronise(module: nn.Module, *, device: torch.device) -> nn.Module:
         if type(part) is nn.BatchNorm2d:
             part.__class__ = SynchronisedNorm  # the same parameters and buffers, so optimisers and names stay valid
     return module
+
+
+def leave_at_exit() -> None:
+    """Have this process part from the others when its program ends, whatever it trains until then.
+
+    Left to the interpreter's teardown, threads of the process group may outlive what they use, and now and then a
+    process that has printed its last word never ends.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

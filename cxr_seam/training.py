@@ -20,6 +20,7 @@ from .films import Films
 from .findings import FINDINGS
 from .keeping import Keeper
 from .loop import Loop
+from .memory import told_where_too_small
 from .models import LocalizationModel, model_of
 from .objectives import make_objective
 from .recipes import Recipe
@@ -27,13 +28,12 @@ from .resuming import (
     Progress,
     describe_films,
     describe_run,
-    find_states,
     latest_state,
     require_same_run,
     restore,
     save_state,
-    state_name,
 )
+from .run_files import best_path, history_path, last_path, read_history, state_name
 from .validation import named_thresholds, validate
 
 
@@ -78,21 +78,7 @@ def starting_path(recipe: Recipe, folder: Path) -> Path | None:
     return path
 
 
-def best_path(folder: Path, name: str) -> Path:
-    """Where the best checkpoint of the recipe called `name` lies."""
-    return Path(folder) / f"{name}.best.safetensors"
-
-
-def last_path(folder: Path, name: str) -> Path:
-    """Where the model of the last epoch of the recipe called `name` lies."""
-    return Path(folder) / f"{name}.last.safetensors"
-
-
-def history_path(folder: Path, name: str) -> Path:
-    """Where the history of the recipe called `name` lies: one JSON object a line, one line an epoch."""
-    return Path(folder) / f"{name}.history.jsonl"
-
-
+@told_where_too_small()
 def train(
     recipe: Recipe,
     folder: Path | str,
@@ -107,10 +93,10 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train what `recipe` describes, or go on where an earlier call was stopped, and keep its models in `folder`.
 
-    Writes `NAME.best.safetensors`, `NAME.last.safetensors` and `NAME.history.jsonl` after every epoch, and while it
-    trains `NAME.*.state.safetensors`, from which it goes on. On a CPU a run that was stopped, however, and went on ends
-    with the same bits as one that was not. Where the run is complete already nothing is done. Under `accelerate launch`
-    each process calls it and takes a part of every batch.
+    Writes the files that `run_files` names: models and history after every epoch, and while it trains the states from
+    which it goes on, the first one after the first epoch at the latest. On a CPU a run that was stopped, however, and
+    went on ends with the same bits as one that was not. Where the run is complete already nothing is done. Under
+    `accelerate launch` each process calls it and takes a part of every batch.
 
     Args:
         recipe: from `recipes`.
@@ -127,41 +113,46 @@ def train(
         The history: records with phase, epoch, train_loss, validation_loss, validation_auc, learning_rate, seconds.
 
     Raises:
-        InputError: the model cannot be made, the films are too small for the recipe, what lies in `folder` is of
-            another recipe or other films, the loss is no longer a finite number, or the last models cannot be written.
+        InputError: the model cannot be made, the films are too small for the recipe, what lies in `folder` cannot be
+            read or is of another recipe or other films, all its states are damaged, the loss is no longer a finite
+            number, the GPU's memory is too small, or the last models cannot be written.
             Where an earlier epoch's cannot (Drive drops), a warning says so and training goes on; the next epoch
             writes again.
     """
     folder = Path(folder)
+    keeper = Keeper(folder, name=recipe.name, scratch=scratch)
     start = starting_path(recipe, folder)
     films = describe_films(train_films, validation_films, start=start)
     run = describe_run(recipe, films)
-    keeper = Keeper(folder, name=recipe.name, scratch=scratch)
-    found = None if restart else latest_state(find_states(keeper.places, recipe.name), run)
-    if found is None and not restart and is_complete(folder, recipe, run):
+    found = None if restart else latest_state(keeper.states(), run)
+    best = None if restart else header_of(keeper, best_path(folder, recipe.name), run)
+    if not restart and is_complete(keeper, recipe, run):
         print(f"{recipe.name} is trained already; restart=True (--restart) trains it anew")
         keeper.finish()
+        keeper.keep_states(0)  # there are some where the run was killed while it removed them
         return read_history(folder, recipe.name)
     set_seed(recipe.seed)
     model, thresholds = starting_model(recipe, start, weights=recipe.weights if found is None else "none")
     loop = Loop(make_objective(model, recipe), recipe, train_films)
     main, phase, progress = loop.accelerator.is_main_process, recipe.phase, Progress(thresholds=thresholds)
     if found is not None:
-        progress = restore(loop, *found[1:])
+        progress = restore(loop, *found)
     elif main:
-        for path in (last_path(folder, recipe.name), *find_states(keeper.places, recipe.name)):
-            keeper.remove(path.name)
+        keeper.remove(last_path(folder, recipe.name).name)
+        keeper.keep_states(0)
+    # Of the model that lies there: a killed run may have kept a better one than the state knows that it left.
+    progress.best = None if best is None else score_of(loop.judged, best.metrics)
     if main:
         tell(recipe, train_films, progress, batch=len(loop.losses))
     bar = tqdm(total=phase.epochs * len(loop.sampler), desc=recipe.name, unit="batch", disable=not main)
-    saved = time.monotonic()
+    saved, stateless = time.monotonic(), found is None
     while progress.epoch < phase.epochs:
         began = time.perf_counter() - progress.seconds
         for done in loop.updates():
             bar.update(progress.epoch * len(loop.sampler) + done - bar.n)
             if main and loop.checked and time.monotonic() - saved >= 60 * save_minutes:
                 progress.seconds = time.perf_counter() - began
-                keep_state(keeper, loop, progress=progress, run=run, count=keep_states)
+                stateless &= not keep_state(keeper, loop, progress=progress, run=run, count=keep_states)
                 saved = time.monotonic()
         measured, logits = validate(loop, validation_films)
         require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {progress.epoch}")
@@ -190,6 +181,9 @@ def train(
                 if progress.epoch == phase.epochs:
                     raise
                 warn_of(f"epoch {record['epoch']}", error)
+            if stateless and progress.epoch < phase.epochs:  # from here on no kill costs the epochs before it
+                stateless &= not keep_state(keeper, loop, progress=progress, run=run, count=keep_states)
+                saved = time.monotonic()
         bar.set_postfix(
             {key: f"{record[key]:.3f}" for key in ("train_loss", "validation_auc") if record[key] is not None}
         )
@@ -198,26 +192,45 @@ def train(
     bar.close()
     if main:
         keeper.finish()
-        for path in find_states(keeper.places, recipe.name):
-            keeper.remove(path.name)
+        keeper.keep_states(0)
     loop.accelerator.wait_for_everyone()
     return progress.history
 
 
-def is_complete(folder: Path, recipe: Recipe, run: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds a model that this very run trained to its end.
+def is_complete(keeper: Keeper, recipe: Recipe, run: Mapping[str, Any]) -> bool:
+    """Whether there is all that this very run leaves at its end; the last model, written last, is its seal.
 
     Raises:
-        InputError: it holds one of another run.
+        InputError: there is a model of another run.
     """
-    last = last_path(folder, recipe.name)
-    if not last.exists():
+    folder, name = keeper.folder, recipe.name
+    last, best = (header_of(keeper, path(folder, name), run) for path in (last_path, best_path))
+    if last is None or best is None or last.epoch != recipe.phase.epochs:
         return False
-    about = read_header(last)
+    history = keeper.find(history_path(folder, name))
+    return history is not None and len(history.read_text().splitlines()) == recipe.phase.epochs
+
+
+def header_of(keeper: Keeper, path: Path, run: Mapping[str, Any]) -> Checkpoint | None:
+    """What a model of this run says of itself; None where there is none.
+
+    Raises:
+        InputError: it is of another run, or cannot be read.
+    """
+    found = keeper.find(path)
+    if found is None:
+        return None
+    about = read_header(found)
     theirs = None if about.films is None else describe_run(about.recipe, about.films)
-    require_same_run(last, theirs=theirs, ours=run)
-    others = best_path(folder, recipe.name), history_path(folder, recipe.name)
-    return about.epoch == recipe.phase.epochs and all(path.exists() for path in others)
+    require_same_run(found, theirs=theirs, ours=run)
+    return about
+
+
+def score_of(objective: nn.Module, metrics: Mapping[str, Any]) -> float:
+    """How good an epoch is by what the objective is judged by, the more the better."""
+    key, direction = objective.monitor
+    value = metrics[key]
+    return -math.inf if value is None else value if direction == "max" else -value
 
 
 def tell(recipe: Recipe, films: Films, progress: Progress, *, batch: int) -> None:
@@ -229,7 +242,7 @@ def tell(recipe: Recipe, films: Films, progress: Progress, *, batch: int) -> Non
         warnings.warn(
             f"no film that {recipe.name} is trained on shows {', '.join(absent)}; probabilities and maps of it mean "
             "nothing",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -241,7 +254,7 @@ def require_finite(loss: float, what: str) -> float:
 
 
 def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: Progress) -> None:
-    """Write the last model, the history, and the best model if this epoch is it.
+    """Write the best model if this epoch is it, the history, and the last model, which seals a run that is complete.
 
     Args:
         objective: says what the best epoch is judged by.
@@ -249,45 +262,28 @@ def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: P
         about: of this epoch.
         progress: whose `best` changes once that model is written.
     """
-    key, direction = objective.monitor
-    value = about.metrics[key]
-    score = -math.inf if value is None else value if direction == "max" else -value
-    name = about.recipe.name
+    score, name = score_of(objective, about.metrics), about.recipe.name
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
-
     model = checkpoint_bytes(objective.model, about=about)
-    keeper.write(last_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
-    keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
     if progress.best is None or score > progress.best:
-        # Written last: where anything fails, `best` still tells of the file that is there.
         keeper.write(best_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
         progress.best = score
+    keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
+    keeper.write(last_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
 
 
-def keep_state(keeper: Keeper, loop: Loop, *, progress: Progress, run: Mapping[str, Any], count: int) -> None:
-    """Write the state of a run and remove all but the latest `count`; what cannot be written costs a warning."""
+def keep_state(keeper: Keeper, loop: Loop, *, progress: Progress, run: Mapping[str, Any], count: int) -> bool:
+    """Write the state of a run and remove all but the latest `count`; False if it cannot be written, with a warning."""
     name = state_name(loop.recipe.name, epoch=progress.epoch, batch=len(loop.losses))
     try:
         keeper.write(name, lambda path: save_state(path, loop, progress=progress, run=run))
     except OSError as error:
         warn_of(f"epoch {progress.epoch}", error)
-        return
-    for path in find_states(keeper.places, loop.recipe.name)[count:]:
-        keeper.remove(path.name)
+        return False
+    keeper.keep_states(count)
+    return True
 
 
 def warn_of(when: str, error: OSError) -> None:
     """Tell that something could not be written; the run goes on."""
     warnings.warn(f"{when}: {error}; training goes on and writes again later", stacklevel=3)
-
-
-def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
-    """Read the history that training the recipe called `name` left in `folder`.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = history_path(Path(folder), name)
-    if not path.exists():
-        raise InputError(f"there is no {path}; train {name} first")
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from .augment import to_input
 from .classification import choose_thresholds, classification_table, mean_auc
@@ -25,7 +27,7 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
         "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
         logits (N, 14) float32, None there too. The same in all processes.
     """
-    objective, accelerator, size = loop.judged.eval(), loop.accelerator, loop.recipe.image_size
+    objective, accelerator = loop.judged.eval(), loop.accelerator
     batches = Batches(
         len(films), loop.recipe.phase.batch_size, process=loop.sampler.process, processes=loop.sampler.processes
     )
@@ -34,14 +36,12 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
     logits = torch.zeros(films.labels.shape, device=accelerator.device)
     classified = False
     for (pixels, _), places in zip(load(films, batches), batches.whole(), strict=True):
-        labels = loop.send(torch.from_numpy(films.labels[places]))
-        images = to_input(loop.send(pixels), size=size)
-        for piece, own in loop.split(images, batches.part(len(places)), generator=generator):
-            if len(own):  # a last batch of fewer films than processes
-                result = objective(own, labels, generator=generator, part=piece)
-                total += result["loss"] * len(own)
-                if classified := "logits" in result:
-                    logits[places[piece]] = result["logits"].float()
+        part, labels = batches.part(len(places)), torch.from_numpy(films.labels[places])
+        measure = partial(measure_batch, loop, objective, pixels=pixels, labels=labels, part=part, generator=generator)
+        share, found = loop.pieces.until_they_fit(measure, films=len(pixels), generator=generator)
+        total += share
+        if len(found):
+            classified, logits[places[part]] = True, torch.cat(found)
     loss = float(accelerator.reduce(total, reduction="sum")) / len(films)
     logits = accelerator.reduce(logits, reduction="sum")  # each process has filled in its own
     if not classified or not math.isfinite(loss):
@@ -50,6 +50,30 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
     auc = mean_auc(classification_table(films.labels, found))
     auc = None if math.isnan(auc) else auc  # JSON has no NaN
     return {"validation_loss": loss, "validation_auc": auc}, found
+
+
+def measure_batch(
+    loop: Loop, objective: nn.Module, *, pixels: Tensor, labels: Tensor, part: slice, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """This process's share of a batch's loss, summed over films, and the logits of its pieces, if there are any.
+
+    Args:
+        loop: on whose device.
+        objective: to measure.
+        pixels: (B, 1, S, S) uint8 of this process's films.
+        labels: (N, 14) of the whole batch.
+        part: which of the batch this process's films are.
+        generator: for the whole batch.
+    """
+    images, labels = to_input(loop.send(pixels), size=loop.recipe.image_size), loop.send(labels)
+    share, logits = torch.zeros((), device=images.device), []
+    for piece, own in loop.pieces.split(images, part, generator=generator):
+        if len(own):  # a last batch of fewer films than processes
+            result = objective(own, labels, generator=generator, part=piece)
+            share += result["loss"] * len(own)
+            if "logits" in result:
+                logits.append(result["logits"].float())
+    return share, logits
 
 
 def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:

@@ -157,7 +157,11 @@ def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
     expected, _ = gradients(recipe, films, most=8)
     with pytest.warns(UserWarning, match="too small for 4 films at once; .* goes on with 2 and accumulates 4 times"):
         found, loop = gradients(recipe, films, most=3)
-    assert loop.pieces == 4 and loop.objective.seen == [8, 4, *[2] * 8]  # two batches of eight, from the first anew
+    assert loop.pieces.count == 4 and loop.objective.seen == [
+        8,
+        4,
+        *[2] * 8,
+    ]  # two batches of eight, from the first anew
     assert found.keys() == expected.keys() and len(found) >= 1
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max())

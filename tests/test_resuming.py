@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from cxr_seam.checkpoints import load_checkpoint, read_header, save_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
-from cxr_seam.loop import Loop
+from cxr_seam.keeping import Keeper
+from cxr_seam.loop import CHECKED_EVERY, Loop
 from cxr_seam.nih import load_tables
+from cxr_seam.prepare import prepare
 from cxr_seam.recipes import find_recipe
-from cxr_seam.resuming import find_states, read_state
+from cxr_seam.resuming import read_state
 from cxr_seam.training import best_path, last_path, read_history, train
 
 KILLS = Path(__file__).parent / "survival" / "kills.py"
@@ -43,6 +47,10 @@ def films(demo_folder, demo_store):
 
 def fit(recipe, folder, films, **options):
     return train(recipe, folder, train_films=films[0], validation_films=films[1], **options)
+
+
+def states(folder):
+    return Keeper(folder, name="multires_tiny").states()
 
 
 @pytest.fixture
@@ -72,14 +80,14 @@ def test_kills_at_any_moment_change_no_bit():
 
 
 def test_the_last_states_are_kept_and_removed_at_the_end(stopped, films):
-    names = [path.name for path in find_states([stopped], "multires_tiny")]
+    names = [path.name for path in states(stopped)]
     assert names == [f"multires_tiny.00001-000000{batch}.state.safetensors" for batch in (2, 1)]
     history = fit(MULTIRES, stopped, films)
-    assert [record["epoch"] for record in history] == [0, 1] and not find_states([stopped], "multires_tiny")
+    assert [record["epoch"] for record in history] == [0, 1] and not states(stopped)
 
 
 def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, films, tmp_path):
-    latest = find_states([stopped], "multires_tiny")[0]
+    latest = states(stopped)[0]
     latest.write_bytes(latest.read_bytes()[:-1000])
     with pytest.warns(
         UserWarning, match=r"00001-0000002.state.safetensors is damaged .*; the state before it is taken"
@@ -88,6 +96,145 @@ def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, 
     fit(MULTIRES, tmp_path / "whole", films)
     expected, found = (load_file(last_path(folder, "multires_tiny")) for folder in (tmp_path / "whole", stopped))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_where_all_states_are_damaged_nothing_is_begun_anew(stopped, films):
+    for path in states(stopped):
+        path.write_bytes(path.read_bytes()[:-1000])
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    with (
+        pytest.warns(UserWarning, match="0002.state.safetensors is damaged"),
+        pytest.raises(InputError, match=r"0001.state.safetensors is damaged .*; delete it to train anew, and so are"),
+    ):
+        fit(MULTIRES, stopped, films)
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+    assert len(fit(MULTIRES, stopped, films, restart=True)) == 2
+
+
+def test_a_single_changed_bit_is_seen(stopped, films):
+    """In a weight, where no number gives it away."""
+    latest = states(stopped)[0]
+    content = bytearray(latest.read_bytes())
+    content[-len(content) // 2] ^= 1
+    latest.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"some bits have changed\); delete it; the state before it is taken"):
+        fit(MULTIRES, stopped, films)
+
+
+def odd(change):
+    """A readable state, with the digest that belongs to it, one of whose tensors or entries is not what it must be."""
+
+    def made(path):
+        header, tensors = read_state(path)
+        change(header, tensors)
+        save_file(tensors, path, metadata={"cxr_seam_state": json.dumps(header)})
+
+    return made
+
+
+def first(tensors, ending):
+    return next(key for key in sorted(tensors) if key.endswith(ending))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, tensors: tensors.pop(first(tensors, "weight")),
+        lambda header, tensors: tensors.update({first(tensors, "weight"): torch.zeros(3)}),
+        lambda header, tensors: tensors.update({"objective.more": torch.zeros(3)}),
+        lambda header, tensors: tensors.pop("draws"),
+        lambda header, tensors: tensors.update({"draws": torch.zeros(3)}),
+        lambda header, tensors: tensors.update({"random.cpu": torch.zeros(3, dtype=torch.uint8)}),
+        lambda header, tensors: tensors.update({first(tensors, "exp_avg"): torch.zeros(2, 2)}),
+        lambda header, tensors: tensors.pop(first(tensors, "exp_avg_sq")),
+        lambda header, tensors: tensors.update({"optimiser.x.step": torch.zeros(1)}),
+        lambda header, tensors: tensors.update({"losses": torch.zeros(2, 9)}),
+        lambda header, tensors: header["progress"].update(epoch="one"),
+        lambda header, tensors: header["progress"].update(epoch=0),
+        lambda header, tensors: header["progress"].update(colour="red"),
+        lambda header, tensors: header.update(progress=[]),
+        lambda header, tensors: header.update(groups=[]),
+        lambda header, tensors: header["groups"][0].pop("betas"),
+        lambda header, tensors: header.update(schedule=[]),
+        lambda header, tensors: header.update(schedule=None),
+        lambda header, tensors: header.update(pieces="many"),
+        lambda header, tensors: header.update(terms=None),
+    ],
+)
+def test_a_state_that_is_whole_and_odd_is_refused_in_a_sentence(change, stopped, films):
+    odd(change)(states(stopped)[0])
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    with pytest.raises(InputError, match="0002.state.safetensors does not hold what multires_tiny needs to go on"):
+        fit(MULTIRES, stopped, films)
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+def test_a_run_killed_before_its_first_ten_minutes_goes_on_after_its_first_epoch(films, tmp_path, capsys):
+    """And whatever it kept of later epochs, the best model that lies there is not replaced by a worse one."""
+    recipe = replace(MULTIRES, backbone=replace(PHASE, epochs=4))
+
+    def stop(record):
+        if record["epoch"] == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        fit(recipe, tmp_path, films, on_epoch=stop)
+    assert [path.name for path in states(tmp_path)] == ["multires_tiny.00001-0000000.state.safetensors"]
+    model, about = load_checkpoint(best_path(tmp_path, "multires_tiny"))
+    lucky = replace(about, metrics=about.metrics | {"validation_auc": 0.999})  # as a GPU may not compute it again
+    save_checkpoint(best_path(tmp_path, "multires_tiny"), model, about=lucky)
+    assert len(fit(recipe, tmp_path, films)) == 4
+    assert "goes on from epoch 1, batch 0" in capsys.readouterr().out
+    assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.999
+
+
+def test_a_best_model_that_is_gone_is_written_again(stopped, films):
+    """Its score stands in no state: what lies there is what counts."""
+    best_path(stopped, "multires_tiny").unlink()
+    history = fit(MULTIRES, stopped, films)
+    found = read_header(best_path(stopped, "multires_tiny"))
+    assert found.epoch == 2 and found.metrics["validation_auc"] == history[1]["validation_auc"]
+
+
+def test_other_pixels_are_other_films(stopped, films, demo_folder, tmp_path_factory):
+    """Of the same names and labels, prepared in another way: here a single grey value lighter."""
+    folder = tmp_path_factory.mktemp("lighter")
+    (folder / "images").mkdir()
+    for path in (demo_folder / "images").iterdir():
+        film = Image.open(path)
+        film.point(lambda grey: min(grey + 1, 255)).save(folder / "images" / path.name)
+    store = prepare(folder / "images", folder / "store", size=64, progress=False)
+    tables = load_tables(demo_folder)
+    lighter = [Films(store, tables, image_index=part.image_index) for part in films]
+    with pytest.raises(
+        InputError, match="of another run: checksums of the pixels is [0-9a-f, ]+ there and [0-9a-f, ]+ here"
+    ):
+        fit(MULTIRES, stopped, lighter)
+
+
+def test_a_state_of_an_earlier_version_that_did_not_look_at_pixels_is_gone_on_with(stopped, films):
+    rewrite(states(stopped)[0], lambda header: header["run"].pop("checksums of the pixels"))
+    assert len(fit(MULTIRES, stopped, films)) == 2
+
+
+def test_no_state_holds_weights_that_a_loss_has_spoilt_and_nobody_has_looked_at_yet(films, tmp_path, monkeypatch):
+    """On a GPU losses are looked at now and then only; here every third update."""
+    monkeypatch.setitem(CHECKED_EVERY, "cpu", 3)
+    learn, batches = Loop.learn, []
+
+    def spoil(loop, images, labels, **options):
+        batches.append(None)
+        return learn(loop, images * (torch.nan if len(batches) > 4 else 1), labels, **options)
+
+    recipe = replace(MULTIRES, backbone=replace(PHASE, batch_size=2, accumulation=1))
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="is nan in epoch 0, batch 4"):
+        patch.setattr(Loop, "learn", spoil)
+        fit(recipe, tmp_path, films, save_minutes=0)
+    assert len(batches) == 6
+    kept = states(tmp_path)
+    assert [path.name for path in kept] == ["multires_tiny.00000-0000003.state.safetensors"]
+    tensors = read_state(kept[0])[1]
+    assert all(value.isfinite().all() for value in tensors.values())
 
 
 def other_films(films):
@@ -128,7 +275,7 @@ def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped
     def make_older(header):
         del header["run"]["test_flip"], header["run"]["joint"], header["run"]["backbone"]["ema_decay"]
 
-    latest = find_states([stopped], "multires_tiny")[0]
+    latest = states(stopped)[0]
     rewrite(latest, make_older)
     fit(MULTIRES, stopped, films)
     fit(MULTIRES, tmp_path / "whole", films)
@@ -137,7 +284,7 @@ def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped
 
 
 def test_a_state_of_a_later_version_is_refused_and_stays(stopped, films):
-    latest = find_states([stopped], "multires_tiny")[0]
+    latest = states(stopped)[0]
     rewrite(latest, lambda header: header["run"]["backbone"].update(colour="red"))
     with pytest.raises(InputError, match=r"0002.state.safetensors is of another version .*does not know: colour"):
         fit(MULTIRES, stopped, films)
@@ -145,7 +292,7 @@ def test_a_state_of_a_later_version_is_refused_and_stays(stopped, films):
 
 
 def test_a_state_of_another_version_is_refused(stopped, films):
-    path = find_states([stopped], "multires_tiny")[0]
+    path = states(stopped)[0]
     save_file({"x": torch.zeros(1)}, path, metadata={"cxr_seam_state": '{"format": 99}'})
     with pytest.raises(InputError, match="has the state format 99, this version reads 1; delete it and train anew"):
         read_state(path)
@@ -160,7 +307,7 @@ def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):
     assert "multires_tiny is trained already; restart=True" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     with pytest.raises(
-        InputError, match="last.safetensors is of another run: seed is 0 there and 1 here; choose another"
+        InputError, match="best.safetensors is of another run: seed is 0 there and 1 here; choose another"
     ):
         fit(replace(MULTIRES, seed=1), tmp_path, films)
     fit(MULTIRES, tmp_path, films, restart=True)
@@ -173,7 +320,7 @@ def test_a_second_phase_on_another_backbone_is_another_run(films, tmp_path):
     fit(refined, tmp_path, films)
     fit(replace(MULTIRES, seed=1), tmp_path, films, restart=True)
     with pytest.raises(
-        InputError, match="multires_tiny_pcm.last.safetensors is of another run: model it starts from is"
+        InputError, match="multires_tiny_pcm.best.safetensors is of another run: model it starts from is"
     ):
         fit(refined, tmp_path, films)
 

@@ -1,0 +1,120 @@
+"""A GPU whose memory is too small: a batch is computed in pieces, and what cannot be helped is told in a sentence.
+
+The update stays the recipe's: class weights and random draws are the whole batch's, and each film weighs the same
+(`loop`). Batch normalisation of trained stages sees the pieces.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+Result = TypeVar("Result")
+ADVICE = "close what else uses it, or choose a smaller model or image size"
+
+
+class Pieces:
+    """In how many pieces a process computes its part of a batch.
+
+    Attributes:
+        count: more where memory was too small.
+        name: of the recipe, for people.
+        processes: that share a batch; several cannot tell one another of a new count.
+    """
+
+    def __init__(self, name: str, *, processes: int) -> None:
+        """Begin with the part as a whole."""
+        self.count, self.name, self.processes = 1, name, processes
+
+    def split(self, images: Tensor, part: slice, *, generator: torch.Generator) -> Iterator[tuple[slice, Tensor]]:
+        """The pieces of this process's part of a batch, and the images of each.
+
+        Each piece finds the generator as it was, so that it can draw for the whole batch. A part without films is one
+        piece without any.
+        """
+        state, films = generator.get_state(), len(images)
+        pieces = max(1, min(self.count, films))
+        bounds = [films * place // pieces for place in range(pieces + 1)]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            generator.set_state(state)
+            yield slice(part.start + start, part.start + stop), images[start:stop]
+
+    def until_they_fit(self, work: Callable[[], Result], *, films: int, generator: torch.Generator) -> Result:
+        """Do `work`, anew in smaller pieces where memory runs out.
+
+        Args:
+            work: splits what it computes; leaves no trace where it fails.
+            films: of this process's part of a batch.
+            generator: is set back before each new try.
+
+        Raises:
+            InputError: a single film is too much, or several processes share the work.
+        """
+        state = generator.get_state()
+        while True:
+            try:
+                return work()
+            except torch.cuda.OutOfMemoryError:
+                pass  # the exception holds the frames that hold the memory: it ends here
+            generator.set_state(state)
+            self._halve(films)
+
+    def _halve(self, films: int) -> None:
+        """Compute in pieces half as large from now on, `films` being this process's part of a batch."""
+        if self.processes > 1:
+            raise InputError(
+                f"the GPU's memory is too small for {self.name} with {films} films at once, and where several "
+                "processes share a batch they cannot change that in mid-run; launch more processes or fewer pixels"
+            )
+        if self.count >= films:
+            raise InputError(f"the GPU's memory is too small for a single film of {self.name}; {ADVICE}")
+        torch.cuda.empty_cache()
+        self.count *= 2
+        warnings.warn(
+            f"the GPU's memory is too small for {math.ceil(2 * films / self.count)} films at once; {self.name} goes on "
+            f"with {math.ceil(films / self.count)} and accumulates {self.count} times as often, so that the batch and "
+            "its class weights stay the recipe's",
+            stacklevel=4,
+        )
+
+
+def step(optimiser: torch.optim.Optimizer) -> None:
+    """Update the weights, at a second try with the memory that the gradients' computation has left over.
+
+    The first update makes the optimiser's moments, as much again as twice the weights. Nothing is updated before all of
+    them are there, so those that a failed try has made are thrown away and no weight is moved twice.
+
+    Raises:
+        InputError: the memory is too small for them.
+    """
+    known = set(optimiser.state)
+    try:
+        optimiser.step()
+        return
+    except torch.cuda.OutOfMemoryError:
+        pass
+    for made in set(optimiser.state) - known:
+        del optimiser.state[made]
+    torch.cuda.empty_cache()
+    optimiser.step()
+
+
+@contextmanager
+def told_where_too_small() -> Iterator[None]:
+    """End in a sentence where nothing can be done about a memory that is too small.
+
+    Raises:
+        InputError: in place of PyTorch's error.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(f"the GPU's memory is too small for this training ({error}); {ADVICE}") from error

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from .errors import InputError
 from .files import whole_file
 from .findings import FINDINGS
-from .models import LocalizationModel, model_of
+from .models import LocalizationModel, Output, model_of
 from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam"
 FORMAT = 2
+USUAL = "usual."
+"""Before the names of the usual maps among a checkpoint's tensors."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Checkpoint:
         thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
             None for a finding for which they define none, or for all where the classifier was never validated.
         films: what it was trained on, see `resuming.describe_films`; None where an earlier version wrote the file.
+        usual: what maps are measured from where the recipe says "usual", see `usual.usual_maps`; these are tensors
+            beside the weights, which `read_header` does not read.
     """
 
     recipe: Recipe
@@ -43,6 +48,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] | None = None
     films: dict[str, Any] | None = None
+    usual: dict[str, Tensor] | None = field(default=None, compare=False)
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
@@ -64,7 +70,8 @@ def checkpoint_bytes(model: LocalizationModel, *, about: Checkpoint) -> bytes:
         "thresholds": about.thresholds,
         "films": about.films,
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = model.state_dict() | {USUAL + key: value for key, value in (about.usual or {}).items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return save(state, metadata={HEADER: json.dumps(header)})
 
 
@@ -145,6 +152,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         raise InputError(f"the model in {path} cannot be built: {error}") from error
     if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise InputError(f"the weights in {path} hold NaN or infinite numbers ({wrong[0]}); train again")
+    usual = {key.removeprefix(USUAL): state.pop(key) for key in [*state] if key.startswith(USUAL)}
+    if any(key not in Output._fields or value.shape[:-2] != (len(FINDINGS),) for key, value in usual.items()):
+        raise InputError(f"the usual maps in {path} are of another shape; train again")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -152,4 +162,4 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         raise InputError(
             f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
         ) from error
-    return model.eval(), about
+    return model.eval(), replace(about, usual=usual or None)

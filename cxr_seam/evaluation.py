@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
-from .checkpoints import load_checkpoint, read_header
+from .checkpoints import USUAL, load_checkpoint, read_header
 from .classification import classification_scores
 from .errors import InputError
 from .films import Films
@@ -107,7 +107,7 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
         model, about = load_checkpoint(refined)
         if multires.exists() and not same_but_theta(model, multires):
             raise InputError(f"{refined} goes on from an earlier model than {multires}; run notebook 03 again")
-        found[REFINED] = Predictor(model, about.recipe, thresholds=about.thresholds)
+        found[REFINED] = Predictor.of(model, about)
     elif multires.exists():
         found[MULTIRES] = Predictor.load(multires)
     if not found:
@@ -117,7 +117,8 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
 
 def same_but_theta(model: torch.nn.Module, path: Path) -> bool:
     """Whether a checkpoint holds the model's weights but for theta: the second phase leaves all others as they were."""
-    state, earlier = model.state_dict(), load_file(path)
+    state = model.state_dict()
+    earlier = {key: value for key, value in load_file(path).items() if not key.startswith(USUAL)}
     return state.keys() == earlier.keys() and all(
         key.startswith("pcm.") or torch.equal(value, earlier[key]) for key, value in state.items()
     )

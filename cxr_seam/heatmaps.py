@@ -8,28 +8,38 @@ from torch.nn import functional as F
 
 from .errors import InputError
 
-NORMALISATIONS = ("relu", "min_max")
+NORMALISATIONS = ("relu", "min_max", "usual")
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
 
 
-def above_floor(cam: Tensor, normalisation: str) -> Tensor:
+def above_floor(cam: Tensor, normalisation: str, *, usual: Tensor | None = None) -> Tensor:
     """Measure maps from their floor, which `heat_maps` then takes for zero.
 
     Args:
         cam: (B, C, h, w), any sign.
-        normalisation: "relu", the floor is zero: evidence against a finding does not count; or "min_max", it is each
-            map's own minimum, so that every map that is not constant has a peak, also one that is negative everywhere.
+        normalisation: "relu", the floor is zero: evidence against a finding does not count; "min_max", it is each
+            map's own minimum, so that every map that is not constant has a peak, also one that is negative everywhere;
+            "usual", it is what the map is at that place on films without the finding (`usual`).
+        usual: (C, h', w') for "usual", resized where its size is another.
 
     Returns:
         (B, C, h, w); for "relu" the very maps.
 
     Raises:
-        InputError: there is no such normalisation.
+        InputError: there is no such normalisation, or no usual map.
     """
     if normalisation not in NORMALISATIONS:
         raise InputError(f"there is no normalisation {normalisation!r} of maps; choose {' or '.join(NORMALISATIONS)}")
-    return cam - cam.amin(dim=(-2, -1), keepdim=True) if normalisation == "min_max" else cam
+    if normalisation == "min_max":
+        return cam - cam.amin(dim=(-2, -1), keepdim=True)
+    if normalisation == "relu":
+        return cam
+    if usual is None:
+        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.usual_maps")
+    if usual.shape[-2:] != cam.shape[-2:]:
+        usual = F.interpolate(usual[None], size=cam.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return cam - usual
 
 
 def heat_maps(cam: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .augment import to_input
 from .averaging import averaged_output
-from .checkpoints import load_checkpoint
+from .checkpoints import Checkpoint, load_checkpoint
 from .errors import InputError
 from .films import Films, loader
 from .findings import FINDINGS, canonical_finding
@@ -126,13 +126,22 @@ class Predictor:
     """
 
     def __init__(
-        self, model: LocalizationModel, recipe: Recipe, *, thresholds: Mapping[str, float | None] | None = None
+        self,
+        model: LocalizationModel,
+        recipe: Recipe,
+        *,
+        thresholds: Mapping[str, float | None] | None = None,
+        usual: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take a model, the recipe it was trained by and its `Checkpoint.thresholds`; it moves to the GPU if any."""
+        """Take a model, the recipe it was trained by, and `thresholds` and `usual` of its `Checkpoint`.
+
+        The model moves to the GPU if there is one.
+        """
         self.device = torch.device(find_hardware().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
         self.thresholds = dict.fromkeys(FINDINGS) | dict(thresholds or {})
+        self.usual = dict(usual or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
@@ -141,8 +150,12 @@ class Predictor:
         Raises:
             InputError: see `checkpoints.load_checkpoint`.
         """
-        model, about = load_checkpoint(path)
-        return cls(model, about.recipe, thresholds=about.thresholds)
+        return cls.of(*load_checkpoint(path))
+
+    @classmethod
+    def of(cls, model: LocalizationModel, about: Checkpoint) -> Predictor:
+        """Take a checkpoint that is loaded."""
+        return cls(model, about.recipe, thresholds=about.thresholds, usual=about.usual)
 
     @torch.inference_mode()
     def run(self, films: Tensor, *, maps: bool = True) -> Output:
@@ -154,8 +167,13 @@ class Predictor:
         images = to_input(films.to(self.device), size=self.recipe.image_size)
         recipe = self.recipe
         found = averaged_output(self.model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
-        logits, *of_findings = (None if part is None else part.float().cpu() for part in found)
-        return Output(logits, *(m if m is None else above_floor(m, recipe.map_normalisation) for m in of_findings))
+        found = Output(*(None if part is None else part.float().cpu() for part in found))
+        floor = {
+            name: above_floor(part, recipe.map_normalisation, usual=self.usual.get(name))
+            for name, part in found._asdict().items()
+            if name != "logits" and part is not None
+        }
+        return found._replace(**floor)
 
     def batches(self, films: Films, *, maps: bool, what: str) -> Iterator[tuple[list[str], Output]]:
         """Yield (names, output) batch by batch, with a progress bar called `what`."""

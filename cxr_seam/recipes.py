@@ -127,7 +127,7 @@ class Recipe(Checked):
     lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: str = "one_minus_max"  # the PCM's 15th map; the authors' program: "output", which nothing trains
     box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
-    map_normalisation: str = "relu"  # or "min_max", see `heatmaps.NORMALISATIONS`
+    map_normalisation: str = "relu"  # what maps are measured from, see `heatmaps.above_floor`
     test_scales: tuple[float, ...] = (1.0,)  # sizes at which a film is looked at, results averaged (`averaging`)
     test_flip: bool = False  # and mirrored as well
     backbone: BackbonePhase | None = field(default_factory=BackbonePhase)

@@ -14,14 +14,13 @@ from accelerate.utils import set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checkpoints import Checkpoint, checkpoint_bytes, load_checkpoint, read_header
+from .checkpoints import Checkpoint, checkpoint_bytes, read_header
 from .errors import InputError
 from .films import Films
 from .findings import FINDINGS
 from .keeping import Keeper
 from .loop import Loop
 from .memory import told_where_too_small
-from .models import LocalizationModel, model_of
 from .objectives import make_objective
 from .recipes import Recipe
 from .resuming import (
@@ -34,48 +33,9 @@ from .resuming import (
     save_state,
 )
 from .run_files import best_path, history_path, last_path, read_history, state_name
+from .starting import starting_model, starting_path
+from .usual import usual_of
 from .validation import named_thresholds, validate
-
-
-def starting_model(
-    recipe: Recipe, start: Path | None, *, weights: str
-) -> tuple[LocalizationModel, dict[str, float | None] | None]:
-    """A fresh model, or for a second phase the one that it goes on from.
-
-    Args:
-        recipe: what is trained.
-        start: checkpoint of the earlier phase, see `starting_path`; None for a first phase.
-        weights: of a fresh model's backbone, see `models.build_model`.
-
-    Returns:
-        The model and the thresholds of its classifier, None where it has yet to be trained.
-
-    Raises:
-        InputError: weights cannot be had, or the checkpoint cannot be loaded.
-    """
-    if start is None:
-        return model_of(recipe, weights=weights), None
-    model, about = load_checkpoint(start)
-    model.background = recipe.background
-    if recipe.refiner != about.recipe.refiner:
-        model.give_refiner(recipe.refiner)
-    return model, about.thresholds
-
-
-def starting_path(recipe: Recipe, folder: Path) -> Path | None:
-    """The checkpoint that the second phase of `recipe` goes on from, None for a first phase.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if recipe.start_from is None:
-        return None
-    path = best_path(folder, recipe.start_from)
-    if not path.exists():
-        raise InputError(
-            f"{recipe.name} goes on from {recipe.start_from}, but there is no {path}; train that one first"
-        )
-    return path
 
 
 @told_where_too_small()
@@ -173,7 +133,12 @@ def train(
         loop.begin(progress.epoch)
         if main:
             about = Checkpoint(
-                recipe, epoch=progress.epoch, metrics=record, thresholds=progress.thresholds, films=films
+                recipe,
+                epoch=progress.epoch,
+                metrics=record,
+                thresholds=progress.thresholds,
+                films=films,
+                usual=usual_of(loop.judged.model, validation_films, recipe=recipe),
             )
             try:
                 keep(loop.judged, keeper, about=about, progress=progress)

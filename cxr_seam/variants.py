@@ -23,7 +23,9 @@ from .predict import Predictor
 from .recipes import FAMILIES, Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
 from .resuming import flat
-from .training import best_path, read_history, starting_model, train
+from .starting import starting_model
+from .training import best_path, read_history, train
+from .usual import usual_of
 from .workspace import Workspace
 
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
@@ -170,7 +172,8 @@ class Models:
         self._train(choice.first)
         if choice.second is None:
             model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
-            return Predictor(model.eval(), self.pcm)
+            _, validation = self._workspace.training_films(self.pcm)
+            return Predictor(model, self.pcm, usual=usual_of(model.eval(), validation, recipe=self.pcm))
         self._train(choice.second)
         return Predictor.load(self._path(choice.second))
 

@@ -16,7 +16,8 @@ from cxr_seam.recipes import (
     recipe_from_dict,
     recipe_to_dict,
 )
-from cxr_seam.training import best_path, starting_model
+from cxr_seam.starting import starting_model
+from cxr_seam.training import best_path
 
 SIX_ROWS = {
     "resnet50",

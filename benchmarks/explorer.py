@@ -18,10 +18,10 @@ import torch
 
 from cxr_seam.cases import HITS, Case, choose_cases
 from cxr_seam.explorer import Explorer
+from cxr_seam.families import find_family
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family
 from cxr_seam.results import MULTIRES, REFINED, STANDARD
 
 GOAL_MS = 150

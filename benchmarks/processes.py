@@ -29,13 +29,14 @@ from torch import nn
 
 from cxr_seam import training
 from cxr_seam.backbone_cuts import EfficientNetBlocks
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.models import LocalizationModel
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
 from cxr_seam.phantom import write_demo_data
 from cxr_seam.prepare import prepare
-from cxr_seam.recipes import Recipe, SeamPhase, find_recipe, with_pcm
+from cxr_seam.recipes import Recipe, SeamPhase, with_pcm
 from cxr_seam.store import Store
 from cxr_seam.training import read_history, train
 

@@ -68,8 +68,8 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
+    from .families import family_of, find_recipe
     from .hardware import find_hardware
-    from .recipes import family_of, find_recipe
     from .training import best_path
     from .training import train as fit
 

@@ -18,9 +18,10 @@ from typing import Any
 from .checkpoints import load_checkpoint, read_header
 from .errors import InputError
 from .evaluation import same_but_theta
+from .families import FAMILIES
 from .files import whole_file
 from .predict import Predictor
-from .recipes import FAMILIES, Recipe, SeamPhase, recipe_to_dict
+from .recipes import Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
 from .resuming import flat
 from .starting import starting_model

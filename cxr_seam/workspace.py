@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
+from .families import find_family
 from .files import whole_file
 from .films import Films
 from .hardware import find_hardware
 from .nih import NihTables, choose_training_images, load_tables
-from .recipes import Recipe, find_family
+from .recipes import Recipe
 from .store import Store
 
 DEMO_PATIENTS = {"demo": 420, "tiny": 40}
@@ -58,7 +59,7 @@ class Workspace:
 
         Args:
             data: see `Workspace`.
-            recipes: name of a family, see `recipes.FAMILIES`.
+            recipes: name of a family, see `families.FAMILIES`.
             keep: folder for models, figures and results; "" means `runs/` and the name of the data.
             on_drive: on Colab, mount Google Drive and keep everything but the images there, in `cxr-seam/`.
 

@@ -14,11 +14,11 @@ from cxr_seam.ablations import ablate, ablation_frame
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import evaluate
+from cxr_seam.families import find_family
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.heatmaps import PAPER_SIZE, heat_maps
 from cxr_seam.localization import localization_table, predicted_boxes
 from cxr_seam.models import build_model
-from cxr_seam.recipes import find_family
 from cxr_seam.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED
 from cxr_seam.training import best_path, history_path
 from cxr_seam.variants import QUESTIONS, Models, changed_fields, choices, is_trained

@@ -11,9 +11,9 @@ import torch
 from cxr_seam.affinity_row import affinity_row, embed_film, share_of_half
 from cxr_seam.augment import to_input
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_family
 from cxr_seam.models import build_model, model_of
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.models import build_model
-from cxr_seam.recipes import find_recipe
 
 RECIPE = find_recipe("multires_tiny")
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
-from cxr_seam import recipes
+from cxr_seam import families
 from cxr_seam.backbones import BACKBONES
 from cxr_seam.checkpoints import Checkpoint, save_checkpoint
 from cxr_seam.classification import classification_table
@@ -91,12 +91,12 @@ def test_the_examples_of_reading_results_print_what_stands_below_them() -> None:
 @pytest.fixture
 def known_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page registers is forgotten again; its training is as short as can be."""
-    before, families = dict(BACKBONES), dict(recipes.FAMILIES)
-    tiny = recipes.FAMILIES["tiny"]
-    monkeypatch.setattr(recipes, "SMALL", tiny[0])
-    monkeypatch.setattr(recipes, "SMALL_PCM", tiny[2].seam)
+    before, members = dict(BACKBONES), dict(families.FAMILIES)
+    tiny = families.FAMILIES["tiny"]
+    monkeypatch.setattr(families, "SMALL", tiny[0])
+    monkeypatch.setattr(families, "SMALL_PCM", tiny[2].seam)
     yield
-    for registry, content in ((BACKBONES, before), (recipes.FAMILIES, families)):
+    for registry, content in ((BACKBONES, before), (families.FAMILIES, members)):
         registry.clear()
         registry.update(content)
 
@@ -125,7 +125,7 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     monkeypatch.chdir(tmp_path)
     workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep="runs/demo")
     workspace.fetch()
-    named = replace(recipes.FAMILIES["tiny"][2], name="multires_demo_pcm")
+    named = replace(families.FAMILIES["tiny"][2], name="multires_demo_pcm")
     workspace = replace(workspace, family=(*workspace.family[:2], named))
     model = build_model(named.model, weights="none")
     checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, about=Checkpoint(named))

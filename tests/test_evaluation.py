@@ -13,13 +13,13 @@ from sklearn.metrics import roc_auc_score
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import digest, evaluate, family_predictors, split_of
+from cxr_seam.families import find_family
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.html_report import report_page
 from cxr_seam.methods import control_methods
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family
 from cxr_seam.results import COSTS, FIGURES, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD
 from cxr_seam.training import best_path
 from cxr_seam.workspace import Workspace

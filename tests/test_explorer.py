@@ -16,12 +16,12 @@ from cxr_seam.cases import HITS, MISSES, Case, choose_cases
 from cxr_seam.errors import InputError
 from cxr_seam.explorer import Explorer
 from cxr_seam.explorer_controls import uploaded_files
+from cxr_seam.families import find_family
 from cxr_seam.findings import FINDINGS
 from cxr_seam.localization import XYWH, predicted_boxes
 from cxr_seam.models import build_model
 from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family
 from cxr_seam.render import FOOT, HEAD, NOTE_LINE
 from cxr_seam.results import REFINED, STANDARD
 

@@ -16,11 +16,11 @@ from huggingface_hub import HfApi, ModelCard
 
 from cxr_seam.checkpoints import Checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_family
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family
 
 RECIPE = find_family("tiny")[2]
 

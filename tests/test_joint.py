@@ -9,11 +9,12 @@ from conftest import random_batch
 
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import ClassificationObjective, JointObjective, make_objective
-from cxr_seam.recipes import SeamPhase, find_recipe
+from cxr_seam.recipes import SeamPhase
 from cxr_seam.seam import SeamObjective
 from cxr_seam.training import best_path, read_history, train
 

@@ -11,11 +11,11 @@ from disks import disk
 from safetensors.torch import load_file
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.files import whole_file
 from cxr_seam.films import Films
 from cxr_seam.keeping import Keeper, mount_point
 from cxr_seam.nih import load_tables
-from cxr_seam.recipes import find_recipe
 from cxr_seam.run_files import best_path, is_half_written, is_of_run, is_state, last_path, read_history, state_name
 from cxr_seam.training import train
 

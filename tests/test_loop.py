@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films, load
 from cxr_seam.loop import CHECKED_EVERY, Loop
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
-from cxr_seam.recipes import find_recipe
 
 MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 

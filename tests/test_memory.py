@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.loop import Loop
 from cxr_seam.memory import step
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
-from cxr_seam.recipes import find_recipe
 from cxr_seam.training import train
 from cxr_seam.validation import validate
 

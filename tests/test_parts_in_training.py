@@ -8,9 +8,9 @@ import torch
 from accelerate.utils import set_seed
 
 from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.nih import choose_training_images, load_tables
-from cxr_seam.recipes import find_recipe
 from cxr_seam.starting import starting_model, starting_path
 from cxr_seam.training import best_path, train
 

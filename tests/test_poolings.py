@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.models import build_model, model_of
 from cxr_seam.pooling import lse_pool
 from cxr_seam.pooling_attention import GatedAttentionPool
@@ -16,7 +17,6 @@ from cxr_seam.pooling_lba import AdaptiveLogSumExpPool
 from cxr_seam.pooling_maxmin import MaxMinPool
 from cxr_seam.pooling_pcam import ProbabilisticCamPool, pcam_weights
 from cxr_seam.poolings import POOLINGS, build_pooling
-from cxr_seam.recipes import find_recipe
 
 CHANNELS, FINDINGS = 6, 14
 

@@ -23,6 +23,7 @@ from cxr_seam.__main__ import main
 from cxr_seam.boxes import boxes_from_heatmap
 from cxr_seam.checkpoints import Checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_family
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
 from cxr_seam.heatmaps import heat_maps
@@ -32,7 +33,6 @@ from cxr_seam.own_images import named_files
 from cxr_seam.predict import FilmWarning, Prediction, Predictions, Predictor
 from cxr_seam.prepare import prepare
 from cxr_seam.radiographs import read_radiograph, shrink
-from cxr_seam.recipes import find_family
 
 RECIPE = find_family("tiny")[2]
 PAGE = (ROOT / "docs" / "own-image.md").read_text()

@@ -21,11 +21,12 @@ from cxr_seam.augment import augment, draw, normalise, sampling_matrices, shrink
 from cxr_seam.boxes import boxes_from_heatmap, iobb, iou
 from cxr_seam.checkpoints import Checkpoint, read_header, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import all_recipes, find_recipe
 from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
 from cxr_seam.geometry import rotate, rotation_valid
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.radiographs import shrink
-from cxr_seam.recipes import RANGES, Augmentation, all_recipes, find_recipe, recipe_from_dict, recipe_to_dict
+from cxr_seam.recipes import RANGES, Augmentation, recipe_from_dict, recipe_to_dict
 from cxr_seam.text_tables import read_csv
 
 settings.register_profile(

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_family
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hits_and_misses import judge, surest, tally
 from cxr_seam.html_report import Page
 from cxr_seam.localization import best_boxes, localization_table
 from cxr_seam.nih import load_tables
-from cxr_seam.recipes import find_family
 from cxr_seam.report import (
     count_labels,
     draws_note,

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from cxr_seam.checkpoints import load_checkpoint, read_header, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
 from cxr_seam.keeping import Keeper
 from cxr_seam.loop import CHECKED_EVERY, Loop
 from cxr_seam.nih import load_tables
 from cxr_seam.prepare import prepare
-from cxr_seam.recipes import find_recipe
 from cxr_seam.resuming import read_state
 from cxr_seam.training import best_path, last_path, read_history, train
 

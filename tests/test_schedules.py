@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import all_recipes, find_recipe
 from cxr_seam.models import build_model
 from cxr_seam.objectives import make_objective
-from cxr_seam.recipes import SeamPhase, all_recipes, find_recipe
+from cxr_seam.recipes import SeamPhase
 from cxr_seam.schedules import make_optimiser, make_schedule
 
 RECIPE = find_recipe("multires_tiny")

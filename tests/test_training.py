@@ -8,13 +8,13 @@ import torch
 from cxr_seam.augment import to_input
 from cxr_seam.checkpoints import load_checkpoint, read_header
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Batches, Films, loader
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hardware import is_supported
 from cxr_seam.keeping import Keeper
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.objectives import ClassificationObjective
-from cxr_seam.recipes import find_recipe
 from cxr_seam.resuming import Progress
 from cxr_seam.schedules import make_schedule
 from cxr_seam.training import best_path, keep, read_history, train

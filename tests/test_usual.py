@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.heatmaps import above_floor, heat_maps
 from cxr_seam.models import Output, build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_recipe
 from cxr_seam.training import best_path, last_path, train
 from cxr_seam.usual import usual_maps
 

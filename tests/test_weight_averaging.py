@@ -9,11 +9,11 @@ from torch import nn
 
 from cxr_seam.augment import to_input
 from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.loop import Loop
 from cxr_seam.losses import balanced_bce
 from cxr_seam.nih import load_tables
-from cxr_seam.recipes import find_recipe
 from cxr_seam.training import best_path, last_path, train
 from cxr_seam.weight_averaging import average_of
 

@@ -19,11 +19,12 @@ from safetensors.torch import load, save
 
 from cxr_seam.backbones import build_backbone
 from cxr_seam.checkpoints import HEADER, Checkpoint, load_checkpoint, save_checkpoint
+from cxr_seam.families import find_family, find_recipe
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, save_pretrained
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import find_family, find_recipe, recipe_from_dict, recipe_to_dict
+from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
 from cxr_seam.results import FORMAT, compare, load_results
 from cxr_seam.resuming import HEADER as STATE_HEADER
 from cxr_seam.resuming import read_state

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.loop import Loop
 from cxr_seam.nih import choose_training_images, load_tables
-from cxr_seam.recipes import find_recipe
 from cxr_seam.store import Store
 from cxr_seam.training import train
 

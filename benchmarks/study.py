@@ -9,23 +9,24 @@ measurement in a folder of OUT/rows, and OUT/table.md, .csv and .json are writte
 is not done again; training that was stopped goes on where it was.
 
 Differences are from the paper's row with the same maps and seeds, means over seeds, with 95 % intervals from a
-bootstrap over patients: the same draws for every row.
+bootstrap over patients: the same draws for every row. What may choose between rows is told beside them: the AUC on the
+validation films, and how far the models of two seeds agree there on where findings are. Neither has seen a box.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import study_table
-from study_rows import Row, passes, study_rows
+from study_agreement import agreement_of
+from study_folder import SHRUNK_BEFORE, Study
+from study_rows import Row, passes
 
 from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
@@ -34,111 +35,15 @@ from cxr_seam.controls import centre_boxes, random_map_boxes
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import Evaluation, evaluate
 from cxr_seam.files import whole_file
+from cxr_seam.films import Films
 from cxr_seam.localization import localization_scores
 from cxr_seam.methods import HALF_FILM
-from cxr_seam.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
 from cxr_seam.predict import Predictor
-from cxr_seam.prepare import prepare
-from cxr_seam.recipes import Data, Recipe, recipe_to_dict
+from cxr_seam.recipes import recipe_to_dict
 from cxr_seam.results import CONTROL, MEAN_AUC, MULTIRES, REFINED, save_results
 from cxr_seam.training import best_path, read_history, train
+from cxr_seam.usual import usual_of
 from cxr_seam.workspace import Workspace
-
-SHRUNK_BEFORE = {"images_128": 128}
-"""Folders whose images were shrunk by an unknown filter, to so many pixels: no box is ever scored on them, and the AUC
-is told without them too."""
-FOLDERS = ("images", "images_256", *SHRUNK_BEFORE)
-
-
-@dataclass(frozen=True)
-class StudyWorkspace(Workspace):
-    """A row's folder; models are those of all rows."""
-
-    @property
-    def models(self) -> Path:
-        """Folder of checkpoints and histories."""
-        return self.keep.parent.parent / "models"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What all rows have in common.
-
-    Attributes:
-        source: folder with NIH's tables and images.
-        out: folder of the study.
-        backbone: a key of `backbones.BACKBONES`.
-        size: of the films in pixels.
-        epochs: of a first phase.
-        draws: of the bootstrap over patients.
-    """
-
-    source: Path
-    out: Path
-    backbone: str
-    size: int
-    epochs: int
-    draws: int
-
-    @property
-    def data(self) -> Path:
-        """Folder of the tables and the prepared films."""
-        return self.out / "data"
-
-    @property
-    def folders(self) -> list[Path]:
-        """Where images come from, larger copies first."""
-        named = (name for name in FOLDERS if self.size <= SHRUNK_BEFORE.get(name, self.size))
-        return [self.source / name for name in named if (self.source / name).is_dir()]
-
-    def rows(self, seed: int) -> dict[str, Row]:
-        """The rows for a seed."""
-        options = {"backbone": self.backbone, "size": self.size, "epochs": self.epochs}
-        return study_rows(**options, seed=seed, images=lambda recipe: self.training_images(recipe.data, recipe.seed))
-
-    def settings(self) -> dict[str, Any]:
-        """What makes two studies the same, for JSON."""
-        own = {key: value for key, value in asdict(self).items() if key not in ("source", "out")}
-        return {"data": str(self.source.absolute()), **own}
-
-    def fetch(self) -> None:
-        """Copy the tables and prepare the films, unless that is done.
-
-        Raises:
-            InputError: `out` belongs to a study of other settings, or there are no tables or images.
-        """
-        claim = self.out / "study.json"
-        if claim.exists() and (other := json.loads(claim.read_text())) != self.settings():
-            raise InputError(f"{self.out} holds a study of {other}, not of {self.settings()}; choose another --out")
-        load_tables(self.source)
-        with whole_file(claim) as temporary:
-            temporary.write_text(json.dumps(self.settings()) + "\n")
-        for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE):
-            for path in (self.source / name, self.source / f"{name}.gz"):
-                if path.exists():
-                    with whole_file(self.data / path.name) as temporary:
-                        shutil.copyfile(path, temporary)
-        if not self.folders:
-            raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
-        prepare(self.folders, self.data / f"store_{self.size}", size=self.size)
-
-    def workspace(self, folder: Path, recipe: Recipe) -> Workspace:
-        """The workspace of a row's folder."""
-        data = self.data.absolute()
-        return StudyWorkspace(str(data), data, (recipe,) * 3, folder.absolute())
-
-    @cache  # noqa: B019 (there is one study)
-    def training_images(self, data: Data, seed: int) -> int:
-        """How many images are trained on, told from the names in the folders."""
-        available = {f"{path.stem}.png" for folder in self.folders for path in folder.iterdir()}
-        chosen = choose_training_images(
-            load_tables(self.source),
-            validation_fraction=data.validation_fraction,
-            disease_free=data.disease_free_images,
-            seed=seed,
-            available=available,
-        )
-        return len(chosen[0])
 
 
 def run_row(study: Study, row: Row, *, seed: int) -> None:
@@ -168,10 +73,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
         training, validation = films[recipe.name]
         train(recipe, workspace.models, train_films=training, validation_films=validation)
     last = row.recipes[-1]
-    model, checkpoint = load_checkpoint(best_path(workspace.models, last.name))
-    changed = replace(checkpoint.recipe, **row.at_test)
-    predictor = Predictor(model, changed, thresholds=checkpoint.thresholds)
-    key = MULTIRES if last.seam is None else REFINED
+    predictor, key = predictor_of(row, workspace, validation=films[last.name][1]), key_of(row)
     found = evaluate(workspace, draws=study.draws, alone={key: predictor})
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
     about["seconds"] = sum(record["seconds"] for record in history)
@@ -182,6 +84,38 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
     save_results(found.results, results)
+
+
+def key_of(row: Row) -> str:
+    """What `evaluate` calls a row's last model."""
+    return MULTIRES if row.recipes[-1].seam is None else REFINED
+
+
+def predictor_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
+    """The trained model of a row, used as the row says."""
+    model, about = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))
+    if not row.at_test:
+        return Predictor.of(model, about)
+    changed = replace(about.recipe, **row.at_test)
+    return Predictor(model, changed, thresholds=about.thresholds, usual=usual_of(model, validation, recipe=changed))
+
+
+def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
+    """Hold the row's models of the first two seeds against each other, unless that is done."""
+    path = study.out / "rows" / f"{name}.agreement.json"
+    if path.exists() or len(seeds) < 2:
+        return
+    rows = [study.rows(seed)[name] for seed in seeds[:2]]
+    workspaces = [
+        study.workspace(study.out / "rows" / f"{name}.s{seed}", row.recipes[-1])
+        for seed, row in zip(seeds, rows, strict=False)
+    ]
+    films = [place.training_films(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
+    readers = [
+        predictor_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)
+    ]
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(agreement_of(key_of(rows[0]), readers, films)) + "\n")
 
 
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
@@ -265,6 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for seed in seeds:
             for name in names:
                 run_row(study, study.rows(seed)[name], seed=seed)
+                if seed == seeds[-1]:
+                    measure_agreement(study, name, seeds)
                 study_table.write(study.out, settings=study.settings(), known=known)
         print((study.out / "table.md").read_text())
     except InputError as error:

@@ -39,9 +39,15 @@ FIGURES = {
 }
 COMPARED = (MEAN_AUC, FROC, BEST_BOX)
 """The figures whose differences the page shows; the other files have all."""
-STRICTER = "iou>0.3"
-TOLD = {"passes": ",.0f", "validation_auc": ".3f"}
-"""Beside the figures, with their formats. The validation films' labels may choose between rows; test films may not."""
+WITH_COSTS = {
+    "all boxes (IoU>0.3)": ("all_boxes", "iou>0.3"),
+    "best box (IoBB>0.1)": ("best_box", "iobb>0.1"),
+    "best box (IoU>0.3)": ("best_box", "iou>0.3"),
+}
+"""Accuracies told with their false positives, without intervals."""
+PAIR = ("accuracy", "false_positives_per_image")
+TOLD = {"passes": ",.0f", "validation_auc": ".3f", "agreement": ".3f"}
+"""Beside the figures, with their formats. The validation films may choose between rows; test films may not."""
 Figure = tuple[float | None, np.ndarray]
 """A value and its draws."""
 
@@ -59,7 +65,9 @@ def write(out: Path, *, settings: Mapping[str, Any], known: Sequence[str]) -> No
     for name in known:
         if runs := runs_of(out, name):
             measured_rows.append(name)
-            lines += [line_of(runs, papers, maps) for maps in first_of(runs)["localization"]]
+            path = out / "rows" / f"{name}.agreement.json"
+            agreements = json.loads(path.read_text()) if path.exists() else {}
+            lines += [line_of(runs, papers, maps, agreements=agreements) for maps in first_of(runs)["localization"]]
     lines += control_lines(out)
     absent = [name for name in known if name not in measured_rows]
     content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
@@ -85,7 +93,9 @@ def first_of(runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> dict[
     return next(iter(runs.values()))[1]
 
 
-def line_of(runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str) -> dict[str, Any]:
+def line_of(
+    runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str, *, agreements: Mapping[str, Any]
+) -> dict[str, Any]:
     """One line: a row's figures with one kind of maps, and what they are more than the paper's.
 
     Raises:
@@ -94,11 +104,10 @@ def line_of(runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str) -> di
     about = next(iter(runs.values()))[0]
     line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
     line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in FIGURES}
-    stricter = [results["localization"][maps]["all_boxes"][STRICTER]["macro"] for _, results in runs.values()]
-    for key in ("accuracy", "false_positives_per_image"):
-        line[f"all_boxes {STRICTER} {key}"] = float(np.mean([scores[key]["value"] for scores in stricter]))
+    line |= costs_of([results["localization"][maps] for _, results in runs.values()])
     for key in ("validation_auc", "passes", "seconds"):
         line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
+    line["agreement"] = agreements.get(maps, {}).get("gain")
     shared = [seed for seed in runs if seed in papers]
     line["difference"] = {}
     for seed in shared:
@@ -112,6 +121,14 @@ def line_of(runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str) -> di
                 figure: minus(mean_over(own, maps, figure), mean_over(paper, other, figure)) for figure in FIGURES
             }
     return line
+
+
+def costs_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The pairs of `WITH_COSTS`, means over seeds."""
+    return {
+        name: [float(np.mean([of[kind][measure]["macro"][key]["value"] for of in scores])) for key in PAIR]
+        for name, (kind, measure) in WITH_COSTS.items()
+    }
 
 
 def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
@@ -137,30 +154,26 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
         {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
         | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK)}
         | {figure: key_value(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
-        | {
-            f"all_boxes {STRICTER} {key}": scores["all_boxes"][STRICTER]["macro"][key]["value"]
-            for key in ("accuracy", "false_positives_per_image")
-        }
+        | costs_of([scores])
         for name, scores in content["localization"].items()
     ]
 
 
 def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent: Sequence[str]) -> str:
     """The table to read, as Markdown."""
-    head = ["row", "maps", "seeds", "passes", "validation AUC", *FIGURES.values(), "all boxes (IoU>0.3)"]
+    head = ["row", "maps", "seeds", "passes", "validation AUC", "agreement", *FIGURES.values(), *WITH_COSTS]
     head += [f"{METRICS[figure]} - paper" for figure in COMPARED]
     told = [head, ["---"] * len(head)]
     for line in lines:
         paper = line["difference"].get(line["maps"], {})
-        stricter = [line[f"all_boxes {STRICTER} {key}"] for key in ("accuracy", "false_positives_per_image")]
         told.append(
             [
                 line["row"],
                 line["maps"],
                 ", ".join(map(str, line["seeds"])),
-                *(f"{line[key]:{form}}" if key in line else "" for key, form in TOLD.items()),
+                *(f"{line[key]:{form}}" if line.get(key) is not None else "" for key, form in TOLD.items()),
                 *(said(line[figure]) for figure in FIGURES),
-                "{:.3f} at {:.2f}".format(*stricter),
+                *("{:.3f} at {:.2f}".format(*line[name]) for name in WITH_COSTS),
                 *(said(paper.get(figure, NOT_MEASURED)) for figure in COMPARED),
             ]
         )

@@ -28,11 +28,16 @@ from .matching import XYWH
 THRESHOLD = 0.1
 """The overlap (IoU) from above which two boxes agree: the one that the FROC curve's boxes must have with true ones."""
 FEWEST_FILMS = 10
-"""A finding that fewer films show is left out of the mean."""
+"""Fewer films with a finding say too little of it."""
 
 
 def agreement(
-    first: pd.DataFrame, second: pd.DataFrame, *, labels: pd.DataFrame, threshold: float = THRESHOLD
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    labels: pd.DataFrame,
+    threshold: float = THRESHOLD,
+    fewest: int = FEWEST_FILMS,
 ) -> pd.DataFrame:
     """Hold two readers' best boxes against each other.
 
@@ -41,9 +46,10 @@ def agreement(
         second: those of the other reader.
         labels: which findings are looked at on which film, 0 or 1; index image_index, columns findings.
         threshold: least overlap, exclusive.
+        fewest: a finding that fewer films show is left out of the mean.
 
     Returns:
-        Index finding, those of `labels` that a film shows, and a row "mean" over those that at least ten films show;
+        Index finding, those of `labels` that a film shows, and a row "mean" over those that enough films show;
         columns films, agree, by_chance, gain. NaN where a single film shows a finding, which leaves no other to meet.
 
     Raises:
@@ -62,7 +68,7 @@ def agreement(
     if not rows:
         raise InputError("no film shows a finding on which two models could agree; give films with labels")
     table = pd.DataFrame(rows).T.rename_axis("finding")
-    enough = table[table["films"] >= FEWEST_FILMS]
+    enough = table[table["films"] >= fewest]
     table.loc["mean"] = enough.mean() if len(enough) else np.nan
     return table
 

@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from cxr_seam.boxes import boxes_from_heatmap, overlap
+from cxr_seam.films import Films
+from cxr_seam.heatmaps import heat_maps
+from cxr_seam.nih import load_tables
+from cxr_seam.predict import Predictor
 from cxr_seam.recipes import Recipe
 from cxr_seam.results import (
     ALL_BOXES,
@@ -24,6 +29,7 @@ from cxr_seam.results import (
     key_value,
     load_results,
 )
+from cxr_seam.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference", "bootstrap", "explorer")
@@ -137,7 +143,7 @@ def test_without_json_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys
     assert printed[-1] == "Not measured: the rest"
 
 
-STUDY = ("--seeds", "0", "--size", "64", "--epochs", "1", "--draws", "20")
+STUDY = ("--seeds", "0,1", "--size", "64", "--epochs", "1", "--draws", "20")
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +161,16 @@ def line_of(study: Path, row: str, maps: str) -> dict[str, Any]:
 
 def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
     for row in ("paper", "min_max"):
-        results = load_results(study / "rows" / f"{row}.s0" / "results.json")
+        runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
         for maps in (MULTIRES, REFINED):
             line = line_of(study, row, maps)
             for metric in METRICS:
-                assert line[metric]["value"] == pytest.approx(key_value(results, maps, metric)["value"])
-            assert line["seeds"] == [0] and line["passes"] == 2 * results["data"]["training_images"]
+                values = [key_value(results, maps, metric)["value"] for results in runs]
+                assert line[metric]["value"] == pytest.approx(np.mean(values))
+            accuracies = [r["localization"][maps]["best_box"]["iou>0.3"]["macro"]["accuracy"]["value"] for r in runs]
+            assert line["best box (IoU>0.3)"][0] == pytest.approx(np.mean(accuracies))
+            images = [results["data"]["training_images"] for results in runs]
+            assert line["seeds"] == [0, 1] and line["passes"] == 2 * np.mean(images)
     for control, metric in (("random 8x8 map", ALL_BOXES), ("centre box, half of film", FROC)):
         assert line_of(study, control, "")[metric]["value"] > 0
 
@@ -173,10 +183,46 @@ def test_a_row_is_compared_with_the_papers_draw_by_draw(study: Path) -> None:
         assert difference[ALL_BOXES]["value"] == pytest.approx(ours[ALL_BOXES]["value"] - of_maps[ALL_BOXES]["value"])
     own = ours["difference"][REFINED]
     assert own[MEAN_AUC]["value"] == 0 == own["auc_without_shrunk"]["value"]  # the same model: boxes alone differ
-    runs = [load_results(study / "rows" / f"{row}.s0" / "results.json") for row in ("min_max", "paper")]
-    first, second = (np.array(run["samples"][REFINED][ALL_BOXES], dtype=float) for run in runs)
-    ends = np.nanquantile(first - second, [0.025, 0.975])
+    draws = {}
+    for row in ("min_max", "paper"):
+        runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
+        draws[row] = np.mean([np.array(run["samples"][REFINED][ALL_BOXES], dtype=float) for run in runs], axis=0)
+    ends = np.nanquantile(draws["min_max"] - draws["paper"], [0.025, 0.975])
     assert [own[ALL_BOXES]["low"], own[ALL_BOXES]["high"]] == pytest.approx(ends.tolist())
+
+
+def test_the_agreement_told_is_that_of_the_two_seeds_models(
+    study: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted anew from the checkpoints, on films enough; those that a tiny study validates on are too few."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from study_agreement import agreement_of
+
+    predictors = [Predictor.load(study / "models" / f"paper_pcm.s{seed}.best.safetensors") for seed in (0, 1)]
+    tables, store, gains = load_tables(demo_folder), Store.open(study / "data" / "store_64"), []
+    names = store.image_index
+    seen = [Films(store, tables, image_index=part) for part in (names[::2], names[1::2])]
+    for films in seen:
+        pixels = films.__getitems__(range(len(films)))[0]
+        maps = [heat_maps(reader.run(pixels).refined, 256).numpy() for reader in predictors]
+        of_findings = []
+        for k in range(14):
+            shown = np.flatnonzero(films.labels[:, k])
+            if len(shown) >= 3:
+                one, other = (np.stack([best_box(of[film, k]) for film in shown]) for of in maps)
+                meets = overlap(one[:, None], other[None], measure="iou") > 0.1
+                others = meets[~np.eye(len(shown), dtype=bool)]
+                of_findings.append(meets.diagonal().mean() - others.mean())
+        gains.append(np.mean(of_findings))
+    found = agreement_of(REFINED, predictors, seen, fewest=3)
+    assert found[REFINED]["gain"] == pytest.approx(np.mean(gains)) and found[MULTIRES] != found[REFINED]
+    told = json.loads((study / "rows" / "paper.agreement.json").read_text())
+    assert line_of(study, "paper", REFINED)["agreement"] == told[REFINED]["gain"]  # none, of so few films
+
+
+def best_box(heatmap: np.ndarray) -> np.ndarray:
+    boxes = boxes_from_heatmap(heatmap).xywh
+    return boxes[0] if len(boxes) else np.zeros(4)
 
 
 def test_a_second_call_does_nothing_anew_and_other_settings_are_refused(

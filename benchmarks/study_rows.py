@@ -1,7 +1,7 @@
 """What the study compares: the paper's recipe at a size that fits the machine, and single changes of it.
 
 Every row has the same budget of image passes, and an epoch more where a refiner is trained: one that trains on more
-images does so for fewer epochs, to the nearest whole one. Rows that share a first phase share its model.
+images does so for fewer epochs, and for no more passes. Rows that share a first phase share its model.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cxr_seam.recipes import Augmentation, BackbonePhase, Data, Recipe, SeamPhase, with_pcm
+from cxr_seam.families import STRONG_PCM, strengthen
+from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, with_pcm
 
-PAPER = "paper"
+PAPER, STRONG = "paper", "strong"
 Images = Callable[[Recipe], int]
 """How many images a recipe trains on."""
 REAL_RATE = 1e-3
@@ -28,12 +29,14 @@ class Row:
         change: what it changes of the paper's recipe, in a few words.
         recipes: what is trained, in this order; the last one's model is measured.
         at_test: fields of the recipe that are changed after training.
+        against: name of the row that it changes, and that its differences are from.
     """
 
     name: str
     change: str
     recipes: tuple[Recipe, ...]
     at_test: dict[str, Any] = field(default_factory=dict)
+    against: str = PAPER
 
 
 def paper_recipe(*, backbone: str, size: int, epochs: int, seed: int) -> Recipe:
@@ -66,6 +69,8 @@ AUGMENTATION: dict[str, tuple[str, dict[str, Any]]] = {
     "tones": ("gamma, contrast and brightness vary", {"gamma": 1.25, "contrast": 0.2, "brightness": 0.1}),
     "wide_crops": ("crops from half of the film on", {"crop_area": (0.5, 1.0)}),
 }
+OPTIMISATION = ("accumulation", "learning_rate", "betas", "optimiser", "weight_decay", "schedule", "warm_up")
+"""The fields of a phase that say how it steps."""
 POOLINGS = ("lse_lba", "pcam", "attention", "max_min", "average", "max")
 REFINERS = ("pcm_shallow", "self_attention")
 EQUIVARIANCES = ("rescaling", "translation", "flip", "mixture")
@@ -73,6 +78,7 @@ AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "q_0.5": ("Q of 0.5", {"box_threshold": 0.5}),
     "q_0.6": ("Q of 0.6", {"box_threshold": 0.6}),
     "q_0.8": ("Q of 0.8", {"box_threshold": 0.8}),
+    "usual": ("maps measured from what they usually are", {"map_normalisation": "usual"}),
     "min_max": ("maps measured from their own minimum", {"map_normalisation": "min_max"}),
     "test_flip": ("each film mirrored too", {"test_flip": True}),
     "test_scales": ("each film at 1 and 1.25 of its size", {"test_scales": (1.0, 1.25)}),
@@ -81,36 +87,59 @@ AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def within_budget(recipe: Recipe, base: Recipe, images: Images) -> Recipe:
-    """A first phase with as many epochs as make the image passes of `base`, as nearly as can be."""
-    epochs = max(1, round(base.backbone.epochs * images(base) / images(recipe)))
+    """A first phase of no more image passes than `base`, in whole epochs and at least one."""
+    epochs = max(1, base.backbone.epochs * images(base) // images(recipe))
     return replace(recipe, backbone=replace(recipe.backbone, epochs=epochs))
 
 
-def strong(base: Recipe, images: Images) -> Row:
-    """The combination that is held against the paper; what stands here is chosen by the rows above it."""
-    phase = replace(
-        base.backbone,
-        accumulation=1,
-        learning_rate=1e-3,
-        betas=(0.9, 0.999),
-        optimiser="adamw",
-        weight_decay=0.05,
-        schedule="cosine",
-        warm_up=0.1,
-        ema_decay=0.998,
-        label_smoothing=0.1,
-        trainable_from_stride=2,
-    )
-    first = replace(
-        base,
-        name=f"strong.s{base.seed}",
-        backbone=phase,
-        data=ALL_IMAGES,
-        augmentation=Augmentation(gamma=1.25, contrast=0.2, brightness=0.1),
-    )
-    first = within_budget(first, base, images)
-    at_test = {"map_normalisation": "min_max", "test_scales": (1.0, 1.25), "test_flip": True}
-    return Row("strong", "what `strong` says, together", refined(first, "strong", phase=REAL_PCM), at_test)
+WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "without_pcam": ("the paper's pooling", {"pooling": "lse"}),
+    "without_all_images": ("the paper's draw of disease-free images", {"data": Data()}),
+}
+"""What `strong` is without one of its parts."""
+WITHOUT_IN_PHASE: dict[str, tuple[str, dict[str, Any]]] = {
+    "without_whole_backbone": ("the paper's stride from which the backbone is trained", {"trainable_from_stride": 16}),
+    "without_rate": (
+        "the paper's optimiser, rate and accumulation",
+        {key: getattr(BackbonePhase(), key) for key in OPTIMISATION},
+    ),
+    "with_averaged": BACKBONE["averaged"],
+    "with_smoothing": BACKBONE["smoothing"],
+}
+"""What it is with other numbers of its first phase."""
+WITHOUT_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
+    "without_usual": ("the paper's maps, measured from 0", {"map_normalisation": "relu"}),
+    "without_flip": ("films not mirrored", {"test_flip": False}),
+    "with_scales": ("each film at 1 and 1.25 of its size", {"test_scales": (1.0, 1.25)}),
+    "with_q_0.6": ("Q of 0.6", {"box_threshold": 0.6}),
+    "with_q_0.8": ("Q of 0.8", {"box_threshold": 0.8}),
+    "with_q_0.9": ("Q of 0.9", {"box_threshold": 0.9}),
+}
+"""What `strong` is with another way to look, which costs no training."""
+WITH_AUGMENTATION = {f"with_{name}": change for name, change in AUGMENTATION.items()}
+LOOKED = ("map_normalisation", "test_scales", "test_flip", "box_threshold")
+"""The fields that only looking uses: they are set after training, so that they can be chosen with trained models."""
+
+
+def strong_rows(base: Recipe, images: Images) -> list[Row]:
+    """The combination that is held against the paper, and what it is without each of its parts."""
+    whole = strengthen(base)
+    looked = {name: getattr(whole, name) for name in LOOKED}
+    plain = replace(whole, **{name: getattr(base, name) for name in LOOKED})
+
+    def first(name: str, **changes: Any) -> Recipe:
+        return within_budget(replace(plain, name=f"{name}.s{base.seed}", **changes), base, images)
+
+    trained = WITHOUT | {
+        name: (told, {part: replace(getattr(plain, part), **new)})
+        for part, changed in (("backbone", WITHOUT_IN_PHASE), ("augmentation", WITH_AUGMENTATION))
+        for name, (told, new) in changed.items()
+    }
+    both = refined(first(STRONG), STRONG, phase=STRONG_PCM)
+    rows = [Row(STRONG, "all that `strengthen` says, together", both, looked)]
+    rows += [Row(name, told, both, looked | new, STRONG) for name, (told, new) in WITHOUT_AT_TEST.items()]
+    rows += [Row(name, told, (first(name, **new),), looked, STRONG) for name, (told, new) in trained.items()]
+    return rows
 
 
 def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Images) -> dict[str, Row]:
@@ -149,7 +178,7 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
         first_phase(name, f"pooling {name}", pooling=name)
     longer = replace(base.backbone, epochs=epochs + 1)
     first_phase("joint", f"both phases at once, {real}", backbone=longer, seam=REAL_PCM, joint=True)
-    rows.append(strong(base, images))
+    rows += strong_rows(base, images)
     return {row.name: row for row in rows}
 
 

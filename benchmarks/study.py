@@ -5,12 +5,12 @@
 
 Every row trains on the train_val images of a folder with NIH's tables (`images`, `images_256` and `images_128`), is
 measured on its test images, and on those with true boxes, once for each seed. Models lie in OUT/models, each
-measurement in a folder of OUT/rows, and OUT/table.md, .csv and .json are written anew after each of them. What is done
-is not done again; training that was stopped goes on where it was.
+measurement in a folder of OUT/rows, and OUT/table.md, .csv and .json are written anew after each of them, OUT/froc.png
+at the end. What is done is not done again; training that was stopped goes on where it was.
 
-Differences are from the paper's row with the same maps and seeds, means over seeds, with 95 % intervals from a
-bootstrap over patients: the same draws for every row. What may choose between rows is told beside them: the AUC on the
-validation films, and how far the models of two seeds agree there on where findings are. Neither has seen a box.
+Differences are from the row that a row changes, with the same maps and seeds, means over seeds, with 95 % intervals
+from a bootstrap over patients: the same draws for every row. What may choose between rows is told beside them: the AUC
+on the validation films, and how far the models of two seeds agree there on where findings are. Neither has seen a box.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import study_figure
 import study_table
 from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
@@ -187,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study(chosen.data, chosen.out, chosen.backbone, chosen.size, chosen.epochs, chosen.draws)
     try:
         seeds = [int(seed) for seed in chosen.seeds.split(",")]
-        known = list(study.rows(seeds[0]))
-        names = known if chosen.rows is None else chosen.rows.split(",")
+        known = study.rows(seeds[0])
+        names = list(known) if chosen.rows is None else chosen.rows.split(",")
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"there is no row {unknown[0]!r}; choose of {', '.join(known)}")
         if chosen.list:
@@ -202,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if seed == seeds[-1]:
                     measure_agreement(study, name, seeds)
                 study_table.write(study.out, settings=study.settings(), known=known)
+        study_figure.draw(study.out)
         print((study.out / "table.md").read_text())
     except InputError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

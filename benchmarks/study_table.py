@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from study_rows import PAPER
+from study_rows import Row
 
 from cxr_seam.bootstrap import Measured, difference, measured
 from cxr_seam.errors import InputError
@@ -52,22 +52,23 @@ Figure = tuple[float | None, np.ndarray]
 """A value and its draws."""
 
 
-def write(out: Path, *, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+def write(out: Path, *, settings: Mapping[str, Any], known: Mapping[str, Row]) -> None:
     """Write `table.json`, `table.csv` and `table.md` from the rows that are measured.
 
     Args:
         out: folder of the study.
         settings: told beside the lines.
-        known: names of all rows, in the order of the lines; those without a measurement are named below the table.
+        known: all rows by name, in the order of the lines; those without a measurement are named below the table.
     """
     lines, measured_rows = [], []
-    papers = runs_of(out, PAPER)
-    for name in known:
+    for name, row in known.items():
         if runs := runs_of(out, name):
             measured_rows.append(name)
             path = out / "rows" / f"{name}.agreement.json"
             agreements = json.loads(path.read_text()) if path.exists() else {}
-            lines += [line_of(runs, papers, maps, agreements=agreements) for maps in first_of(runs)["localization"]]
+            others = {} if name == row.against else runs_of(out, row.against)
+            for maps in first_of(runs)["localization"]:
+                lines.append({**line_of(runs, others, maps, agreements=agreements), "against": row.against})
     lines += control_lines(out)
     absent = [name for name in known if name not in measured_rows]
     content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
@@ -94,12 +95,12 @@ def first_of(runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> dict[
 
 
 def line_of(
-    runs: Mapping[int, Any], papers: Mapping[int, Any], maps: str, *, agreements: Mapping[str, Any]
+    runs: Mapping[int, Any], others: Mapping[int, Any], maps: str, *, agreements: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One line: a row's figures with one kind of maps, and what they are more than the paper's.
+    """One line: a row's figures with one kind of maps, and what they are more than those of the row that it changes.
 
     Raises:
-        InputError: the paper's row was measured on other films or with other draws.
+        InputError: that row was measured on other films.
     """
     about = next(iter(runs.values()))[0]
     line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
@@ -108,17 +109,19 @@ def line_of(
     for key in ("validation_auc", "passes", "seconds"):
         line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
     line["agreement"] = agreements.get(maps, {}).get("gain")
-    shared = [seed for seed in runs if seed in papers]
+    shared = [seed for seed in runs if seed in others]
     line["difference"] = {}
     for seed in shared:
-        ours, theirs = runs[seed][1], papers[seed][1]
+        (own, ours), (other, theirs) = runs[seed], others[seed]
         if any(ours["data"][key] != theirs["data"][key] for key in ("test_sha256", "boxed_sha256")):
-            raise InputError(f"the rows {about['row']} and {PAPER} were measured on other films; delete one of them")
-    if shared and about["row"] != PAPER:
-        own, paper = ({seed: of[seed] for seed in shared} for of in (runs, papers))
-        for other in first_of(paper)["localization"]:
-            line["difference"][other] = {
-                figure: minus(mean_over(own, maps, figure), mean_over(paper, other, figure)) for figure in FIGURES
+            raise InputError(
+                f"the rows {own['row']} and {other['row']} were measured on other films; delete one of them"
+            )
+    if shared:
+        own, other = ({seed: of[seed] for seed in shared} for of in (runs, others))
+        for kind in first_of(other)["localization"]:
+            line["difference"][kind] = {
+                figure: minus(mean_over(own, maps, figure), mean_over(other, kind, figure)) for figure in FIGURES
             }
     return line
 
@@ -162,10 +165,10 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
 def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent: Sequence[str]) -> str:
     """The table to read, as Markdown."""
     head = ["row", "maps", "seeds", "passes", "validation AUC", "agreement", *FIGURES.values(), *WITH_COSTS]
-    head += [f"{METRICS[figure]} - paper" for figure in COMPARED]
+    head += ["changes", *(f"{METRICS[figure]}, more" for figure in COMPARED)]
     told = [head, ["---"] * len(head)]
     for line in lines:
-        paper = line["difference"].get(line["maps"], {})
+        more = line["difference"].get(line["maps"], {})
         told.append(
             [
                 line["row"],
@@ -174,11 +177,17 @@ def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent
                 *(f"{line[key]:{form}}" if line.get(key) is not None else "" for key, form in TOLD.items()),
                 *(said(line[figure]) for figure in FIGURES),
                 *("{:.3f} at {:.2f}".format(*line[name]) for name in WITH_COSTS),
-                *(said(paper.get(figure, NOT_MEASURED)) for figure in COMPARED),
+                line["against"] if line["difference"] else "",
+                *(said(more.get(figure, NOT_MEASURED)) for figure in COMPARED),
             ]
         )
     chosen = ", ".join(f"{key} {value}" for key, value in settings.items())
-    text = [f"{chosen}. Means over seeds, 95 % intervals over patients; differences with the same maps and seeds.", ""]
+    text = [f"{chosen}. Means over seeds, with 95 % intervals over patients.", ""]
+    text += [
+        "'More' is than the row that a row changes, with the same maps and seeds. Rows with other data validate on "
+    ]
+    text[-1] += "other films, so that their validation AUC does not compare."
+    text += [""]
     text += ["| " + " | ".join(cells) + " |" for cells in told]
     if absent:
         text += ["", f"Not measured: {', '.join(absent)}."]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .errors import InputError
+from .families import FAMILIES, family_of, find_recipe
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -68,7 +69,6 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from .families import family_of, find_recipe
     from .hardware import find_hardware
     from .training import best_path
     from .training import train as fit
@@ -200,9 +200,7 @@ def parser() -> argparse.ArgumentParser:
     def workspace_options(own: argparse.ArgumentParser, *, recipes: bool = True) -> None:
         own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
         if recipes:
-            own.add_argument(
-                "--recipes", default="demo", help="family of recipes: demo, resnet50, efficientnet_b4, ..."
-            )
+            own.add_argument("--recipes", default="demo", help=f"family of recipes: {', '.join(FAMILIES)}")
         own.add_argument("--keep", default="", help="folder for models, figures and results (default: runs/DATA)")
 
     own = verb(models, "models")

@@ -58,12 +58,12 @@ else:
 # %% [markdown]
 # ## Choices
 #
-# **DATA**: `demo` draws synthetic radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` all of them; or type the path of a folder that holds NIH's tables and images. **RECIPES**: `demo` and `small` suit a CPU, `resnet50` and `efficientnet_b4` are the paper's. **KEEP** is the folder for models, figures and results; left empty, it is `runs/` and the name of the data. **KEEP_ON_DRIVE** (Colab) puts that folder on Google Drive, where it outlives the runtime. Choose the same in all five notebooks.
+# **DATA**: `demo` draws synthetic radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` all of them; or type the path of a folder that holds NIH's tables and images. **RECIPES**: `demo` and `small` suit a CPU, `resnet50` and `efficientnet_b4` are the paper's; `strong_small` and `strong` are `small` and `resnet50` with [what we found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). **KEEP** is the folder for models, figures and results; left empty, it is `runs/` and the name of the data. **KEEP_ON_DRIVE** (Colab) puts that folder on Google Drive, where it outlives the runtime. Choose the same in all five notebooks.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
+RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 

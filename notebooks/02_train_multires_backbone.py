@@ -63,7 +63,7 @@ else:
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
+RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 
@@ -81,7 +81,7 @@ print(workspace.introduction)
 # %% [markdown]
 # ## The recipe
 #
-# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); the other families scale them down to a small machine. `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
+# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); `demo` and `small` scale them down to a small machine; `strong` and `strong_small` change [what was found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
 
 # %%
 # %run_set_up_and_choices_first

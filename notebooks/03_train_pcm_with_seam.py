@@ -63,7 +63,7 @@ else:
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "resnet50", "efficientnet_b4"]
+RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
 KEEP_ON_DRIVE = False  # @param {type: "boolean"}
 

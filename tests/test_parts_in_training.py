@@ -8,9 +8,11 @@ import torch
 from accelerate.utils import set_seed
 
 from cxr_seam.checkpoints import load_checkpoint
-from cxr_seam.families import find_recipe
+from cxr_seam.families import STRONG_PCM, find_recipe, strengthen
 from cxr_seam.films import Films
 from cxr_seam.nih import choose_training_images, load_tables
+from cxr_seam.predict import Predictor
+from cxr_seam.recipes import with_pcm
 from cxr_seam.starting import starting_model, starting_path
 from cxr_seam.training import best_path, train
 
@@ -45,3 +47,25 @@ def test_each_phase_trains_its_own_parts_and_no_other(
         assert learned and not any(torch.equal(start[key], end[key]) for key in learned)
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if not key.startswith("pcm."))
     assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("pcm."))
+
+
+@pytest.mark.filterwarnings("ignore:no film that")
+def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usually_are(
+    demo_folder, demo_store, tmp_path
+):
+    tables = load_tables(demo_folder)
+    training, validation = (Films(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1))
+    first = strengthen(find_recipe("multires_tiny"))
+    second = with_pcm(first, STRONG_PCM)
+    for recipe in (first, second):
+        train(recipe, tmp_path, train_films=training, validation_films=validation)
+    set_seed(first.seed)
+    start = starting_model(first, None, weights="imagenet")[0].state_dict()
+    end = load_checkpoint(best_path(tmp_path, first.name))[0].state_dict()
+    first_convolution = next(iter(start))
+    assert start[first_convolution].ndim == 4 and not torch.equal(start[first_convolution], end[first_convolution])
+    predictor = Predictor.load(best_path(tmp_path, second.name))
+    assert predictor.recipe.test_flip and set(predictor.usual) == {"cam", "refined"}
+    pixels = validation.__getitems__([0])[0]
+    seen, mirrored = (predictor.run(films) for films in (pixels, pixels.flip(-1)))
+    torch.testing.assert_close(seen.logits, mirrored.logits)  # a film is looked at both ways round

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxr_seam.families import FAMILIES
+
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -208,6 +210,12 @@ def test_the_lines_of_the_readme_run(tmp_path: Path, demo_folder: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert re.search(r"^0\.\d+$", result.stdout, re.MULTILINE)
+
+
+def test_the_form_offers_families_that_there_are() -> None:
+    offered = re.search(r'RECIPES = "(\w+)"  # @param (\[.*\])', NOTEBOOKS[0].with_suffix(".py").read_text())
+    families = json.loads(offered[2])
+    assert offered[1] in families and {"strong", "resnet50", "efficientnet_b4"} <= set(families) <= set(FAMILIES)
 
 
 def test_set_up_and_choices_are_the_same_in_all_notebooks() -> None:

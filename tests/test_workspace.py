@@ -80,7 +80,7 @@ def test_no_choice_of_recipes_downloads_nihs_archives_twice(tmp_path: Path, monk
     folders = {
         Workspace.open(data=data, recipes=recipes).store_folder
         for data in ("nih", "nih-subset")
-        for recipes in ("tiny", "demo", "small", "resnet50", "efficientnet_b4")
+        for recipes in ("tiny", "demo", "small", "resnet50", "efficientnet_b4", "strong")
     }
     assert folders == {tmp_path / "data" / "nih" / "store_256"}
 

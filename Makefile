@@ -9,6 +9,8 @@ INSTALLED := .venv/installed
 BROWSER := .venv/installed-browser
 CHROMIUM ?= $(firstword $(shell command -v chromium chromium-browser google-chrome google-chrome-stable))
 COLAB := build/colab/environment
+# An uploaded film goes through one message, of which Jupyter takes 10 MiB; DICOM films are larger.
+LARGE_UPLOADS := --ServerApp.tornado_settings="{'websocket_max_message_size': 268435456}"
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -56,7 +58,7 @@ real: environment  ## Run them on a folder with NIH data: make real DATA=../shar
 	$(call execute,runs/real)
 
 lab: $(BROWSER)  ## Open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(LARGE_UPLOADS)
 
 test: environment  ## Lint, then run all tests and the five notebooks on tiny data
 	$(BIN)/ruff check .

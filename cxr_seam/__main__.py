@@ -162,7 +162,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from .own_images import named_files, predict_files
     from .predict import Predictor
 
-    files = named_files(arguments.files, out=arguments.out)
+    files = named_files(arguments.files)
     predictor = Predictor.load(arguments.checkpoint)
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):

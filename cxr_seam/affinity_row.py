@@ -33,9 +33,9 @@ def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
     """
     model = predictor.model
     if not isinstance(model.pcm, PixelCorrelation):
-        raise InputError("this model has no PCM to look into; take a MultiRes model")
-    size = predictor.recipe.image_size
-    images = to_input(torch.from_numpy(shrink(film, size))[None, None].to(predictor.device), size=size)
+        raise InputError("this model has no PCM to look into; take a MultiRes model whose refiner is the PCM")
+    prepared = torch.from_numpy(shrink(film, predictor.film_size))[None, None]
+    images = to_input(prepared.to(predictor.device), size=predictor.recipe.image_size)
     theta = model.pcm.embed(*model.encode(images))
     return unit_length(theta)[0].reshape(theta.shape[1:]).cpu()
 

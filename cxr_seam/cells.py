@@ -44,6 +44,19 @@ def need(there: Mapping[str, Any], **made_under: str) -> None:
             raise InputError(f'`{name}` is not there yet; run the cell under "{heading}" first, or all cells in order')
 
 
+def uploaded_film() -> Path | None:
+    """Ask for a file in Colab's own dialogue, which takes films of any size; None where none is chosen.
+
+    Raises:
+        InputError: this is not Colab.
+    """
+    try:
+        from google.colab import files
+    except ImportError as error:
+        raise InputError("only Colab has this dialogue; untick UPLOAD and type the path of the file") from error
+    return next(map(Path, files.upload()), None)
+
+
 def need_model(path: Path, *, notebook: str) -> Path:
     """Return the path of a model that an earlier notebook has trained.
 

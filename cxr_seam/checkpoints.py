@@ -24,6 +24,8 @@ from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam"
 FORMAT = 2
+FILM_SIZE, LARGEST_FILM = "size of the films", 8192
+"""Key of `Checkpoint.films`, and the largest side that a film may have."""
 USUAL = "usual."
 """Before the names of the usual maps among a checkpoint's tensors."""
 
@@ -49,6 +51,11 @@ class Checkpoint:
     thresholds: dict[str, float | None] | None = None
     films: dict[str, Any] | None = None
     usual: dict[str, Tensor] | None = field(default=None, compare=False)
+
+    @property
+    def film_size(self) -> int:
+        """Side in pixels of the prepared films that the model learnt from; batches are shrunk to the recipe's size."""
+        return (self.films or {}).get(FILM_SIZE, self.recipe.image_size)
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
@@ -125,6 +132,9 @@ def _refuse_odd(told: dict[str, Any]) -> dict[str, Any]:
         raise InputError("epoch or metrics are of another type; train again")
     if not isinstance(told["films"], dict | None):
         raise InputError("films are of another type; train again")
+    size = (told["films"] or {}).get(FILM_SIZE, 256)
+    if type(size) is not int or not 1 <= size <= LARGEST_FILM:
+        raise InputError(f"the films that it was trained on cannot be of {size!r} pixels; train again")
     if thresholds is not None:
         numbers = thresholds.values() if isinstance(thresholds, dict) and set(thresholds) <= set(FINDINGS) else [-1]
         if not all(number is None or (isinstance(number, float | int) and 0 <= number <= 1) for number in numbers):

@@ -23,6 +23,7 @@ from .explorer_controls import ANYBODY, NAME_SLIDERS, Controls, uploaded_files
 from .findings import FINDINGS
 from .gallery import case_of_file
 from .heatmaps import PAPER_SIZE
+from .pcm import PixelCorrelation
 from .predict import Predictor
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .results import REFINED
@@ -69,6 +70,8 @@ class Explorer(Controls):
             raise InputError("there is no case to look at; make some from a model and its films")
         self._cases = list(cases)
         self._predictors, self._width = dict(predictors or {}), width
+        refined = self._predictors.get(REFINED)
+        self._pcm = refined if refined is not None and isinstance(refined.model.pcm, PixelCorrelation) else None
         self._own: list[Case] = []
         self._embedded: tuple[Case, Any] | None = None
         self._heatmap = lru_cache(maxsize=8)(Case.heatmap)  # of the film and finding in sight, for every slider
@@ -79,7 +82,7 @@ class Explorer(Controls):
         if finding not in FINDINGS:
             raise InputError(f"unknown finding {finding!r}; the known ones are {', '.join(FINDINGS)}")
         super().__init__(
-            self._cases, finding=finding, with_pcm=REFINED in self._predictors, with_upload=bool(self._predictors)
+            self._cases, finding=finding, with_pcm=self._pcm is not None, with_upload=bool(self._predictors)
         )
         for control in self.all:
             control.observe(lambda change: self._change({change["owner"]}), names="value")
@@ -124,7 +127,7 @@ class Explorer(Controls):
 
     def _go_to_peak(self) -> None:
         """Put the place where the refined map of the finding is largest."""
-        if REFINED in self._predictors and self.image.value is not None:
+        if self._pcm is not None and self.image.value is not None:
             cam = self._cases[self.image.value].cams[REFINED][FINDINGS.index(self.finding.value)]
             row, column = np.unravel_index(cam.argmax(), cam.shape)
             peak = [(column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]] if cam.max() > 0 else [0.5, 0.5]
@@ -198,10 +201,10 @@ class Explorer(Controls):
 
     def _asked(self, case: Case) -> Panel | None:
         """The row of the affinity for the place of the sliders; None without a PCM."""
-        if REFINED not in self._predictors:
+        if self._pcm is None:
             return None
         if self._embedded is None or self._embedded[0] is not case:
-            self._embedded = case, embed_film(self._predictors[REFINED], case.film)
+            self._embedded = case, embed_film(self._pcm, case.film)
         place = (self.across.value / 100, self.down.value / 100)
         row = affinity_row(self._embedded[1], across=place[0], down=place[1])
         note = f"half of the weight\non {share_of_half(row):.0%} of the film"

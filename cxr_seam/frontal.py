@@ -18,7 +18,9 @@ those was at hand to measure it on. No warning does not mean that an image is go
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +42,7 @@ XRAY_MODALITIES = ("CR", "DX", "RG", "OT", "SC")
 """Radiographs as DICOM names them, and the two names for "other" that converted films carry."""
 
 FRONTAL_VIEWS = ("AP", "PA")
-CHEST = ("CHEST", "THORAX", "LUNG")
+CHEST = ("CHEST", "THORAX", "TORAX", "TORACE", "LUNG")
 
 # The mean of NIH's 1,892 train_val films at 256 pixels, each shrunk to 16 x 16, mean 0 and standard deviation 1, then
 # averaged with its mirror image: its left half, in twentieths of a standard deviation.
@@ -107,24 +109,34 @@ def _of_the_picture(radiograph: Radiograph) -> list[str]:
 def _of_the_header(header: Dataset) -> list[str]:
     doubts = []
     modality, body, view = (
-        str(header.get(entry) or "").strip().upper() for entry in ("Modality", "BodyPartExamined", "ViewPosition")
+        _first(header.get(entry)).strip().upper() for entry in ("Modality", "BodyPartExamined", "ViewPosition")
     )
     if modality and modality not in XRAY_MODALITIES:
         doubts.append(f"its header calls it {modality}, no plain X-ray")
     if body and not any(part in body for part in CHEST):
         doubts.append(f"its header says that it shows {body}")
-    direction = str((header.get("PatientOrientation") or [""])[0]).upper()
+    direction = _first(header.get("PatientOrientation")).upper()
     if (view and view not in FRONTAL_VIEWS) or direction[:1] in ("A", "P"):
         doubts.append(f"its header says that the view is {view or 'lateral'}, not frontal")
     across, down = pixel_proportions(header)
-    if across != down:
+    if not math.isclose(across, down, rel_tol=0.01):  # 0.194 and 0.19431 are a rounding
         doubts.append(f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched")
     return doubts
+
+
+def _first(value: Any) -> str:
+    """The text of a header's entry, of several values that of the first."""
+    several = not isinstance(value, str) and isinstance(value, Sequence)
+    return str((value[0] if len(value) else "") if several else value or "")
 
 
 def pixel_proportions(header: Dataset) -> tuple[float, float]:
     """Width and height of a pixel, in mm where the header has them; (1, 1) where it says nothing."""
     for entry in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):  # each is row (down) first
-        if value := header.get(entry):
-            return float(value[1]), float(value[0])
+        try:
+            down, across = map(float, header.get(entry) or ())
+        except (TypeError, ValueError):  # an entry that says what no standard allows is as good as none
+            continue
+        if 0 < min(across, down) and max(across, down) < math.inf:
+            return across, down
     return 1.0, 1.0

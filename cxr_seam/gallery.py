@@ -17,6 +17,7 @@ from PIL import Image
 
 from .augment import augment
 from .cases import Case
+from .errors import InputError
 from .evaluation import Evaluation, family_predictors
 from .files import whole_file
 from .films import Films
@@ -121,7 +122,7 @@ def case_of_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str)
     radiograph = open_radiograph(data, name=name)
     probabilities, cams = {}, {}
     for key, predictor in predictors.items():
-        film = shrink(radiograph.pixels, predictor.recipe.image_size)
+        film = shrink(radiograph.pixels, predictor.film_size)
         output = predictor.run(torch.from_numpy(film)[None, None])
         for model, maps in maps_by_model(key, output).items():
             probabilities[model], cams[model] = output.logits[0].sigmoid().numpy(), maps[0].numpy()
@@ -187,9 +188,14 @@ def prediction_png(
 
     Returns:
         The bytes of a PNG.
+
+    Raises:
+        InputError: it is the predictions of several films.
     """
     import cv2
 
+    if not isinstance(prediction, Prediction):
+        raise InputError("a picture shows one film; give the prediction of a file, not of a folder")
     height, across = prediction.size
     if pixels is None:
         pixels = cv2.resize(prediction.film, (width, max(1, round(width * height / across))))

@@ -24,7 +24,12 @@ PathLike = str | os.PathLike[str]
 
 
 def save_pretrained(
-    checkpoint: PathLike, folder: PathLike, *, results: PathLike | None = None, license: str | None = None
+    checkpoint: PathLike,
+    folder: PathLike,
+    *,
+    results: PathLike | None = None,
+    license: str | None = None,
+    repo_id: str = "OWNER/NAME",
 ) -> Path:
     """Put a model and its card into a folder, to look at or to share by hand; nothing is sent.
 
@@ -34,12 +39,13 @@ def save_pretrained(
         folder: gets `model.safetensors` and `README.md`; what is there of these names is replaced.
         results: `results.json` of an evaluation of this very checkpoint; without it the card says that none is given.
         license: identifier of the licence you give the weights, such as "mit"; None names none.
+        repo_id: where it will lie on the hub, for the card's example.
 
     Raises:
         InputError: the checkpoint or the results cannot be read, or the results are another checkpoint's.
     """
     try:
-        card = model_card(checkpoint, results=results, license=license)
+        card = model_card(checkpoint, results=results, license=license, repo_id=repo_id)
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{results} is damaged ({type(error).__name__} {error}); evaluate again") from error
     folder = Path(folder)
@@ -74,7 +80,7 @@ def push_to_hub(
 
     hub = HfApi(token=token, library_name=LIBRARY, library_version=__version__)
     with tempfile.TemporaryDirectory() as place:
-        folder = save_pretrained(checkpoint, place, results=results, license=license)
+        folder = save_pretrained(checkpoint, place, results=results, license=license, repo_id=repo_id)
         try:
             hub.create_repo(repo_id, private=private, exist_ok=True)
             public = not hub.model_info(repo_id).private

@@ -23,7 +23,11 @@ HUB_NAMES = {FROC: "froc", BEST_BOX: "best_box_accuracy", ALL_BOXES: "all_boxes_
 
 
 def model_card(
-    checkpoint: str | os.PathLike[str], *, results: str | os.PathLike[str] | None = None, license: str | None = None
+    checkpoint: str | os.PathLike[str],
+    *,
+    results: str | os.PathLike[str] | None = None,
+    license: str | None = None,
+    repo_id: str = "OWNER/NAME",
 ) -> str:
     """The card of a model in Markdown, with the hub's metadata at its head.
 
@@ -31,6 +35,7 @@ def model_card(
         checkpoint: a trained model.
         results: `results.json` of an evaluation of this very checkpoint.
         license: identifier of the licence you give the weights.
+        repo_id: where it will lie on the hub, for the example.
 
     Raises:
         InputError: the checkpoint or the results cannot be read, or the results are another checkpoint's.
@@ -52,7 +57,7 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        _introduction(about),
+        _introduction(about, repo_id),
         _results_text(measured, model),
         _closing(),
     ]
@@ -93,7 +98,7 @@ def _eval_results(results: Mapping[str, Any], model: str) -> Iterator[Any]:
             )
 
 
-def _introduction(about: Checkpoint) -> str:
+def _introduction(about: Checkpoint, repo_id: str) -> str:
     recipe = about.recipe
     refined = ", with a pixel correlation module (PCM) trained by SEAM" if recipe.seam else ""
     return f"""\
@@ -104,7 +109,7 @@ alone: `{recipe.model}` at {recipe.image_size} x {recipe.image_size} pixels{refi
 ```python
 from cxr_seam.hub import from_pretrained
 
-prediction = from_pretrained("OWNER/NAME").predict("film.png")
+prediction = from_pretrained("{repo_id}").predict("film.png")
 ```
 
 The program is at {REPOSITORY}. Findings: {", ".join(FINDINGS)}. The checkpoint of epoch {about.epoch} was kept; every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from .errors import InputError
-from .files import whole_file
+from .files import UnwritableError, whole_file
 from .findings import FINDINGS
 from .localization import XYWH
 from .predict import Prediction, Predictor
@@ -29,39 +30,48 @@ BAND = 28
 """Pixels below a picture for DICOM, for the line that says what it is not."""
 
 FILMS, PROBABILITIES, BOXES = "films.csv", "probabilities.csv", "boxes.csv"
+RESULT = "_heatmaps"
+"""What a film's name is followed by in the names of its results."""
 
 
-def named_files(
-    places: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
-) -> dict[str, Path]:
+def named_files(places: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Name the image files that paths stand for by what their results will be called.
 
-    A file is called by its stem; one in a folder that was given, by its path below that folder, without suffix.
+    A file is called by its stem; one in a folder that was given, by its path below that folder, without suffix. Files
+    that would be called alike keep their suffixes and, where these are the same too, the name of the folder that was
+    given. In a folder, results of an earlier call are passed over.
 
     Args:
-        places: files and folders.
-        out: folder of the results; what already lies there is no film, though it be below a folder of `places`.
+        places: files and folders; a file that is named twice counts once.
 
     Returns:
         Name -> file, in the order of `places` and, in a folder, of the alphabet.
 
     Raises:
-        InputError: two files would be called alike, or a folder holds no image.
+        InputError: two files would be called alike all the same, or a folder holds no image beside results.
     """
-    named: dict[str, Path] = {}
+    candidates: dict[Path, tuple[str, ...]] = {}
     for place in map(Path, places):
-        for path in image_files(place):
-            if out is not None and path != place and Path(out).resolve() in path.resolve().parents:
-                continue
+        found = image_files(place)
+        fresh = [path for path in found if path == place or not path.stem.endswith(RESULT)]
+        if not fresh:
+            raise InputError(f"all images in {place} are heat maps of an earlier call; give a folder with films")
+        for path in fresh:
             below = path.relative_to(place) if path != place else Path(path.name)
             # "1.2.840.113619" of a hospital's disc is all name and no suffix.
-            name = str(below.with_suffix("") if below.suffix.lower() in SUFFIXES else below)
-            if name in named:
-                raise InputError(
-                    f"two files are called {name}, {named[name]} and {path}; one's results would replace the "
-                    "other's: give them one by one, each with an --out of its own"
-                )
-            named[name] = path
+            plain = below.with_suffix("") if below.suffix.lower() in SUFFIXES else below
+            folder = place.resolve() if path != place else path.resolve().parent
+            candidates.setdefault(path, (str(plain), str(below), str(folder.name / below)))
+    counts = [Counter(names) for names in zip(*candidates.values(), strict=True)]
+    named: dict[str, Path] = {}
+    for path, names in candidates.items():
+        name = next((name for name, count in zip(names, counts, strict=True) if count[name] == 1), names[-1])
+        if name in named:
+            raise InputError(
+                f"two files are called {name}, {named[name]} and {path}; one's results would replace the "
+                "other's: give them one by one, each with an --out of its own"
+            )
+        named[name] = path
     return named
 
 
@@ -86,26 +96,39 @@ def predict_files(
     """
     films, probabilities, boxes = [], [], []
     out = Path(out)
-    for name, (path, answer) in zip(files, predictor.each(list(files.values())), strict=True):
-        row = {"film": name, "path": path, "width": None, "height": None, "warnings": "", "error": ""}
-        if isinstance(answer, InputError):
-            films.append(row | {"error": str(answer)})
-        else:
-            height, width = answer.size
-            films.append(row | {"width": width, "height": height, "warnings": "; ".join(answer.doubts)})
-            probabilities += [
-                {"film": name, "finding": finding, "probability": answer.probabilities[finding], "present": present}
-                for finding, present in answer.present.items()
-            ]
-            boxes.append(answer.boxes.assign(film=name))
-            write_pictures(answer, out / name)
-        yield path, answer
-    sizes = {"width": "Int64", "height": "Int64"}  # whole numbers, though missing where a file could not be read
-    _write_table(
-        pd.DataFrame(films).astype(sizes), out / FILMS, ["film", "path", "width", "height", "warnings", "error"]
-    )
-    _write_table(pd.DataFrame(probabilities), out / PROBABILITIES, ["film", "finding", "probability", "present"])
-    _write_table(pd.concat(boxes) if boxes else pd.DataFrame(), out / BOXES, ["film", "finding", *XYWH, "score"])
+    try:
+        for name, (path, answer) in zip(files, predictor.each(list(files.values())), strict=True):
+            row = {"film": name, "path": path, "width": None, "height": None, "warnings": "", "error": ""}
+            if isinstance(answer, Prediction):
+                answer = _pictured(answer, out / name)
+            if isinstance(answer, InputError):
+                films.append(row | {"error": str(answer)})
+            else:
+                height, width = answer.size
+                films.append(row | {"width": width, "height": height, "warnings": "; ".join(answer.doubts)})
+                probabilities += [
+                    {"film": name, "finding": finding, "probability": answer.probabilities[finding], "present": present}
+                    for finding, present in answer.present.items()
+                ]
+                boxes.append(answer.boxes.assign(film=name))
+            yield path, answer
+    finally:  # whoever stops it after some films has the tables of these
+        sizes = {"width": "Int64", "height": "Int64"}  # whole numbers, though missing where a file could not be read
+        columns = ["film", "path", "width", "height", "warnings", "error"]
+        _write_table(pd.DataFrame(films, columns=columns).astype(sizes), out / FILMS, columns)
+        _write_table(pd.DataFrame(probabilities), out / PROBABILITIES, ["film", "finding", "probability", "present"])
+        _write_table(pd.concat(boxes) if boxes else pd.DataFrame(), out / BOXES, ["film", "finding", *XYWH, "score"])
+
+
+def _pictured(prediction: Prediction, stem: Path) -> Prediction | InputError:
+    """The prediction, its pictures written; the error where its file, read a second time, is there no more."""
+    try:
+        write_pictures(prediction, stem)
+    except UnwritableError:
+        raise
+    except InputError as error:
+        return error
+    return prediction
 
 
 def write_pictures(prediction: Prediction, stem: Path) -> None:
@@ -114,11 +137,11 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
 
     radiograph = open_radiograph(prediction.path)
     png = prediction_png(prediction, pixels=radiograph.pixels, width=WIDTH)
-    with whole_file(stem.with_name(f"{stem.name}_heatmaps.png")) as temporary:
+    with whole_file(stem.with_name(f"{stem.name}{RESULT}.png")) as temporary:
         temporary.write_bytes(png)
     if radiograph.header is not None:
         made = prediction_dicom(prediction, radiograph.header, png)
-        with whole_file(stem.with_name(f"{stem.name}_heatmaps.dcm")) as temporary:
+        with whole_file(stem.with_name(f"{stem.name}{RESULT}.dcm")) as temporary:
             made.save_as(temporary, enforce_file_format=True)
 
 

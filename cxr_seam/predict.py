@@ -132,8 +132,9 @@ class Predictor:
         *,
         thresholds: Mapping[str, float | None] | None = None,
         usual: Mapping[str, Tensor] | None = None,
+        film_size: int | None = None,
     ) -> None:
-        """Take a model, the recipe it was trained by, and `thresholds` and `usual` of its `Checkpoint`.
+        """Take a model, the recipe it was trained by, and `thresholds`, `usual`, `film_size` of its `Checkpoint`.
 
         The model moves to the GPU if there is one.
         """
@@ -142,6 +143,7 @@ class Predictor:
         self.recipe = recipe
         self.thresholds = dict.fromkeys(FINDINGS) | dict(thresholds or {})
         self.usual = dict(usual or {})
+        self.film_size = film_size or recipe.image_size
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
@@ -155,7 +157,8 @@ class Predictor:
     @classmethod
     def of(cls, model: LocalizationModel, about: Checkpoint) -> Predictor:
         """Take a checkpoint that is loaded."""
-        return cls(model, about.recipe, thresholds=about.thresholds, usual=about.usual)
+        told = {"thresholds": about.thresholds, "usual": about.usual, "film_size": about.film_size}
+        return cls(model, about.recipe, **told)
 
     @torch.inference_mode()
     def run(self, films: Tensor, *, maps: bool = True) -> Output:
@@ -250,14 +253,12 @@ class Predictor:
                     bar.update()
 
     def _read(self, path: str) -> _Film | InputError:
-        """Read a file and bring it to the size of the model's input, exactly as `prepare` fills a store."""
+        """Read a file and bring it to the size of the films in training, exactly as `prepare` fills a store."""
         try:
             radiograph = open_radiograph(path)
         except InputError as error:
             return error
-        return _Film(
-            shrink(radiograph.pixels, self.recipe.image_size), radiograph.pixels.shape, doubts_about(radiograph)
-        )
+        return _Film(shrink(radiograph.pixels, self.film_size), radiograph.pixels.shape, doubts_about(radiograph))
 
     def _prediction(self, path: str, film: _Film, output: Output, place: int) -> Prediction:
         """What the model says of the film at `place` of a batch."""

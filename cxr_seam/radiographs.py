@@ -153,8 +153,8 @@ def image_files(place: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: there is no image in the folder.
     """
-    place = Path(place)
-    if not place.is_dir():
+    place = Path(place).expanduser()
+    if not _is_folder(place):
         return [place]
     # A link to nowhere is kept, so that whoever reads it tells of it.
     below = (path for path in sorted(place.rglob("*")) if not path.is_dir() and path.name.upper() != "DICOMDIR")
@@ -163,6 +163,13 @@ def image_files(place: str | os.PathLike[str]) -> list[Path]:
     if not found:
         raise InputError(f"there is no image in {place}; give a folder with PNG, JPEG, TIFF or DICOM files")
     return found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name too long, or with a zero byte: whoever opens it says so
+        return False
 
 
 def _starts_as_dicom(path: Path) -> bool:

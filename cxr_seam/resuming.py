@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .checkpoints import FILM_SIZE
 from .errors import InputError
 from .films import Films
 from .loop import Loop
@@ -63,7 +64,7 @@ def describe_films(train_films: Films, validation_films: Films, *, start: Path |
         start: checkpoint of the earlier phase, None for a first one.
     """
     return {
-        "size of the films": train_films.size,
+        FILM_SIZE: train_films.size,
         "training films": _fingerprint(train_films),
         "validation films": _fingerprint(validation_films),
         PIXELS: f"{train_films.checksum}, {validation_films.checksum}",

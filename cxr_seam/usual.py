@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .augment import to_input
 from .averaging import averaged_output
@@ -37,7 +38,7 @@ def usual_maps(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dic
     """
     device = next(model.parameters()).device
     sums: dict[str, Tensor] = {}
-    for pixels, labels in loader(films, BATCH_SIZE):
+    for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc="usual maps", unit="batch", leave=False):
         images = to_input(pixels.to(device), size=recipe.image_size)
         seen = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip)
         absent = 1 - labels.to(device)

@@ -118,9 +118,9 @@ figure
 #
 # - **Films** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box at $Q = 0.7$ has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
 # - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
-# - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. The broader it is, the more the PCM blurs.
+# - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. (Of `strong`, both maps are then measured from what they usually are at each place, on the film and its mirror image.) The broader it is, the more the PCM blurs.
 # - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
-# - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further.
+# - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further. Files of more than 10 MB (on Colab 1 MB) may not get through; the next section takes those.
 # - **Narrow page** puts two films in a row and the bars below them, with letters that a narrow column leaves readable.
 
 # %%
@@ -135,21 +135,22 @@ Explorer(cases, predictors=predictors)
 # %% [markdown]
 # ## A film of your own
 #
-# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest film (on Colab: upload it in the file panel on the left); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
+# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest film (on Colab tick **UPLOAD** and run the cell); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
 
 # %% cellView="form"
 # @title A film of your own { display-mode: "form" }
 OWN_FILM = ""  # @param {type: "string"}
+UPLOAD = False  # @param {type: "boolean"}
 
 # %run_set_up_and_choices_first
 
 from IPython.display import Image
 
-from cxr_seam.cells import need
+from cxr_seam.cells import need, uploaded_film
 from cxr_seam.gallery import prediction_png, write_film
 
 need(globals(), predictors="Models and films", cases="Fig. 7")
-path = OWN_FILM or write_film(cases[0], workspace.figures / "own_film.png")
+path = (uploaded_film() if UPLOAD else OWN_FILM) or write_film(cases[0], workspace.figures / "own_film.png")
 prediction = list(predictors.values())[-1].predict(path)
 Image(prediction_png(prediction))
 

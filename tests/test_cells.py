@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from test_project import NOTEBOOKS, cells, each_notebook, plain_python
 
-from cxr_seam.cells import FIRST, framed, need, need_model
+from cxr_seam.cells import FIRST, framed, need, need_model, uploaded_film
 from cxr_seam.errors import InputError
 
 SET_UP, CHOICES = "# @title Set-up", "# @title Choices"
@@ -158,3 +158,17 @@ def test_a_notebook_without_the_models_of_an_earlier_one_says_so_before_it_fetch
         assert not any("Error" in answer for answer in answers[:-1])
         assert not any("fetch()" in cell for cell in cells(notebook)[:first])
     assert not list(tmp_path.rglob("store_*"))
+
+
+def test_colabs_dialogue_is_asked_for_a_film_and_elsewhere_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="untick UPLOAD"):
+        uploaded_film()
+    monkeypatch.syspath_prepend(ROOT / "tests" / "colab" / "stub")
+    monkeypatch.chdir(tmp_path)
+    assert uploaded_film() is None  # nothing chosen
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "film.png").write_bytes(b"film")
+    monkeypatch.setenv("COLAB_UPLOAD", str(tmp_path / "mine" / "film.png"))
+    assert uploaded_film().read_bytes() == b"film"
+    for name in [name for name in sys.modules if name.startswith("google.colab")]:
+        monkeypatch.delitem(sys.modules, name)

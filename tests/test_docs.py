@@ -70,6 +70,14 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.name)
+def test_a_notebooks_links_lead_to_files_of_the_repository(notebook: Path) -> None:
+    for link in LINK.findall(notebook.read_text()):
+        for part in ("/blob/main/", "raw.githubusercontent.com/cxr-seam/cxr-seam/main/"):
+            _, found, path = link.partition(part)
+            assert not found or (ROOT / path).exists(), f"{notebook.name} links to {link}"
+
+
 def test_the_page_on_colab_tells_of_the_versions_that_are_tested_there() -> None:
     """And each requirement is either preinstalled there or among the additions, so that none is overlooked."""
     page = (ROOT / "docs" / "colab.md").read_text().split("## The notebooks")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from threading import Event, Thread
 
@@ -19,7 +20,7 @@ from cxr_seam.explorer_controls import uploaded_files
 from cxr_seam.families import find_family
 from cxr_seam.findings import FINDINGS
 from cxr_seam.localization import XYWH, predicted_boxes
-from cxr_seam.models import build_model
+from cxr_seam.models import build_model, model_of
 from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.predict import Predictor
 from cxr_seam.render import FOOT, HEAD, NOTE_LINE
@@ -234,6 +235,13 @@ def test_the_sentence_tells_what_the_stored_thresholds_decide(predictors):
     assert "called present" in standard and "called absent" in multires
     explorer.finding.value = "Nodule"
     assert "called" not in explorer.line.value
+
+
+def test_a_refiner_that_is_no_pcm_is_not_asked_for_its_affinity():
+    pytest.importorskip("ipywidgets")
+    recipe = replace(find_family("tiny")[2], refiner="self_attention")
+    explorer = Explorer([_case()], predictors={REFINED: Predictor(model_of(recipe, weights="none"), recipe)}, width=128)
+    assert explorer.picture.value and explorer.across not in explorer.widget.children[0].children
 
 
 def test_a_place_shows_its_row_of_the_affinity_and_changes_nothing_else(predictors):

@@ -102,6 +102,8 @@ def test_long_strips_are_noticed():
         ({"ViewPosition": "LL"}, ["view is LL"]),
         ({"ViewPosition": "", "PatientOrientation": ["P", "F"]}, ["view is lateral"]),
         ({"PixelSpacing": [0.2, 0.1]}, ["not square (0.1 across to 0.2 down)"]),
+        ({"PixelSpacing": [0.194, 0.19431]}, []),  # rounded on one side
+        ({"Modality": ["CR", "DX"], "BodyPartExamined": "TORAX"}, []),
         ({"PixelAspectRatio": [1, 1], "PatientOrientation": ["L", "F"]}, []),
         ({"Modality": "CR", "BodyPartExamined": "CHEST_AP", "ViewPosition": "AP"}, []),
         ({"Modality": "", "BodyPartExamined": "", "ViewPosition": ""}, []),

@@ -207,6 +207,7 @@ def test_a_push_is_private_and_sends_two_files(checkpoint: Path, results: Path, 
     assert asked["create_repo"] == {"repo_id": "owner/name", "private": True, "exist_ok": True}
     assert sorted(path.name for path in hub.folder.iterdir()) == ["README.md", "model.safetensors"]
     assert (hub.folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+    assert 'from_pretrained("owner/name")' in (hub.folder / "README.md").read_text()
 
 
 def test_nothing_is_sent_to_a_public_repository_unless_asked(checkpoint: Path, hub: Hub) -> None:

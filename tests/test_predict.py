@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from conftest import ROOT
 from dicom_files import film, of_pydicom, of_pydicom_data, written
 from PIL import Image
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
 
 from cxr_seam.__main__ import main
 from cxr_seam.boxes import boxes_from_heatmap
@@ -26,13 +27,15 @@ from cxr_seam.errors import InputError
 from cxr_seam.families import find_family
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
+from cxr_seam.gallery import prediction_png
 from cxr_seam.heatmaps import heat_maps
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
-from cxr_seam.own_images import named_files
+from cxr_seam.own_images import named_files, predict_files
 from cxr_seam.predict import FilmWarning, Prediction, Predictions, Predictor
 from cxr_seam.prepare import prepare
 from cxr_seam.radiographs import read_radiograph, shrink
+from cxr_seam.resuming import describe_films
 
 RECIPE = find_family("tiny")[2]
 PAGE = (ROOT / "docs" / "own-image.md").read_text()
@@ -177,10 +180,74 @@ def test_results_are_named_after_their_files(tmp_path):
     for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
-    named = named_files([tmp_path / "in"], out=tmp_path / "in" / "out")
-    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]
-    with pytest.raises(InputError, match="two files are called a,"):
-        named_files([tmp_path / "in" / "a.png", tmp_path / "in"])
+    named = named_files([tmp_path / "in"])
+    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
+    assert named_files([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
+    with pytest.raises(InputError, match="out are heat maps of an earlier call"):
+        named_files([tmp_path / "in" / "out"])
+
+
+def test_files_of_one_name_keep_what_tells_them_apart(tmp_path):
+    for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+    pair = named_files([tmp_path / "a.png", tmp_path / "a.dcm"])
+    assert {name: path.suffix for name, path in pair.items()} == {"a.png": ".png", "a.dcm": ".dcm"}
+    discs = named_files([tmp_path / "disc", tmp_path / "other"])
+    assert list(discs) == [os.path.join("disc", "IM0001"), os.path.join("other", "IM0001")]
+    with pytest.raises(InputError, match="two files are called disc.IM0001,"):
+        named_files([tmp_path / "disc", tmp_path / "again" / "disc"])
+
+
+def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(films[0].read_bytes())
+    for _ in range(2):
+        assert main(["predict", ".", "--checkpoint", str(checkpoint), "--out", "."]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "a.png", "a_heatmaps.png", "films.csv", "probabilities.csv", "boxes.csv",
+        }  # fmt: skip
+        assert list(pd.read_csv("films.csv")["film"]) == ["a"]
+
+
+def test_whoever_stops_after_some_films_has_the_tables_of_these(predictor, films, tmp_path):
+    for _ in predict_files(predictor, named_files(films[:3]), tmp_path):
+        break
+    assert list(pd.read_csv(tmp_path / "films.csv")["film"]) == [films[0].stem]
+    assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
+
+
+def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path):
+    pixels = read_radiograph(films[0])
+    odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the very values
+        for number, value in enumerate(odd):
+            made = film(pixels)
+            made.add(DataElement(0x00280030, "LO", value))  # a text where numbers belong
+            (tmp_path / f"{number}.dcm").write_bytes(written(made))
+        found = predictor.predict(tmp_path)
+    assert len(found) == len(odd) and not found.failures
+    assert not any("not square" in doubt for prediction in found for doubt in prediction.doubts)
+
+
+def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo_folder, tmp_path):
+    store = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
+    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
+    about = Checkpoint(RECIPE, films=describe_films(films, films, start=None))
+    path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, about=about)
+    pixels, _ = films.__getitems__(range(5))
+    expected = predictor.run(pixels)
+    predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in films.image_index])
+    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
+    assert np.array_equal(np.stack([p.cam for p in predictions]), expected.refined.numpy())
+    straight = predictor.predict([demo_folder / "images" / name for name in films.image_index])
+    assert not np.array_equal(np.stack([p.cam for p in straight]), expected.refined.numpy())
+
+
+def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):
+    with pytest.raises(InputError, match="a picture shows one film"):
+        prediction_png(predictor.predict(films[:2]))
 
 
 def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):

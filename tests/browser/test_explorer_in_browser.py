@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -96,6 +97,8 @@ def address(chromium: str, keep: Path, tmp_path_factory: pytest.TempPathFactory)
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=tiny"]
+    as_in_make_lab = re.search(r"^LARGE_UPLOADS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    command += shlex.split(as_in_make_lab)
     command += ["--LabApp.expose_app_in_browser=True"]  # so that a test may give its commands by name
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
@@ -282,6 +285,13 @@ def test_a_film_can_be_brought(page: Any, screenshots: Path, keep: Path, tmp_pat
     assert "mine.png" in said and "a film of yours" in said
     assert not np.array_equal(picture, before) and _pixels(picture, TRUE_COLOUR) == 0
     page.screenshot(path=screenshots / "explorer_own_film.png")
+    large = tmp_path / "large.tif"
+    assert cv2.imwrite(
+        str(large), cv2.resize(film, (3000, 2400)).astype(np.uint16) * 256, [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+    )
+    assert large.stat().st_size > 13 << 20  # in base64 still more; Jupyter alone would hang up
+    _, said = _after(page, lambda: choose(large))
+    assert "large.tif" in said
     _no_error(page)
 
 

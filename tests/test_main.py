@@ -87,7 +87,7 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     ("words", "sentence"),
     [
         (["predict", "film.png", "--checkpoint", "missing.safetensors"], "no checkpoint missing.safetensors"),
-        (["predict", "a/film.png", "b/film.png", "--checkpoint", "x"], "two files are called film"),
+        (["predict", "a/x/film.png", "b/x/film.png", "--checkpoint", "m"], "two files are called x"),
         (["demo-data", "README.md"], "README.md cannot be made into a folder"),
         (["demo-data", "d", "--seed", "-1"], "must not be negative"),
         (["train", "vgg16"], "no recipe 'vgg16'"),

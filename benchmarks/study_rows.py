@@ -139,6 +139,11 @@ def strong_rows(base: Recipe, images: Images) -> list[Row]:
     rows = [Row(STRONG, "all that `strengthen` says, together", both, looked)]
     rows += [Row(name, told, both, looked | new, STRONG) for name, (told, new) in WITHOUT_AT_TEST.items()]
     rows += [Row(name, told, (first(name, **new),), looked, STRONG) for name, (told, new) in trained.items()]
+    at_papers_rate = refined(first(STRONG), "strong_papers_rate", phase=PAPER_PCM)
+    rows.append(Row("without_pcm_rate", "the paper's rate of the refiner", at_papers_rate, looked, STRONG))
+    for name in REFINERS:
+        both = refined(first(STRONG), f"strong_{name}", phase=STRONG_PCM, refiner=name)
+        rows.append(Row(f"with_{name}", f"refiner {name}", both, looked, STRONG))
     return rows
 
 

@@ -28,6 +28,7 @@ class Keeper:
         name: of the recipe whose files they are.
         scratch: where they are written first, None: nowhere else.
         waiting: names of the files that have yet to be copied, in the order of their writing.
+        owed: name -> content of what nothing else can make again, until it is written.
     """
 
     def __init__(self, folder: Path, *, name: str, scratch: Path | None = None) -> None:
@@ -45,7 +46,18 @@ class Keeper:
                     path.unlink()
         left = [path for path in files_in(scratch) if is_of_run(path.name, name)] if scratch else []
         self.waiting = [path.name for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
+        self.owed: dict[str, bytes] = {}
         self._disk = mount_point(self.folder)
+
+    def settle(self) -> None:
+        """Write what is owed.
+
+        Raises:
+            UnwritableError: see `write`; it stays owed.
+        """
+        for name, content in list(self.owed.items()):
+            self.write(name, lambda path, content=content: path.write_bytes(content))
+            del self.owed[name]
 
     def write(self, name: str, save: Callable[[Path], object]) -> None:
         """Write the file called `name`, whole or not at all.
@@ -77,23 +89,37 @@ class Keeper:
     def deliver(self) -> None:
         """Copy what waits, in the order of writing, so that no state is there before the models that it speaks of.
 
+        A state that finds no room keeps back other states and no model, which are smaller and worth more.
+
         Raises:
             UnwritableError: the folder cannot be written; what is not copied waits on.
         """
-        while self.waiting:
-            name = self.waiting[0]
-            self._require_disk(name)
-            with whole_file(self.folder / name, durable=True) as temporary:
-                shutil.copyfile(self.scratch / name, temporary)
-            self.waiting.pop(0)
-            (self.scratch / name).unlink()
+        failed = None
+        for name in list(self.waiting):
+            if failed is not None and is_state(name, self.name):
+                continue
+            try:
+                self._require_disk(name)
+                with whole_file(self.folder / name, durable=True) as temporary:
+                    shutil.copyfile(self.scratch / name, temporary)
+            except UnwritableError as error:
+                failed = failed or error
+                if not is_state(name, self.name):
+                    break
+                continue
+            self.waiting.remove(name)
+            (self.scratch / name).unlink(missing_ok=True)
+        if failed is not None:
+            raise failed
 
     def finish(self) -> None:
-        """Copy what still waits.
+        """Copy what still waits of a run that is complete, whose states are worth nothing any more.
 
         Raises:
             InputError: says where the files lie that could not be copied.
         """
+        for name in [name for name in self.waiting if is_state(name, self.name)]:
+            self._remove(name, self.scratch)
         try:
             self.deliver()
         except UnwritableError as error:
@@ -101,12 +127,16 @@ class Keeper:
 
     def remove(self, name: str) -> None:
         """Remove a file; what cannot be removed stays."""
-        self.waiting = [other for other in self.waiting if other != name]
-        for path in (place / name for place in self.places):
-            with suppress(OSError):
-                if self.scratch is not None and path.exists():
-                    path.write_bytes(b"")  # Drive keeps removed files for a month, at their size
-                path.unlink()
+        for place in self.places:
+            self._remove(name, place)
+
+    def _remove(self, name: str, place: Path) -> None:
+        if place == self.scratch:
+            self.waiting = [other for other in self.waiting if other != name]
+        with suppress(OSError):
+            if self.scratch is not None and (place / name).exists():
+                (place / name).write_bytes(b"")  # Drive keeps removed files for a month, at their size
+            (place / name).unlink()
 
     @property
     def places(self) -> list[Path]:
@@ -114,8 +144,12 @@ class Keeper:
         return [self.folder] if self.scratch is None else [self.scratch, self.folder]
 
     def find(self, path: Path) -> Path | None:
-        """The file that is kept at `path`, where it is now: it may wait in scratch still. None where there is none."""
-        return next((place / path.name for place in self.places if place / path.name in files_in(place)), None)
+        """The file that is kept at `path`, where it is now: it may wait in scratch still. None where there is none.
+
+        An empty one was being removed.
+        """
+        found = (place / path.name for place in self.places if place / path.name in files_in(place))
+        return next(filter(_has_content, found), None)
 
     def states(self) -> list[Path]:
         """The states of the run, the latest first; empty ones were being removed.
@@ -123,14 +157,22 @@ class Keeper:
         Raises:
             InputError: a place cannot be read.
         """
-        found = [path for place in self.places for path in files_in(place) if is_state(path.name, self.name)]
-        return sorted(filter(_has_content, found), key=lambda path: path.name, reverse=True)
+        found = [path for place in self.places for path in self._states_in(place)]
+        return sorted(found, key=lambda path: path.name, reverse=True)
+
+    def _states_in(self, place: Path) -> list[Path]:
+        found = (path for path in files_in(place) if is_state(path.name, self.name) and _has_content(path))
+        return sorted(found, key=lambda path: path.name, reverse=True)
 
     def keep_states(self, count: int) -> None:
-        """Remove all states but the latest `count`; what cannot be read or removed stays."""
-        with suppress(InputError):
-            for path in self.states()[count:]:
-                self.remove(path.name)
+        """Remove all states but the latest `count`; what cannot be read or removed stays.
+
+        Each place keeps so many of its own: those that wait in scratch are gone with the machine.
+        """
+        for place in self.places:
+            with suppress(InputError):
+                for path in self._states_in(place)[count:]:
+                    self._remove(path.name, place)
 
     def _require_disk(self, name: str) -> None:
         """Refuse to write into a folder that only looks like the kept one: where Drive is gone, the path may remain.

@@ -21,6 +21,12 @@ Result = TypeVar("Result")
 ADVICE = "close what else uses it, or choose a smaller model or image size"
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory was too small; cuBLAS, cuDNN and the driver say so in words of their own."""
+    words = ("CUDA out of memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(part in str(error) for part in words)
+
+
 class Pieces:
     """In how many pieces a process computes its part of a batch.
 
@@ -62,8 +68,9 @@ class Pieces:
         while True:
             try:
                 return work()
-            except torch.cuda.OutOfMemoryError:
-                pass  # the exception holds the frames that hold the memory: it ends here
+            except RuntimeError as error:  # the exception holds the frames that hold the memory: it ends here
+                if not is_out_of_memory(error):
+                    raise
             generator.set_state(state)
             self._halve(films)
 
@@ -99,8 +106,9 @@ def step(optimiser: torch.optim.Optimizer) -> None:
     try:
         optimiser.step()
         return
-    except torch.cuda.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
     for made in set(optimiser.state) - known:
         del optimiser.state[made]
     torch.cuda.empty_cache()
@@ -116,5 +124,7 @@ def told_where_too_small() -> Iterator[None]:
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError(f"the GPU's memory is too small for this training ({error}); {ADVICE}") from error

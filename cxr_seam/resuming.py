@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .checkpoints import FILM_SIZE
+from .checkpoints import FILM_SIZE, read_header
 from .errors import InputError
 from .films import Films
 from .loop import Loop
@@ -83,6 +84,8 @@ def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         InputError: it holds no recipe of this version or an earlier one.
     """
+    if not isinstance(run, dict):
+        raise InputError(f"{path} is of another version (its run is no object); delete it and train anew")
     recipe = {key: run[key] for key in run if key in {field.name for field in fields(Recipe)}}
     try:
         return describe_run(recipe_from_dict(recipe), {key: run[key] for key in run if key not in recipe})
@@ -98,6 +101,7 @@ def _fingerprint(films: Films) -> str:
 
 def _weights(checkpoint: Path) -> str:
     """A digest of a checkpoint's weights, not of its header, which tells how long an epoch took."""
+    read_header(checkpoint)  # refuses, in a sentence, what is none
     digest = hashlib.sha256()
     with safe_open(checkpoint, framework="np") as file:
         for key in sorted(file.keys()):
@@ -263,6 +267,9 @@ def _restored(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tenso
         loop.accelerator.scaler.load_state_dict(header["scaler"])
     progress = Progress(**header["progress"])
     losses = tensors.get("losses")
+    numbers = (progress.seconds, progress.epoch)
+    if not all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError("its epoch or seconds are no number")
     if len(progress.history) != progress.epoch or (losses is not None and losses.shape[1:] != (len(header["terms"]),)):
         raise ValueError("its history or its losses are of another length")
     loop.begin(progress.epoch)

@@ -58,9 +58,26 @@ def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
     """Read the history that training the recipe called `name` left in `folder`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is damaged.
     """
     path = history_path(Path(folder), name)
     if not path.exists():
         raise InputError(f"there is no {path}; train {name} first")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return records_of(path)
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """The epochs that a history tells of.
+
+    Raises:
+        InputError: it is no history.
+    """
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); put back a whole one, or train anew with restart=True (--restart)"
+        ) from error
+    return records

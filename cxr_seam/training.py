@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm.auto import tqdm
@@ -32,7 +33,7 @@ from .resuming import (
     restore,
     save_state,
 )
-from .run_files import best_path, history_path, last_path, read_history, state_name
+from .run_files import best_path, history_path, last_path, read_history, records_of, state_name
 from .starting import starting_model, starting_path
 from .usual import usual_of
 from .validation import named_thresholds, validate
@@ -87,9 +88,12 @@ def train(
     found = None if restart else latest_state(keeper.states(), run)
     best = None if restart else header_of(keeper, best_path(folder, recipe.name), run)
     if not restart and is_complete(keeper, recipe, run):
-        print(f"{recipe.name} is trained already; restart=True (--restart) trains it anew")
-        keeper.finish()
-        keeper.keep_states(0)  # there are some where the run was killed while it removed them
+        alone = PartialState()
+        if alone.is_main_process:
+            print(f"{recipe.name} is trained already; restart=True (--restart) trains it anew")
+            keeper.finish()
+            keeper.keep_states(0)  # there are some where the run was killed while it removed them
+        alone.wait_for_everyone()
         return read_history(folder, recipe.name)
     set_seed(recipe.seed)
     model, thresholds = starting_model(recipe, start, weights=recipe.weights if found is None else "none")
@@ -97,7 +101,12 @@ def train(
     main, phase, progress = loop.accelerator.is_main_process, recipe.phase, Progress(thresholds=thresholds)
     if found is not None:
         progress = restore(loop, *found)
+        for path in keeper.states() if main else ():
+            if path.name > found[0].name:  # damaged, or of a run that was to be begun anew
+                keeper.remove(path.name)
     elif main:
+        if not restart and keeper.find(last_path(folder, recipe.name)) is not None:
+            warnings.warn(f"no state of {recipe.name} is in {folder}, so it begins anew", stacklevel=3)
         keeper.remove(last_path(folder, recipe.name).name)
         keeper.keep_states(0)
     # Of the model that lies there: a killed run may have kept a better one than the state knows that it left.
@@ -166,14 +175,19 @@ def is_complete(keeper: Keeper, recipe: Recipe, run: Mapping[str, Any]) -> bool:
     """Whether there is all that this very run leaves at its end; the last model, written last, is its seal.
 
     Raises:
-        InputError: there is a model of another run.
+        InputError: there is a model of another run, or the history of a complete one is gone.
     """
     folder, name = keeper.folder, recipe.name
     last, best = (header_of(keeper, path(folder, name), run) for path in (last_path, best_path))
     if last is None or best is None or last.epoch != recipe.phase.epochs:
         return False
     history = keeper.find(history_path(folder, name))
-    return history is not None and len(history.read_text().splitlines()) == recipe.phase.epochs
+    if history is None or len(records_of(history)) != recipe.phase.epochs:
+        raise InputError(
+            f"{last} is of a run that is complete, but {history_path(folder, name)} does not tell of its "
+            f"{recipe.phase.epochs} epochs; put it back, or train anew with restart=True (--restart)"
+        )
+    return True
 
 
 def header_of(keeper: Keeper, path: Path, run: Mapping[str, Any]) -> Checkpoint | None:
@@ -192,9 +206,15 @@ def header_of(keeper: Keeper, path: Path, run: Mapping[str, Any]) -> Checkpoint 
 
 
 def score_of(objective: nn.Module, metrics: Mapping[str, Any]) -> float:
-    """How good an epoch is by what the objective is judged by, the more the better."""
+    """How good an epoch is by what the objective is judged by, the more the better.
+
+    Raises:
+        InputError: the metrics, of a file that was changed, do not say.
+    """
     key, direction = objective.monitor
-    value = metrics[key]
+    value = metrics.get(key, math.nan)
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise InputError(f"the best model does not tell its {key}; train anew with restart=True (--restart)")
     return -math.inf if value is None else value if direction == "max" else -value
 
 
@@ -225,14 +245,14 @@ def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: P
         objective: says what the best epoch is judged by.
         keeper: where to.
         about: of this epoch.
-        progress: whose `best` changes once that model is written.
+        progress: whose `best` changes with it; a model that cannot be written is owed, and written before the rest.
     """
     score, name = score_of(objective, about.metrics), about.recipe.name
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
     model = checkpoint_bytes(objective.model, about=about)
     if progress.best is None or score > progress.best:
-        keeper.write(best_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
-        progress.best = score
+        keeper.owed[best_path(keeper.folder, name).name], progress.best = model, score
+    keeper.settle()
     keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
     keeper.write(last_path(keeper.folder, name).name, lambda path: path.write_bytes(model))
 
@@ -241,6 +261,7 @@ def keep_state(keeper: Keeper, loop: Loop, *, progress: Progress, run: Mapping[s
     """Write the state of a run and remove all but the latest `count`; False if it cannot be written, with a warning."""
     name = state_name(loop.recipe.name, epoch=progress.epoch, batch=len(loop.losses))
     try:
+        keeper.settle()  # a state that knew of a best model which nobody has would lose it
         keeper.write(name, lambda path: save_state(path, loop, progress=progress, run=run))
     except OSError as error:
         warn_of(f"epoch {progress.epoch}", error)

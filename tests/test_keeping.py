@@ -1,5 +1,6 @@
 """Where a run's files are kept: names, order, disks that vanish, die and come back."""
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -16,7 +17,16 @@ from cxr_seam.files import whole_file
 from cxr_seam.films import Films
 from cxr_seam.keeping import Keeper, mount_point
 from cxr_seam.nih import load_tables
-from cxr_seam.run_files import best_path, is_half_written, is_of_run, is_state, last_path, read_history, state_name
+from cxr_seam.run_files import (
+    best_path,
+    history_path,
+    is_half_written,
+    is_of_run,
+    is_state,
+    last_path,
+    read_history,
+    state_name,
+)
 from cxr_seam.training import train
 
 PHASE = replace(find_recipe("multires_tiny").backbone, epochs=3, batch_size=6)
@@ -201,3 +211,76 @@ def test_a_complete_run_whose_states_were_not_removed_yet_is_not_trained_again(f
 def stop(now):
     if now:
         raise StopError
+
+
+def no_room(monkeypatch, *, above):
+    """A disk on which files larger than so many bytes cannot be copied, but removed."""
+    copy = shutil.copyfile
+
+    def refuse(source, target):
+        if Path(source).stat().st_size > above:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+
+
+def keeping_states(keeper, numbers):
+    for number in numbers:
+        keeper.write(state_name("x", epoch=number, batch=0), lambda path: path.write_bytes(b"state" * 10))
+        keeper.keep_states(2)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+def test_states_that_wait_for_a_place_cost_none_that_is_there(tmp_path, monkeypatch):
+    """Scratch is gone with the machine."""
+    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    keeping_states(keeper, (1, 2))
+    there = sorted(path.name for path in (tmp_path / "drive").iterdir())
+    no_room(monkeypatch, above=0)
+    keeping_states(keeper, (3, 4, 5))
+    assert sorted(path.name for path in (tmp_path / "drive").iterdir()) == there and len(there) == 2
+    assert {path.name for path in (tmp_path / "scratch").iterdir()} == set(keeper.waiting)
+    assert [path.name for path in keeper.states()[:2]] == [state_name("x", epoch=n, batch=0) for n in (5, 4)]
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be written")
+def test_a_state_without_room_holds_back_no_model(tmp_path, monkeypatch):
+    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    no_room(monkeypatch, above=20)
+    keeping_states(keeper, (1,))
+    keeper.write("x.best.safetensors", lambda path: path.write_bytes(b"best"))
+    keeping_states(keeper, (2,))
+    keeper.write("x.last.safetensors", lambda path: path.write_bytes(b"last"))
+    assert {path.name for path in (tmp_path / "drive").iterdir()} == {"x.best.safetensors", "x.last.safetensors"}
+    keeper.finish()  # the states are worth nothing any more
+    assert not keeper.waiting and not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_model_holds_back_the_states_that_speak_of_it(tmp_path, monkeypatch):
+    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    no_room(monkeypatch, above=60)
+    with pytest.warns(UserWarning, match="x.best.safetensors could not be written"):
+        keeper.write("x.best.safetensors", lambda path: path.write_bytes(b"best" * 20))
+        keeping_states(keeper, (1,))
+    assert not list((tmp_path / "drive").iterdir())
+
+
+def test_a_file_that_was_being_removed_is_not_there(tmp_path):
+    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    path = tmp_path / "drive" / "x.last.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert keeper.find(path) is None
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{}\n", b"\xff\n", b"{\n", b"1\n2\n3\n"])
+def test_a_complete_run_whose_history_is_gone_is_told_and_not_trained_again(left, films, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    path = history_path(folder, RECIPE.name)
+    path.unlink() if left is None else path.write_bytes(left)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=rf"{RECIPE.name}.history.jsonl .*restart=True"):
+        fit(RECIPE, folder, films)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -10,11 +10,12 @@ from cxr_seam.errors import InputError
 from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.loop import Loop
-from cxr_seam.memory import step
-from cxr_seam.models import build_model
+from cxr_seam.memory import is_out_of_memory, step
+from cxr_seam.models import build_model, model_of
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
 from cxr_seam.training import train
+from cxr_seam.usual import usual_maps
 from cxr_seam.validation import validate
 
 FULL = torch.cuda.OutOfMemoryError("a GPU's words")
@@ -98,3 +99,37 @@ def test_what_cannot_be_helped_is_a_sentence(films, tmp_path, monkeypatch):
         pytest.warns(UserWarning, match="no film that"),
     ):
         train(recipe, tmp_path, train_films=films, validation_films=films)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+    ],
+)
+def test_a_memory_too_small_is_known_in_all_its_words(words):
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(RuntimeError("shape '[2]' is invalid for input of size 3"))
+
+
+def test_usual_maps_in_pieces_are_the_same(films, monkeypatch):
+    recipe = replace(MULTIRES, map_normalisation="usual", test_flip=True)
+    model = model_of(recipe, weights="none").eval()
+    expected = usual_maps(model, films, recipe=recipe)
+    forward, sizes = type(model).forward, []
+
+    def narrow(self, images, **options):
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.cuda.OutOfMemoryError("too many")
+        return forward(self, images, **options)
+
+    monkeypatch.setattr(type(model), "forward", narrow)
+    with pytest.warns(UserWarning, match="memory is too small"):
+        found = usual_maps(model, films, recipe=recipe)
+    assert max(sizes) > 4
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)

@@ -48,6 +48,17 @@ def test_processes_together_give_the_losses_of_one(name, runs):
     assert curves(runs / name) == pytest.approx(expected, rel=1e-9, nan_ok=True)  # 1e-5 is what is asked for
 
 
+@pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
+def test_a_run_in_another_number_of_processes_goes_on_and_does_not_begin_anew(name, runs):
+    """Three updates of two batches of five films were made before the kill; begun anew, it would read all 30 again."""
+
+    def read(run):
+        logs = sorted(runs.glob(f"{run}.rows-*"))
+        return sum(sum(map(Counter.total, rows(runs / run, process))) for process in range(len(logs)))
+
+    assert 0 <= read(name) - read("alone") < 30
+
+
 @pytest.mark.parametrize(("name", "processes"), [("two", 2), ("three", 3)])
 def test_no_film_is_read_by_two_processes(name, processes, runs):
     each = [rows(runs / name, process) for process in range(processes)]

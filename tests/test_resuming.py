@@ -98,6 +98,45 @@ def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, 
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+def test_a_damaged_state_counts_for_none_once_another_was_gone_on_from(stopped, films):
+    """Else it would be one of those that are kept."""
+    latest, before = states(stopped)
+    latest.write_bytes(latest.read_bytes()[:-1000])
+
+    def stop(loop):
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="is damaged"):
+        patch.setattr(Loop, "apply", stop)
+        with pytest.raises(StopError):
+            fit(MULTIRES, stopped, films)
+    assert states(stopped) == [before]
+
+
+def test_a_run_without_a_state_says_that_it_begins_anew(stopped, films):
+    for path in states(stopped):
+        path.unlink()
+    with pytest.warns(UserWarning, match="no state of multires_tiny is in .*, so it begins anew"):
+        fit(MULTIRES, stopped, films)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_damaged_model_to_start_from_is_told(content, films, tmp_path):
+    path = best_path(tmp_path, "multires_tiny")
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"multires_tiny.best.safetensors is (not a readable|a folder)"):
+        fit(find_recipe("multires_tiny_pcm"), tmp_path, films)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"validation_auc": "high"}])
+def test_a_best_model_that_does_not_tell_its_score_is_refused(metrics, stopped, films):
+    path = best_path(stopped, "multires_tiny")
+    model, about = load_checkpoint(path)
+    save_checkpoint(path, model, about=replace(about, metrics=metrics))
+    with pytest.raises(InputError, match="the best model does not tell its validation_auc"):
+        fit(MULTIRES, stopped, films)
+
+
 def test_where_all_states_are_damaged_nothing_is_begun_anew(stopped, films):
     for path in states(stopped):
         path.write_bytes(path.read_bytes()[:-1000])
@@ -152,6 +191,7 @@ def first(tensors, ending):
         lambda header, tensors: header["progress"].update(epoch="one"),
         lambda header, tensors: header["progress"].update(epoch=0),
         lambda header, tensors: header["progress"].update(colour="red"),
+        lambda header, tensors: header["progress"].update(seconds="x"),
         lambda header, tensors: header.update(progress=[]),
         lambda header, tensors: header.update(groups=[]),
         lambda header, tensors: header["groups"][0].pop("betas"),

@@ -1,5 +1,7 @@
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.objectives import ClassificationObjective
 from cxr_seam.resuming import Progress
 from cxr_seam.schedules import make_schedule
-from cxr_seam.training import best_path, keep, read_history, train
+from cxr_seam.training import best_path, keep, keep_state, last_path, read_history, train
 
 MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
@@ -113,10 +115,20 @@ def keep_epochs(aucs, models, folder, *, monkeypatch, breaks):
     return progress.best
 
 
-def test_a_best_epoch_that_could_not_be_written_is_not_taken_for_written(trained, tmp_path, monkeypatch):
-    """Drive drops while the best epoch is written: a later one, worse but better than what is there, must be kept."""
-    keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".best.safetensors")
-    assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+def test_a_best_epoch_that_could_not_be_written_is_written_later(trained, tmp_path, monkeypatch):
+    """Drive drops while the best epoch is written: it is written with the next one, which is worse."""
+    best = keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".best.safetensors")
+    assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.9
+    assert read_header(last_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+
+
+def test_no_state_is_written_that_knows_of_a_best_model_which_nobody_has(tmp_path, monkeypatch):
+    keeper = Keeper(tmp_path, name="x")
+    keeper.owed["x.best.safetensors"] = b"best"
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.warns(UserWarning, match="the drive is gone"):
+        assert not keep_state(keeper, SimpleNamespace(recipe=MULTIRES, losses=[]), progress=Progress(), run={}, count=2)
+    assert not list(tmp_path.iterdir()) and keeper.owed
 
 
 def test_a_history_that_could_not_be_written_costs_no_better_model(trained, tmp_path, monkeypatch):

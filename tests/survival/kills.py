@@ -5,14 +5,16 @@
 Both phases, or one that joins them, are trained on a few synthetic films by a network that draws random numbers while
 it trains (drop connect), once undisturbed and then in processes that are killed (SIGKILL): at a random moment, or
 half-way through writing one of their files. Each is started anew until the run is complete, and complete runs are
-repeated until there were enough kills. Every tensor of the last and the best models, their thresholds and the histories
-must have the same bits.
+repeated until there were enough kills. A run that has left a state must go on from one and not begin anew. Every tensor
+of the last and the best models, their thresholds and the histories must have the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -30,6 +32,7 @@ import torch
 from safetensors import safe_open
 from two_phases import films_of, recipes
 
+from cxr_seam.keeping import Keeper
 from cxr_seam.phantom import write_demo_data
 from cxr_seam.prepare import prepare
 from cxr_seam.training import train
@@ -45,10 +48,18 @@ KINDS = {
 
 
 def run(data: Path, folder: Path, kind: str) -> None:
-    """Train a kind's recipes or go on, saving a state after every update."""
+    """Train a kind's recipes or go on, saving a state after every update.
+
+    Raises:
+        AssertionError: a run was begun anew though it had a state: that would end with the same bits, too.
+    """
     films = films_of(data, data / "store")
     for recipe in recipes(MODEL, **KINDS[kind]):
-        train(recipe, folder, train_films=films[0], validation_films=films[1], save_minutes=0)
+        left, printed = Keeper(folder, name=recipe.name).states(), io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            train(recipe, folder, train_films=films[0], validation_films=films[1], save_minutes=0)
+        went_on = any(words in printed.getvalue() for words in ("goes on from", "is trained already"))
+        assert went_on or not left, f"{recipe.name} was begun anew"
 
 
 def in_child(work: Callable[[], object]) -> int:

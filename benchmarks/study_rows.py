@@ -13,7 +13,7 @@ from typing import Any
 from cxr_seam.families import STRONG_PCM, strengthen
 from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, with_pcm
 
-PAPER, STRONG = "paper", "strong"
+PAPER, STRONG, STRONG_FIRST = "paper", "strong", "strong_first"
 Images = Callable[[Recipe], int]
 """How many images a recipe trains on."""
 REAL_RATE = 1e-3
@@ -138,7 +138,8 @@ def strong_rows(base: Recipe, images: Images) -> list[Row]:
     both = refined(first(STRONG), STRONG, phase=STRONG_PCM)
     rows = [Row(STRONG, "all that `strengthen` says, together", both, looked)]
     rows += [Row(name, told, both, looked | new, STRONG) for name, (told, new) in WITHOUT_AT_TEST.items()]
-    rows += [Row(name, told, (first(name, **new),), looked, STRONG) for name, (told, new) in trained.items()]
+    rows.append(Row(STRONG_FIRST, "its first phase alone", (first(STRONG),), looked, STRONG))
+    rows += [Row(name, told, (first(name, **new),), looked, STRONG_FIRST) for name, (told, new) in trained.items()]
     at_papers_rate = refined(first(STRONG), "strong_papers_rate", phase=PAPER_PCM)
     rows.append(Row("without_pcm_rate", "the paper's rate of the refiner", at_papers_rate, looked, STRONG))
     for name in REFINERS:

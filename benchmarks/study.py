@@ -112,11 +112,18 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
         for seed, row in zip(seeds, rows, strict=False)
     ]
     films = [place.training_films(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
+    shown = [with_findings(seen, place) for seen, place in zip(films, workspaces, strict=True)]
     readers = [
         predictor_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)
     ]
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(agreement_of(key_of(rows[0]), readers, films)) + "\n")
+        temporary.write_text(json.dumps(agreement_of(key_of(rows[0]), readers, shown)) + "\n")
+
+
+def with_findings(films: Films, workspace: Workspace) -> Films:
+    """Those of the films whose labels name a finding."""
+    names = [name for name, shown in zip(films.image_index, films.labels.any(axis=1), strict=True) if shown]
+    return Films(workspace.store(), workspace.tables(), image_index=names)
 
 
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:

@@ -129,10 +129,10 @@ add(
     {"film.png": film()},
 )
 add(
-    "predict: two films of one name",
+    "predict: two films of one name in folders of one name",
     refused("film", "give them one by one"),
-    ["predict", "a/film.png", "b/film.jpg", "--checkpoint", "m.safetensors"],
-    {"a/film.png": GREY, "b/film.jpg": GREY},
+    ["predict", "a/disc/film.png", "b/disc/film.png", "--checkpoint", "m.safetensors"],
+    {"a/disc/film.png": GREY, "b/disc/film.png": GREY},
 )
 add(
     "predict: a folder without a film",
@@ -263,11 +263,23 @@ add(
     lambda place: ["train", "multires_tiny_pcm", *fetched(place)[:2], *named],
 )
 add(
+    "train: phase two on a checkpoint cut short",
+    refused("multires_tiny.best.safetensors", "never pickles"),
+    lambda place: on_cut_start(place),
+)
+add(
     "train: a label table cut in a row",
     refused("Data_Entry_2017_v2020.csv", "fetch it again"),
     lambda place: cut_table(place),
 )
 add("train: a store cut short", refused("images.u8", "prepare again"), lambda place: cut_store(place))
+
+
+def on_cut_start(place: Place) -> list[str]:
+    """Prepared films and a first phase's model of which a part is missing."""
+    options = fetched(place)
+    place.write("keep/models/multires_tiny.best.safetensors", whole()[:999])
+    return ["train", "multires_tiny_pcm", *options[:2], *named]
 
 
 def one_patient(place: Place) -> list[str]:

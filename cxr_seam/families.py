@@ -38,8 +38,8 @@ def strengthen(recipe: Recipe) -> Recipe:
     """A first phase with all that was found to be better than the paper (docs/beyond-the-paper.md).
 
     All of the backbone learns, with a schedule and a step after every batch; pooling asks for each finding where it is;
-    no disease-free film is left out; maps are measured from what they usually are; films are looked at larger and mirrored
-    too.
+    no disease-free film is left out; maps are measured from what they usually are; films are looked at larger, too, and
+    mirrored.
 
     Args:
         recipe: of a first phase; its backbone, image size, batches and epochs stay.

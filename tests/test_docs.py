@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -27,7 +28,7 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
-from cxr_seam.results import save_results
+from cxr_seam.results import BEST_BOX, FROC, MEAN_AUC, save_results
 from cxr_seam.training import best_path
 from cxr_seam.workspace import Workspace
 
@@ -181,3 +182,26 @@ def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monke
     assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
     assert set(tables.boxes["image_index"]) <= set(tables.test)
     assert len(tables.test) + len(tables.train_val) == 24 and len(names["workspace"].boxed_films()) == 2
+
+
+def told(line: pd.Series, figure: str) -> str:
+    value, low, high = (line[f"{figure}.{part}"] for part in ("value", "low", "high"))
+    return "" if np.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"), [("What came out", "table.csv"), ("What each part is worth", "parts.csv")]
+)
+def test_the_page_beyond_the_paper_tells_what_the_study_found(heading: str, table: str) -> None:
+    """Each row of its tables is a line of the file that the study's command wrote."""
+    page = (ROOT / "docs" / "beyond-the-paper.md").read_text()
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = pd.read_csv(ROOT / "docs" / "beyond-the-paper" / table).fillna({"maps": ""}).set_index(["row", "maps"])
+    rows = re.findall(r"^\| `([\w ,]+)`(?:, (\w[\w +]*))? \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) >= 2
+    for name, maps, cells in rows:
+        line = lines.loc[(name, maps)]
+        costs = (literal_eval(line[f"best box ({score})"]) for score in ("IoBB>0.1", "IoU>0.3"))
+        expected = [told(line, figure) for figure in (MEAN_AUC, FROC, BEST_BOX)]
+        expected += ["{:.3f} at {:.2f}".format(*pair) for pair in costs]
+        assert [cell.strip() for cell in cells.split("|")][:5] == expected

@@ -156,6 +156,7 @@ def measure_controls(study: Study) -> None:
     content: dict[str, Any] = {"classification": {}, "localization": {}, "samples": {}}
     controls = {
         "random 8x8 map": random_map_boxes(images, grid=8),
+        "centre box, third of film": centre_boxes(images),
         "centre box, half of film": centre_boxes(images, extent=HALF_FILM),
     }
     for name, boxes in controls.items():

@@ -141,13 +141,15 @@ def train(
         progress.epoch, progress.seconds = progress.epoch + 1, 0.0
         loop.begin(progress.epoch)
         if main:
+            lasting = progress.epoch == phase.epochs or is_better(loop.judged, record, progress)
             about = Checkpoint(
                 recipe,
                 epoch=progress.epoch,
                 metrics=record,
                 thresholds=progress.thresholds,
                 films=films,
-                usual=usual_of(loop.judged.model, validation_films, recipe=recipe),
+                # They cost as much as a validation or more; of an epoch that is replaced by the next nobody uses them.
+                usual=usual_of(loop.judged.model, validation_films, recipe=recipe) if lasting else None,
             )
             try:
                 keep(loop.judged, keeper, about=about, progress=progress)
@@ -218,6 +220,11 @@ def score_of(objective: nn.Module, metrics: Mapping[str, Any]) -> float:
     return -math.inf if value is None else value if direction == "max" else -value
 
 
+def is_better(objective: nn.Module, metrics: Mapping[str, Any], progress: Progress) -> bool:
+    """Whether an epoch is the best so far."""
+    return progress.best is None or score_of(objective, metrics) > progress.best
+
+
 def tell(recipe: Recipe, films: Films, progress: Progress, *, batch: int) -> None:
     """Say what a user should know before a run."""
     if progress.epoch or batch:
@@ -247,11 +254,12 @@ def keep(objective: nn.Module, keeper: Keeper, *, about: Checkpoint, progress: P
         about: of this epoch.
         progress: whose `best` changes with it; a model that cannot be written is owed, and written before the rest.
     """
-    score, name = score_of(objective, about.metrics), about.recipe.name
+    name = about.recipe.name
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
     model = checkpoint_bytes(objective.model, about=about)
-    if progress.best is None or score > progress.best:
-        keeper.owed[best_path(keeper.folder, name).name], progress.best = model, score
+    if is_better(objective, about.metrics, progress):
+        keeper.owed[best_path(keeper.folder, name).name] = model
+        progress.best = score_of(objective, about.metrics)
     keeper.settle()
     keeper.write(history_path(keeper.folder, name).name, lambda path: path.write_text(lines))
     keeper.write(last_path(keeper.folder, name).name, lambda path: path.write_bytes(model))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from cxr_seam import training
 from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.families import find_recipe
@@ -134,3 +135,25 @@ def test_a_nan_in_them_is_refused(tmp_path):
     save_checkpoint(path, build_model(FIRST.model, weights="none"), about=Checkpoint(FIRST, usual=usual))
     with pytest.raises(InputError, match=r"hold NaN or infinite numbers \(usual.cam\)"):
         load_checkpoint(path)
+
+
+def test_they_are_measured_of_the_best_epoch_and_of_the_last_alone(films, tmp_path, monkeypatch):
+    aucs, measured = iter([0.6, 0.5, 0.55]), []
+    judge, measure = training.validate, training.usual_of
+
+    def validate(loop, seen):
+        found, logits = judge(loop, seen)
+        measured.append(0)
+        return found | {"validation_auc": next(aucs)}, logits
+
+    def usual_of(*words, **options):
+        measured[-1] += 1
+        return measure(*words, **options)
+
+    monkeypatch.setattr(training, "validate", validate)
+    monkeypatch.setattr(training, "usual_of", usual_of)
+    recipe = replace(FIRST, backbone=replace(FIRST.backbone, epochs=3))
+    train(recipe, tmp_path, train_films=films[0], validation_films=films[1])
+    assert measured == [1, 0, 1]
+    for path in (best_path, last_path):
+        assert load_checkpoint(path(tmp_path, recipe.name))[1].usual

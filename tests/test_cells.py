@@ -160,7 +160,15 @@ def test_a_notebook_without_the_models_of_an_earlier_one_says_so_before_it_fetch
     assert not list(tmp_path.rglob("store_*"))
 
 
-def test_colabs_dialogue_is_asked_for_a_film_and_elsewhere_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def no_colab_afterwards():
+    """What is loaded of `google.colab` tells the program that it runs on Colab, in every test that follows."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("google.colab")]:
+        del sys.modules[name]
+
+
+def test_colabs_dialogue_is_asked_for_a_film_and_elsewhere_refused(tmp_path, monkeypatch, no_colab_afterwards):
     with pytest.raises(InputError, match="untick UPLOAD"):
         uploaded_film()
     monkeypatch.syspath_prepend(ROOT / "tests" / "colab" / "stub")
@@ -170,5 +178,3 @@ def test_colabs_dialogue_is_asked_for_a_film_and_elsewhere_refused(tmp_path, mon
     (tmp_path / "mine" / "film.png").write_bytes(b"film")
     monkeypatch.setenv("COLAB_UPLOAD", str(tmp_path / "mine" / "film.png"))
     assert uploaded_film().read_bytes() == b"film"
-    for name in [name for name in sys.modules if name.startswith("google.colab")]:
-        monkeypatch.delitem(sys.modules, name)

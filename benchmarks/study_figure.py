@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from study_rows import PAPER, STRONG
-from study_table import mean_over, runs_of
+from study_table import first_of, mean_over, runs_of
 
 from cxr_seam.bootstrap import measured
 from cxr_seam.results import FROC, MODEL
@@ -29,7 +29,7 @@ def draw(out: Path) -> Path | None:
     shown = {}
     for name in (PAPER, STRONG):
         runs = runs_of(out, name)
-        for maps in next(iter(runs.values()))[1]["localization"] if runs else ():
+        for maps in first_of(runs)["localization"] if runs else ():
             scores = [results["localization"][maps]["froc"][SCORE] for _, results in runs.values()]
             middle = measured(*mean_over(runs, maps, FROC))
             shown[f"{name}: {maps}"] = {"kind": MODEL, "froc": {SCORE: mean_curve(scores, middle)}}

@@ -182,12 +182,12 @@ def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent
             ]
         )
     chosen = ", ".join(f"{key} {value}" for key, value in settings.items())
-    text = [f"{chosen}. Means over seeds, with 95 % intervals over patients.", ""]
-    text += [
-        "'More' is than the row that a row changes, with the same maps and seeds. Rows with other data validate on "
+    text = [
+        f"{chosen}. Means over seeds, with 95 % intervals over patients. 'More' is than the row that a row changes, "
+        "with the same maps and seeds. Rows with other data validate on other films, so that their validation AUC does "
+        "not compare.",
+        "",
     ]
-    text[-1] += "other films, so that their validation AUC does not compare."
-    text += [""]
     text += ["| " + " | ".join(cells) + " |" for cells in told]
     if absent:
         text += ["", f"Not measured: {', '.join(absent)}."]

@@ -17,6 +17,11 @@ from .predict import Predictor
 from .radiographs import shrink
 
 
+def has_pcm(predictor: Predictor) -> bool:
+    """Whether a model's refiner is the PCM."""
+    return isinstance(predictor.model.pcm, PixelCorrelation)
+
+
 @torch.inference_mode()
 def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
     """Embed every place of a film as the PCM does.
@@ -32,7 +37,7 @@ def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
         InputError: the model has no PCM.
     """
     model = predictor.model
-    if not isinstance(model.pcm, PixelCorrelation):
+    if not has_pcm(predictor):
         raise InputError("this model has no PCM to look into; take a MultiRes model whose refiner is the PCM")
     prepared = torch.from_numpy(shrink(film, predictor.film_size))[None, None]
     images = to_input(prepared.to(predictor.device), size=predictor.recipe.image_size)

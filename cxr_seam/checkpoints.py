@@ -20,12 +20,12 @@ from .errors import InputError
 from .files import whole_file
 from .findings import FINDINGS
 from .models import LocalizationModel, Output, model_of
-from .recipes import Recipe, recipe_from_dict, recipe_to_dict
+from .recipes import RANGES, Recipe, recipe_from_dict, recipe_to_dict
 
 HEADER = "cxr_seam"
 FORMAT = 2
-FILM_SIZE, LARGEST_FILM = "size of the films", 8192
-"""Key of `Checkpoint.films`, and the largest side that a film may have."""
+FILM_SIZE = "size of the films"
+"""Key of `Checkpoint.films`."""
 USUAL = "usual."
 """Before the names of the usual maps among a checkpoint's tensors."""
 
@@ -132,8 +132,9 @@ def _refuse_odd(told: dict[str, Any]) -> dict[str, Any]:
         raise InputError("epoch or metrics are of another type; train again")
     if not isinstance(told["films"], dict | None):
         raise InputError("films are of another type; train again")
-    size = (told["films"] or {}).get(FILM_SIZE, 256)
-    if type(size) is not int or not 1 <= size <= LARGEST_FILM:
+    least, most = RANGES["image_size"]
+    size = (told["films"] or {}).get(FILM_SIZE, least)
+    if type(size) is not int or not least <= size <= most:
         raise InputError(f"the films that it was trained on cannot be of {size!r} pixels; train again")
     if thresholds is not None:
         numbers = thresholds.values() if isinstance(thresholds, dict) and set(thresholds) <= set(FINDINGS) else [-1]

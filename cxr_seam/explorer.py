@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .affinity_row import affinity_row, embed_film, share_of_half
+from .affinity_row import affinity_row, embed_film, has_pcm, share_of_half
 from .cases import ALL, HITS, MISSES, Case, best_iou, choose_cases, original_boxes
 from .errors import InputError
 from .evaluation import models_of
@@ -23,7 +23,6 @@ from .explorer_controls import ANYBODY, NAME_SLIDERS, Controls, uploaded_files
 from .findings import FINDINGS
 from .gallery import case_of_file
 from .heatmaps import PAPER_SIZE
-from .pcm import PixelCorrelation
 from .predict import Predictor
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .results import REFINED
@@ -71,7 +70,7 @@ class Explorer(Controls):
         self._cases = list(cases)
         self._predictors, self._width = dict(predictors or {}), width
         refined = self._predictors.get(REFINED)
-        self._pcm = refined if refined is not None and isinstance(refined.model.pcm, PixelCorrelation) else None
+        self._pcm = refined if refined is not None and has_pcm(refined) else None
         self._own: list[Case] = []
         self._embedded: tuple[Case, Any] | None = None
         self._heatmap = lru_cache(maxsize=8)(Case.heatmap)  # of the film and finding in sight, for every slider

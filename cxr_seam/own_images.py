@@ -51,7 +51,7 @@ def named_files(places: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
         InputError: two files would be called alike all the same, or a folder holds no image beside results.
     """
     candidates: dict[Path, tuple[str, ...]] = {}
-    for place in map(Path, places):
+    for place in (Path(place).expanduser() for place in places):
         found = image_files(place)
         fresh = [path for path in found if path == place or not path.stem.endswith(RESULT)]
         if not fresh:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from .hardware import find_hardware
 from .heatmaps import PAPER_SIZE, above_floor, heat_maps
 from .localization import ORIGINAL_SIZE, XYWH, predicted_boxes
 from .models import LocalizationModel, Output
-from .radiographs import image_files, open_radiograph, shrink
+from .radiographs import image_files, is_folder, open_radiograph, shrink
 from .recipes import Recipe
 
 BATCH_SIZE = 32
@@ -211,7 +210,7 @@ class Predictor:
         Raises:
             InputError: the file is no readable image, see `radiographs.read_radiograph`; or no file of several is.
         """
-        one = isinstance(source, str | os.PathLike) and not Path(source).is_dir()
+        one = isinstance(source, str | os.PathLike) and not is_folder(source)
         places = [source] if isinstance(source, str | os.PathLike) else source
         found, failures = [], {}
         for path, answer in self.each([path for place in places for path in image_files(place)], progress=not one):

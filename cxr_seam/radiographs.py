@@ -154,7 +154,7 @@ def image_files(place: str | os.PathLike[str]) -> list[Path]:
         InputError: there is no image in the folder.
     """
     place = Path(place).expanduser()
-    if not _is_folder(place):
+    if not is_folder(place):
         return [place]
     # A link to nowhere is kept, so that whoever reads it tells of it.
     below = (path for path in sorted(place.rglob("*")) if not path.is_dir() and path.name.upper() != "DICOMDIR")
@@ -165,9 +165,10 @@ def image_files(place: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(place: str | os.PathLike[str]) -> bool:
+    """Whether a path, which may begin with "~", is a folder's; False for one that no file can have."""
     try:
-        return path.is_dir()
+        return Path(place).expanduser().is_dir()
     except (OSError, ValueError):  # a name too long, or with a zero byte: whoever opens it says so
         return False
 

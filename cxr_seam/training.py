@@ -89,6 +89,7 @@ def train(
     best = None if restart else header_of(keeper, best_path(folder, recipe.name), run)
     if not restart and is_complete(keeper, recipe, run):
         alone = PartialState()
+        alone.wait_for_everyone()  # until each has looked at the files: they are moved now
         if alone.is_main_process:
             print(f"{recipe.name} is trained already; restart=True (--restart) trains it anew")
             keeper.finish()

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import set_seed
 
 from cxr_seam.checkpoints import load_checkpoint
-from cxr_seam.families import STRONG_PCM, find_recipe, strengthen
+from cxr_seam.families import SMALL_PCM, find_recipe, strengthen
 from cxr_seam.films import Films
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.predict import Predictor
@@ -56,7 +56,7 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     tables = load_tables(demo_folder)
     training, validation = (Films(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1))
     first = strengthen(find_recipe("multires_tiny"))
-    second = with_pcm(first, STRONG_PCM)
+    second = with_pcm(first, SMALL_PCM)
     for recipe in (first, second):
         train(recipe, tmp_path, train_films=training, validation_films=validation)
     set_seed(first.seed)

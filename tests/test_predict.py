@@ -314,3 +314,18 @@ def test_the_examples_of_the_page_run(desk, kind):
         named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
         wanted = {name.replace("NAME", "film") for name in named}
         assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5
+
+
+def test_a_home_folder_is_a_folder(predictor, films, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "films").mkdir()
+    for path in films[:2]:
+        (tmp_path / "films" / path.name).write_bytes(path.read_bytes())
+    found = predictor.predict("~/films")
+    assert isinstance(found, Predictions) and len(found) == 2  # all of it, not its first film
+    assert list(named_files(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
+
+
+def test_a_path_that_no_file_can_have_is_told(predictor):
+    with pytest.raises(InputError, match="cannot read a+"):
+        predictor.predict("a" * 300)

@@ -23,11 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import study_figure
 import study_table
 from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
-from study_rows import Row, passes
+from study_rows import Row, passes, require_same, told_of
 
 from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
@@ -37,13 +38,14 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation import Evaluation, evaluate
 from cxr_seam.files import whole_file
 from cxr_seam.films import Films
-from cxr_seam.localization import localization_scores
+from cxr_seam.findings import FINDINGS
+from cxr_seam.localization import localization_scores, with_probability
 from cxr_seam.methods import HALF_FILM
 from cxr_seam.predict import Predictor
-from cxr_seam.recipes import recipe_to_dict
-from cxr_seam.results import CONTROL, MEAN_AUC, MULTIRES, REFINED, save_results
+from cxr_seam.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
 from cxr_seam.training import best_path, read_history, train
 from cxr_seam.usual import usual_of
+from cxr_seam.validation import named_thresholds
 from cxr_seam.workspace import Workspace
 
 
@@ -54,34 +56,27 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
         InputError: what is there is of another row of this name, or a model cannot be trained.
     """
     folder = study.out / "rows" / f"{row.name}.s{seed}"
-    about = {
-        "row": row.name,
-        "change": row.change,
-        "seed": seed,
-        "recipes": [recipe_to_dict(recipe) for recipe in row.recipes],
-        "at_test": row.at_test,
-    }
-    about = json.loads(json.dumps(about))
     results, description = folder / "results.json", folder / "row.json"
     if results.exists() and description.exists():
-        before = json.loads(description.read_text())
-        if {key: before[key] for key in about} != about:
-            raise InputError(f"{folder} was measured with other recipes of that name; delete it or rename the row")
+        require_same(json.loads(description.read_text()), row, path=folder)
         return
     workspace = study.workspace(folder, row.recipes[-1])
     films = {recipe.name: workspace.training_films(recipe) for recipe in row.recipes}
     for recipe in row.recipes:
         training, validation = films[recipe.name]
         train(recipe, workspace.models, train_films=training, validation_films=validation)
-    last = row.recipes[-1]
-    predictor, key = predictor_of(row, workspace, validation=films[last.name][1]), key_of(row)
+    validation = films[row.recipes[-1].name][1]
+    predictor, key = predictor_of(row, workspace, validation=validation), key_of(row)
+    logits = predictor.logits(validation)
+    predictor.thresholds = named_thresholds(validation.labels, logits)
     found = evaluate(workspace, draws=study.draws, alone={key: predictor})
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
+    about = {"seed": seed, "change": row.change} | told_of(row)
     about["seconds"] = sum(record["seconds"] for record in history)
     about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
-    validation = films[last.name][1]
-    about["validation_auc"] = mean_auc(classification_table(validation.labels, predictor.probabilities(validation)))
+    about["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
     about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
+    about["centre_ranked"] = centre_ranked(workspace, predictor, draws=study.draws)
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
     save_results(found.results, results)
@@ -98,15 +93,23 @@ def predictor_of(row: Row, workspace: Workspace, *, validation: Films) -> Predic
     if not row.at_test:
         return Predictor.of(model, about)
     changed = replace(about.recipe, **row.at_test)
-    return Predictor(model, changed, thresholds=about.thresholds, usual=usual_of(model, validation, recipe=changed))
+    return Predictor(model, changed, usual=usual_of(model, validation, recipe=changed))
 
 
 def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
-    """Hold the row's models of the first two seeds against each other, unless that is done."""
+    """Hold the row's models of the first two seeds against each other, unless that is done.
+
+    Raises:
+        InputError: what is there is of another row of this name.
+    """
     path = study.out / "rows" / f"{name}.agreement.json"
-    if path.exists() or len(seeds) < 2:
+    if len(seeds) < 2:
         return
     rows = [study.rows(seed)[name] for seed in seeds[:2]]
+    if path.exists():
+        for before, row in zip(json.loads(path.read_text())["rows"], rows, strict=True):
+            require_same(before, row, path=path)
+        return
     workspaces = [
         study.workspace(study.out / "rows" / f"{name}.s{seed}", row.recipes[-1])
         for seed, row in zip(seeds, rows, strict=False)
@@ -116,8 +119,11 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     readers = [
         predictor_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)
     ]
+    patient_of = workspaces[0].tables().images["patient_id"]
+    patients = [patient_of[seen.image_index].to_numpy() for seen in shown]
+    found = agreement_of(key_of(rows[0]), readers, shown, patients=patients, draws=study.draws)
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(agreement_of(key_of(rows[0]), readers, shown)) + "\n")
+        temporary.write_text(json.dumps({"rows": [told_of(row) for row in rows], "maps": found}) + "\n")
 
 
 def with_findings(films: Films, workspace: Workspace) -> Films:
@@ -141,6 +147,18 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
     scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
     samples = draws_for_json(scores.samples[MEAN_AUC])
     return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
+
+
+def centre_ranked(workspace: Workspace, predictor: Predictor, *, draws: int) -> dict[str, Any]:
+    """The FROC of one centred box ranked by a model's probabilities: what it owes to classification alone."""
+    films, tables = workspace.boxed_films(), workspace.tables()
+    names = pd.Index(films.image_index, name="image_index")
+    ranks = pd.DataFrame(predictor.probabilities(films), index=names, columns=list(FINDINGS))
+    boxes = with_probability(centre_boxes(films.image_index, extent=HALF_FILM), ranks)
+    truth = tables.boxes[tables.boxes["image_index"].isin(films.image_index)]
+    drawn = draw_patients(tables.images["patient_id"][films.image_index].to_numpy(), draws=draws)
+    scores, samples = localization_scores(boxes, truth, images=films.image_index, draws=drawn)
+    return {**located_value(scores, FROC), "samples": draws_for_json(samples[FROC])}
 
 
 def measure_controls(study: Study) -> None:
@@ -210,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run_row(study, study.rows(seed)[name], seed=seed)
                 if seed == seeds[-1]:
                     measure_agreement(study, name, seeds)
-                study_table.write(study.out, settings=study.settings(), known=known)
+                study_table.write(study.out, settings=study.settings(), rows=study.rows)
         study_figure.draw(study.out)
         print((study.out / "table.md").read_text())
     except InputError as error:

@@ -1,19 +1,25 @@
-"""How far a row's models of two seeds agree on where findings are: what may choose between rules without any box."""
+"""What two seeds' models say of each other's boxes: what may choose between rules without any true box."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxr_seam.agreement import FEWEST_FILMS, agreement, all_findings
+from cxr_seam.bootstrap import draw_patients, draws_for_json, measured
+from cxr_seam.covering import Judge, covering_drops, mean_drop
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
 from cxr_seam.heatmaps import PAPER_SIZE, heat_maps
 from cxr_seam.localization import best_boxes, predicted_boxes
 from cxr_seam.methods import maps_by_model
 from cxr_seam.predict import Predictor
+
+COUNTED = ("agree", "by_chance", "gain")
 
 
 def boxes_of(key: str, predictor: Predictor, films: Films) -> dict[str, pd.DataFrame]:
@@ -39,26 +45,53 @@ def boxes_of(key: str, predictor: Predictor, films: Films) -> dict[str, pd.DataF
 
 
 def agreement_of(
-    key: str, readers: Sequence[Predictor], films: Sequence[Films], *, fewest: int = FEWEST_FILMS
-) -> dict[str, dict[str, float | None]]:
-    """How far two readers agree, for each kind of maps.
+    key: str,
+    readers: Sequence[Predictor],
+    films: Sequence[Films],
+    *,
+    patients: Sequence[Sequence[object]],
+    draws: int,
+    fewest: int = FEWEST_FILMS,
+) -> dict[str, dict[str, Any]]:
+    """How far two readers agree, and how much confidence each loses where the other's boxes are covered.
 
     Args:
         key: as of `boxes_of`.
         readers: two.
         films: the validation films of each; either reader may have learnt from some of the other's.
+        patients: of these films.
+        draws: of the bootstrap over patients.
         fewest: see `agreement.agreement`.
 
     Returns:
-        Kind of maps -> "agree", "by_chance" and "gain" of `agreement.agreement`, the means over both sets of films;
-        None where these show too little.
+        Kind of maps -> "agree", "by_chance" and "gain" of `agreement.agreement`, the means over both sets of films, and
+        "covered", the mean of `covering.covering_drops` over both readers and sets, with its interval and "samples";
+        None where films show too little.
     """
-    found: dict[str, list[pd.Series]] = {}
+    counted: dict[str, list[pd.Series]] = {}
+    drops: dict[str, list[np.ndarray]] = {}
     for seen in films:
         labels = all_findings(seen.labels, seen.image_index)
-        one, other = (boxes_of(key, reader, seen) for reader in readers)
-        for kind in one:
-            table = agreement(one[kind], other[kind], labels=labels, fewest=fewest)
-            found.setdefault(kind, []).append(table.loc["mean", ["agree", "by_chance", "gain"]])
-    means = {kind: pd.DataFrame(parts).mean() for kind, parts in found.items()}
-    return {kind: {key: None if np.isnan(v) else float(v) for key, v in mean.items()} for kind, mean in means.items()}
+        boxes = [boxes_of(key, reader, seen) for reader in readers]
+        for kind in boxes[0]:
+            table = agreement(*(own[kind] for own in boxes), labels=labels, fewest=fewest)
+            counted.setdefault(kind, []).append(table.loc["mean", list(COUNTED)])
+            judged = zip(boxes, reversed(readers), strict=True)
+            drops.setdefault(kind, []).append(
+                np.mean([covering_drops(own[kind], judge_of(other), seen) for own, other in judged], axis=0)
+            )
+    drawn = draw_patients([patient for of in patients for patient in of], draws=draws)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, parts in counted.items():
+        means = pd.DataFrame(parts).mean()
+        value, samples = mean_drop(np.concatenate(drops[kind]), drawn, fewest=fewest)
+        found[kind] = {name: None if np.isnan(means[name]) else float(means[name]) for name in COUNTED}
+        found[kind] |= {"covered": measured(value, samples), "samples": draws_for_json(samples)}
+    return found
+
+
+def judge_of(predictor: Predictor) -> Judge:
+    """A reader's logits, each film looked at once: a judge is the same whatever the way to look that it judges."""
+    once = replace(predictor.recipe, test_scales=(1.0,), test_flip=False)
+    judge = Predictor(predictor.model, once)
+    return lambda films: judge.run(films, maps=False).logits

@@ -94,6 +94,13 @@ class Study:
                         shutil.copyfile(path, temporary)
         if not self.folders:
             raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
+        for name in SHRUNK_BEFORE:
+            names = {f"{path.stem}.png" for path in (self.source / name).glob("*")}
+            if boxed := names & set(load_tables(self.source).boxes["image_index"]):
+                raise InputError(
+                    f"{self.source / name} has films with true boxes ({min(boxed)}), shrunk by an unknown filter; "
+                    "move them away: no box is to be scored on them"
+                )
         prepare(self.folders, self.data / f"store_{self.size}", size=self.size)
 
     def workspace(self, folder: Path, recipe: Recipe) -> Workspace:

@@ -1,19 +1,23 @@
 """What the study compares: the paper's recipe at a size that fits the machine, and single changes of it.
 
-Every row has the same budget of image passes, and an epoch more where a refiner is trained: one that trains on more
-images does so for fewer epochs, and for no more passes. Rows that share a first phase share its model.
+Every row has the same budget of image passes in training, and an epoch more where a refiner is trained after the first
+phase: one that trains on more images does so for fewer epochs, and for no more passes. Rows that share a first phase
+share its model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from cxr_seam.errors import InputError
 from cxr_seam.families import SMALL_PCM, strengthen
-from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, with_pcm
+from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, recipe_to_dict, with_pcm
 
-PAPER, STRONG, STRONG_FIRST = "paper", "strong", "strong_first"
+PAPER, STRONG, OWN_SIZE = "paper", "strong", "without_scales"
 Images = Callable[[Recipe], int]
 """How many images a recipe trains on."""
 REAL_PCM = SMALL_PCM
@@ -37,6 +41,22 @@ class Row:
     recipes: tuple[Recipe, ...]
     at_test: dict[str, Any] = field(default_factory=dict)
     against: str = PAPER
+
+
+def told_of(row: Row) -> dict[str, Any]:
+    """What makes two rows the same, for JSON: the name, what is trained, and how it is used."""
+    recipes = [recipe_to_dict(recipe) for recipe in row.recipes]
+    return json.loads(json.dumps({"row": row.name, "recipes": recipes, "at_test": row.at_test}))
+
+
+def require_same(before: Mapping[str, Any], row: Row, *, path: Path) -> None:
+    """Make sure that `before`, found at `path`, is of this very row.
+
+    Raises:
+        InputError: it is of another one of the same name.
+    """
+    if any(before[key] != value for key, value in told_of(row).items()):
+        raise InputError(f"{path} was measured with other recipes of that name; delete it or rename the row")
 
 
 def paper_recipe(*, backbone: str, size: int, epochs: int, seed: int) -> Recipe:
@@ -91,12 +111,7 @@ def within_budget(recipe: Recipe, base: Recipe, images: Images) -> Recipe:
     return replace(recipe, backbone=replace(recipe.backbone, epochs=epochs))
 
 
-WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {
-    "without_pcam": ("the paper's pooling", {"pooling": "lse"}),
-    "without_all_images": ("the paper's draw of disease-free images", {"data": Data()}),
-}
-"""What `strong` is without one of its parts."""
-WITHOUT_IN_PHASE: dict[str, tuple[str, dict[str, Any]]] = {
+TRAINED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "without_whole_backbone": ("the paper's stride from which the backbone is trained", {"trainable_from_stride": 16}),
     "without_rate": (
         "the paper's optimiser, rate and accumulation",
@@ -105,8 +120,8 @@ WITHOUT_IN_PHASE: dict[str, tuple[str, dict[str, Any]]] = {
     "with_averaged": BACKBONE["averaged"],
     "with_smoothing": BACKBONE["smoothing"],
 }
-"""What it is with other numbers of its first phase."""
-WITHOUT_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
+"""What `strong` is with other numbers of its first phase."""
+LOOKED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "without_usual": ("the paper's maps, measured from 0", {"map_normalisation": "relu"}),
     "without_flip": ("films not mirrored", {"test_flip": False}),
     "without_scales": ("films at their own size alone", {"test_scales": (1.0,)}),
@@ -115,38 +130,43 @@ WITHOUT_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "with_q_0.9": ("Q of 0.9", {"box_threshold": 0.9}),
 }
 """What `strong` is with another way to look, which costs no training."""
-WITH_AUGMENTATION = {f"with_{name}": change for name, change in AUGMENTATION.items()}
 LOOKED = ("map_normalisation", "test_scales", "test_flip", "box_threshold")
 """The fields that only looking uses: they are set after training, so that they can be chosen with trained models."""
 
 
 def strong_rows(base: Recipe, images: Images) -> list[Row]:
-    """The combination that is held against the paper, and what it is without each of its parts."""
+    """The combination that is held against the paper, what it is without each of its parts, and with more of them.
+
+    `strong` has a first phase alone. Rows that train it otherwise look at films at their own size, which takes a third
+    of the time, and are held against the row that does so, too.
+    """
     whole = strengthen(base)
     looked = {name: getattr(whole, name) for name in LOOKED}
     plain = replace(whole, **{name: getattr(base, name) for name in LOOKED})
+    once = looked | {"test_scales": (1.0,)}
 
     def first(name: str, **changes: Any) -> Recipe:
         return within_budget(replace(plain, name=f"{name}.s{base.seed}", **changes), base, images)
 
-    trained = WITHOUT | {
-        name: (told, {part: replace(getattr(plain, part), **new)})
-        for part, changed in (("backbone", WITHOUT_IN_PHASE), ("augmentation", WITH_AUGMENTATION))
-        for name, (told, new) in changed.items()
+    ours = first(STRONG)
+    rows = [Row("paper_looked", "its first phase, looked at as `strong` is", (base,), looked)]
+    rows.append(Row(STRONG, "all that `strengthen` says, together", (ours,), looked))
+    rows += [Row(name, told, (ours,), looked | new, STRONG) for name, (told, new) in LOOKED_OTHERWISE.items()]
+    trained = {"with_all_images": ("all train_val images, no draw of disease-free ones", {"data": ALL_IMAGES})}
+    trained |= {f"with_{name}": (f"pooling {name}", {"pooling": name}) for name in POOLINGS}
+    trained |= {
+        name: (told, {"backbone": replace(plain.backbone, **new)}) for name, (told, new) in TRAINED_OTHERWISE.items()
     }
-    both = refined(first(STRONG), STRONG, phase=REAL_PCM)
-    rows = [Row(STRONG, "all that `strengthen` says, together", both, looked)]
-    rows += [Row(name, told, both, looked | new, STRONG) for name, (told, new) in WITHOUT_AT_TEST.items()]
-    once = looked | {"test_scales": (1.0,)}
-    rows.append(
-        Row(STRONG_FIRST, "its first phase alone, films at their own size alone", (first(STRONG),), once, STRONG)
-    )
-    rows += [Row(name, told, (first(name, **new),), once, STRONG_FIRST) for name, (told, new) in trained.items()]
-    at_papers_rate = refined(first(STRONG), "strong_papers_rate", phase=PAPER_PCM)
-    rows.append(Row("without_pcm_rate", "the paper's rate of the refiner", at_papers_rate, looked, STRONG))
-    for name in REFINERS:
-        both = refined(first(STRONG), f"strong_{name}", phase=REAL_PCM, refiner=name)
-        rows.append(Row(f"with_{name}", f"refiner {name}", both, looked, STRONG))
+    trained |= {
+        f"with_{name}": (told, {"augmentation": replace(plain.augmentation, **new)})
+        for name, (told, new) in AUGMENTATION.items()
+    }
+    rows += [Row(name, told, (first(name, **new),), once, OWN_SIZE) for name, (told, new) in trained.items()]
+    phases = {"pcm": REAL_PCM, "pcm_papers_rate": PAPER_PCM}
+    both = {name: (f"a refiner's rate of {phase.learning_rate:g}", phase, {}) for name, phase in phases.items()}
+    both |= {name: (f"refiner {name}", REAL_PCM, {"refiner": name}) for name in REFINERS}
+    for name, (told, phase, new) in both.items():
+        rows.append(Row(f"with_{name}", told, refined(ours, f"strong_{name}", phase=phase, **new), looked, STRONG))
     return rows
 
 
@@ -156,7 +176,7 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
     Args:
         backbone: a key of `backbones.BACKBONES`.
         size: of the films in pixels.
-        epochs: of the first phase; of a joint one, one more.
+        epochs: of the first phase, or of both at once.
         seed: of the recipes, part of their names.
         images: tells how many images a recipe trains on.
     """
@@ -184,8 +204,7 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
         first_phase(name, change, augmentation=replace(base.augmentation, **changes))
     for name in POOLINGS:
         first_phase(name, f"pooling {name}", pooling=name)
-    longer = replace(base.backbone, epochs=epochs + 1)
-    first_phase("joint", f"both phases at once, {real}", backbone=longer, seam=REAL_PCM, joint=True)
+    first_phase("joint", f"both phases at once, {real}", seam=REAL_PCM, joint=True)
     rows += strong_rows(base, images)
     return {row.name: row for row in rows}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from study_rows import Row
+from study_rows import Row, require_same
 
 from cxr_seam.bootstrap import Measured, difference, measured
 from cxr_seam.errors import InputError
@@ -27,11 +27,12 @@ from cxr_seam.results import (
     said,
 )
 
-AUC_WITHOUT_SHRUNK = "auc_without_shrunk"
+AUC_WITHOUT_SHRUNK, CENTRE_RANKED = "auc_without_shrunk", "centre_ranked"
 FIGURES = {
     MEAN_AUC: METRICS[MEAN_AUC],
     AUC_WITHOUT_SHRUNK: "mean AUC, 256-pixel images",
     FROC: METRICS[FROC],
+    CENTRE_RANKED: f"{METRICS[FROC]} of the centred half of the film, ranked by the row's probabilities",
     BEST_BOX: METRICS[BEST_BOX],
     COSTS[BEST_BOX]: "its false positives",
     ALL_BOXES: METRICS[ALL_BOXES],
@@ -48,27 +49,38 @@ WITH_COSTS = {
 PAIR = ("accuracy", "false_positives_per_image")
 TOLD = {"passes": ",.0f", "validation_auc": ".3f", "agreement": ".3f"}
 """Beside the figures, with their formats. The validation films may choose between rows; test films may not."""
+COVERED = "confidence lost where its boxes are covered"
 Figure = tuple[float | None, np.ndarray]
 """A value and its draws."""
 
 
-def write(out: Path, *, settings: Mapping[str, Any], known: Mapping[str, Row]) -> None:
+def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mapping[str, Row]]) -> None:
     """Write `table.json`, `table.csv` and `table.md` from the rows that are measured.
 
     Args:
         out: folder of the study.
         settings: told beside the lines.
-        known: all rows by name, in the order of the lines; those without a measurement are named below the table.
+        rows: all rows by name, for a seed, in the order of the lines; those without a measurement are named below the
+            table.
+
+    Raises:
+        InputError: a measurement is of another row of that name, or of other films than the one it is held against.
     """
-    lines, measured_rows = [], []
-    for name, row in known.items():
-        if runs := runs_of(out, name):
-            measured_rows.append(name)
-            path = out / "rows" / f"{name}.agreement.json"
-            agreements = json.loads(path.read_text()) if path.exists() else {}
-            others = {} if name == row.against else runs_of(out, row.against)
-            for maps in first_of(runs)["localization"]:
-                lines.append({**line_of(runs, others, maps, agreements=agreements), "against": row.against})
+    lines, known = [], rows(0)
+    measured_rows = [name for name in known if runs_of(out, name)]
+    for name in measured_rows:
+        runs = runs_of(out, name)
+        for seed, (about, _) in runs.items():
+            require_same(about, rows(seed)[name], path=out / "rows" / f"{name}.s{seed}")
+        against = known[name].against
+        path = out / "rows" / f"{name}.agreement.json"
+        agreements = json.loads(path.read_text()) if path.exists() else {"rows": [], "maps": {}}
+        for before in agreements["rows"]:
+            require_same(before, rows(before["recipes"][0]["seed"])[name], path=path)
+        others = {} if name == against else runs_of(out, against)
+        for maps in first_of(runs)["localization"]:
+            line = line_of(runs, others, maps, agreement=agreements["maps"].get(maps, {}))
+            lines.append({**line, "against": against})
     lines += control_lines(out)
     absent = [name for name in known if name not in measured_rows]
     content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
@@ -95,7 +107,7 @@ def first_of(runs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> dict[
 
 
 def line_of(
-    runs: Mapping[int, Any], others: Mapping[int, Any], maps: str, *, agreements: Mapping[str, Any]
+    runs: Mapping[int, Any], others: Mapping[int, Any], maps: str, *, agreement: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One line: a row's figures with one kind of maps, and what they are more than those of the row that it changes.
 
@@ -108,7 +120,7 @@ def line_of(
     line |= costs_of([results["localization"][maps] for _, results in runs.values()])
     for key in ("validation_auc", "passes", "seconds"):
         line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
-    line["agreement"] = agreements.get(maps, {}).get("gain")
+    line |= {"agreement": agreement.get("gain"), "covered": agreement.get("covered", NOT_MEASURED)}
     shared = [seed for seed in runs if seed in others]
     line["difference"] = {}
     for seed in shared:
@@ -136,7 +148,7 @@ def costs_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
     """A figure's mean over seeds, of the value and draw by draw."""
-    if figure == AUC_WITHOUT_SHRUNK:
+    if figure in (AUC_WITHOUT_SHRUNK, CENTRE_RANKED):
         sides = [(about[figure]["value"], about[figure]["samples"]) for about, _ in runs.values()]
     else:
         sides = [(key_value(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
@@ -155,37 +167,48 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
     content = json.loads((out / "controls.json").read_text())
     return [
         {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
-        | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK)}
+        | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK, CENTRE_RANKED, "covered")}
         | {figure: key_value(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
         | costs_of([scores])
         for name, scores in content["localization"].items()
     ]
 
 
+def held_against(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Measured]]:
+    """The kind of maps that a line is held against, and by how much it has more: the same kind if there is one.
+
+    A row with a refiner may change one without: its refined maps, too, are held against that one's.
+    """
+    kinds = line["difference"]
+    kind = line["maps"] if line["maps"] in kinds else next(iter(kinds), "")
+    return kind, kinds.get(kind, {})
+
+
 def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent: Sequence[str]) -> str:
     """The table to read, as Markdown."""
-    head = ["row", "maps", "seeds", "passes", "validation AUC", "agreement", *FIGURES.values(), *WITH_COSTS]
+    head = ["row", "maps", "seeds", "passes", "validation AUC", "agreement", COVERED, *FIGURES.values(), *WITH_COSTS]
     head += ["changes", *(f"{METRICS[figure]}, more" for figure in COMPARED)]
     told = [head, ["---"] * len(head)]
     for line in lines:
-        more = line["difference"].get(line["maps"], {})
+        kind, more = held_against(line)
         told.append(
             [
                 line["row"],
                 line["maps"],
                 ", ".join(map(str, line["seeds"])),
                 *(f"{line[key]:{form}}" if line.get(key) is not None else "" for key, form in TOLD.items()),
+                said(line["covered"]),
                 *(said(line[figure]) for figure in FIGURES),
                 *("{:.3f} at {:.2f}".format(*line[name]) for name in WITH_COSTS),
-                line["against"] if line["difference"] else "",
+                f"{line['against']}, {kind}" if kind else "",
                 *(said(more.get(figure, NOT_MEASURED)) for figure in COMPARED),
             ]
         )
     chosen = ", ".join(f"{key} {value}" for key, value in settings.items())
     text = [
-        f"{chosen}. Means over seeds, with 95 % intervals over patients. 'More' is than the row that a row changes, "
-        "with the same maps and seeds. Rows with other data validate on other films, so that their validation AUC does "
-        "not compare.",
+        f"{chosen}. Means over seeds, with 95 % intervals over patients. 'More' is than the row and the maps named "
+        "under 'changes', with the same seeds. Rows with other data validate on other films, so that their validation "
+        "AUC does not compare.",
         "",
     ]
     text += ["| " + " | ".join(cells) + " |" for cells in told]

@@ -6,6 +6,7 @@ training. Source: the inference that is usual with class activation maps, as in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ def averaged_output(
         model: as `LocalizationModel`.
         images: (B, 3, H, W) normalised.
         scales: of H and W, one at least. At 1 the images are taken as they are; elsewhere they are resized bilinearly,
-            without aliasing, to the nearest multiples of 32 pixels, 32 at least.
+            without aliasing, to the nearest multiples of 32 pixels (of two as near, the larger), 32 at least.
         flip: whether each scale is looked at mirrored left to right as well.
         maps: see `LocalizationModel.forward`.
 
@@ -50,7 +51,7 @@ def rescale(images: Tensor, scale: float) -> Tensor:
     """Resize (B, 3, H, W) images, see `averaged_output`."""
     if scale == 1:
         return images
-    size = [max(STEP, round(scale * side / STEP) * STEP) for side in images.shape[-2:]]
+    size = [max(STEP, math.floor(scale * side / STEP + 0.5) * STEP) for side in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 

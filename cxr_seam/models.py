@@ -147,7 +147,8 @@ class LocalizationModel(nn.Module):
     def train_only_from_stride(self, stride: int, *, head: bool = True, frozen_statistics: bool = True) -> None:
         """Freeze the backbone's stages finer than `stride`, and the PCM, which the first phase does not use.
 
-        The fifteenth output shares the classifier's tensors; it stays as it was drawn since its gradient is zero.
+        The fifteenth output shares the classifier's tensors; its gradient is zero, so that it stays as it was drawn, or
+        shrinks where weights decay.
 
         Args:
             stride: 2, 4, 8, 16 or 32; 2 freezes nothing.

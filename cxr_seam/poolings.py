@@ -1,4 +1,4 @@
-"""The poolings that a recipe's `pooling` may name; each stands in a file of its own.
+"""The poolings that a recipe's `pooling` may name; each stands in a file of its own, the paper's with both its limits.
 
 `pool(features, score)` gives the logits of (B, C, h, w) features; `score` is the classifier, which acts on each pixel
 by itself. LSE, LSE-LBA, average and maximum pool features, then classify; PCAM and attention pool features for each

@@ -261,7 +261,7 @@ class Predictor:
 
     def _prediction(self, path: str, film: _Film, output: Output, place: int) -> Prediction:
         """What the model says of the film at `place` of a batch."""
-        cam = best_map(output)[place]
+        cam = best_map(output, self.recipe)[place]
         threshold = self.recipe.box_threshold
         boxes = predicted_boxes(heat_maps(cam[None], PAPER_SIZE)[0].numpy(), path, FINDINGS, threshold=threshold)
         height, width = film.size
@@ -291,6 +291,6 @@ class _Film(NamedTuple):
     doubts: tuple[str, ...]
 
 
-def best_map(output: Output) -> Tensor:
-    """The refined maps where the model has them, else the raw ones."""
-    return output.cam if output.refined is None else output.refined
+def best_map(output: Output, recipe: Recipe) -> Tensor:
+    """The refined maps where the recipe has trained a refiner, else the raw ones: as drawn, one refines nothing."""
+    return output.cam if recipe.seam is None or output.refined is None else output.refined

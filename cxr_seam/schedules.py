@@ -19,8 +19,8 @@ REFINER = "pcm"
 def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) -> torch.optim.Optimizer:
     """The optimiser of an objective's trainable parameters, as the recipe's phase says.
 
-    "adamw" lets weights decay and leaves alone what has fewer than two dimensions: biases, and the scales of
-    normalisation. A joint recipe's refiner has the learning rate of its seam phase.
+    "adamw" lets weights decay and leaves alone what is a vector: biases, and the scales of normalisation or of a block
+    (ConvNeXt's are (C, 1, 1)). A joint recipe's refiner has the learning rate of its seam phase.
 
     Args:
         objective: frozen as the phase wants it.
@@ -39,7 +39,7 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) 
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            kind = recipe.joint and REFINER in name.split("."), decays and parameter.ndim > 1
+            kind = recipe.joint and REFINER in name.split("."), decays and parameter.squeeze().ndim > 1
             groups.setdefault(kind, []).append(parameter)
     return OPTIMISERS[phase.optimiser](
         [

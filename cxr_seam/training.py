@@ -20,6 +20,7 @@ from .errors import InputError
 from .films import Films
 from .findings import FINDINGS
 from .keeping import Keeper
+from .looks import looks_once
 from .loop import Loop
 from .memory import told_where_too_small
 from .objectives import make_objective
@@ -36,7 +37,7 @@ from .resuming import (
 from .run_files import best_path, history_path, last_path, read_history, records_of, state_name
 from .starting import starting_model, starting_path
 from .usual import usual_of
-from .validation import named_thresholds, validate
+from .validation import looked_thresholds, named_thresholds, validate
 
 
 @told_where_too_small()
@@ -142,14 +143,16 @@ def train(
         progress.epoch, progress.seconds = progress.epoch + 1, 0.0
         loop.begin(progress.epoch)
         if main:
+            # To look again costs as much as a validation or more; an epoch that is replaced by the next goes without.
             lasting = progress.epoch == phase.epochs or is_better(loop.judged, record, progress)
+            if lasting and logits is not None and not looks_once(recipe):
+                progress.thresholds = looked_thresholds(loop.judged.model, validation_films, recipe=recipe)
             about = Checkpoint(
                 recipe,
                 epoch=progress.epoch,
                 metrics=record,
                 thresholds=progress.thresholds,
                 films=films,
-                # They cost as much as a validation or more; of an epoch that is replaced by the next nobody uses them.
                 usual=usual_of(loop.judged.model, validation_films, recipe=recipe) if lasting else None,
             )
             try:

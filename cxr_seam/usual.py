@@ -10,25 +10,18 @@ Labels alone choose the films, no box does. Source: this project; docs/beyond-th
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .augment import to_input
-from .averaging import averaged_output
-from .films import Films, loader
-from .memory import Pieces
+from .films import Films
+from .looks import look
 from .models import LocalizationModel
 from .recipes import Recipe
-
-BATCH_SIZE = 32
 
 
 @torch.inference_mode()
 def usual_maps(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, Tensor]:
-    """Measure a model's usual maps, looked at as the recipe says (`averaging`).
+    """Measure a model's usual maps, looked at as the recipe says (`looks`).
 
     Args:
         model: in evaluation mode, on any device.
@@ -39,30 +32,14 @@ def usual_maps(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dic
         "cam" and, where the model has a refiner, "refined": (14, h, w) float32 on the CPU, of the maps' own size; 0
         for a finding that every film shows.
     """
-    device = next(model.parameters()).device
     sums: dict[str, Tensor] = {}
-    pieces, unused = Pieces(recipe.name, processes=1), torch.Generator()
-    for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc="usual maps", unit="batch", leave=False):
-        add = partial(sums_of, model, pixels.to(device), 1 - labels.to(device), recipe=recipe, pieces=pieces)
-        for name, part in pieces.until_they_fit(add, films=len(pixels), generator=unused).items():
-            sums[name] = sums.get(name, 0) + part
-    count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)
-    return {name: (total.cpu() / count[:, None, None].double()).float() for name, total in sums.items()}
-
-
-def sums_of(
-    model: LocalizationModel, pixels: Tensor, weights: Tensor, *, recipe: Recipe, pieces: Pieces
-) -> dict[str, Tensor]:
-    """Sums of maps over films (B, 1, S, S), weighted by finding (B, 14), in float64; in pieces that memory holds."""
-    sums: dict[str, Tensor] = {}
-    for piece, films in pieces.split(pixels, slice(0, len(pixels)), generator=torch.Generator()):
-        images = to_input(films, size=recipe.image_size)
-        seen = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip)
+    for labels, seen in look(model, films, recipe=recipe, maps=True, what="usual maps"):
         for name in ("cam", "refined"):
             if (maps := getattr(seen, name)) is not None:
-                part = torch.einsum("bk,bkhw->khw", weights[piece].double(), maps.double())
-                sums[name] = sums.get(name, 0) + part
-    return sums
+                absent = 1 - labels.to(maps.device).double()
+                sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", absent, maps.double())
+    count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)
+    return {name: (total.cpu() / count[:, None, None].double()).float() for name, total in sums.items()}
 
 
 def usual_of(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, Tensor] | None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxr_seam.averaging import averaged_output
+from cxr_seam.averaging import averaged_output, rescale
 from cxr_seam.models import Output, build_model
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -61,9 +61,15 @@ def test_looks_at_other_scales_come_back_to_the_first_ones_maps():
     assert torch.allclose(found.cam[..., 1:-1], Means()(slope).cam[..., 1:-1], atol=0.02)
 
 
+def test_a_size_between_two_multiples_of_32_is_the_larger_one():
+    """So that 1.25 is no second look at the same size: 80 is between 64 and 96, 16 between 0 and 32."""
+    for side, scale, expected in ((64, 1.25, 96), (128, 1.25, 160), (32, 0.5, 32), (64, 1.24, 64)):
+        assert rescale(torch.zeros(1, 3, side, side), scale).shape[-2:] == (expected, expected)
+
+
 def test_maps_are_left_out_where_none_are_asked_for():
     found = averaged_output(Means(), IMAGES, scales=(1.0, 0.5), flip=True, maps=False)
     assert found.cam is None and found.refined is None
-    halves = [F.interpolate(IMAGES, size=(32, 64), mode="bilinear", antialias=True), IMAGES]  # 48 is nearer to 64
+    halves = [F.interpolate(IMAGES, size=(32, 64), mode="bilinear", antialias=True), IMAGES]  # 48 is as near to 64
     expected = np.mean([half[:, 0].mean(dim=(-2, -1)).numpy() for half in halves], axis=0)
     assert found.logits[:, 0].numpy() == pytest.approx(expected, abs=1e-5)

@@ -100,6 +100,15 @@ def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minim
         assert np.allclose(found.cam, expected.numpy(), atol=1e-5)
 
 
+def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, films):
+    """The first phase has a refiner too, with weights as they were drawn."""
+    pixels = torch.from_numpy(predictor.predict(films[0]).film)[None, None]
+    first = Predictor(predictor.model, find_family("tiny")[1])
+    output = first.run(pixels)
+    assert output.refined is not None and not torch.equal(output.refined, output.cam)
+    assert np.array_equal(first.predict(films[0]).cam, output.cam[0].numpy())
+
+
 def test_decisions_are_at_the_stored_thresholds(predictor, films):
     prediction = predictor.predict(films[0])
     assert prediction.present["Hernia"] is None

@@ -46,6 +46,7 @@ def test_cosine_without_warm_up_begins_at_the_full_rate():
 def test_weights_decay_and_biases_and_norms_do_not():
     """Without a gradient to speak of AdamW multiplies a weight by 1 - rate * decay (Loshchilov and Hutter 2019)."""
     module = nn.Sequential(nn.Conv2d(2, 3, kernel_size=1), nn.BatchNorm2d(3))
+    module.layer_scale = nn.Parameter(torch.ones(3, 1, 1))  # as a block of ConvNeXt has one
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
     recipe = with_phase(optimiser="adamw", weight_decay=0.5, learning_rate=0.1)
     optimiser = make_optimiser(module, recipe, fused=None)

@@ -1,0 +1,58 @@
+"""What a model says of labelled films looked at as its recipe says: what thresholds and usual maps come from.
+
+Prediction looks at a film at the recipe's `test_scales`, with `test_flip` mirrored too (`averaging`). Whatever is to be
+held against what it then says must have been looked at in the same way: logits of enlarged films are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .augment import to_input
+from .averaging import averaged_output
+from .films import Films, loader
+from .memory import Pieces
+from .models import LocalizationModel, Output
+from .recipes import Recipe
+
+BATCH_SIZE = 32
+
+
+@torch.inference_mode()
+def look(
+    model: LocalizationModel, films: Films, *, recipe: Recipe, maps: bool, what: str
+) -> Iterator[tuple[Tensor, Output]]:
+    """Yield (labels, output) of all films in order, a batch or a piece of one that memory holds at a time.
+
+    Args:
+        model: in evaluation mode, on any device.
+        films: with labels.
+        recipe: says image size, scales and mirroring.
+        maps: see `LocalizationModel.forward`.
+        what: is done, for the progress bar.
+
+    Raises:
+        InputError: the memory is too small for a single film.
+    """
+    device = next(model.parameters()).device
+    pieces, unused = Pieces(recipe.name, processes=1), torch.Generator()
+    for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc=what, unit="batch", leave=False):
+
+        def work(pixels: Tensor = pixels, labels: Tensor = labels) -> list[tuple[Tensor, Output]]:
+            found = []
+            for piece, part in pieces.split(pixels.to(device), slice(0, len(pixels)), generator=unused):
+                images = to_input(part, size=recipe.image_size)
+                output = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
+                found.append((labels[piece], output))
+            return found
+
+        yield from pieces.until_they_fit(work, films=len(pixels), generator=unused)
+
+
+def looks_once(recipe: Recipe) -> bool:
+    """Whether prediction looks at a film once and as it is, as validation does."""
+    return tuple(recipe.test_scales) == (1.0,) and not recipe.test_flip

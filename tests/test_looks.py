@@ -1,0 +1,65 @@
+"""What is held against a prediction comes from the looks that prediction takes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.classification import choose_thresholds
+from cxr_seam.families import find_recipe
+from cxr_seam.films import Films
+from cxr_seam.findings import FINDINGS
+from cxr_seam.looks import look, looks_once
+from cxr_seam.nih import load_tables
+from cxr_seam.predict import Predictor
+from cxr_seam.training import best_path, last_path, train
+
+RECIPE = replace(find_recipe("multires_tiny"), test_scales=(1.0, 1.5), test_flip=True)
+pytestmark = pytest.mark.filterwarnings("ignore:no film that")
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder, demo_store):
+    tables = load_tables(demo_folder)
+    names = demo_store.image_index
+    return [Films(demo_store, tables, image_index=part) for part in (names[:16], names[16:56])]
+
+
+@pytest.fixture(scope="module")
+def folder(films, tmp_path_factory):
+    path = tmp_path_factory.mktemp("looks")
+    train(RECIPE, path, train_films=films[0], validation_films=films[1])
+    return path
+
+
+def test_thresholds_are_those_of_what_prediction_says_of_the_validation_films(folder, films):
+    for path in (best_path(folder, RECIPE.name), last_path(folder, RECIPE.name)):
+        model, about = load_checkpoint(path)
+        kept = np.array([np.nan if about.thresholds[name] is None else about.thresholds[name] for name in FINDINGS])
+        expected = choose_thresholds(films[1].labels, Predictor.load(path).probabilities(films[1]))
+        np.testing.assert_allclose(kept, expected, atol=1e-6)
+        once = Predictor(model, find_recipe("multires_tiny")).probabilities(films[1])
+        assert np.nanmax(np.abs(choose_thresholds(films[1].labels, once) - expected)) > 1e-3  # one look says otherwise
+
+
+def test_all_films_are_looked_at_in_order_as_in_prediction(folder, films):
+    predictor = Predictor.load(best_path(folder, RECIPE.name))
+    labels, outputs = zip(*look(predictor.model, films[1], recipe=RECIPE, maps=False, what="test"), strict=True)
+    assert np.array_equal(torch.cat(labels).numpy(), films[1].labels)
+    logits = torch.cat([output.logits for output in outputs]).numpy()
+    np.testing.assert_allclose(logits, predictor.logits(films[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "once"),
+    [
+        ({}, True),
+        ({"test_scales": (1.5,)}, False),
+        ({"test_scales": (1.0, 1.5)}, False),
+        ({"test_flip": True}, False),
+    ],
+)
+def test_validation_looks_as_prediction_does_where_that_looks_once(changes, once):
+    assert looks_once(replace(find_recipe("multires_tiny"), **changes)) is once

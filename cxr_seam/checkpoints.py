@@ -41,7 +41,7 @@ class Checkpoint:
         thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
             None for a finding for which they define none, or for all where the classifier was never validated.
         films: what it was trained on, see `resuming.describe_films`; None where an earlier version wrote the file.
-        usual: what maps are measured from where the recipe says "usual", see `usual.usual_maps`; these are tensors
+        usual: what maps are measured from where the recipe says "usual", see `usual.look_again`; these are tensors
             beside the weights, which `read_header` does not read.
     """
 

@@ -36,7 +36,7 @@ def above_floor(cam: Tensor, normalisation: str, *, usual: Tensor | None = None)
     if normalisation == "relu":
         return cam
     if usual is None:
-        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.usual_maps")
+        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.look_again")
     if usual.shape[-2:] != cam.shape[-2:]:
         usual = F.interpolate(usual[None], size=cam.shape[-2:], mode="bilinear", align_corners=False)[0]
     return cam - usual

@@ -53,6 +53,6 @@ def look(
         yield from pieces.until_they_fit(work, films=len(pixels), generator=unused)
 
 
-def looks_once(recipe: Recipe) -> bool:
-    """Whether prediction looks at a film once and as it is, as validation does."""
-    return tuple(recipe.test_scales) == (1.0,) and not recipe.test_flip
+def looks_again(recipe: Recipe) -> bool:
+    """Whether prediction needs to know more than validation's one look at each film has told."""
+    return tuple(recipe.test_scales) != (1.0,) or recipe.test_flip or recipe.map_normalisation == "usual"

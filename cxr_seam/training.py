@@ -20,7 +20,7 @@ from .errors import InputError
 from .films import Films
 from .findings import FINDINGS
 from .keeping import Keeper
-from .looks import looks_once
+from .looks import looks_again
 from .loop import Loop
 from .memory import told_where_too_small
 from .objectives import make_objective
@@ -36,8 +36,8 @@ from .resuming import (
 )
 from .run_files import best_path, history_path, last_path, read_history, records_of, state_name
 from .starting import starting_model, starting_path
-from .usual import usual_of
-from .validation import looked_thresholds, named_thresholds, validate
+from .usual import look_again
+from .validation import named_thresholds, validate
 
 
 @told_where_too_small()
@@ -145,15 +145,18 @@ def train(
         if main:
             # To look again costs as much as a validation or more; an epoch that is replaced by the next goes without.
             lasting = progress.epoch == phase.epochs or is_better(loop.judged, record, progress)
-            if lasting and logits is not None and not looks_once(recipe):
-                progress.thresholds = looked_thresholds(loop.judged.model, validation_films, recipe=recipe)
+            usual = None
+            if lasting and looks_again(recipe):
+                again, usual = look_again(loop.judged.model, validation_films, recipe=recipe)
+                if logits is not None:
+                    progress.thresholds = named_thresholds(validation_films.labels, again)
             about = Checkpoint(
                 recipe,
                 epoch=progress.epoch,
                 metrics=record,
                 thresholds=progress.thresholds,
                 films=films,
-                usual=usual_of(loop.judged.model, validation_films, recipe=recipe) if lasting else None,
+                usual=usual,
             )
             try:
                 keep(loop.judged, keeper, about=about, progress=progress)

@@ -10,6 +10,7 @@ Labels alone choose the films, no box does. Source: this project; docs/beyond-th
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,28 +21,33 @@ from .recipes import Recipe
 
 
 @torch.inference_mode()
-def usual_maps(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, Tensor]:
-    """Measure a model's usual maps, looked at as the recipe says (`looks`).
+def look_again(
+    model: LocalizationModel, films: Films, *, recipe: Recipe
+) -> tuple[np.ndarray, dict[str, Tensor] | None]:
+    """What the looks of prediction say of films: logits, and what maps usually are, in one pass.
 
     Args:
         model: in evaluation mode, on any device.
         films: with labels; the validation films, from which the network has not learnt.
-        recipe: says image size, scales and mirroring.
+        recipe: says how films are looked at (`looks`), and whether maps are measured from what is usual.
 
     Returns:
-        "cam" and, where the model has a refiner, "refined": (14, h, w) float32 on the CPU, of the maps' own size; 0
-        for a finding that every film shows.
+        Logits (N, 14) float32. And, where the recipe measures maps from them, the usual maps: "cam" and, where the
+        model has a refiner, "refined", (14, h, w) float32 on the CPU, of the maps' own size; 0 for a finding that every
+        film shows.
     """
-    sums: dict[str, Tensor] = {}
-    for labels, seen in look(model, films, recipe=recipe, maps=True, what="usual maps"):
+    maps, logits, sums = recipe.map_normalisation == "usual", [], {}
+    for labels, seen in look(model, films, recipe=recipe, maps=maps, what="look again"):
+        logits.append(seen.logits.float().cpu())
         for name in ("cam", "refined"):
-            if (maps := getattr(seen, name)) is not None:
-                absent = 1 - labels.to(maps.device).double()
-                sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", absent, maps.double())
-    count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)
-    return {name: (total.cpu() / count[:, None, None].double()).float() for name, total in sums.items()}
+            if (part := getattr(seen, name)) is not None:
+                absent = 1 - labels.to(part.device).double()
+                sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", absent, part.double())
+    count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)[:, None, None].double()
+    usual = {name: (total.cpu() / count).float() for name, total in sums.items()}
+    return torch.cat(logits).numpy(), usual if maps else None
 
 
 def usual_of(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, Tensor] | None:
-    """`usual_maps` where the recipe measures maps from them, else None."""
-    return usual_maps(model, films, recipe=recipe) if recipe.map_normalisation == "usual" else None
+    """The usual maps of `look_again`, None where the recipe does not measure maps from them."""
+    return look_again(model, films, recipe=recipe)[1] if recipe.map_normalisation == "usual" else None

@@ -1,7 +1,6 @@
 """What an epoch is judged by: loss and mean AUC on the validation films, and the thresholds chosen there.
 
-An epoch is judged by one look at each film, which is quick; the thresholds of a model that is kept belong to the looks
-that prediction takes.
+An epoch is judged by one look at each film, which is quick; a model that is kept looks as prediction does (`usual`).
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from .augment import to_input
 from .classification import choose_thresholds, classification_table, mean_auc
 from .films import Batches, Films, load
 from .findings import FINDINGS
-from .looks import look
 from .loop import Loop
-from .models import LocalizationModel
-from .recipes import Recipe
 
 VALIDATION_SEED = 1
 """Validation draws its rotations from here, the same ones every epoch, so that losses compare between epochs."""
@@ -81,12 +77,6 @@ def measure_batch(
             if "logits" in result:
                 logits.append(result["logits"].float())
     return share, logits
-
-
-def looked_thresholds(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, float | None]:
-    """The thresholds that belong to the looks that prediction takes, `model` being in evaluation mode."""
-    outputs = look(model, films, recipe=recipe, maps=False, what="thresholds")
-    return named_thresholds(films.labels, torch.cat([seen.logits.float().cpu() for _, seen in outputs]).numpy())
 
 
 def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from cxr_seam.models import build_model, model_of
 from cxr_seam.nih import load_tables
 from cxr_seam.objectives import make_objective
 from cxr_seam.training import train
-from cxr_seam.usual import usual_maps
+from cxr_seam.usual import usual_of
 from cxr_seam.validation import validate
 
 FULL = torch.cuda.OutOfMemoryError("a GPU's words")
@@ -118,7 +118,7 @@ def test_a_memory_too_small_is_known_in_all_its_words(words):
 def test_usual_maps_in_pieces_are_the_same(films, monkeypatch):
     recipe = replace(MULTIRES, map_normalisation="usual", test_flip=True)
     model = model_of(recipe, weights="none").eval()
-    expected = usual_maps(model, films, recipe=recipe)
+    expected = usual_of(model, films, recipe=recipe)
     forward, sizes = type(model).forward, []
 
     def narrow(self, images, **options):
@@ -129,7 +129,7 @@ def test_usual_maps_in_pieces_are_the_same(films, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", narrow)
     with pytest.warns(UserWarning, match="memory is too small"):
-        found = usual_maps(model, films, recipe=recipe)
+        found = usual_of(model, films, recipe=recipe)
     assert max(sizes) > 4
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)

@@ -19,7 +19,7 @@ from cxr_seam.models import Output, build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
 from cxr_seam.training import best_path, last_path, train
-from cxr_seam.usual import usual_maps
+from cxr_seam.usual import usual_of
 
 FIRST = replace(find_recipe("multires_tiny"), map_normalisation="usual")
 SECOND = replace(find_recipe("multires_tiny_pcm"), map_normalisation="usual")
@@ -56,7 +56,7 @@ class Grey(nn.Module):
 
 def test_the_mean_is_one_over_the_films_without_the_finding(films):
     """By hand: the mean film of those without it, as the network sees it."""
-    found = usual_maps(Grey(), films[1], recipe=FIRST)
+    found = usual_of(Grey(), films[1], recipe=FIRST)
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
     grey = films[1].__getitems__(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
     seen = ((grey - 0.485) / 0.229).reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4))
@@ -69,7 +69,7 @@ def test_a_finding_that_every_film_shows_has_none(films):
     every = Films.__new__(Films)
     every.__dict__.update(films[1].__dict__, labels=films[1].labels.copy())
     every.labels[:, 3] = 1
-    assert not usual_maps(Grey(), every, recipe=FIRST)["cam"][3].any()
+    assert not usual_of(Grey(), every, recipe=FIRST)["cam"][3].any()
 
 
 def test_a_map_as_usual_shows_nothing_and_what_is_unusual_shows_where():
@@ -115,7 +115,7 @@ def test_other_recipes_keep_none(films, tmp_path):
 
 def test_a_model_without_them_says_so():
     predictor = Predictor(build_model(FIRST.model, weights="none"), FIRST)
-    with pytest.raises(InputError, match="measured from usual ones, but the model has none; see usual.usual_maps"):
+    with pytest.raises(InputError, match="measured from usual ones, but the model has none; see usual.look_again"):
         predictor.run(torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
 
 
@@ -139,19 +139,19 @@ def test_a_nan_in_them_is_refused(tmp_path):
 
 def test_they_are_measured_of_the_best_epoch_and_of_the_last_alone(films, tmp_path, monkeypatch):
     aucs, measured = iter([0.6, 0.5, 0.55]), []
-    judge, measure = training.validate, training.usual_of
+    judge, measure = training.validate, training.look_again
 
     def validate(loop, seen):
         found, logits = judge(loop, seen)
         measured.append(0)
         return found | {"validation_auc": next(aucs)}, logits
 
-    def usual_of(*words, **options):
+    def look_again(*words, **options):
         measured[-1] += 1
         return measure(*words, **options)
 
     monkeypatch.setattr(training, "validate", validate)
-    monkeypatch.setattr(training, "usual_of", usual_of)
+    monkeypatch.setattr(training, "look_again", look_again)
     recipe = replace(FIRST, backbone=replace(FIRST.backbone, epochs=3))
     train(recipe, tmp_path, train_films=films[0], validation_films=films[1])
     assert measured == [1, 0, 1]

@@ -42,9 +42,10 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.localization import localization_scores, with_probability
 from cxr_seam.methods import HALF_FILM
 from cxr_seam.predict import Predictor
+from cxr_seam.recipes import Recipe
 from cxr_seam.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
 from cxr_seam.training import best_path, read_history, train
-from cxr_seam.usual import usual_of
+from cxr_seam.usual import look_again, usual_of
 from cxr_seam.validation import named_thresholds
 from cxr_seam.workspace import Workspace
 
@@ -66,9 +67,11 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
         training, validation = films[recipe.name]
         train(recipe, workspace.models, train_films=training, validation_films=validation)
     validation = films[row.recipes[-1].name][1]
-    predictor, key = predictor_of(row, workspace, validation=validation), key_of(row)
-    logits = predictor.logits(validation)
-    predictor.thresholds = named_thresholds(validation.labels, logits)
+    model, key = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))[0], key_of(row)
+    recipe = used(row)
+    logits, usual = look_again(model, validation, recipe=recipe)
+    thresholds = named_thresholds(validation.labels, logits)
+    predictor = Predictor(model, recipe, thresholds=thresholds, usual=usual)
     found = evaluate(workspace, draws=study.draws, alone={key: predictor})
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
     about = {"seed": seed, "change": row.change} | told_of(row)
@@ -76,7 +79,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
     about["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
     about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
-    about["centre_ranked"] = centre_ranked(workspace, predictor, draws=study.draws)
+    about["centre_ranked"] = centre_ranked(workspace, found, key, draws=study.draws)
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
     save_results(found.results, results)
@@ -87,13 +90,15 @@ def key_of(row: Row) -> str:
     return MULTIRES if row.recipes[-1].seam is None else REFINED
 
 
-def predictor_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
-    """The trained model of a row, used as the row says."""
-    model, about = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))
-    if not row.at_test:
-        return Predictor.of(model, about)
-    changed = replace(about.recipe, **row.at_test)
-    return Predictor(model, changed, usual=usual_of(model, validation, recipe=changed))
+def used(row: Row) -> Recipe:
+    """The recipe of a row's last model, to be used as the row says."""
+    return replace(row.recipes[-1], **row.at_test)
+
+
+def reader_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
+    """The trained model of a row, used as the row says, for its maps."""
+    model, recipe = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))[0], used(row)
+    return Predictor(model, recipe, usual=usual_of(model, validation, recipe=recipe))
 
 
 def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
@@ -116,9 +121,7 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     ]
     films = [place.training_films(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
     shown = [with_findings(seen, place) for seen, place in zip(films, workspaces, strict=True)]
-    readers = [
-        predictor_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)
-    ]
+    readers = [reader_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)]
     patient_of = workspaces[0].tables().images["patient_id"]
     patients = [patient_of[seen.image_index].to_numpy() for seen in shown]
     found = agreement_of(key_of(rows[0]), readers, shown, patients=patients, draws=study.draws)
@@ -149,15 +152,13 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
     return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
 
 
-def centre_ranked(workspace: Workspace, predictor: Predictor, *, draws: int) -> dict[str, Any]:
+def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The FROC of one centred box ranked by a model's probabilities: what it owes to classification alone."""
-    films, tables = workspace.boxed_films(), workspace.tables()
-    names = pd.Index(films.image_index, name="image_index")
-    ranks = pd.DataFrame(predictor.probabilities(films), index=names, columns=list(FINDINGS))
-    boxes = with_probability(centre_boxes(films.image_index, extent=HALF_FILM), ranks)
-    truth = tables.boxes[tables.boxes["image_index"].isin(films.image_index)]
-    drawn = draw_patients(tables.images["patient_id"][films.image_index].to_numpy(), draws=draws)
-    scores, samples = localization_scores(boxes, truth, images=films.image_index, draws=drawn)
+    tested, tables, boxed = workspace.test_films().image_index, workspace.tables(), found.boxed.image_index
+    ranks = pd.DataFrame(found.probabilities[key], pd.Index(tested, name="image_index"), list(FINDINGS))
+    boxes = with_probability(centre_boxes(boxed, extent=HALF_FILM), ranks)
+    drawn = draw_patients(tables.images["patient_id"][boxed].to_numpy(), draws=draws)
+    scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
     return {**located_value(scores, FROC), "samples": draws_for_json(samples[FROC])}
 
 

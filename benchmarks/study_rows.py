@@ -17,7 +17,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.families import SMALL_PCM, strengthen
 from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, recipe_to_dict, with_pcm
 
-PAPER, STRONG, OWN_SIZE = "paper", "strong", "without_scales"
+PAPER, STRONG, OWN_SIZE, WITH_DRAW = "paper", "strong", "without_scales", "without_all_images"
 Images = Callable[[Recipe], int]
 """How many images a recipe trains on."""
 REAL_PCM = SMALL_PCM
@@ -123,10 +123,9 @@ TRAINED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
 """What `strong` is with other numbers of its first phase."""
 LOOKED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "without_usual": ("the paper's maps, measured from 0", {"map_normalisation": "relu"}),
-    "without_flip": ("films not mirrored", {"test_flip": False}),
+    "with_flip": ("films mirrored, too", {"test_flip": True}),
     "without_scales": ("films at their own size alone", {"test_scales": (1.0,)}),
-    "with_q_0.6": ("Q of 0.6", {"box_threshold": 0.6}),
-    "with_q_0.8": ("Q of 0.8", {"box_threshold": 0.8}),
+    "with_q_0.7": ("the paper's Q, 0.7", {"box_threshold": 0.7}),
     "with_q_0.9": ("Q of 0.9", {"box_threshold": 0.9}),
 }
 """What `strong` is with another way to look, which costs no training."""
@@ -152,8 +151,10 @@ def strong_rows(base: Recipe, images: Images) -> list[Row]:
     rows = [Row("paper_looked", "its first phase, looked at as `strong` is", (base,), looked)]
     rows.append(Row(STRONG, "all that `strengthen` says, together", (ours,), looked))
     rows += [Row(name, told, (ours,), looked | new, STRONG) for name, (told, new) in LOOKED_OTHERWISE.items()]
-    trained = {"with_all_images": ("all train_val images, no draw of disease-free ones", {"data": ALL_IMAGES})}
-    trained |= {f"with_{name}": (f"pooling {name}", {"pooling": name}) for name in POOLINGS}
+    on_draw = {"data": base.data}
+    trained = {WITH_DRAW: ("the paper's draw of disease-free images", on_draw)}
+    trained["without_pcam"] = ("the paper's pooling", {"pooling": base.pooling})
+    trained |= {f"with_{name}": (f"pooling {name}", {"pooling": name}) for name in POOLINGS if name != whole.pooling}
     trained |= {
         name: (told, {"backbone": replace(plain.backbone, **new)}) for name, (told, new) in TRAINED_OTHERWISE.items()
     }
@@ -162,11 +163,14 @@ def strong_rows(base: Recipe, images: Images) -> list[Row]:
         for name, (told, new) in AUGMENTATION.items()
     }
     rows += [Row(name, told, (first(name, **new),), once, OWN_SIZE) for name, (told, new) in trained.items()]
+    name = "without_pcam_on_draw"
+    rows.append(Row(name, "the paper's pooling", (first(name, pooling=base.pooling, **on_draw),), once, WITH_DRAW))
     phases = {"pcm": REAL_PCM, "pcm_papers_rate": PAPER_PCM}
     both = {name: (f"a refiner's rate of {phase.learning_rate:g}", phase, {}) for name, phase in phases.items()}
     both |= {name: (f"refiner {name}", REAL_PCM, {"refiner": name}) for name in REFINERS}
     for name, (told, phase, new) in both.items():
-        rows.append(Row(f"with_{name}", told, refined(ours, f"strong_{name}", phase=phase, **new), looked, STRONG))
+        own = STRONG if name == "pcm" else f"strong_{name}"
+        rows.append(Row(f"with_{name}", told, refined(ours, own, phase=phase, **new), looked, STRONG))
     return rows
 
 

@@ -123,7 +123,7 @@ figure
 # %% [markdown]
 # ## The standard model
 #
-# Features $x_{ij}$ are pooled over all positions by log-sum-exp (Sect. 4.1, $\gamma = 10$), between an average and a maximum:
+# Features $x_{ij}$ are pooled over all positions by log-sum-exp (Sect. 4.1, $\gamma = 10$), between an average and a maximum (`strong` lets each finding's own map weigh the positions instead: PCAM, Ye et al. 2020):
 #
 # $$x_p = \frac{1}{\gamma}\,\log\Big(\frac{1}{HW}\sum_{i,j} e^{\gamma x_{ij}}\Big)$$
 #

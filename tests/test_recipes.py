@@ -72,9 +72,11 @@ def test_strong_is_the_papers_resnet50_but_for_what_its_page_names():
         "backbone.accumulation": 1,
         "backbone.schedule": "cosine",
         "backbone.warm_up": 0.1,
+        "pooling": "pcam",
+        "data.disease_free_images": None,
         "map_normalisation": "usual",
+        "box_threshold": 0.8,
         "test_scales": (1.0, 1.5),
-        "test_flip": True,
     }
     assert find_recipe("multires_strong_pcm").seam.learning_rate == 1e-3  # theta learns at all
 

@@ -125,6 +125,10 @@ LOOKED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "without_usual": ("the paper's maps, measured from 0", {"map_normalisation": "relu"}),
     "with_flip": ("films mirrored, too", {"test_flip": True}),
     "without_scales": ("films at their own size alone", {"test_scales": (1.0,)}),
+    "with_papers_boxes": (
+        "the paper's rule for boxes: maps measured from 0, Q of 0.7",
+        {"map_normalisation": "relu", "box_threshold": 0.7},
+    ),
     "with_q_0.7": ("the paper's Q, 0.7", {"box_threshold": 0.7}),
     "with_q_0.9": ("Q of 0.9", {"box_threshold": 0.9}),
 }

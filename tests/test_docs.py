@@ -21,14 +21,20 @@ from PIL import Image
 
 from cxr_seam import families
 from cxr_seam.backbones import BACKBONES
-from cxr_seam.checkpoints import Checkpoint, save_checkpoint
+from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.classification import classification_table
+from cxr_seam.equivariances import EQUIVARIANCES
 from cxr_seam.evaluation import evaluate
 from cxr_seam.findings import FINDINGS
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
+from cxr_seam.pcm_shallow import ShallowPixelCorrelation
+from cxr_seam.pooling_pcam import ProbabilisticCamPool
+from cxr_seam.poolings import POOLINGS
 from cxr_seam.predict import Predictor
+from cxr_seam.refiners import REFINERS
 from cxr_seam.results import BEST_BOX, FROC, MEAN_AUC, save_results
+from cxr_seam.schedules import OPTIMISERS
 from cxr_seam.training import best_path
 from cxr_seam.workspace import Workspace
 
@@ -127,6 +133,28 @@ def test_the_backbone_of_the_example_is_torchvisions_and_trains(
         torch.testing.assert_close(backbone(image)[-1], net.trunk_output(net.stem(image)))
 
 
+def test_a_recipe_of_other_parts_trains_them(
+    known_backbones: None, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
+    names = run("other-parts.md")
+    model, about = load_checkpoint(best_path(names["workspace"].models, "multires_mine_pcm"))
+    assert isinstance(model.pool, ProbabilisticCamPool) and isinstance(model.pcm, ShallowPixelCorrelation)
+    assert about.recipe.seam.equivariance == "mixture"
+
+
+def test_the_page_of_parts_names_them_all() -> None:
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", (ROOT / "docs" / "other-parts.md").read_text(), re.MULTILINE))
+    named = {field: set(re.findall(r"`(\w+)`", cells)) for field, cells in rows.items()}
+    assert named["pooling"] == set(POOLINGS) and named["refiner"] == set(REFINERS)
+    assert named["seam.equivariance"] == set(EQUIVARIANCES)
+    between = {"efficientnet_b1", "efficientnet_b2", "efficientnet_b3"}  # "b0 to b4"
+    assert (named["model"] | between) - {"multires_"} == set(BACKBONES)
+    assert named["backbone.optimiser"] == {*OPTIMISERS, "weight_decay"}
+    assert named["backbone.schedule"] == {"plateau", "constant", "one_cycle", "cosine", "warm_up"}
+
+
 def test_the_shared_model_of_the_example_is_the_checkpoint(
     demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,15 +217,26 @@ def told(line: pd.Series, figure: str) -> str:
     return "" if np.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
+BEYOND = (ROOT / "docs" / "beyond-the-paper.md").read_text()
+
+
+def section(heading: str) -> str:
+    """What stands below a heading of the page beyond the paper."""
+    return BEYOND.split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def lines_of(table: str) -> pd.DataFrame:
+    """The lines of a file that the study's command wrote, by row and maps."""
+    return pd.read_csv(ROOT / "docs" / "beyond-the-paper" / table).fillna({"maps": ""}).set_index(["row", "maps"])
+
+
 @pytest.mark.parametrize(
     ("heading", "table"), [("What came out", "table.csv"), ("What each part is worth", "parts.csv")]
 )
 def test_the_page_beyond_the_paper_tells_what_the_study_found(heading: str, table: str) -> None:
     """Each row of its tables is a line of the file that the study's command wrote."""
-    page = (ROOT / "docs" / "beyond-the-paper.md").read_text()
-    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
-    lines = pd.read_csv(ROOT / "docs" / "beyond-the-paper" / table).fillna({"maps": ""}).set_index(["row", "maps"])
-    rows = re.findall(r"^\| `([\w ,]+)`(?:, (\w[\w +]*))? \| (.*) \|$", section, re.MULTILINE)
+    lines = lines_of(table)
+    rows = re.findall(r"^\| `([\w ,]+)`(?:, (\w[\w +]*))? \| (.*) \|$", section(heading), re.MULTILINE)
     assert len(rows) >= 2
     for name, maps, cells in rows:
         line = lines.loc[(name, maps)]
@@ -205,3 +244,31 @@ def test_the_page_beyond_the_paper_tells_what_the_study_found(heading: str, tabl
         expected = [told(line, figure) for figure in (MEAN_AUC, FROC, BEST_BOX)]
         expected += ["{:.3f} at {:.2f}".format(*pair) for pair in costs]
         assert [cell.strip() for cell in cells.split("|")][:5] == expected
+
+
+def test_the_differences_of_that_page_are_those_that_the_study_found() -> None:
+    pairs = []
+    for table in ("table.csv", "parts.csv"):
+        lines = lines_of(table)
+        heading = {"table.csv": "What came out", "parts.csv": "What each part is worth"}[table]
+        row = r"^\| `(\w+)`, ([\w +]+) minus `(\w+)`, ([\w +]+) \| (.*) \|$"
+        for name, maps, other, kind, cells in re.findall(row, BEYOND, re.MULTILINE):
+            if f"| `{name}`, {maps} minus `{other}`, {kind} |" not in section(heading):
+                continue
+            line = lines.loc[(name, maps)]
+            assert line["against"] == other
+            expected = [told(line, f"difference.{kind}.{figure}") for figure in (MEAN_AUC, FROC, BEST_BOX)]
+            assert [cell.strip() for cell in cells.split("|")] == expected and expected[1]
+            pairs.append((name, other))
+    assert ("strong", "paper") in pairs and len(set(pairs)) > 4
+
+
+def test_what_labels_say_on_that_page_is_what_the_study_found() -> None:
+    lines = lines_of("table.csv")
+    rows = re.findall(
+        r"^\| `(\w+)`, ([\w +]+) \| ([\d.-]+) \| (.*) \|$", section("What labels say of rules for boxes"), re.MULTILINE
+    )
+    assert len(rows) > 4
+    for name, maps, gain, covered in rows:
+        line = lines.loc[(name, maps)]
+        assert (gain, covered.strip()) == (f"{line['agreement']:.3f}", told(line, "covered"))

@@ -368,7 +368,8 @@ def test_a_second_call_does_nothing_anew_and_other_settings_are_refused(
     assert "there is no row 'best'; choose of paper, " in capsys.readouterr().err
     assert main([*words, "--list", "--rows", "paper,q_0.5,joint"]) == 0
     costs = [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert costs[0][0] == costs[0][1] == costs[1][0] == costs[2][0] and costs[1][1] == "0"  # one budget, one model
+    assert costs[0][0] == costs[0][1] == costs[1][0] and costs[1][1] == "0"  # one model
+    assert 2 * int(costs[2][0]) == int(costs[0][0])  # one epoch of both phases at once, in place of one of each
 
 
 def test_no_row_of_the_study_has_more_image_passes_than_the_papers_and_each_has_names_of_its_own(

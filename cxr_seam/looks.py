@@ -40,7 +40,10 @@ def look(
     """
     device = next(model.parameters()).device
     pieces, unused = Pieces(recipe.name, processes=1), torch.Generator()
-    for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc=what, unit="batch", leave=False):
+    state = torch.get_rng_state()
+    batches = iter(loader(films, BATCH_SIZE))  # draws a number, which must not change a training that looks in between
+    torch.set_rng_state(state)
+    for pixels, labels in tqdm(batches, total=-(-len(films) // BATCH_SIZE), desc=what, unit="batch", leave=False):
 
         def work(pixels: Tensor = pixels, labels: Tensor = labels) -> list[tuple[Tensor, Output]]:
             found = []

@@ -148,8 +148,7 @@ def train(
             usual = None
             if lasting and looks_again(recipe):
                 again, usual = look_again(loop.judged.model, validation_films, recipe=recipe)
-                if logits is not None:
-                    progress.thresholds = named_thresholds(validation_films.labels, again)
+                progress.thresholds = named_thresholds(validation_films.labels, again)
             about = Checkpoint(
                 recipe,
                 epoch=progress.epoch,

@@ -52,6 +52,23 @@ def test_all_films_are_looked_at_in_order_as_in_prediction(folder, films):
     np.testing.assert_allclose(logits, predictor.logits(films[1]), atol=1e-5)
 
 
+def test_a_second_phase_with_looks_of_its_own_has_thresholds_of_its_own(folder, films):
+    second = replace(find_recipe("multires_tiny_pcm"), test_scales=(1.5,))
+    train(second, folder, train_films=films[0], validation_films=films[1])
+    path = best_path(folder, second.name)
+    kept = load_checkpoint(path)[1].thresholds
+    expected = choose_thresholds(films[1].labels, Predictor.load(path).probabilities(films[1]))
+    np.testing.assert_allclose([np.nan if kept[f] is None else kept[f] for f in FINDINGS], expected, atol=1e-6)
+
+
+def test_to_look_draws_no_random_number(folder, films):
+    """A run that was killed looks at other epochs than one that was not, and must end with the same bits."""
+    model = Predictor.load(best_path(folder, RECIPE.name)).model
+    before = torch.get_rng_state()
+    list(look(model, films[1], recipe=RECIPE, maps=False, what="test"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("changes", "again"),
     [

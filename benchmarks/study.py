@@ -28,7 +28,7 @@ import study_figure
 import study_table
 from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
-from study_rows import Row, passes, require_same, told_of
+from study_rows import Row, passes, require_known, require_same, told_of
 
 from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
@@ -41,6 +41,7 @@ from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
 from cxr_seam.localization import localization_scores, with_probability
 from cxr_seam.methods import HALF_FILM
+from cxr_seam.models import LocalizationModel
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import Recipe
 from cxr_seam.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
@@ -67,8 +68,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
         training, validation = films[recipe.name]
         train(recipe, workspace.models, train_films=training, validation_films=validation)
     validation = films[row.recipes[-1].name][1]
-    model, key = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))[0], key_of(row)
-    recipe = used(row)
+    (model, recipe), key = trained(row, workspace), key_of(row)
     logits, usual = look_again(model, validation, recipe=recipe)
     thresholds = named_thresholds(validation.labels, logits)
     predictor = Predictor(model, recipe, thresholds=thresholds, usual=usual)
@@ -90,14 +90,15 @@ def key_of(row: Row) -> str:
     return MULTIRES if row.recipes[-1].seam is None else REFINED
 
 
-def used(row: Row) -> Recipe:
-    """The recipe of a row's last model, to be used as the row says."""
-    return replace(row.recipes[-1], **row.at_test)
+def trained(row: Row, workspace: Workspace) -> tuple[LocalizationModel, Recipe]:
+    """A row's last model, and the recipe by which the row says to use it."""
+    last = row.recipes[-1]
+    return load_checkpoint(best_path(workspace.models, last.name))[0], replace(last, **row.at_test)
 
 
 def reader_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
     """The trained model of a row, used as the row says, for its maps."""
-    model, recipe = load_checkpoint(best_path(workspace.models, row.recipes[-1].name))[0], used(row)
+    model, recipe = trained(row, workspace)
     return Predictor(model, recipe, usual=usual_of(model, validation, recipe=recipe))
 
 
@@ -110,11 +111,11 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     path = study.out / "rows" / f"{name}.agreement.json"
     if len(seeds) < 2:
         return
-    rows = [study.rows(seed)[name] for seed in seeds[:2]]
     if path.exists():
-        for before, row in zip(json.loads(path.read_text())["rows"], rows, strict=True):
-            require_same(before, row, path=path)
+        for before in json.loads(path.read_text())["rows"]:
+            require_known(before, study.rows, path=path)
         return
+    rows = [study.rows(seed)[name] for seed in seeds[:2]]
     workspaces = [
         study.workspace(study.out / "rows" / f"{name}.s{seed}", row.recipes[-1])
         for seed, row in zip(seeds, rows, strict=False)

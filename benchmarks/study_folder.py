@@ -84,7 +84,7 @@ class Study:
         claim = self.out / "study.json"
         if claim.exists() and (other := json.loads(claim.read_text())) != self.settings():
             raise InputError(f"{self.out} holds a study of {other}, not of {self.settings()}; choose another --out")
-        load_tables(self.source)
+        tables = load_tables(self.source)
         with whole_file(claim) as temporary:
             temporary.write_text(json.dumps(self.settings()) + "\n")
         for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE):
@@ -96,7 +96,7 @@ class Study:
             raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
         for name in SHRUNK_BEFORE:
             names = {f"{path.stem}.png" for path in (self.source / name).glob("*")}
-            if boxed := names & set(load_tables(self.source).boxes["image_index"]):
+            if boxed := names & set(tables.boxes["image_index"]):
                 raise InputError(
                     f"{self.source / name} has films with true boxes ({min(boxed)}), shrunk by an unknown filter; "
                     "move them away: no box is to be scored on them"

@@ -59,6 +59,11 @@ def require_same(before: Mapping[str, Any], row: Row, *, path: Path) -> None:
         raise InputError(f"{path} was measured with other recipes of that name; delete it or rename the row")
 
 
+def require_known(before: Mapping[str, Any], rows: Callable[[int], Mapping[str, Row]], *, path: Path) -> None:
+    """Make sure that `before`, found at `path`, is of the row that has its name and seed today, see `require_same`."""
+    require_same(before, rows(before["recipes"][0]["seed"])[before["row"]], path=path)
+
+
 def paper_recipe(*, backbone: str, size: int, epochs: int, seed: int) -> Recipe:
     """The first phase as in the paper, but for backbone, size and number of epochs."""
     phase = BackbonePhase(epochs=epochs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from study_rows import Row, require_same
+from study_rows import Row, require_known
 
 from cxr_seam.bootstrap import Measured, difference, measured
 from cxr_seam.errors import InputError
@@ -67,22 +67,21 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
         InputError: a measurement is of another row of that name, or of other films than the one it is held against.
     """
     lines, known = [], rows(0)
-    measured_rows = [name for name in known if runs_of(out, name)]
-    for name in measured_rows:
-        runs = runs_of(out, name)
+    runs_by_row = {name: runs for name in known if (runs := runs_of(out, name))}
+    for name, runs in runs_by_row.items():
         for seed, (about, _) in runs.items():
-            require_same(about, rows(seed)[name], path=out / "rows" / f"{name}.s{seed}")
+            require_known(about, rows, path=out / "rows" / f"{name}.s{seed}")
         against = known[name].against
         path = out / "rows" / f"{name}.agreement.json"
         agreements = json.loads(path.read_text()) if path.exists() else {"rows": [], "maps": {}}
         for before in agreements["rows"]:
-            require_same(before, rows(before["recipes"][0]["seed"])[name], path=path)
-        others = {} if name == against else runs_of(out, against)
+            require_known(before, rows, path=path)
+        others = {} if name == against else runs_by_row.get(against, {})
         for maps in first_of(runs)["localization"]:
             line = line_of(runs, others, maps, agreement=agreements["maps"].get(maps, {}))
             lines.append({**line, "against": against})
     lines += control_lines(out)
-    absent = [name for name in known if name not in measured_rows]
+    absent = [name for name in known if name not in runs_by_row]
     content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
     with whole_file(out / "table.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -25,7 +25,7 @@ from .agreement import FEWEST_FILMS
 from .bootstrap import PatientDraws
 from .films import Films, loader
 from .findings import FINDINGS
-from .matching import ORIGINAL_SIZE, XYWH
+from .matching import ORIGINAL_SIZE
 
 EDGE = 0.25
 """Of the square, as a share of the film's: it hides a sixteenth of the film. Set once, no box had a say in it."""
@@ -48,14 +48,13 @@ def covering_drops(boxes: pd.DataFrame, judge: Judge, films: Films, *, edge: flo
         (N, 14) float64, in standard deviations of the judge's logits; NaN where the labels do not name the finding, or
         where the judge says the same of all films.
     """
-    centres = boxes.set_index(["image_index", "finding"])[XYWH]
-    centres = (centres[["x", "y"]].to_numpy() + centres[["w", "h"]].to_numpy() / 2) / ORIGINAL_SIZE
+    centres = (boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2) / ORIGINAL_SIZE
     placed = dict(zip(zip(boxes["image_index"], boxes["finding"], strict=True), centres, strict=True))
     mean, done = mean_film(films), 0
     logits, covered = [], np.full(films.labels.shape, np.nan)
     for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc="cover", unit="batch", leave=False):
         logits.append(judge(pixels).double().numpy())
-        shown = [(row, k) for row, k in labels.nonzero().tolist()]
+        shown = labels.nonzero().tolist()
         copies = pixels[[row for row, _ in shown]].clone()
         for copy, (row, k) in zip(copies, shown, strict=True):
             place = placed.get((films.image_index[done + row], FINDINGS[k]))

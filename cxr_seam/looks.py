@@ -7,6 +7,7 @@ held against what it then says must have been looked at in the same way: logits 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,22 +39,26 @@ def look(
     Raises:
         InputError: the memory is too small for a single film.
     """
-    device = next(model.parameters()).device
     pieces, unused = Pieces(recipe.name, processes=1), torch.Generator()
-    state = torch.get_rng_state()
-    batches = iter(loader(films, BATCH_SIZE))  # draws a number, which must not change a training that looks in between
+    batches, state = loader(films, BATCH_SIZE), torch.get_rng_state()
+    begun = iter(batches)  # draws a number, which must not change a training that looks in between
     torch.set_rng_state(state)
-    for pixels, labels in tqdm(batches, total=-(-len(films) // BATCH_SIZE), desc=what, unit="batch", leave=False):
-
-        def work(pixels: Tensor = pixels, labels: Tensor = labels) -> list[tuple[Tensor, Output]]:
-            found = []
-            for piece, part in pieces.split(pixels.to(device), slice(0, len(pixels)), generator=unused):
-                images = to_input(part, size=recipe.image_size)
-                output = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
-                found.append((labels[piece], output))
-            return found
-
+    for pixels, labels in tqdm(begun, total=len(batches), desc=what, unit="batch", leave=False):
+        work = partial(look_at, model, pixels, labels, recipe=recipe, maps=maps, pieces=pieces)
         yield from pieces.until_they_fit(work, films=len(pixels), generator=unused)
+
+
+def look_at(
+    model: LocalizationModel, pixels: Tensor, labels: Tensor, *, recipe: Recipe, maps: bool, pieces: Pieces
+) -> list[tuple[Tensor, Output]]:
+    """The (labels, output) of a batch (B, 1, S, S) uint8, piece by piece."""
+    found = []
+    pixels = pixels.to(next(model.parameters()).device)
+    for piece, part in pieces.split(pixels, slice(0, len(pixels)), generator=torch.Generator()):
+        images = to_input(part, size=recipe.image_size)
+        output = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
+        found.append((labels[piece], output))
+    return found
 
 
 def looks_again(recipe: Recipe) -> bool:

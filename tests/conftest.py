@@ -21,6 +21,16 @@ def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, 
     return images, labels
 
 
+def two_sets(folder: Path, store, *, training: int, validation: int) -> list:
+    """The first films of a store, to train on, and the next ones, to validate on."""
+    from cxr_seam.films import Films
+    from cxr_seam.nih import load_tables
+
+    tables, names = load_tables(folder), store.image_index
+    parts = (names[:training], names[training : training + validation])
+    return [Films(store, tables, image_index=part) for part in parts]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def own_choices() -> Iterator[None]:
     """Tests make their own choices, whatever the variables say that steer the notebooks of the same run.

@@ -33,6 +33,7 @@ from cxr_seam.results import (
     key_value,
     load_results,
 )
+from cxr_seam.resuming import flat
 from cxr_seam.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -424,11 +425,6 @@ def test_a_row_differs_from_the_one_it_is_held_against_in_what_it_says_alone(mon
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from study_rows import study_rows, told_of
 
-    def flat(told: Any, before: str) -> dict[str, Any]:
-        if not isinstance(told, dict):
-            return {before: told}
-        return {path: value for name, part in told.items() for path, value in flat(part, f"{before}.{name}").items()}
-
     def images(recipe: Recipe) -> int:
         return 7_106 if recipe.data.disease_free_images else 8_219
 
@@ -436,7 +432,6 @@ def test_a_row_differs_from_the_one_it_is_held_against_in_what_it_says_alone(mon
     assert all(row.against in rows for row in rows.values())
     for name, fields in CHANGED.items():
         ours, theirs = (told_of(rows[row]) for row in (name, rows[name].against))
-        ours, theirs = (flat({**t["recipes"][0], "at_test": t["at_test"]}, "") for t in (ours, theirs))
-        differing = {path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)}
-        differing = {path.removeprefix(".") for path in differing} - {"name"}
+        ours, theirs = (flat({**t["recipes"][0], "at_test": t["at_test"]}) for t in (ours, theirs))
+        differing = {path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)} - {"name"}
         assert {path.split(".")[0] if path.startswith("seam") else path for path in differing} == fields, name

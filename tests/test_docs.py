@@ -104,8 +104,10 @@ def test_the_examples_of_reading_results_print_what_stands_below_them() -> None:
 
 
 @pytest.fixture
-def known_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page registers is forgotten again; its training is as short as can be."""
+def on_demo_films(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page trains in a folder of its own, as shortly as can be; what it registers is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
     before, members = dict(BACKBONES), dict(families.FAMILIES)
     tiny = families.FAMILIES["tiny"]
     monkeypatch.setattr(families, "SMALL", tiny[0])
@@ -116,11 +118,7 @@ def known_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         registry.update(content)
 
 
-def test_the_backbone_of_the_example_is_torchvisions_and_trains(
-    known_backbones: None, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
+def test_the_backbone_of_the_example_is_torchvisions_and_trains(on_demo_films: None, tmp_path: Path) -> None:
     names = run("new-backbone.md")
     assert (tmp_path / "runs/regnet/models/multires_regnet_pcm.best.safetensors").exists()
     # The stages are the whole network but its classifier: counted by torchvision, and the same features.
@@ -133,11 +131,7 @@ def test_the_backbone_of_the_example_is_torchvisions_and_trains(
         torch.testing.assert_close(backbone(image)[-1], net.trunk_output(net.stem(image)))
 
 
-def test_a_recipe_of_other_parts_trains_them(
-    known_backbones: None, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
+def test_a_recipe_of_other_parts_trains_them(on_demo_films: None) -> None:
     names = run("other-parts.md")
     model, about = load_checkpoint(best_path(names["workspace"].models, "multires_mine_pcm"))
     assert isinstance(model.pool, ProbabilisticCamPool) and isinstance(model.pcm, ShallowPixelCorrelation)

@@ -5,14 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate.utils import set_seed
-from conftest import random_batch
+from conftest import random_batch, two_sets
 
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.errors import InputError
 from cxr_seam.families import find_recipe
-from cxr_seam.films import Films
 from cxr_seam.models import build_model
-from cxr_seam.nih import load_tables
 from cxr_seam.objectives import ClassificationObjective, JointObjective, make_objective
 from cxr_seam.recipes import SeamPhase
 from cxr_seam.seam import SeamObjective
@@ -74,8 +72,7 @@ def test_moved_films_leave_no_trace_in_the_statistics():
 
 
 def test_a_joint_run_trains_both_parts_and_keeps_the_best_auc(demo_folder, demo_store, tmp_path):
-    tables, names = load_tables(demo_folder), demo_store.image_index
-    films = [Films(demo_store, tables, image_index=part) for part in (names[:12], names[12:18])]
+    films = two_sets(demo_folder, demo_store, training=12, validation=6)
     with pytest.warns(UserWarning, match="no film that joint_tiny"):
         train(JOINT, tmp_path, train_films=films[0], validation_films=films[1])
     (record,) = read_history(tmp_path, "joint_tiny")

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import two_sets
 from disks import disk
 from safetensors.torch import load_file
 
 from cxr_seam.errors import InputError
 from cxr_seam.families import find_recipe
 from cxr_seam.files import whole_file
-from cxr_seam.films import Films
 from cxr_seam.keeping import Keeper, mount_point
-from cxr_seam.nih import load_tables
 from cxr_seam.run_files import (
     best_path,
     history_path,
@@ -37,9 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    tables = load_tables(demo_folder)
-    names = demo_store.image_index
-    return [Films(demo_store, tables, image_index=part) for part in (names[:12], names[12:18])]
+    return two_sets(demo_folder, demo_store, training=12, validation=6)
 
 
 def fit(recipe, folder, films, **options):

@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import two_sets
 
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.classification import choose_thresholds
 from cxr_seam.families import find_recipe
-from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
 from cxr_seam.looks import look, looks_again
-from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
 from cxr_seam.training import best_path, last_path, train
 
@@ -22,9 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    tables = load_tables(demo_folder)
-    names = demo_store.image_index
-    return [Films(demo_store, tables, image_index=part) for part in (names[:16], names[16:56])]
+    return two_sets(demo_folder, demo_store, training=16, validation=40)
 
 
 @pytest.fixture(scope="module")

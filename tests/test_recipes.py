@@ -9,6 +9,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.families import FAMILIES, all_recipes, family_of, find_family, find_recipe
 from cxr_seam.models import model_names, model_of
 from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
+from cxr_seam.resuming import flat
 from cxr_seam.starting import starting_model
 from cxr_seam.training import best_path
 
@@ -79,15 +80,6 @@ def test_strong_is_the_papers_resnet50_but_for_what_its_page_names():
         "test_scales": (1.0, 1.5),
     }
     assert find_recipe("multires_strong_pcm").seam.learning_rate == 1e-3  # theta learns at all
-
-
-def flat(told, before=""):
-    """A recipe's fields by dotted name."""
-    found = {}
-    for name, value in told.items():
-        inner = flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
-        found |= inner
-    return found
 
 
 def test_a_family_is_standard_multires_and_pcm():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import two_sets
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -40,9 +41,7 @@ class StopError(Exception):
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    tables = load_tables(demo_folder)
-    names = demo_store.image_index
-    return [Films(demo_store, tables, image_index=part) for part in (names[:12], names[12:18])]
+    return two_sets(demo_folder, demo_store, training=12, validation=6)
 
 
 def fit(recipe, folder, films, **options):

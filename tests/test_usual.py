@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import two_sets
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -16,7 +17,6 @@ from cxr_seam.families import find_recipe
 from cxr_seam.films import Films
 from cxr_seam.heatmaps import above_floor, heat_maps
 from cxr_seam.models import Output, build_model
-from cxr_seam.nih import load_tables
 from cxr_seam.predict import Predictor
 from cxr_seam.training import best_path, last_path, train
 from cxr_seam.usual import usual_of
@@ -29,9 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    tables = load_tables(demo_folder)
-    names = demo_store.image_index
-    return [Films(demo_store, tables, image_index=part) for part in (names[:16], names[16:56])]
+    return two_sets(demo_folder, demo_store, training=16, validation=40)
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import two_sets
 from safetensors.torch import load_file
 from torch import nn
 
 from cxr_seam.augment import to_input
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.families import find_recipe
-from cxr_seam.films import Films
 from cxr_seam.loop import Loop
 from cxr_seam.losses import balanced_bce
-from cxr_seam.nih import load_tables
 from cxr_seam.training import best_path, last_path, train
 from cxr_seam.weight_averaging import average_of
 
@@ -24,8 +23,7 @@ AVERAGED = replace(RECIPE, backbone=replace(RECIPE.backbone, epochs=2, batch_siz
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    tables, names = load_tables(demo_folder), demo_store.image_index
-    return [Films(demo_store, tables, image_index=part) for part in (names[:12], names[12:18])]
+    return two_sets(demo_folder, demo_store, training=12, validation=6)
 
 
 @pytest.fixture(scope="module")

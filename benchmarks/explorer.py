@@ -22,6 +22,7 @@ from cxr_seam.families import find_family
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
+from cxr_seam.recipes import Recipe
 from cxr_seam.results import MULTIRES, REFINED, STANDARD
 
 GOAL_MS = 150
@@ -44,13 +45,15 @@ def case(number: int, size: int) -> Case:
     cells = size // 8
     fine = torch.nn.functional.avg_pool2d(torch.randn(14, cells, cells), 3, 1, 1).numpy()
     probabilities = generator.random((2, len(FINDINGS)))
+    models = (STANDARD, MULTIRES, REFINED)
     finding = BOXED_FINDINGS[number % len(BOXED_FINDINGS)]
     return Case(
         image_index=f"{number:08d}_000.png",
         film=generator.integers(0, 255, (size, size)).astype(np.uint8),
         labels=(finding,),
-        probabilities=dict(zip((STANDARD, MULTIRES, REFINED), probabilities[[0, 1, 1]], strict=True)),
-        cams={STANDARD: fine[:, ::4, ::4].copy(), MULTIRES: fine, REFINED: fine},
+        probabilities=dict(zip(models, probabilities[[0, 1, 1]], strict=True)),
+        cams=dict(zip(models, (fine[:, ::4, ::4].copy(), fine, fine), strict=True)),
+        box_thresholds=dict.fromkeys(models, Recipe.box_threshold),
         true_boxes=pd.DataFrame({"finding": [finding], "x": [256], "y": [128], "w": [512], "h": [512]}),
         patient_id=number,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .boxes import PAPER_THRESHOLD, boxes_from_heatmap, iou
+from .boxes import boxes_from_heatmap, iou
 from .errors import InputError
 from .findings import FINDINGS, canonical_finding
 from .heatmaps import PAPER_SIZE, heat_maps
@@ -27,6 +27,7 @@ class Case:
         labels: the findings it is labelled with.
         probabilities: model name -> (14,) in [0, 1]. The order of the names is the order of the panels.
         cams: model name -> (14, h, w), raw or refined class activation maps, any float; the same names.
+        box_thresholds: model name -> Q of its recipe, which its boxes are drawn and judged with; the same names.
         true_boxes: columns `finding`, `x`, `y`, `w`, `h` in pixels of the 1024 x 1024 original; may be empty.
         patient_id: whose film it is; None for a film that somebody brought, of which nothing but its pixels is known.
         doubts: why it may be no frontal chest film, a sentence each (`frontal`).
@@ -40,6 +41,7 @@ class Case:
     labels: tuple[str, ...]
     probabilities: Mapping[str, np.ndarray]
     cams: Mapping[str, np.ndarray]
+    box_thresholds: Mapping[str, float]
     true_boxes: pd.DataFrame
     patient_id: int | None = None
     doubts: tuple[str, ...] = ()
@@ -51,8 +53,8 @@ class Case:
             raise InputError(
                 f"{self.image_index}: a film must be (H, W) uint8, not {self.film.shape} {self.film.dtype}"
             )
-        if not self.cams or set(self.cams) != set(self.probabilities):
-            raise InputError(f"{self.image_index}: give maps and probabilities of the same models, and at least one")
+        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.box_thresholds):
+            raise InputError(f"{self.image_index}: give maps, probabilities and Q of the same models, at least one")
         for model, cam in self.cams.items():
             if cam.ndim != 3 or len(cam) != len(FINDINGS) or len(self.probabilities[model]) != len(FINDINGS):
                 raise InputError(f"{self.image_index}: {model} must give {len(FINDINGS)} maps and probabilities")
@@ -72,20 +74,21 @@ class Case:
         height, width = self.film.shape
         return heat_maps(torch.from_numpy(cam)[None, None], size or (height, width))[0, 0].numpy()
 
-    def predicted(self, model: str, finding: str, *, threshold: float = PAPER_THRESHOLD) -> np.ndarray:
+    def predicted(self, model: str, finding: str) -> np.ndarray:
         """Return `model`'s boxes of `finding`, (K, 4) x, y, w, h in pixels of the original, best first.
 
-        They are made from a heat map of the paper's size, whatever the film's, so that the boxes drawn are the
-        boxes scored.
+        They are made from a heat map of the paper's size, whatever the film's, with the Q of the model's recipe, so
+        that the boxes drawn are the boxes scored.
         """
-        return original_boxes(self.heatmap(model, finding, size=PAPER_SIZE), threshold=threshold)
+        heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
+        return original_boxes(heatmap, threshold=self.box_thresholds[model])
 
     def true(self, finding: str) -> np.ndarray:
         """Return the true boxes of `finding`, (M, 4) x, y, w, h in pixels of the original."""
         return self.true_boxes[XYWH].to_numpy(dtype=np.float64)[self.true_boxes["finding"].to_numpy() == finding]
 
     def is_hit(self, model: str, finding: str) -> bool | None:
-        """Tell whether `model`'s best box at the paper's Q has an IoU above 0.1 with a true one; None without any.
+        """Tell whether `model`'s best box has an IoU above 0.1 with a true one; None where there is no true one.
 
         The answer is kept: menus ask for it of every film, again and again.
         """
@@ -95,7 +98,7 @@ class Case:
         return self._hits[model, finding]
 
 
-def original_boxes(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOLD) -> np.ndarray:
+def original_boxes(heatmap: np.ndarray, *, threshold: float) -> np.ndarray:
     """Return the boxes (K, 4) of one heat map (H, W) as `localization.predicted_boxes` has them, without its table.
 
     A table takes several times as long as the boxes, which counts while a slider moves.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .boxes import PAPER_THRESHOLD
 from .cases import ALL, HITS, LABELLED, MISSES, Case
 from .findings import FINDINGS
 from .overlays import COLOUR_MAPS, OPACITY
@@ -22,12 +21,12 @@ _CHOICES = [
     ("misses of the finding", MISSES),
 ]
 _TIPS = {
-    "which": "Which films the menu of films offers; a hit is a best box at Q = 0.7 with an IoU above 0.1",
+    "which": "Which films the menu of films offers; a hit is a best box, at the recipe's Q, with an IoU above 0.1",
     "model": "Model whose hits or misses are offered",
     "patient": "Patient whose films are offered",
     "finding": "Finding whose heat map is shown",
     "image": "Film to look at, with the findings it is labelled with",
-    "threshold": "Part of the heat map's maximum from which on a point belongs to a box",
+    "threshold": "Part of the heat map's maximum from which on a point belongs to a box; at first the recipe's Q",
     "opacity": "How strongly the heat map covers the film",
     "colours": "Colours of the heat map; jet is the paper's",
     "narrow": "Two films a row instead of three and letters as large, for a narrow page",
@@ -78,7 +77,7 @@ class Controls:
         )
         self.finding = _control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
         self.image = _control(widgets.Dropdown, "Film", options=[("", 0)])
-        self.threshold = _share("Threshold Q", PAPER_THRESHOLD, low=0.05)
+        self.threshold = _share("Threshold Q", cases[0].box_thresholds[cases[0].models[0]], low=0.05)
         self.opacity = _share("Opacity", OPACITY, low=0.0)
         self.colours = _control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
         self.narrow = _control(widgets.Checkbox, "Narrow page", value=False)

@@ -88,10 +88,12 @@ def make_cases(
     films = Films(store, tables, image_index=image_index)
     probabilities: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
     cams: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
+    box_thresholds: dict[str, float] = {}
     for key, predictor in predictors.items():
         for names, output in predictor.batches(films, maps=True, what=f"look, {key}"):
             scores = output.logits.sigmoid().numpy()
             for model, maps in maps_by_model(key, output).items():
+                box_thresholds[model] = predictor.recipe.box_threshold
                 for name, score, cam in zip(names, scores, maps.numpy(), strict=True):
                     probabilities[name][model], cams[name][model] = score, cam
     return [
@@ -101,6 +103,7 @@ def make_cases(
             labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
             probabilities=probabilities[name],
             cams=cams[name],
+            box_thresholds=box_thresholds,
             true_boxes=tables.boxes.loc[tables.boxes["image_index"] == name, ["finding", *XYWH]],
             patient_id=int(tables.images.at[name, "patient_id"]),
         )
@@ -120,18 +123,20 @@ def case_of_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str)
         InputError: the file is no readable image, see `radiographs.read_radiograph`.
     """
     radiograph = open_radiograph(data, name=name)
-    probabilities, cams = {}, {}
+    probabilities, cams, box_thresholds = {}, {}, {}
     for key, predictor in predictors.items():
         film = shrink(radiograph.pixels, predictor.film_size)
         output = predictor.run(torch.from_numpy(film)[None, None])
         for model, maps in maps_by_model(key, output).items():
             probabilities[model], cams[model] = output.logits[0].sigmoid().numpy(), maps[0].numpy()
+            box_thresholds[model] = predictor.recipe.box_threshold
     return Case(
         image_index=name,
         film=radiograph.pixels,
         labels=(),
         probabilities=probabilities,
         cams=cams,
+        box_thresholds=box_thresholds,
         true_boxes=pd.DataFrame(columns=["finding", *XYWH]),
         doubts=doubts_about(radiograph),
     )

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .augment import IMAGENET_MEAN, IMAGENET_STD
-from .boxes import PAPER_THRESHOLD
 from .cases import Case
 from .classification import classification_table, mean_auc
 from .drawing import COLOURS, LIGHT, MARKERS, add_boxes, blank_figure, box_legend, corner, plain, show
@@ -180,16 +179,14 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1") -> Figure:
     return figure
 
 
-def plot_heatmap_grid(
-    rows: Sequence[tuple[Case, str]], *, threshold: float = PAPER_THRESHOLD, opacity: float = OPACITY
-) -> Figure:
+def plot_heatmap_grid(rows: Sequence[tuple[Case, str]], *, opacity: float = OPACITY) -> Figure:
     """Draw heat maps and boxes, a row for each film and finding, a column for each model.
 
-    Source: Fig. 7; predicted boxes red, true ones green and dashed, each model's probability in the corner.
+    Source: Fig. 7; predicted boxes, at the Q of each model's recipe, red; true ones green and dashed; each model's
+    probability in the corner.
 
     Args:
         rows: a case and the finding to show of it; all cases of the same models.
-        threshold: Q of the boxes.
         opacity: of the heat map.
 
     Raises:
@@ -205,7 +202,7 @@ def plot_heatmap_grid(
     for (case, finding), line in zip(rows, grid, strict=True):
         for model, axes in zip(models, line, strict=True):
             show(axes, overlay(case.film, case.heatmap(model, finding), opacity=opacity))
-            add_boxes(axes, case.predicted(model, finding, threshold=threshold), case.film.shape, true=False)
+            add_boxes(axes, case.predicted(model, finding), case.film.shape, true=False)
             add_boxes(axes, case.true(finding), case.film.shape, true=True)
             corner(axes, f"{case.probability(model, finding):.2f}")
         line[0].set_ylabel(

@@ -96,7 +96,7 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # %% [markdown]
 # ## Run the models on the test films
 #
-# Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above $Q = 0.7$ gives a box (Sect. 5.3). Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
+# Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above the recipe's $Q$ gives a box (Sect. 5.3; 0.7 in the paper). Of `strong` maps are measured from what they usually are at each place instead, and $Q$ is 0.8. Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
 
 # %%
 # %run_set_up_and_choices_first

@@ -116,8 +116,8 @@ figure
 #
 # One picture, which follows every control; all of them can be reached by the Tab key and moved by the arrow keys. The sentence below the picture says what it shows.
 #
-# - **Films** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box at $Q = 0.7$ has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
-# - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
+# - **Films** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box, at the recipe's $Q$ (0.7 in the paper), has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
+# - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box, at first the recipe's: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
 # - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. (Of `strong`, both maps are then measured from what they usually are at each place, averaged over the film at its own size and at 1.5 times it.) The broader it is, the more the PCM blurs.
 # - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
 # - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further. Files of more than 10 MB (on Colab 1 MB) may not get through; the next section takes those.

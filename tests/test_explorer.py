@@ -39,6 +39,7 @@ def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",)
         labels=labels,
         probabilities={model: generator.random(14) for model in models},
         cams=cams,
+        box_thresholds=dict.fromkeys(models, 0.7),
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [256], "y": [128], "w": [512], "h": [640]}),
         patient_id=int(name[:8]) if name[:8].isdecimal() else None,
     )
@@ -217,6 +218,15 @@ def predictors() -> dict[str, Predictor]:
         key: Predictor(build_model(recipe.model, weights="none"), recipe)
         for key, recipe in ((STANDARD, standard), (REFINED, refined))
     }
+
+
+def test_q_is_at_first_that_of_the_recipe():
+    pytest.importorskip("ipywidgets")
+    case = replace(_case(), box_thresholds=dict.fromkeys(_case().models, 0.95))
+    explorer = Explorer([case], width=128)
+    assert explorer.threshold.value == 0.95
+    # 64 random cells, of which few are within a twentieth of the largest: other boxes than at 0.7
+    assert not np.array_equal(case.predicted("MultiRes", "Mass"), _case().predicted("MultiRes", "Mass"))
 
 
 def test_the_sentence_tells_what_the_stored_thresholds_decide(predictors):

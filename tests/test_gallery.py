@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -10,16 +12,20 @@ import pandas as pd
 import pytest
 
 from cxr_seam.checkpoints import Checkpoint, save_checkpoint
+from cxr_seam.evaluation import family_predictors
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.gallery import (
     augmentation_sheet,
     build_cases,
+    case_of_file,
     choose_boxed,
     contact_sheet,
     figure_rows,
     prediction_png,
     write_film,
 )
+from cxr_seam.localization import XYWH
+from cxr_seam.methods import model_methods
 from cxr_seam.models import build_model
 from cxr_seam.predict import Predictor
 from cxr_seam.radiographs import read_radiograph
@@ -62,6 +68,29 @@ def test_cases_hold_what_the_models_say(workspace: Workspace) -> None:
         assert np.array_equal(case.probabilities[MULTIRES], case.probabilities[REFINED])
     logits = predictor.logits(workspace.boxed_films())[workspace.boxed_films().image_index.index(cases[0].image_index)]
     assert np.allclose(cases[0].probabilities[REFINED], 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_boxes_drawn_are_the_boxes_scored_at_the_recipes_own_q(workspace: Workspace, q: float) -> None:
+    """The reference is the table of boxes that the evaluation scores."""
+    predictors = family_predictors(workspace.family, workspace.models)
+    for predictor in predictors.values():
+        predictor.recipe = replace(predictor.recipe, box_threshold=q)
+    cases = build_cases(workspace, per_finding=2, predictors=predictors)
+    films, truth = workspace.boxed_films(), workspace.tables().boxes
+    probabilities = pd.DataFrame(0.5, films.image_index, FINDINGS)
+    methods = model_methods(predictors, films, truth, dict.fromkeys(cases[0].models, probabilities))
+    drawn = 0
+    for case, model, finding in product(cases, cases[0].models, BOXED_FINDINGS):
+        scored = methods[model].boxes
+        scored = scored[(scored["image_index"] == case.image_index) & (scored["finding"] == finding)]
+        assert case.predicted(model, finding) == pytest.approx(scored[XYWH].to_numpy())
+        drawn += len(scored)
+    assert drawn
+    store = workspace.store()
+    pixels = store.images[store.image_index.index(cases[0].image_index)]
+    png = cv2.imencode(".png", np.asarray(pixels))[1].tobytes()
+    assert case_of_file(predictors, png, name="own.png").box_thresholds == dict.fromkeys(cases[0].models, q)
 
 
 def test_a_figure_has_one_row_for_each_finding_with_a_box(workspace: Workspace) -> None:

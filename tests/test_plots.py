@@ -36,6 +36,7 @@ def _case(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes) -> Case
         "labels": ("Mass",),
         "probabilities": {name: np.linspace(0, 0.65, 14) for name in models},
         "cams": {name: cam for name in models},
+        "box_thresholds": dict.fromkeys(models, 0.7),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [512], "y": [256], "w": [256], "h": [256]}),
     }
     return Case(**parts | changes)

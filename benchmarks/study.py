@@ -28,7 +28,7 @@ import study_figure
 import study_table
 from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
-from study_rows import Row, passes, require_known, require_same, told_of
+from study_rows import Row, passes, require_same, told_of
 
 from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
@@ -39,6 +39,7 @@ from cxr_seam.evaluation import Evaluation, evaluate
 from cxr_seam.files import whole_file
 from cxr_seam.films import Films
 from cxr_seam.findings import FINDINGS
+from cxr_seam.hardware import find_hardware
 from cxr_seam.localization import localization_scores, with_probability
 from cxr_seam.methods import HALF_FILM
 from cxr_seam.models import LocalizationModel
@@ -91,9 +92,10 @@ def key_of(row: Row) -> str:
 
 
 def trained(row: Row, workspace: Workspace) -> tuple[LocalizationModel, Recipe]:
-    """A row's last model, and the recipe by which the row says to use it."""
+    """A row's last model, on the GPU if there is one, and the recipe by which the row says to use it."""
     last = row.recipes[-1]
-    return load_checkpoint(best_path(workspace.models, last.name))[0], replace(last, **row.at_test)
+    model = load_checkpoint(best_path(workspace.models, last.name))[0]
+    return model.to(find_hardware().device), replace(last, **row.at_test)
 
 
 def reader_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
@@ -112,8 +114,7 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     if len(seeds) < 2:
         return
     if path.exists():
-        for before in json.loads(path.read_text())["rows"]:
-            require_known(before, study.rows, path=path)
+        study_table.read_agreement(path, study.rows)
         return
     rows = [study.rows(seed)[name] for seed in seeds[:2]]
     workspaces = [

@@ -78,13 +78,15 @@ def agreement_of(
             counted.setdefault(kind, []).append(table.loc["mean", list(COUNTED)])
             judged = zip(boxes, reversed(readers), strict=True)
             drops.setdefault(kind, []).append(
-                np.mean([covering_drops(own[kind], judge_of(other), seen) for own, other in judged], axis=0)
+                np.mean(
+                    [covering_drops(own[kind], judge_of(other), seen, fewest=fewest) for own, other in judged], axis=0
+                )
             )
     drawn = draw_patients([patient for of in patients for patient in of], draws=draws)
     found: dict[str, dict[str, Any]] = {}
     for kind, parts in counted.items():
         means = pd.DataFrame(parts).mean()
-        value, samples = mean_drop(np.concatenate(drops[kind]), drawn, fewest=fewest)
+        value, samples = mean_drop(np.concatenate(drops[kind]), drawn)
         found[kind] = {name: None if np.isnan(means[name]) else float(means[name]) for name in COUNTED}
         found[kind] |= {"covered": measured(value, samples), "samples": draws_for_json(samples)}
     return found

@@ -94,13 +94,15 @@ class Study:
                         shutil.copyfile(path, temporary)
         if not self.folders:
             raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
-        for name in SHRUNK_BEFORE:
-            names = {f"{path.stem}.png" for path in (self.source / name).glob("*")}
-            if boxed := names & set(tables.boxes["image_index"]):
+        boxed = set(tables.boxes["image_index"])
+        for folder in self.folders:  # a film is taken from the first that holds it
+            held = boxed & {f"{path.stem}.png" for path in folder.iterdir()}
+            if held and folder.name in SHRUNK_BEFORE:
                 raise InputError(
-                    f"{self.source / name} has films with true boxes ({min(boxed)}), shrunk by an unknown filter; "
-                    "move them away: no box is to be scored on them"
+                    f"{folder} has films with true boxes ({min(held)}), shrunk by an unknown filter; move them away: "
+                    "no box is to be scored on them"
                 )
+            boxed -= held
         prepare(self.folders, self.data / f"store_{self.size}", size=self.size)
 
     def workspace(self, folder: Path, recipe: Recipe) -> Workspace:

@@ -8,7 +8,7 @@ share its model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,30 @@ def told_of(row: Row) -> dict[str, Any]:
     return json.loads(json.dumps({"row": row.name, "recipes": recipes, "at_test": row.at_test}))
 
 
+def require_keys(content: Mapping[str, Any], keys: Iterable[str], *, path: Path) -> None:
+    """Make sure that `content`, found at `path`, tells all that today's study writes.
+
+    Raises:
+        InputError: it lacks something.
+    """
+    if missing := [key for key in keys if key not in content]:
+        raise InputError(f"{path} lacks {missing[0]}: it was measured by an earlier version of the study; delete it")
+
+
 def require_same(before: Mapping[str, Any], row: Row, *, path: Path) -> None:
     """Make sure that `before`, found at `path`, is of this very row.
 
     Raises:
-        InputError: it is of another one of the same name.
+        InputError: it is of another one of the same name, or does not say.
     """
+    require_keys(before, told_of(row), path=path)
     if any(before[key] != value for key, value in told_of(row).items()):
         raise InputError(f"{path} was measured with other recipes of that name; delete it or rename the row")
 
 
 def require_known(before: Mapping[str, Any], rows: Callable[[int], Mapping[str, Row]], *, path: Path) -> None:
     """Make sure that `before`, found at `path`, is of the row that has its name and seed today, see `require_same`."""
+    require_keys(before, ("row", "recipes"), path=path)
     require_same(before, rows(before["recipes"][0]["seed"])[before["row"]], path=path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from study_rows import Row, require_known
+from study_rows import Row, require_keys, require_known
 
 from cxr_seam.bootstrap import Measured, difference, measured
 from cxr_seam.errors import InputError
@@ -47,6 +47,7 @@ WITH_COSTS = {
 }
 """Accuracies told with their false positives, without intervals."""
 PAIR = ("accuracy", "false_positives_per_image")
+TOLD_OF_ROWS = ("validation_auc", "passes", "seconds")
 TOLD = {"passes": ",.0f", "validation_auc": ".3f", "agreement": ".3f"}
 """Beside the figures, with their formats. The validation films may choose between rows; test films may not."""
 COVERED = "confidence lost where its boxes are covered"
@@ -73,12 +74,10 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
             require_known(about, rows, path=out / "rows" / f"{name}.s{seed}")
         against = known[name].against
         path = out / "rows" / f"{name}.agreement.json"
-        agreements = json.loads(path.read_text()) if path.exists() else {"rows": [], "maps": {}}
-        for before in agreements["rows"]:
-            require_known(before, rows, path=path)
+        agreements = read_agreement(path, rows) if path.exists() else {}
         others = {} if name == against else runs_by_row.get(against, {})
         for maps in first_of(runs)["localization"]:
-            line = line_of(runs, others, maps, agreement=agreements["maps"].get(maps, {}))
+            line = line_of(runs, others, maps, agreement=agreements.get(maps, {}))
             lines.append({**line, "against": against})
     lines += control_lines(out)
     absent = [name for name in known if name not in runs_by_row]
@@ -91,11 +90,29 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
         temporary.write_text(page(lines, settings, absent))
 
 
+def read_agreement(path: Path, rows: Callable[[int], Mapping[str, Row]]) -> dict[str, dict[str, Any]]:
+    """What `study_agreement.agreement_of` found of a row.
+
+    Raises:
+        InputError: it is of another row of that name, or of an earlier version of the study.
+    """
+    content = json.loads(path.read_text())
+    require_keys(content, ("rows", "maps"), path=path)
+    for before in content["rows"]:
+        require_known(before, rows, path=path)
+    return content["maps"]
+
+
 def runs_of(out: Path, name: str) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
-    """By seed, a row's `row.json` and `results.json`."""
+    """By seed, a row's `row.json` and `results.json`.
+
+    Raises:
+        InputError: one is of an earlier version of the study.
+    """
     found = {}
     for path in (out / "rows").glob(f"{name}.s*/results.json"):
         about = json.loads((path.parent / "row.json").read_text())
+        require_keys(about, ("seed", *TOLD_OF_ROWS, AUC_WITHOUT_SHRUNK, CENTRE_RANKED), path=path.parent)
         found[about["seed"]] = about, load_results(path)
     return dict(sorted(found.items()))
 
@@ -117,7 +134,7 @@ def line_of(
     line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
     line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in FIGURES}
     line |= costs_of([results["localization"][maps] for _, results in runs.values()])
-    for key in ("validation_auc", "passes", "seconds"):
+    for key in TOLD_OF_ROWS:
         line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
     line |= {"agreement": agreement.get("gain"), "covered": agreement.get("covered", NOT_MEASURED)}
     shared = [seed for seed in runs if seed in others]

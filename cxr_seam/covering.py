@@ -34,7 +34,9 @@ Judge = Callable[[Tensor], Tensor]
 """Logits (B, 14) of grey uint8 films (B, 1, S, S)."""
 
 
-def covering_drops(boxes: pd.DataFrame, judge: Judge, films: Films, *, edge: float = EDGE) -> np.ndarray:
+def covering_drops(
+    boxes: pd.DataFrame, judge: Judge, films: Films, *, edge: float = EDGE, fewest: int = FEWEST_FILMS
+) -> np.ndarray:
     """How much confidence the judge loses in each finding that a film's labels name.
 
     Args:
@@ -43,18 +45,20 @@ def covering_drops(boxes: pd.DataFrame, judge: Judge, films: Films, *, edge: flo
         judge: another model.
         films: with labels.
         edge: of the square, a share of the film's.
+        fewest: a finding that fewer of the films show is left out, as in `agreement.agreement`.
 
     Returns:
-        (N, 14) float64, in standard deviations of the judge's logits; NaN where the labels do not name the finding, or
-        where the judge says the same of all films.
+        (N, 14) float64, in standard deviations of the judge's logits; NaN where the labels do not name the finding,
+        where too few films show it, or where the judge says the same of all films.
     """
     centres = (boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2) / ORIGINAL_SIZE
     placed = dict(zip(zip(boxes["image_index"], boxes["finding"], strict=True), centres, strict=True))
     mean, done = mean_film(films), 0
+    enough = films.labels.sum(axis=0) >= fewest
     logits, covered = [], np.full(films.labels.shape, np.nan)
     for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc="cover", unit="batch", leave=False):
         logits.append(judge(pixels).double().numpy())
-        shown = labels.nonzero().tolist()
+        shown = (labels * torch.from_numpy(enough)).nonzero().tolist()
         copies = pixels[[row for row, _ in shown]].clone()
         for copy, (row, k) in zip(copies, shown, strict=True):
             place = placed.get((films.image_index[done + row], FINDINGS[k]))
@@ -85,22 +89,22 @@ def square(centre: Sequence[float], *, edge: float, side: int) -> tuple[slice, s
     return slice(None), rows, columns
 
 
-def mean_drop(drops: np.ndarray, draws: PatientDraws, *, fewest: int = FEWEST_FILMS) -> tuple[float, np.ndarray]:
+def mean_drop(drops: np.ndarray, draws: PatientDraws) -> tuple[float, np.ndarray]:
     """The mean over findings of the mean drop over films, and that of each draw of patients.
 
     Args:
-        drops: (N, 14), see `covering_drops`.
+        drops: (N, 14), see `covering_drops`; those of several sets of films may be put together.
         draws: over the same films.
-        fewest: a finding that fewer films show is left out.
 
     Returns:
-        The value and (draws,) float64; NaN where no finding is shown often enough, or in a draw that lacks one.
+        The value and (draws,) float64, over the findings that have a drop; NaN where none has, or in a draw that lacks
+        one.
     """
     known = ~np.isnan(drops)
-    enough = known.sum(axis=0) >= fewest
-    if not enough.any():
+    told = known.any(axis=0)
+    if not told.any():
         return float("nan"), np.full(len(draws), np.nan)
-    values, known = np.nan_to_num(drops[:, enough]), known[:, enough]
+    values, known = np.nan_to_num(drops[:, told]), known[:, told]
     with np.errstate(invalid="ignore"):
         samples = (draws.totals(values) / draws.totals(known)).mean(axis=1)
     return float((values.sum(axis=0) / known.sum(axis=0)).mean()), samples

@@ -20,6 +20,7 @@ from .errors import InputError
 from .evaluation import same_but_theta
 from .families import FAMILIES
 from .files import whole_file
+from .hardware import find_hardware
 from .predict import Predictor
 from .recipes import Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
@@ -174,7 +175,8 @@ class Models:
         if choice.second is None:
             model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
             _, validation = self._workspace.training_films(self.pcm)
-            return Predictor(model, self.pcm, usual=usual_of(model.eval(), validation, recipe=self.pcm))
+            model = model.eval().to(find_hardware().device)  # which looks at films before there is a predictor
+            return Predictor(model, self.pcm, usual=usual_of(model, validation, recipe=self.pcm))
         self._train(choice.second)
         return Predictor.load(self._path(choice.second))
 

@@ -42,29 +42,37 @@ def test_the_mean_film_is_the_mean(films):
 @pytest.mark.parametrize("box", [(192, 192, 128, 128), (156, 176, 200, 160), (200, 0, 112, 512)])
 def test_a_box_around_the_evidence_takes_it_away_whatever_its_size(films, box):
     """All three have their centre at (256, 256) of 1024, that is (16, 16) of 64."""
-    found = covering_drops(boxes_on(films, *box), grey_at_16_16, films)
+    found = covering_drops(boxes_on(films, *box), grey_at_16_16, films, fewest=1)
     expected = np.where(films.labels == 1, by_hand(films)[:, None], np.nan)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("box", [(700, 700, 128, 128), (192, 500, 128, 128), (0, 900, 10, 10)])
 def test_a_box_elsewhere_takes_nothing_away(films, box):
-    found = covering_drops(boxes_on(films, *box), grey_at_16_16, films)
+    found = covering_drops(boxes_on(films, *box), grey_at_16_16, films, fewest=1)
     assert not found[films.labels == 1].any() and np.isnan(found[films.labels == 0]).all()
 
 
 def test_where_there_is_no_box_nothing_is_lost(films):
     none = boxes_on(films, 192, 192, 128, 128).iloc[:0]
-    assert not covering_drops(none, grey_at_16_16, films)[films.labels == 1].any()
+    assert not covering_drops(none, grey_at_16_16, films, fewest=1)[films.labels == 1].any()
 
 
 def test_the_judge_is_shown_one_square_at_a_time(films):
     """Of a film with several findings each is covered on a film of its own."""
     boxes = boxes_on(films, 700, 700, 128, 128)
     boxes.loc[boxes["finding"] == FINDINGS[0], ["x", "y"]] = 192
-    found = covering_drops(boxes, grey_at_16_16, films)
+    found = covering_drops(boxes, grey_at_16_16, films, fewest=1)
     others = found[:, 1:]
     assert found[films.labels[:, 0] == 1, 0].any() and not others[~np.isnan(others)].any()
+
+
+def test_findings_that_few_films_show_are_left_out(films):
+    counts = films.labels.sum(axis=0)
+    fewest = int(np.median(counts))
+    found = covering_drops(boxes_on(films, 192, 192, 128, 128), grey_at_16_16, films, fewest=fewest)
+    assert (~np.isnan(found)).sum(axis=0).tolist() == [count if count >= fewest else 0 for count in counts]
+    assert 0 < (counts >= fewest).sum() < (counts > 0).sum()
 
 
 @pytest.mark.parametrize(
@@ -81,12 +89,11 @@ def test_the_mean_is_over_findings_of_means_over_films_and_a_draw_counts_films_a
     drops = np.full((6, 14), np.nan)
     drops[:, 0] = [1, 2, 3, 4, 5, 6]
     drops[:2, 1] = [10, 20]
-    drops[0, 2] = 1000  # on a single film, which is too few
     draws = draw_patients([1, 1, 2, 2, 3, 4], draws=50)
-    value, samples = mean_drop(drops, draws, fewest=2)
+    value, samples = mean_drop(drops, draws)
     assert value == pytest.approx((3.5 + 15) / 2)
     for number in range(50):
         often = draws.weights(number, number + 1)[0].astype(float)
         expected = [(often * drops[:, k])[: (6, 2)[k]].sum() / often[: (6, 2)[k]].sum() for k in (0, 1) if often[0]]
         assert np.isnan(samples[number]) if not often[0] else samples[number] == pytest.approx(np.mean(expected))
-    assert np.isnan(mean_drop(drops, draws, fewest=7)[0])
+    assert np.isnan(mean_drop(np.full((6, 14), np.nan), draws)[0])

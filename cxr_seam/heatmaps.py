@@ -13,6 +13,16 @@ PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
 
 
+def require_normalisation(name: str) -> None:
+    """Make sure that maps can be measured as `name` says.
+
+    Raises:
+        InputError: there is no normalisation of that name.
+    """
+    if name not in NORMALISATIONS:
+        raise InputError(f"there is no normalisation {name!r} of maps; choose one of {', '.join(NORMALISATIONS)}")
+
+
 def above_floor(cam: Tensor, normalisation: str, *, usual: Tensor | None = None) -> Tensor:
     """Measure maps from their floor, which `heat_maps` then takes for zero.
 
@@ -29,8 +39,7 @@ def above_floor(cam: Tensor, normalisation: str, *, usual: Tensor | None = None)
     Raises:
         InputError: there is no such normalisation, or no usual map.
     """
-    if normalisation not in NORMALISATIONS:
-        raise InputError(f"there is no normalisation {normalisation!r} of maps; choose {' or '.join(NORMALISATIONS)}")
+    require_normalisation(normalisation)
     if normalisation == "min_max":
         return cam - cam.amin(dim=(-2, -1), keepdim=True)
     if normalisation == "relu":

@@ -15,6 +15,7 @@ from .backbones import BACKBONES, build_backbone
 from .cams import prepare_for_refinement
 from .errors import InputError
 from .findings import FINDINGS
+from .heatmaps import require_normalisation
 from .merging import MergeBlock
 from .pcm import Shallow
 from .poolings import build_pooling
@@ -241,8 +242,9 @@ def model_of(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel
     """Make the untrained model that a recipe describes, with `weights` in place of the recipe's where they are given.
 
     Raises:
-        InputError: see `build_model`.
+        InputError: see `build_model`; or the recipe's maps are measured from something that there is not.
     """
+    require_normalisation(recipe.map_normalisation)  # else a model would be trained that no film can be shown to
     return build_model(
         recipe.model,
         weights=recipe.weights if weights is None else weights,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from cxr_seam.errors import InputError
+from cxr_seam.families import find_recipe
+from cxr_seam.films import Films
 from cxr_seam.heatmaps import above_floor, heat_maps
+from cxr_seam.nih import load_tables
+from cxr_seam.training import train
 
 
 def test_by_hand():
@@ -77,5 +83,13 @@ def test_the_floor_of_a_map_by_hand():
     maps = heat_maps(lifted, (1, 4))[0, :, 0]
     assert maps[0].tolist() == maps[1].tolist() == [0, 0.25, 0.75, 1]  # a map that is negative everywhere has a peak
     assert heat_maps(cam, (1, 4))[0, 1].max() == 0 and maps[2].max() == 0
-    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose relu or min_max"):
+    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose one of relu, min_max, usual"):
         above_floor(cam, "mean")
+
+
+def test_a_recipe_of_maps_that_there_are_not_is_refused_before_it_is_trained(tmp_path, demo_store, demo_folder):
+    films = Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index)
+    recipe = replace(find_recipe("multires_tiny"), map_normalisation="mean")
+    with pytest.raises(InputError, match="no normalisation 'mean' of maps"):
+        train(recipe, tmp_path, train_films=films, validation_films=films)
+    assert not list(tmp_path.glob("*.safetensors"))

@@ -39,7 +39,7 @@ from cxr_seam.training import train
 
 MODEL = "multires_efficientnet_lite0"
 KINDS = {
-    "averaged": {"schedule": "cosine", "more": True},
+    "averaged": {"schedule": "cosine", "more": True, "again": True},
     "plateau": {"schedule": "plateau"},
     "joint": {"schedule": "one_cycle", "more": True, "joint": True},
     "one_cycle": {"schedule": "one_cycle"},

@@ -25,10 +25,11 @@ from cxr_seam.training import train
 FIRST, SECOND = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
 
 
-def recipes(model, schedule="plateau", *, more=False, joint=False):
+def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
     """A family with batches that two and three processes share unevenly, and a rate that changes.
 
-    With `more` it has what else a recipe may name, an average of the weights among it; `joint` makes it one recipe.
+    With `more` it has what else a recipe may name, an average of the weights among it; with `again` films are looked at
+    again after an epoch, and maps measured from what they usually are; `joint` makes it one recipe.
     """
     phase = replace(
         FIRST.backbone,
@@ -45,9 +46,11 @@ def recipes(model, schedule="plateau", *, more=False, joint=False):
         decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warm_up": 0.25, "ema_decay": 0.5}
         phase, seam = replace(phase, label_smoothing=0.1, **decaying), replace(seam, **decaying)
         first = replace(first, backbone=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2))
+    looks = {"map_normalisation": "usual", "test_scales": (1.0, 1.5)} if again else {}
+    first = replace(first, **looks)
     if joint:
         return (replace(first, seam=seam, joint=True),)
-    return first, replace(SECOND, model=model, seam=seam)
+    return first, replace(SECOND, model=model, seam=seam, **looks)
 
 
 def films_of(tables, store):

@@ -85,7 +85,7 @@ print(workspace.introduction)
 #
 # $$y_i = \frac{1}{C(x_i)} \sum_{j} \mathrm{ReLU}\!\left(\frac{\theta(x_i)^{\top}\theta(x_j)}{\lVert\theta(x_i)\rVert\,\lVert\theta(x_j)\rVert}\right)\hat y_j$$
 #
-# $\theta$, a $1\times1$ convolution, is all that is learnt here: the backbone and the classifier are frozen, so the probabilities of a film stay exactly as they were. Before refinement each position keeps only its strongest finding; a background channel, 1 minus the strongest, stands for the rest.
+# $\theta$, a $1\times1$ convolution, is all that is learnt here: the backbone and the classifier are frozen, so the probabilities of a film stay exactly as they were. Before refinement each position keeps only its strongest finding; a background channel, 1 minus the strongest, stands for the rest. (Of `strong`, raw maps put boxes better than refined ones [on real films](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md): there, show films to the model of notebook 02.)
 
 # %%
 # %run_set_up_and_choices_first

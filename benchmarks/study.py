@@ -114,7 +114,7 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     if len(seeds) < 2:
         return
     if path.exists():
-        study_table.read_agreement(path, study.rows)
+        study_table.read_agreement(path, study.rows, seeds=seeds[:2])
         return
     rows = [study.rows(seed)[name] for seed in seeds[:2]]
     workspaces = [

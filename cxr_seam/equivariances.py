@@ -23,24 +23,30 @@ LARGEST_SHIFT = 0.1
 
 
 def draw_rotation(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
-    """Turn by an angle uniform in [-phase.rotation_degrees, phase.rotation_degrees], the paper's."""
+    """Turn by an angle a uniform in [-phase.rotation_degrees, phase.rotation_degrees], the paper's.
+
+    x' = R(a) x about the centre, R(a) = [[cos a, -sin a], [sin a, cos a]].
+    """
     degrees = (2 * torch.rand(count, generator=generator) - 1) * phase.rotation_degrees
     return no_motion(count)._replace(degrees=degrees)
 
 
 def draw_rescaling(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
-    """Shrink by a factor log-uniform in [SMALLEST_ZOOM, 1]; enlarging would lose findings that the labels name."""
+    """Shrink by a factor z log-uniform in [SMALLEST_ZOOM, 1]; enlarging would lose findings that the labels name.
+
+    x' = z x about the centre, z = SMALLEST_ZOOM^u with u uniform in [0, 1].
+    """
     return no_motion(count)._replace(zoom=SMALLEST_ZOOM ** torch.rand(count, generator=generator))
 
 
 def draw_translation(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
-    """Shift by a share of the side uniform in [-LARGEST_SHIFT, LARGEST_SHIFT], across and down."""
+    """Shift by a share of the side uniform in [-LARGEST_SHIFT, LARGEST_SHIFT], across and down: x' = x + (r, d)."""
     right, down = (2 * torch.rand(2, count, generator=generator) - 1) * LARGEST_SHIFT
     return no_motion(count)._replace(right=right, down=down)
 
 
 def draw_flip(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
-    """Mirror left to right, every film: one left as it is would be compared with itself."""
+    """Mirror left to right, (x, y)' = (-x, y) about the centre: every film, since one left alone would meet itself."""
     return no_motion(count)._replace(mirror=-torch.ones(count))
 
 

@@ -116,12 +116,10 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
 
 
 def same_but_theta(model: torch.nn.Module, path: Path) -> bool:
-    """Whether a checkpoint holds the model's weights but for theta: the second phase leaves all others as they were."""
-    state = model.state_dict()
-    earlier = {key: value for key, value in load_file(path).items() if not key.startswith(USUAL)}
-    return state.keys() == earlier.keys() and all(
-        key.startswith("pcm.") or torch.equal(value, earlier[key]) for key, value in state.items()
-    )
+    """Whether a checkpoint holds the model's weights but for its refiner's, which a second phase may exchange."""
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("pcm.")}
+    earlier = {key: value for key, value in load_file(path).items() if not key.startswith((USUAL, "pcm."))}
+    return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 
 def evaluate(

@@ -36,7 +36,7 @@ def strengthen(recipe: Recipe) -> Recipe:
 
     All of the backbone learns, with a schedule and a step after every batch; pooling asks for each finding where it is;
     no disease-free film is left out; maps are measured from what they usually are, and boxes drawn closer around their
-    peaks; films are looked at larger, too.
+    peaks; films are looked at larger, too, and mirrored.
 
     Args:
         recipe: of a first phase; its backbone, image size, batches and epochs stay.
@@ -60,6 +60,7 @@ def strengthen(recipe: Recipe) -> Recipe:
         map_normalisation="usual",
         box_threshold=0.8,
         test_scales=(1.0, 1.5),
+        test_flip=True,
     )
 
 

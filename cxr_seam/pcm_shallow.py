@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import InputError
 from .pcm import PixelCorrelation, Shallow
 
 REDUCED = (64, 128)
@@ -37,7 +38,12 @@ class ShallowPixelCorrelation(PixelCorrelation):
         """Return theta, (B, D, H, W) float32; what it is made of is detached, so that gradients stay in here.
 
         A finer map is brought to H x W by the mean over each cell: bilinear sampling would see 4 pixels of its 64.
+
+        Raises:
+            InputError: the image and the shallower maps are not given.
         """
+        if shallow is None:
+            raise InputError("a refiner on shallow features needs them and the image; give shallow=Shallow(...)")
         size = features.shape[-2:]
         image, *maps = (
             F.interpolate(seen.detach().float(), size=size, mode="area") for seen in (shallow.images, *shallow.maps)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .checkpoints import load_checkpoint
 from .errors import InputError
+from .heatmaps import require_normalisation
 from .models import LocalizationModel, model_of
 from .recipes import Recipe
 from .run_files import best_path
@@ -25,11 +26,16 @@ def starting_model(
         The model and the thresholds of its classifier, None where it has yet to be trained.
 
     Raises:
-        InputError: weights cannot be had, or the checkpoint cannot be loaded.
+        InputError: weights cannot be had, the checkpoint cannot be loaded, or its classifier is not the recipe's.
     """
     if start is None:
         return model_of(recipe, weights=weights), None
     model, about = load_checkpoint(start)
+    require_normalisation(recipe.map_normalisation)
+    for field in ("model", "pooling", "lse_gamma"):  # what the second phase leaves as it is
+        ours, theirs = getattr(recipe, field), getattr(about.recipe, field)
+        if ours != theirs:
+            raise InputError(f"{recipe.name} has the {field} {ours!r}, but {start} has {theirs!r}; give both the same")
     model.background = recipe.background
     if recipe.refiner != about.recipe.refiner:
         model.give_refiner(recipe.refiner)

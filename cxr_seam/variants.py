@@ -35,6 +35,8 @@ FIRST_PHASE = ("head", "gamma")
 """Questions about the classifier: they train both phases anew, and the raw maps stand beside the refined ones."""
 TRIED_RATE = 1e-3
 TRIED_GAMMAS = (5.0, 10.0, 20.0)
+WITH_GAMMA = ("lse", "lse_lba")
+"""The poolings that gamma means something to; with another there is nothing to try."""
 TRIED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 OWN = "as in the recipe"
 
@@ -118,7 +120,8 @@ def choices(question: str, multires: Recipe, pcm: Recipe) -> list[Choice]:
             for name, trainable in (("trained", True), ("frozen", False))
         }
     elif question == "gamma":
-        tried = {f"{gamma:g}": both(f"gamma_{gamma:g}", lse_gamma=gamma) for gamma in TRIED_GAMMAS}
+        gammas = TRIED_GAMMAS if multires.pooling in WITH_GAMMA else ()
+        tried = {f"{gamma:g}": both(f"gamma_{gamma:g}", lse_gamma=gamma) for gamma in gammas}
     elif question == "q":
         tried = {f"{q:g}": (multires, replace(pcm, box_threshold=q)) for q in TRIED_THRESHOLDS}
     else:

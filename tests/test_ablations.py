@@ -95,6 +95,11 @@ def test_a_recipe_that_chooses_otherwise_stands_first_in_its_own_row():
         assert [getattr(choice, phase).lse_gamma for choice in others] == [5, 10, 20]
 
 
+def test_where_a_pooling_has_no_gamma_there_is_nothing_to_try():
+    (only,) = choices("gamma", replace(MULTI, pooling="pcam"), replace(PCM, pooling="pcam"))
+    assert only.own and only.name == "as in the recipe"
+
+
 def test_each_question_has_one_choice_that_is_the_recipes_own(results):
     for question in ("theta", "q", "head"):
         own = [row for row in rows(results, question).values() if row["own"]]

@@ -296,6 +296,30 @@ def test_an_agreement_of_an_earlier_version_is_named(part_of_study: Any) -> None
         study_table.write(out, settings={}, rows=rows)
 
 
+def test_an_agreement_of_other_seeds_is_named(part_of_study: Any) -> None:
+    import study_table
+    from study_rows import told_of
+
+    out, rows = part_of_study
+    said = {"rows": [told_of(rows(seed)["paper"]) for seed in (0, 2)], "maps": {}}
+    (out / "rows" / "paper.agreement.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="paper.agreement.json is of a model with the seed 2; delete it"):
+        study_table.write(out, settings={}, rows=rows)
+
+
+@pytest.mark.parametrize(("backbone", "rate", "epochs"), [("resnet50", 1e-6, 3), ("efficientnet_lite0", 1e-5, 1)])
+def test_the_papers_row_has_its_second_phase(
+    backbone: str, rate: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sect. 5.1: 1E-06 for 3 epochs with ResNet50, 1E-05 and 1 epoch with EfficientNetB4."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from study_rows import study_rows
+
+    rows = study_rows(backbone=backbone, size=256, epochs=9, seed=0, images=lambda recipe: 7_106)
+    seam = rows["paper"].recipes[-1].seam
+    assert (seam.learning_rate, seam.epochs) == (rate, epochs)
+
+
 def test_no_box_is_scored_on_films_that_an_unknown_filter_has_shrunk(
     demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +336,8 @@ def test_no_box_is_scored_on_films_that_an_unknown_filter_has_shrunk(
         shutil.copy(demo_folder / "images" / boxed, data / folder)
     options = ("efficientnet_lite0", 64, 1, 20)
     Study(data, tmp_path / "larger", *options).fetch()
+    store = Store.open(tmp_path / "larger" / "data" / "store_64")
+    assert [tuple(source) for source in store.sources] == [("images_256", 1)] and list(store.image_index) == [boxed]
     (data / "images_256" / boxed).unlink()
     with pytest.raises(InputError, match=rf"images_128 has films with true boxes \({boxed}\)"):
         Study(data, tmp_path / "shrunk", *options).fetch()
@@ -448,7 +474,8 @@ CHANGED = {
     "test_flip": {"at_test.test_flip"},
     "without_usual": {"at_test.map_normalisation"},
     "without_scales": {"at_test.test_scales"},
-    "with_flip": {"at_test.test_flip"},
+    "without_flip": {"at_test.test_flip"},
+    "looked_once": {"at_test.test_flip", "at_test.test_scales"},
     "with_q_0.7": {"at_test.box_threshold"},
     "with_papers_boxes": {"at_test.box_threshold", "at_test.map_normalisation"},
     "without_all_images": {"data.disease_free_images", "backbone.epochs"},

@@ -26,6 +26,7 @@ from cxr_seam.classification import classification_table
 from cxr_seam.equivariances import EQUIVARIANCES
 from cxr_seam.evaluation import evaluate
 from cxr_seam.findings import FINDINGS
+from cxr_seam.heatmaps import NORMALISATIONS
 from cxr_seam.models import build_model
 from cxr_seam.nih import load_tables
 from cxr_seam.pcm_shallow import ShallowPixelCorrelation
@@ -145,6 +146,7 @@ def test_the_page_of_parts_names_them_all() -> None:
     assert named["seam.equivariance"] == set(EQUIVARIANCES)
     between = {"efficientnet_b1", "efficientnet_b2", "efficientnet_b3"}  # "b0 to b4"
     assert (named["model"] | between) - {"multires_"} == set(BACKBONES)
+    assert named["map_normalisation"] == set(NORMALISATIONS)
     assert named["backbone.optimiser"] == {*OPTIMISERS, "weight_decay"}
     assert named["backbone.schedule"] == {"plateau", "constant", "one_cycle", "cosine", "warm_up"}
 

@@ -8,11 +8,13 @@ import torch
 from accelerate.utils import set_seed
 
 from cxr_seam.checkpoints import load_checkpoint
+from cxr_seam.evaluation import family_predictors
 from cxr_seam.families import SMALL_PCM, find_recipe, strengthen
 from cxr_seam.films import Films
 from cxr_seam.nih import choose_training_images, load_tables
 from cxr_seam.predict import Predictor
 from cxr_seam.recipes import with_pcm
+from cxr_seam.results import REFINED
 from cxr_seam.starting import starting_model, starting_path
 from cxr_seam.training import best_path, train
 
@@ -37,6 +39,8 @@ def test_each_phase_trains_its_own_parts_and_no_other(
         warnings.filterwarnings("ignore", message="no film that .* is trained on shows")
         for recipe in (first, second):
             train(recipe, tmp_path, train_films=training, validation_films=validation)
+    family = (find_recipe("tiny"), first, second)
+    assert set(family_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
     starts = []
     for recipe in (first, second):
         set_seed(recipe.seed)
@@ -67,6 +71,7 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     predictor = Predictor.load(best_path(tmp_path, second.name))
     assert set(predictor.usual) == {"cam", "refined"}
     pixels = validation.__getitems__([0])[0]
-    looks = [replace(first, map_normalisation="relu", test_scales=(scale,)) for scale in (1.0, 1.5)]
-    own, larger = (Predictor(predictor.model, recipe).run(pixels).logits for recipe in looks)
-    torch.testing.assert_close(predictor.run(pixels).logits, (own + larger) / 2)  # a film is looked at larger, too
+    once = replace(first, map_normalisation="relu", test_flip=False)
+    looks = [replace(once, test_scales=(scale,)) for scale in (1.0, 1.5)]
+    said = [Predictor(predictor.model, how).run(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
+    torch.testing.assert_close(predictor.run(pixels).logits, sum(said) / 4)  # a film is looked at larger and mirrored

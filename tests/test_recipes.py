@@ -78,6 +78,7 @@ def test_strong_is_the_papers_resnet50_but_for_what_its_page_names():
         "map_normalisation": "usual",
         "box_threshold": 0.8,
         "test_scales": (1.0, 1.5),
+        "test_flip": True,
     }
     assert find_recipe("multires_strong_pcm").seam.learning_rate == 1e-3  # theta learns at all
 
@@ -157,5 +158,10 @@ def test_a_second_phase_can_begin_with_another_refiner_on_the_model_of_the_first
     state, before = started.state_dict(), model.state_dict()
     assert {key for key in state if key not in before} == {"pcm.query.weight", "pcm.key.weight"}
     assert all(torch.equal(state[key], before[key]) for key in state if key in before)
+    for field, other in {"model": "multires_resnet18", "pooling": "pcam", "lse_gamma": 5.0}.items():
+        with pytest.raises(InputError, match=f"multires_tiny_pcm has the {field} .*; give both the same"):
+            starting_model(replace(second, **{field: other}), best_path(tmp_path, first.name), weights="none")
+    with pytest.raises(InputError, match="no normalisation 'mean' of maps"):
+        starting_model(replace(second, map_normalisation="mean"), best_path(tmp_path, first.name), weights="none")
     same, _ = starting_model(find_recipe("multires_tiny_pcm"), best_path(tmp_path, first.name), weights="none")
     assert torch.equal(same.pcm.theta.weight, model.pcm.theta.weight)

@@ -192,6 +192,9 @@ def test_the_shallow_pcm_has_the_convolutions_of_its_source():
 
 
 def test_unknown_names_are_told():
+    refiner, features, cam, _ = example("pcm_shallow")
+    with pytest.raises(InputError, match="needs them and the image"):
+        refiner(features, cam)
     with pytest.raises(InputError, match="no refiner 'crf'; choose one of pcm, pcm_shallow, self_attention, none"):
         build_model("multires_resnet18", weights="none", refiner="crf")
 

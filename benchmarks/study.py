@@ -80,6 +80,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
     about["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
     about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
+    about[study_table.TIGHT_BOX] = tight_boxes(workspace, found, draws=study.draws)
     about["centre_ranked"] = centre_ranked(workspace, found, key, draws=study.draws)
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
@@ -162,6 +163,18 @@ def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: i
     drawn = draw_patients(tables.images["patient_id"][boxed].to_numpy(), draws=draws)
     scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
     return {**located_value(scores, FROC), "samples": draws_for_json(samples[FROC])}
+
+
+def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[str, Any]:
+    """How often best boxes meet a true one with an IoU above 0.3, by kind of maps: measured values and their draws."""
+    patients = workspace.tables().images["patient_id"][found.boxed.image_index]
+    drawn, told = draw_patients(patients.to_numpy(), draws=draws), {}
+    for kind, method in found.methods.items():
+        options = {"images": found.boxed.image_index, "draws": drawn, "kept": (study_table.TIGHT_BOX,)}
+        scores, samples = localization_scores(method.boxes, found.truth, **options)
+        values = draws_for_json(samples[study_table.TIGHT_BOX])
+        told[kind] = {**located_value(scores, study_table.TIGHT_BOX), "samples": values}
+    return told
 
 
 def measure_controls(study: Study) -> None:

@@ -28,6 +28,8 @@ from cxr_seam.results import (
 )
 
 AUC_WITHOUT_SHRUNK, CENTRE_RANKED = "auc_without_shrunk", "centre_ranked"
+TIGHT_BOX = "best_box iou>0.3"
+"""Added last: rows that were measured before have no draws of it."""
 FIGURES = {
     MEAN_AUC: METRICS[MEAN_AUC],
     AUC_WITHOUT_SHRUNK: "mean AUC, 256-pixel images",
@@ -35,6 +37,7 @@ FIGURES = {
     CENTRE_RANKED: f"{METRICS[FROC]} of the centred half of the film, ranked by the row's probabilities",
     BEST_BOX: METRICS[BEST_BOX],
     COSTS[BEST_BOX]: "its false positives",
+    TIGHT_BOX: "best box (IoU>0.3), with its interval",
     ALL_BOXES: METRICS[ALL_BOXES],
     COSTS[ALL_BOXES]: "their false positives",
 }
@@ -141,7 +144,8 @@ def line_of(
     """
     about = next(iter(runs.values()))[0]
     line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
-    line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in FIGURES}
+    line |= dict.fromkeys(FIGURES, NOT_MEASURED)
+    line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in figures_of(runs)}
     line |= costs_of([results["localization"][maps] for _, results in runs.values()])
     for key in TOLD_OF_ROWS:
         line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
@@ -156,9 +160,10 @@ def line_of(
             )
     if shared:
         own, other = ({seed: of[seed] for seed in shared} for of in (runs, others))
+        known = [figure for figure in figures_of(own) if figure in figures_of(other)]
         for kind in first_of(other)["localization"]:
             line["difference"][kind] = {
-                figure: minus(mean_over(own, maps, figure), mean_over(other, kind, figure)) for figure in FIGURES
+                figure: minus(mean_over(own, maps, figure), mean_over(other, kind, figure)) for figure in known
             }
     return line
 
@@ -171,10 +176,18 @@ def costs_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     }
 
 
+def figures_of(runs: Mapping[int, Any]) -> list[str]:
+    """Those of `FIGURES` that every run has measured."""
+    tight = all(TIGHT_BOX in about for about, _ in runs.values())
+    return [figure for figure in FIGURES if tight or figure != TIGHT_BOX]
+
+
 def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
     """A figure's mean over seeds, of the value and draw by draw."""
     if figure in (AUC_WITHOUT_SHRUNK, CENTRE_RANKED):
         sides = [(about[figure]["value"], about[figure]["samples"]) for about, _ in runs.values()]
+    elif figure == TIGHT_BOX:
+        sides = [(about[figure][maps]["value"], about[figure][maps]["samples"]) for about, _ in runs.values()]
     else:
         sides = [(key_value(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
     values = [value for value, _ in sides]
@@ -192,7 +205,7 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
     content = json.loads((out / "controls.json").read_text())
     return [
         {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
-        | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK, CENTRE_RANKED, "covered")}
+        | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK, CENTRE_RANKED, TIGHT_BOX, "covered")}
         | {figure: key_value(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
         | costs_of([scores])
         for name, scores in content["localization"].items()

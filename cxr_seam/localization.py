@@ -7,7 +7,7 @@ Source: D'Souza et al. 2022, section 5.3, Tables 2 and 3; Wang et al. 2017.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 FROC_AT = (0.25, 0.5, 1.0)
 """False positives per image and finding at which the FROC curve is read."""
 FROC_MATCHES: tuple[tuple[Measure, float], ...] = (("iou", 0.1), ("iou", 0.3), ("iobb", 0.1))
+KEPT = ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")
+"""The accuracies by which methods are compared."""
 GATE = 0.5
 _COST = " false_positives_per_image"
 _QUOTIENTS = ("accuracy", "false_positives_per_image", "false_positives_per_box")
@@ -155,6 +157,7 @@ def localization_scores(
     images: Sequence[str],
     draws: PatientDraws,
     points: pd.DataFrame | None = None,
+    kept: Collection[str] = KEPT,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Every localization score of one method, with intervals over patients.
 
@@ -164,6 +167,7 @@ def localization_scores(
         images: the images the boxes were predicted on, in the order that `draws` was made for.
         draws: of the patients of these images.
         points: of the pointing game, for methods that point (`pointing.points`).
+        kept: the macro accuracies whose draws are given, such as "best_box iou>0.3".
 
     Returns:
         The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "gated_boxes"
@@ -173,9 +177,9 @@ def localization_scores(
         0.5 and 1 false positives per image and finding; "draws_defined" of the macro value) and "curve" (macro);
         "pointing_game", None without `points`.
 
-        And the draws (draws,) of three macro accuracies, for differences between methods: "froc@0.5 iou>0.1",
-        "best_box iou>0.1", "all_boxes iobb>0.1"; of the last two also those of the macro false positives per image, the
-        name followed by " false_positives_per_image".
+        And the draws (draws,) of the macro accuracies `kept`, for differences between methods; of those of best and
+        all boxes also the draws of the macro false positives per image, the name followed by
+        " false_positives_per_image".
 
     Raises:
         InputError: see `matching.match`; or the draws are of another number of images.
@@ -197,7 +201,6 @@ def localization_scores(
     for name, curve in curves.items():
         scores["froc"][name], samples[f"froc@0.5 {name}"] = _measured_froc(curve, draws)
     scores["pointing_game"] = None if points is None else pointing_game(points, images=images, draws=draws)
-    kept = ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")
     return scores, {name: values for name, values in samples.items() if name.removesuffix(_COST) in kept}
 
 

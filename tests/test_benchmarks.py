@@ -174,6 +174,11 @@ def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
                 assert line[metric]["value"] == pytest.approx(np.mean(values))
             accuracies = [r["localization"][maps]["best_box"]["iou>0.3"]["macro"]["accuracy"]["value"] for r in runs]
             assert line["best box (IoU>0.3)"][0] == pytest.approx(np.mean(accuracies))
+            assert line["best_box iou>0.3"]["value"] == pytest.approx(np.mean(accuracies), abs=1e-6)
+            for seed, results in enumerate(runs):  # evaluated with the same draws of patients
+                own = json.loads((study / "rows" / f"{row}.s{seed}" / "row.json").read_text())["best_box iou>0.3"][maps]
+                whole = results["localization"][maps]["best_box"]["iou>0.3"]["macro"]["accuracy"]
+                assert {key: own[key] for key in whole} == whole
             images = [results["data"]["training_images"] for results in runs]
             assert line["seeds"] == [0, 1] and line["passes"] == 2 * np.mean(images)
     for control, metric in (("random 8x8 map", ALL_BOXES), ("centre box, half of film", FROC)):
@@ -294,6 +299,20 @@ def test_an_agreement_of_an_earlier_version_is_named(part_of_study: Any) -> None
     (out / "rows" / "paper.agreement.json").write_text(json.dumps({REFINED: {"gain": 0.1}}))
     with pytest.raises(InputError, match="paper.agreement.json lacks rows: it was measured by an earlier version"):
         study_table.write(out, settings={}, rows=rows)
+
+
+def test_a_row_measured_before_tight_boxes_had_intervals_stands_without(part_of_study: Any) -> None:
+    import study_table
+
+    out, rows = part_of_study
+    path = out / "rows" / "paper.s0" / "row.json"
+    about = json.loads(path.read_text())
+    del about["best_box iou>0.3"]
+    path.write_text(json.dumps(about))
+    study_table.write(out, settings={}, rows=rows)
+    assert line_of(out, "paper", REFINED)["best_box iou>0.3"]["value"] is None
+    ours = line_of(out, "min_max", REFINED)
+    assert ours["best_box iou>0.3"]["value"] is not None and "best_box iou>0.3" not in ours["difference"][REFINED]
 
 
 def test_an_agreement_of_other_seeds_is_named(part_of_study: Any) -> None:

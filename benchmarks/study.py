@@ -115,7 +115,10 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     if len(seeds) < 2:
         return
     if path.exists():
-        study_table.read_agreement(path, study.rows, seeds=seeds[:2])
+        before, _ = study_table.read_agreement(path, study.rows)
+        if before != list(seeds[:2]):
+            told = " and ".join(map(str, before))
+            raise InputError(f"{path} is of the seeds {told}; delete it, or name these first in --seeds")
         return
     rows = [study.rows(seed)[name] for seed in seeds[:2]]
     workspaces = [

@@ -77,7 +77,9 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
             require_known(about, rows, path=out / "rows" / f"{name}.s{seed}")
         against = known[name].against
         path = out / "rows" / f"{name}.agreement.json"
-        agreements = read_agreement(path, rows, seeds=list(runs)) if path.exists() else {}
+        seeds, agreements = read_agreement(path, rows) if path.exists() else ([], {})
+        if not set(seeds) <= set(runs):  # of models that are not in this line
+            agreements = {}
         others = {} if name == against else runs_by_row.get(against, {})
         for maps in first_of(runs)["localization"]:
             line = line_of(runs, others, maps, agreement=agreements.get(maps, {}))
@@ -93,26 +95,17 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
         temporary.write_text(page(lines, settings, absent))
 
 
-def read_agreement(
-    path: Path, rows: Callable[[int], Mapping[str, Row]], *, seeds: Sequence[int]
-) -> dict[str, dict[str, Any]]:
-    """What `study_agreement.agreement_of` found of a row.
-
-    Args:
-        path: of the file.
-        rows: all rows by name, for a seed.
-        seeds: of which two must be those of the models that were held against each other.
+def read_agreement(path: Path, rows: Callable[[int], Mapping[str, Row]]) -> tuple[list[int], dict[str, dict[str, Any]]]:
+    """The seeds of a row's two models, and what `study_agreement.agreement_of` found of them.
 
     Raises:
-        InputError: it is of another row of that name, of other seeds, or of an earlier version of the study.
+        InputError: it is of another row of that name, or of an earlier version of the study.
     """
     content = json.loads(path.read_text())
     require_keys(content, ("rows", "maps"), path=path)
     for before in content["rows"]:
         require_known(before, rows, path=path)
-        if (seed := before["recipes"][0]["seed"]) not in seeds:
-            raise InputError(f"{path} is of a model with the seed {seed}; delete it to measure the agreement of others")
-    return content["maps"]
+    return [before["recipes"][0]["seed"] for before in content["rows"]], content["maps"]
 
 
 def runs_of(out: Path, name: str) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:

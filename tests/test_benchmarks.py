@@ -315,15 +315,25 @@ def test_a_row_measured_before_tight_boxes_had_intervals_stands_without(part_of_
     assert ours["best_box iou>0.3"]["value"] is not None and "best_box iou>0.3" not in ours["difference"][REFINED]
 
 
-def test_an_agreement_of_other_seeds_is_named(part_of_study: Any) -> None:
+def test_an_agreement_of_other_seeds_is_not_shown_and_is_named_where_it_would_be_measured(
+    part_of_study: Any, study: Path, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import study_table
+    from study import main
     from study_rows import told_of
 
     out, rows = part_of_study
-    said = {"rows": [told_of(rows(seed)["paper"]) for seed in (0, 2)], "maps": {}}
-    (out / "rows" / "paper.agreement.json").write_text(json.dumps(said))
-    with pytest.raises(InputError, match="paper.agreement.json is of a model with the seed 2; delete it"):
-        study_table.write(out, settings={}, rows=rows)
+    shutil.copy(study / "study.json", out)
+    shutil.copytree(study / "data", out / "data")
+    path = out / "rows" / "paper.agreement.json"
+    of = {"rows": [told_of(rows(seed)["paper"]) for seed in (0, 2)], "maps": {REFINED: {"gain": 0.123}}}
+    path.write_text(json.dumps(of))
+    study_table.write(out, settings={}, rows=rows)
+    assert line_of(out, "paper", REFINED)["agreement"] is None  # the line is of seed 0 alone
+    shutil.copytree(study / "rows" / "paper.s1", out / "rows" / "paper.s1")
+    words = ["--data", str(demo_folder), "--out", str(out), *STUDY, "--rows", "paper"]
+    assert main(words) == 1
+    assert "paper.agreement.json is of the seeds 0 and 2; delete it, or name these first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("backbone", "rate", "epochs"), [("resnet50", 1e-6, 3), ("efficientnet_lite0", 1e-5, 1)])

@@ -109,14 +109,14 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     """Hold the row's models of the first two seeds against each other, unless that is done.
 
     Raises:
-        InputError: what is there is of another row of this name.
+        InputError: what is there is of another row of this name, or of other seeds.
     """
     path = study.out / "rows" / f"{name}.agreement.json"
     if len(seeds) < 2:
         return
     if path.exists():
         before, _ = study_table.read_agreement(path, study.rows)
-        if before != list(seeds[:2]):
+        if set(before) != set(seeds[:2]):
             told = " and ".join(map(str, before))
             raise InputError(f"{path} is of the seeds {told}; delete it, or name these first in --seeds")
         return

@@ -25,7 +25,7 @@ LARGEST_SHIFT = 0.1
 def draw_rotation(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
     """Turn by an angle a uniform in [-phase.rotation_degrees, phase.rotation_degrees], the paper's.
 
-    x' = R(a) x about the centre, R(a) = [[cos a, -sin a], [sin a, cos a]].
+    x' = R x about the centre, R = [[cos a, sin a], [-sin a, cos a]] with y down: counter-clockwise as the eye sees it.
     """
     degrees = (2 * torch.rand(count, generator=generator) - 1) * phase.rotation_degrees
     return no_motion(count)._replace(degrees=degrees)

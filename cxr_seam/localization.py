@@ -177,9 +177,8 @@ def localization_scores(
         0.5 and 1 false positives per image and finding; "draws_defined" of the macro value) and "curve" (macro);
         "pointing_game", None without `points`.
 
-        And the draws (draws,) of the macro accuracies `kept`, for differences between methods; of those of best and
-        all boxes also the draws of the macro false positives per image, the name followed by
-        " false_positives_per_image".
+        And the draws (draws,) of the macro accuracies `kept`, for differences between methods; of all but FROC also
+        those of the macro false positives per image, the name followed by " false_positives_per_image".
 
     Raises:
         InputError: see `matching.match`; or the draws are of another number of images.

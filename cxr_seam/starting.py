@@ -26,7 +26,8 @@ def starting_model(
         The model and the thresholds of its classifier, None where it has yet to be trained.
 
     Raises:
-        InputError: weights cannot be had, the checkpoint cannot be loaded, or its classifier is not the recipe's.
+        InputError: weights cannot be had, the checkpoint cannot be loaded, its classifier is not the recipe's, or there
+            is no such refiner or normalisation of maps.
     """
     if start is None:
         return model_of(recipe, weights=weights), None

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .checkpoints import load_checkpoint, read_header
 from .errors import InputError
 from .evaluation import same_but_theta
@@ -176,7 +178,9 @@ class Models:
         """The trained model of a choice."""
         self._train(choice.first)
         if choice.second is None:
-            model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
+            with torch.random.fork_rng():  # a refiner that is exchanged is drawn as where the second phase is trained
+                torch.manual_seed(self.pcm.seed)
+                model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
             _, validation = self._workspace.training_films(self.pcm)
             model = model.eval().to(find_hardware().device)  # which looks at films before there is a predictor
             return Predictor(model, self.pcm, usual=usual_of(model, validation, recipe=self.pcm))

@@ -113,6 +113,16 @@ def test_untrained_theta_is_the_multires_models_own(workspace):
     assert all(torch.equal(untrained[key].cpu(), value) for key, value in checkpoint.items())
 
 
+def test_an_untrained_refiner_is_the_one_that_training_would_begin_with(workspace):
+    models = Models(workspace)
+    models.pcm = replace(PCM, refiner="self_attention")
+    untrained = choices("theta", MULTI, models.pcm)[0]
+    before = torch.get_rng_state()
+    first, second = (models.predictor(untrained).model.state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "pcm.query.weight" in first and all(torch.equal(second[key], value) for key, value in first.items())
+
+
 def test_as_printed_is_trained_with_the_printed_numbers_and_moves_theta_hardly(results, workspace):
     """Adam moves a weight by little more than its rate in a step: a few of 1e-6 here, and none of any other weight."""
     folder = workspace.keep / "ablations"

@@ -30,7 +30,7 @@ from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
 from study_rows import Row, passes, require_same, told_of
 
-from cxr_seam.bootstrap import DRAWS, draw_patients, draws_for_json
+from cxr_seam.bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
 from cxr_seam.checkpoints import load_checkpoint
 from cxr_seam.classification import classification_scores, classification_table, mean_auc
 from cxr_seam.controls import centre_boxes, random_map_boxes
@@ -79,9 +79,9 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     about["seconds"] = sum(record["seconds"] for record in history)
     about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
     about["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
-    about["auc_without_shrunk"] = auc_without_shrunk(workspace, found, key, draws=study.draws)
+    about[study_table.AUC_WITHOUT_SHRUNK] = auc_without_shrunk(workspace, found, key, draws=study.draws)
     about[study_table.TIGHT_BOX] = tight_boxes(workspace, found, draws=study.draws)
-    about["centre_ranked"] = centre_ranked(workspace, found, key, draws=study.draws)
+    about[study_table.CENTRE_RANKED] = centre_ranked(workspace, found, key, draws=study.draws)
     with whole_file(description) as temporary:
         temporary.write_text(json.dumps(about) + "\n")
     save_results(found.results, results)
@@ -141,6 +141,11 @@ def with_findings(films: Films, workspace: Workspace) -> Films:
     return Films(workspace.store(), workspace.tables(), image_index=names)
 
 
+def drawn_for(workspace: Workspace, images: Sequence[str], *, draws: int) -> PatientDraws:
+    """Draws of the patients of some images."""
+    return draw_patients(workspace.tables().images["patient_id"][list(images)].to_numpy(), draws=draws)
+
+
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The mean AUC on the test images that no unknown filter has shrunk: a measured value and its draws."""
     store = workspace.store()
@@ -151,8 +156,7 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
         start += count
     films = workspace.test_films()
     kept = [place for place, name in enumerate(films.image_index) if name not in shrunk]
-    patients = workspace.tables().images["patient_id"]
-    drawn = draw_patients(patients[[films.image_index[place] for place in kept]].to_numpy(), draws=draws)
+    drawn = drawn_for(workspace, [films.image_index[place] for place in kept], draws=draws)
     scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
     samples = draws_for_json(scores.samples[MEAN_AUC])
     return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
@@ -160,23 +164,21 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
 
 def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The FROC of one centred box ranked by a model's probabilities: what it owes to classification alone."""
-    tested, tables, boxed = workspace.test_films().image_index, workspace.tables(), found.boxed.image_index
+    tested, boxed = workspace.test_films().image_index, found.boxed.image_index
     ranks = pd.DataFrame(found.probabilities[key], pd.Index(tested, name="image_index"), list(FINDINGS))
     boxes = with_probability(centre_boxes(boxed, extent=HALF_FILM), ranks)
-    drawn = draw_patients(tables.images["patient_id"][boxed].to_numpy(), draws=draws)
+    drawn = drawn_for(workspace, boxed, draws=draws)
     scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
     return {**located_value(scores, FROC), "samples": draws_for_json(samples[FROC])}
 
 
 def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[str, Any]:
     """How often best boxes meet a true one with an IoU above 0.3, by kind of maps: measured values and their draws."""
-    patients = workspace.tables().images["patient_id"][found.boxed.image_index]
-    drawn, told = draw_patients(patients.to_numpy(), draws=draws), {}
+    boxed, figure, told = found.boxed.image_index, study_table.TIGHT_BOX, {}
+    drawn = drawn_for(workspace, boxed, draws=draws)
     for kind, method in found.methods.items():
-        options = {"images": found.boxed.image_index, "draws": drawn, "kept": (study_table.TIGHT_BOX,)}
-        scores, samples = localization_scores(method.boxes, found.truth, **options)
-        values = draws_for_json(samples[study_table.TIGHT_BOX])
-        told[kind] = {**located_value(scores, study_table.TIGHT_BOX), "samples": values}
+        scores, samples = localization_scores(method.boxes, found.truth, images=boxed, draws=drawn, kept=(figure,))
+        told[kind] = {**located_value(scores, figure), "samples": draws_for_json(samples[figure])}
     return told
 
 
@@ -189,7 +191,7 @@ def measure_controls(study: Study) -> None:
     workspace = study.workspace(study.out / "rows" / "controls", recipe)
     images, tables = workspace.boxed_films().image_index, workspace.tables()
     truth = tables.boxes[tables.boxes["image_index"].isin(images)]
-    drawn = draw_patients(tables.images["patient_id"][images].to_numpy(), draws=study.draws)
+    drawn = drawn_for(workspace, images, draws=study.draws)
     content: dict[str, Any] = {"classification": {}, "localization": {}, "samples": {}}
     controls = {
         "random 8x8 map": random_map_boxes(images, grid=8),

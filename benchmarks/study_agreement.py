@@ -77,11 +77,8 @@ def agreement_of(
             table = agreement(*(own[kind] for own in boxes), labels=labels, fewest=fewest)
             counted.setdefault(kind, []).append(table.loc["mean", list(COUNTED)])
             judged = zip(boxes, reversed(readers), strict=True)
-            drops.setdefault(kind, []).append(
-                np.mean(
-                    [covering_drops(own[kind], judge_of(other), seen, fewest=fewest) for own, other in judged], axis=0
-                )
-            )
+            lost = [covering_drops(own[kind], judge_of(other), seen, fewest=fewest) for own, other in judged]
+            drops.setdefault(kind, []).append(np.mean(lost, axis=0))
     drawn = draw_patients([patient for of in patients for patient in of], draws=draws)
     found: dict[str, dict[str, Any]] = {}
     for kind, parts in counted.items():

@@ -28,6 +28,8 @@ POOLINGS: dict[str, Callable[[int, float], nn.Module]] = {
     "attention": lambda channels, gamma: GatedAttentionPool(channels, len(FINDINGS)),
     "max_min": lambda channels, gamma: MaxMinPool(),
 }
+WITH_GAMMA = ("lse", "lse_lba")
+"""Those to which gamma means something."""
 
 
 def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:

@@ -23,6 +23,7 @@ from .evaluation import same_but_theta
 from .families import FAMILIES
 from .files import whole_file
 from .hardware import find_hardware
+from .poolings import WITH_GAMMA
 from .predict import Predictor
 from .recipes import Recipe, SeamPhase, recipe_to_dict
 from .results import MULTIRES, REFINED
@@ -37,8 +38,6 @@ FIRST_PHASE = ("head", "gamma")
 """Questions about the classifier: they train both phases anew, and the raw maps stand beside the refined ones."""
 TRIED_RATE = 1e-3
 TRIED_GAMMAS = (5.0, 10.0, 20.0)
-WITH_GAMMA = ("lse", "lse_lba")
-"""The poolings that gamma means something to; with another there is nothing to try."""
 TRIED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 OWN = "as in the recipe"
 
@@ -122,7 +121,7 @@ def choices(question: str, multires: Recipe, pcm: Recipe) -> list[Choice]:
             for name, trainable in (("trained", True), ("frozen", False))
         }
     elif question == "gamma":
-        gammas = TRIED_GAMMAS if multires.pooling in WITH_GAMMA else ()
+        gammas = TRIED_GAMMAS if multires.pooling in WITH_GAMMA else ()  # with another there is nothing to try
         tried = {f"{gamma:g}": both(f"gamma_{gamma:g}", lse_gamma=gamma) for gamma in gammas}
     elif question == "q":
         tried = {f"{q:g}": (multires, replace(pcm, box_threshold=q)) for q in TRIED_THRESHOLDS}

@@ -279,15 +279,19 @@ def test_a_table_shows_no_row_of_other_recipes(part_of_study: Any, file: str) ->
         study_table.write(out, settings={}, rows=rows)
 
 
+def forget(path: Path, key: str) -> None:
+    """Take a key out of a JSON file, as an earlier version would have written it."""
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize("key", ["recipes", "centre_ranked"])
 def test_what_an_earlier_version_measured_is_named(part_of_study: Any, key: str) -> None:
     import study_table
 
     out, rows = part_of_study
-    path = out / "rows" / "paper.s0" / "row.json"
-    about = json.loads(path.read_text())
-    del about[key]
-    path.write_text(json.dumps(about))
+    forget(out / "rows" / "paper.s0" / "row.json", key)
     with pytest.raises(InputError, match=f"paper.s0 lacks {key}: it was measured by an earlier version of the study"):
         study_table.write(out, settings={}, rows=rows)
 
@@ -305,10 +309,7 @@ def test_a_row_measured_before_tight_boxes_had_intervals_stands_without(part_of_
     import study_table
 
     out, rows = part_of_study
-    path = out / "rows" / "paper.s0" / "row.json"
-    about = json.loads(path.read_text())
-    del about["best_box iou>0.3"]
-    path.write_text(json.dumps(about))
+    forget(out / "rows" / "paper.s0" / "row.json", "best_box iou>0.3")
     study_table.write(out, settings={}, rows=rows)
     assert line_of(out, "paper", REFINED)["best_box iou>0.3"]["value"] is None
     ours = line_of(out, "min_max", REFINED)

@@ -209,7 +209,7 @@ def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monke
 
 
 def told(line: pd.Series, figure: str) -> str:
-    value, low, high = (line.get(f"{figure}.{part}", np.nan) for part in ("value", "low", "high"))
+    value, low, high = (line[f"{figure}.{part}"] for part in ("value", "low", "high"))
     return "" if np.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -252,9 +252,11 @@ def test_the_differences_of_that_page_are_those_that_the_study_found() -> None:
         for name, maps, other, kind, cells in re.findall(row, section(heading), re.MULTILINE):
             line = lines.loc[(name, maps)]
             assert line["against"] == other
-            figures = (MEAN_AUC, FROC, BEST_BOX, "best_box iou>0.3")
-            expected = [told(line, f"difference.{kind}.{figure}") for figure in figures]
-            assert [cell.strip() for cell in cells.split("|")] == expected and all(expected[:3])
+            expected = [told(line, f"difference.{kind}.{figure}") for figure in (MEAN_AUC, FROC, BEST_BOX)]
+            tight = f"difference.{kind}.best_box iou>0.3"  # of which not every row keeps draws
+            in_file = f"{tight}.value" in line.index
+            assert [cell.strip() for cell in cells.split("|")] == [*expected, told(line, tight) if in_file else ""]
+            assert all(expected)
             pairs.append((name, other))
     assert ("strong", "paper") in pairs and len(set(pairs)) > 4
 

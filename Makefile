@@ -90,8 +90,8 @@ $(COLAB)/installed: tests/colab/preinstalled.txt
 
 fuzz: environment  ## Change small files byte by byte and read them: make fuzz FUZZ_SECONDS=60, for each of two readers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
-	$(BIN)/python tests/fuzz/fuzz.py tables --seconds $(FUZZ_SECONDS)
-	$(BIN)/python tests/fuzz/fuzz.py images --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/robustness/fuzz/fuzz.py tables --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/robustness/fuzz/fuzz.py images --seconds $(FUZZ_SECONDS)
 
 pair: environment  ## Write each notebook's script anew after an edit in Jupyter
 	$(BIN)/jupytext --quiet --to py:percent $(NOTEBOOKS)

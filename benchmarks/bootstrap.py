@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 import measure
 import numpy as np
 
-from cxr_seam.bootstrap import DRAWS, PatientDraws, draw_patients
-from cxr_seam.classification import classification_scores, weighted_ranking
+from cxr_seam.metrics.bootstrap import DRAWS, PatientDraws, draw_patients
+from cxr_seam.metrics.classification import classification_scores, weighted_ranking
 
 SIZE = {"patients": 2797, "films": 25596}
 POSITIVES = (3279, 1069, 4658, 6112, 1748, 1623, 555, 2665, 1815, 925, 1093, 435, 1143, 86)

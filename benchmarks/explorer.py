@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxr_seam.cases import HITS, Case, choose_cases
-from cxr_seam.explorer import Explorer
-from cxr_seam.families import find_family
+from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
-from cxr_seam.models import build_model
-from cxr_seam.predict import Predictor
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.multires import build_model
+from cxr_seam.presets import find_family
 from cxr_seam.recipes import Recipe
-from cxr_seam.results import MULTIRES, REFINED, STANDARD
+from cxr_seam.visualize.examples import HITS, Case, choose_cases
+from cxr_seam.visualize.viewer import Explorer
 
 GOAL_MS = 150
 FILMS = 64

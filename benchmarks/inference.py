@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.families import find_recipe
-from cxr_seam.models import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
-from cxr_seam.predict import Predictor
-from cxr_seam.published_tables import PAPER_MILLISECONDS
+from cxr_seam.evaluation.published import PAPER_MILLISECONDS
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.multires import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
+from cxr_seam.presets import find_recipe
 
 FAMILIES = ("resnet50", "efficientnet_b4")
 QUICK_FAMILIES = ("small",)

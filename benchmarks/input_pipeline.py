@@ -30,12 +30,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cxr_seam.augment import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
-from cxr_seam.films import loader
-from cxr_seam.phantom import write_demo_data
-from cxr_seam.prepare import prepare
+from cxr_seam.data.cache import BLOCK, IMAGES_FILE, Index, Store, prepare
+from cxr_seam.data.dataset import loader
+from cxr_seam.data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
 from cxr_seam.recipes import Augmentation
-from cxr_seam.store import BLOCK, IMAGES_FILE, Index, Store
+from cxr_seam.synthetic.dataset import write_demo_data
 
 BATCH = 32
 WORKERS = 2

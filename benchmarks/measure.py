@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxr_seam.films import Films
-from cxr_seam.hardware import find_hardware
-from cxr_seam.store import IMAGES_FILE, Index, Store
+from cxr_seam.data.cache import IMAGES_FILE, Index, Store
+from cxr_seam.data.dataset import Films
+from cxr_seam.device import find_hardware
 
 Row = dict[str, Any]
 MIB = 2**20

@@ -15,7 +15,7 @@ import measure
 import torch
 from torch import Tensor
 
-from cxr_seam.pcm import affinity, refine
+from cxr_seam.models.pcm import affinity, refine
 
 CASES = {1024: 32, 4096: 8, 16384: 1}
 """Batch for each number of pixels."""

@@ -24,8 +24,8 @@ import cv2
 import measure
 import numpy as np
 
-from cxr_seam.phantom import write_demo_data
-from cxr_seam.prepare import prepare
+from cxr_seam.data.cache import prepare
+from cxr_seam.synthetic.dataset import write_demo_data
 
 THREADS = 2
 SIZE = 256

@@ -27,18 +27,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr_seam import training
-from cxr_seam.backbone_cuts import EfficientNetBlocks
-from cxr_seam.families import find_recipe
-from cxr_seam.films import Films
-from cxr_seam.models import LocalizationModel
-from cxr_seam.nih import load_tables
-from cxr_seam.objectives import make_objective
-from cxr_seam.phantom import write_demo_data
-from cxr_seam.prepare import prepare
+from cxr_seam.data.cache import Store, prepare
+from cxr_seam.data.dataset import Films
+from cxr_seam.data.nih import load_tables
+from cxr_seam.models.backbones import EfficientNetBlocks
+from cxr_seam.models.checkpoint import read_history
+from cxr_seam.models.multires import LocalizationModel
+from cxr_seam.presets import find_recipe
 from cxr_seam.recipes import Recipe, SeamPhase, with_pcm
-from cxr_seam.store import Store
-from cxr_seam.training import read_history, train
+from cxr_seam.synthetic.dataset import write_demo_data
+from cxr_seam.training import fit as training
+from cxr_seam.training.fit import train
+from cxr_seam.training.objectives import make_objective
 
 CANDIDATES = {"one": (1, 1), "two": (2, 1), "two threads": (1, 2)}
 """Processes, and threads of each."""

@@ -30,25 +30,25 @@ from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
 from study_rows import Row, passes, require_same, told_of
 
-from cxr_seam.bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
-from cxr_seam.checkpoints import load_checkpoint
-from cxr_seam.classification import classification_scores, classification_table, mean_auc
-from cxr_seam.controls import centre_boxes, random_map_boxes
+from cxr_seam.data.dataset import Films
+from cxr_seam.device import find_hardware
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation import Evaluation, evaluate
-from cxr_seam.files import whole_file
-from cxr_seam.films import Films
+from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
+from cxr_seam.evaluation.evaluate import Evaluation, evaluate
+from cxr_seam.evaluation.methods import HALF_FILM
+from cxr_seam.evaluation.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
 from cxr_seam.findings import FINDINGS
-from cxr_seam.hardware import find_hardware
-from cxr_seam.localization import localization_scores, with_probability
-from cxr_seam.methods import HALF_FILM
-from cxr_seam.models import LocalizationModel
-from cxr_seam.predict import Predictor
+from cxr_seam.inference.calibration import look_again, usual_of
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.io import whole_file
+from cxr_seam.metrics.bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
+from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
+from cxr_seam.metrics.localization import localization_scores, with_probability
+from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
+from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.recipes import Recipe
-from cxr_seam.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
-from cxr_seam.training import best_path, read_history, train
-from cxr_seam.usual import look_again, usual_of
-from cxr_seam.validation import named_thresholds
+from cxr_seam.training.fit import train
+from cxr_seam.training.trainer import named_thresholds
 from cxr_seam.workspace import Workspace
 
 

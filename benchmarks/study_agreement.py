@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from agreement import FEWEST_FILMS, agreement, all_findings
+from covering import Judge, covering_drops, mean_drop
 
-from cxr_seam.agreement import FEWEST_FILMS, agreement, all_findings
-from cxr_seam.bootstrap import draw_patients, draws_for_json, measured
-from cxr_seam.covering import Judge, covering_drops, mean_drop
-from cxr_seam.films import Films
+from cxr_seam.data.dataset import Films
+from cxr_seam.evaluation.methods import maps_by_model
 from cxr_seam.findings import FINDINGS
-from cxr_seam.heatmaps import PAPER_SIZE, heat_maps
-from cxr_seam.localization import best_boxes, predicted_boxes
-from cxr_seam.methods import maps_by_model
-from cxr_seam.predict import Predictor
+from cxr_seam.inference.boxes import predicted_boxes
+from cxr_seam.inference.heatmaps import PAPER_SIZE, heat_maps
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.metrics.bootstrap import draw_patients, draws_for_json, measured
+from cxr_seam.metrics.localization import best_boxes
 
 COUNTED = ("agree", "by_chance", "gain")
 

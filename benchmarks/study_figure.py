@@ -11,8 +11,8 @@ import numpy as np
 from study_rows import PAPER, STRONG
 from study_table import first_of, mean_over, runs_of
 
-from cxr_seam.bootstrap import measured
-from cxr_seam.results import FROC, MODEL
+from cxr_seam.evaluation.results import FROC, MODEL
+from cxr_seam.metrics.bootstrap import measured
 
 SCORE = "iou>0.1"
 RATES = np.geomspace(0.01, 10, 100)
@@ -24,7 +24,7 @@ def draw(out: Path) -> Path | None:
 
     A line is the mean over a row's seeds, with the mean's interval at half a false positive.
     """
-    from cxr_seam.plots import plot_froc, save
+    from cxr_seam.visualize.figures import plot_froc, save
 
     shown = {}
     for name in (PAPER, STRONG):

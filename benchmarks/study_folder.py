@@ -11,10 +11,10 @@ from typing import Any
 
 from study_rows import Row, study_rows
 
+from cxr_seam.data.cache import prepare
+from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
 from cxr_seam.errors import InputError
-from cxr_seam.files import whole_file
-from cxr_seam.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
-from cxr_seam.prepare import prepare
+from cxr_seam.io import whole_file
 from cxr_seam.recipes import Data, Recipe
 from cxr_seam.workspace import Workspace
 

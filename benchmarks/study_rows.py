@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_seam.errors import InputError
-from cxr_seam.families import SMALL_PCM, find_family, strengthen
+from cxr_seam.presets import SMALL_PCM, find_family, strengthen
 from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, recipe_to_dict, with_pcm
 
 PAPER, STRONG, ONCE, WITH_DRAW = "paper", "strong", "looked_once", "without_all_images"

@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 from study_rows import Row, require_keys, require_known
 
-from cxr_seam.bootstrap import Measured, difference, measured
 from cxr_seam.errors import InputError
-from cxr_seam.files import whole_file
-from cxr_seam.results import (
+from cxr_seam.evaluation.results import (
     ALL_BOXES,
     BEST_BOX,
     COSTS,
@@ -26,6 +24,8 @@ from cxr_seam.results import (
     load_results,
     said,
 )
+from cxr_seam.io import whole_file
+from cxr_seam.metrics.bootstrap import Measured, difference, measured
 
 AUC_WITHOUT_SHRUNK, CENTRE_RANKED = "auc_without_shrunk", "centre_ranked"
 TIGHT_BOX = "best_box iou>0.3"

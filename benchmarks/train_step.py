@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.films import load
-from cxr_seam.hardware import find_hardware
-from cxr_seam.loop import Loop
-from cxr_seam.models import build_model
-from cxr_seam.objectives import ClassificationObjective
+from cxr_seam.data.dataset import load
+from cxr_seam.device import find_hardware
+from cxr_seam.models.multires import build_model
 from cxr_seam.recipes import Recipe
+from cxr_seam.training.objectives import ClassificationObjective
+from cxr_seam.training.trainer import Loop
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
 EVERY_STAGE = 2

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .errors import InputError
-from .families import FAMILIES, family_of, find_recipe
+from .presets import FAMILIES, family_of, find_recipe
 
 
 def models(arguments: argparse.Namespace) -> None:
     """Print the models' counts of parameters beside Table 4 of the paper."""
     import torch
 
-    from .models import PAPER_PARAMETERS, build_model, count_parameters
+    from .models.multires import PAPER_PARAMETERS, build_model, count_parameters
 
     rows = []
     for name, published in PAPER_PARAMETERS.items():
@@ -43,7 +43,7 @@ def models(arguments: argparse.Namespace) -> None:
 
 def demo_data(arguments: argparse.Namespace) -> None:
     """Draw synthetic radiographs in NIH's layout."""
-    from .phantom import write_demo_data
+    from .synthetic.dataset import write_demo_data
 
     write_demo_data(arguments.folder, patients=arguments.patients, seed=arguments.seed)
     print(f"synthetic radiographs and tables are in {arguments.folder}")
@@ -51,8 +51,8 @@ def demo_data(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Shrink image folders and archives into a store; status 3 where images were broken and left out."""
-    from .prepare import BrokenImageWarning
-    from .prepare import prepare as fill
+    from .data.cache import BrokenImageWarning
+    from .data.cache import prepare as fill
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BrokenImageWarning)
@@ -69,9 +69,9 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from .hardware import find_hardware
-    from .training import best_path
-    from .training import train as fit
+    from .device import find_hardware
+    from .models.checkpoint import best_path
+    from .training.fit import train as fit
 
     arguments.recipes = family_of(arguments.recipe)
     workspace = open_workspace(arguments)
@@ -98,10 +98,10 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a family's trained models; write results.json and report.html, which can be mailed."""
-    from .evaluation import evaluate as measure
-    from .html_report import write_report
-    from .paper_tables import standing
-    from .results import headline, save_results
+    from .evaluation.evaluate import evaluate as measure
+    from .evaluation.results import headline, save_results
+    from .evaluation.tables import standing
+    from .visualize.report import write_report
 
     workspace = open_workspace(arguments)
     evaluation = measure(workspace, draws=arguments.draws)
@@ -113,27 +113,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Print two evaluations side by side, with paired intervals where films and draws agree."""
-    from .results import compare as side_by_side
-    from .results import load_results
+    from .evaluation.results import compare as side_by_side
+    from .evaluation.results import load_results
 
     comparison = side_by_side(load_results(arguments.first), load_results(arguments.second))
     print(comparison.table.to_string())
     print(comparison.reason)
-
-
-def ablate(arguments: argparse.Namespace) -> None:
-    """Try what the paper leaves open, from a family's trained models on; print one table."""
-    from .ablations import ablate as try_all
-    from .ablations import ablation_frame
-
-    workspace = open_workspace(arguments)
-    questions = arguments.questions.split(",") if arguments.questions else None
-    results = try_all(workspace, questions=questions, draws=arguments.draws)
-    if results["rows"]:
-        print(ablation_frame(results).to_string())
-    for question, note in results["notes"].items():
-        print(f"{question}: {note}")
-    print(f"all figures are in {workspace.keep / 'ablations.json'}")
 
 
 def selfcheck(arguments: argparse.Namespace) -> int:
@@ -159,8 +144,8 @@ def predict(arguments: argparse.Namespace) -> int:
     """Predict image files or folders; keep heat maps as PNG and DICOM, boxes as CSV; status 3 where some failed."""
     from tqdm import tqdm
 
-    from .own_images import named_files, predict_files
-    from .predict import Predictor
+    from .inference.predictor import Predictor
+    from .visualize.export import named_files, predict_files
 
     files = named_files(arguments.files)
     predictor = Predictor.load(arguments.checkpoint)
@@ -234,11 +219,6 @@ def parser() -> argparse.ArgumentParser:
     own = verb(compare, "compare")
     own.add_argument("first", help="a results.json")
     own.add_argument("second", help="another one")
-
-    own = verb(ablate, "ablate")
-    own.add_argument("--questions", help="some of theta,ohem,background,head,gamma,q (default: all)")
-    own.add_argument("--draws", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
-    workspace_options(own)
 
     verb(selfcheck, "selfcheck")
 

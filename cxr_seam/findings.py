@@ -24,11 +24,18 @@ FINDINGS = (
     "Pleural_Thickening",
     "Hernia",
 )
+
+
 BOXED_FINDINGS = FINDINGS[:8]
 """The findings for which radiologists drew boxes; they are the first eight of NIH's order."""
 
+
 NO_FINDING = "No Finding"
+
+
 SEPARATOR = "|"
+
+
 ALIASES = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 
@@ -56,3 +63,10 @@ def split_labels(text: str) -> tuple[str, ...]:
     if NO_FINDING in names:
         raise InputError(f"label {text!r} holds {NO_FINDING!r} beside a finding; correct the label table")
     return tuple(canonical_finding(name) for name in names)
+
+
+ORIGINAL_SIZE = 1024
+"""Edge in pixels of NIH's images; all boxes of a table are in these pixels."""
+
+
+XYWH = ["x", "y", "w", "h"]

@@ -20,28 +20,40 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .bootstrap import draw_patients
-from .boxes import iobb, iou
-from .cams import prepare_for_refinement
-from .classification import classification_scores
-from .findings import FINDINGS
-from .froc import froc
-from .geometry import rotate
-from .heatmaps import heat_maps
-from .localization import best_boxes, localization_scores, localization_table, predicted_boxes, with_probability
-from .losses import balanced_bce, equivariant_cross_regularization, pooled_soft_margin
-from .matching import XYWH
-from .pcm import affinity, refine
-from .pointing import points
-from .pooling import lse_pool
+from .data.transforms import rotate
+from .findings import FINDINGS, XYWH
+from .inference.boxes import predicted_boxes
+from .inference.heatmaps import heat_maps
+from .metrics.bootstrap import draw_patients
+from .metrics.boxes import iobb, iou
+from .metrics.classification import classification_scores
+from .metrics.froc import froc
+from .metrics.localization import best_boxes, localization_scores, localization_table, with_probability
+from .metrics.pointing_game import points
+from .models.cam import prepare_for_refinement
+from .models.pcm import affinity, refine
+from .models.pooling import lse_pool
+from .training.losses import balanced_bce, equivariant_cross_regularization, pooled_soft_margin
 
 TOLERANCE = 1e-5
 """Float32 keeps seven digits; nothing here comes near another number by less than this."""
+
+
 FILMS = ("a", "b", "c", "d")
+
+
 PATIENTS = ("p", "p", "q", "q")
+
+
 LABELS = (1, 1, 0, 1)
+
+
 PROBABILITIES = (0.5, 0.6, 0.6, 0.1)
+
+
 TRUE_BOXES = {"a": (128, 128, 256, 512), "b": (896, 128, 128, 256), "d": (0, 0, 512, 512)}
+
+
 MASS = FINDINGS.index("Mass")
 
 

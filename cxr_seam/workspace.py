@@ -13,24 +13,36 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .data.cache import Store
+from .data.dataset import Films
+from .data.nih import NihTables, choose_training_images, load_tables
+from .device import find_hardware
 from .errors import InputError
-from .families import find_family
-from .files import whole_file
-from .films import Films
-from .hardware import find_hardware
-from .nih import NihTables, choose_training_images, load_tables
+from .io import whole_file
+from .presets import find_family
 from .recipes import Recipe
-from .store import Store
 
 DEMO_PATIENTS = {"demo": 420, "tiny": 40}
 """Patients of the synthetic data sets. "tiny" is for tests: it runs, it does not learn."""
+
+
 ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
 """NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
+
+
 ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "CXR_SEAM_KEEP"}
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
+
+
 DOWNLOAD = Path(__file__).resolve().parent.parent / "data_download.sh"
+
+
 COLAB_DISK = Path("/content")
+
+
 DRIVE = COLAB_DISK / "drive"
+
+
 CLAIM = "data.json"
 """The file in which a folder says whose data it is for."""
 
@@ -156,7 +168,7 @@ class Workspace:
         Raises:
             InputError: a download failed, a folder holds no usable image, or `keep` belongs to other data.
         """
-        from .prepare import prepare
+        from .data.cache import prepare
 
         self._claim(self.keep)
         self._claim(self.local)
@@ -165,7 +177,7 @@ class Workspace:
         if self.data in ARCHIVES:
             self._download(size)
         elif self.data in DEMO_PATIENTS:
-            from .phantom import write_demo_data
+            from .synthetic.dataset import write_demo_data
 
             if not place.exists():
                 write_demo_data(self.local, patients=DEMO_PATIENTS[self.data])

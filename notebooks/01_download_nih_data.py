@@ -97,7 +97,7 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
+from cxr_seam.notebook import need
 
 need(globals(), store="Get the films")
 train_films, validation_films = workspace.training_films(workspace.family[0])
@@ -110,8 +110,8 @@ print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_fil
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.report import count_labels
+from cxr_seam.data.nih import count_labels
+from cxr_seam.notebook import need
 
 need(globals(), store="Get the films")
 count_labels(workspace.tables(), store)
@@ -124,9 +124,8 @@ count_labels(workspace.tables(), store)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.gallery import contact_sheet
-from cxr_seam.plots import save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import contact_sheet, save
 
 need(globals(), store="Get the films")
 figure = contact_sheet(workspace)
@@ -149,6 +148,6 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import installed_versions
+from cxr_seam.evaluation.tables import installed_versions
 
 installed_versions()

@@ -86,7 +86,7 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import recipe_table
+from cxr_seam.evaluation.tables import recipe_table
 
 standard, multires, refined = workspace.family
 recipe_table([standard, multires])
@@ -110,9 +110,8 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.gallery import augmentation_sheet
-from cxr_seam.plots import save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import augmentation_sheet, save
 
 need(globals(), standard="The recipe", store="The films")
 training, _ = workspace.training_films(standard)
@@ -138,8 +137,8 @@ figure
 
 import pandas as pd
 
-from cxr_seam.cells import need
-from cxr_seam.training import train
+from cxr_seam.notebook import need
+from cxr_seam.training.fit import train
 
 need(globals(), standard="The recipe", store="The films")
 training, validation = workspace.training_films(standard)
@@ -164,8 +163,8 @@ pd.DataFrame(history)
 
 import pandas as pd
 
-from cxr_seam.cells import need
-from cxr_seam.training import train
+from cxr_seam.notebook import need
+from cxr_seam.training.fit import train
 
 need(globals(), multires="The recipe", store="The films")
 training, validation = workspace.training_films(multires)
@@ -182,9 +181,9 @@ pd.DataFrame(history)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.plots import plot_loss_curves, save
-from cxr_seam.report import family_histories
+from cxr_seam.evaluation.tables import family_histories
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import plot_loss_curves, save
 
 need(globals(), standard="The recipe", multires="The recipe")
 figure = plot_loss_curves(family_histories([standard, multires], workspace.models))
@@ -199,6 +198,6 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import installed_versions
+from cxr_seam.evaluation.tables import installed_versions
 
 installed_versions()

@@ -90,9 +90,8 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need_model
-from cxr_seam.checkpoints import load_checkpoint
-from cxr_seam.training import best_path
+from cxr_seam.models.checkpoint import best_path, load_checkpoint
+from cxr_seam.notebook import need_model
 
 standard, multires, refined = workspace.family
 model, _ = load_checkpoint(need_model(best_path(workspace.models, multires.name), notebook="02"))
@@ -114,8 +113,8 @@ model.pcm
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.report import recipe_table
+from cxr_seam.evaluation.tables import recipe_table
+from cxr_seam.notebook import need
 
 need(globals(), refined="The pixel correlation module")
 recipe_table([refined])
@@ -139,8 +138,8 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 
 import pandas as pd
 
-from cxr_seam.cells import need
-from cxr_seam.training import train
+from cxr_seam.notebook import need
+from cxr_seam.training.fit import train
 
 need(globals(), refined="The pixel correlation module", store="The films")
 training, validation = workspace.training_films(refined)
@@ -155,9 +154,9 @@ pd.DataFrame(history)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.plots import plot_loss_curves, save
-from cxr_seam.report import family_histories
+from cxr_seam.evaluation.tables import family_histories
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import plot_loss_curves, save
 
 need(globals(), history="Training")
 figure = plot_loss_curves(family_histories(workspace.family, workspace.models))
@@ -172,9 +171,9 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.gallery import build_cases, figure_rows
-from cxr_seam.plots import plot_heatmap_grid, save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.figures import plot_heatmap_grid, save
 
 need(globals(), store="The films", history="Training")
 cases = build_cases(workspace, per_finding=1)
@@ -188,6 +187,6 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import installed_versions
+from cxr_seam.evaluation.tables import installed_versions
 
 installed_versions()

@@ -86,7 +86,7 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation import family_predictors, models_of
+from cxr_seam.evaluation.evaluate import family_predictors, models_of
 
 predictors = family_predictors(workspace.family, workspace.models)
 models = [model for key in predictors for model in models_of(key)]
@@ -101,10 +101,10 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.evaluation import evaluate
-from cxr_seam.paper_tables import standing
-from cxr_seam.results import save_results
+from cxr_seam.evaluation.evaluate import evaluate
+from cxr_seam.evaluation.results import save_results
+from cxr_seam.evaluation.tables import standing
+from cxr_seam.notebook import need
 
 need(globals(), store="Models and films")
 evaluation = evaluate(workspace)
@@ -126,8 +126,8 @@ print(standing(results))
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.results import headline
+from cxr_seam.evaluation.results import headline
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 headline(results)
@@ -138,8 +138,8 @@ headline(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.results import difference_frame
+from cxr_seam.evaluation.results import difference_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 difference_frame(results)
@@ -152,8 +152,8 @@ difference_frame(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import table_1
+from cxr_seam.evaluation.tables import table_1
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 table_1(results)
@@ -164,9 +164,8 @@ table_1(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.gallery import roc_figure
-from cxr_seam.plots import save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import roc_figure, save
 
 need(globals(), evaluation="Run the models on the test films")
 figure = roc_figure(evaluation)
@@ -179,8 +178,8 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.report import operating_frame
+from cxr_seam.evaluation.tables import operating_frame
+from cxr_seam.notebook import need
 
 need(globals(), evaluation="Run the models on the test films")
 operating_frame(evaluation.results, evaluation.most_refined)
@@ -191,8 +190,8 @@ operating_frame(evaluation.results, evaluation.most_refined)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import mean_auc_frame
+from cxr_seam.evaluation.tables import mean_auc_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 mean_auc_frame(results).set_index("model")
@@ -205,8 +204,8 @@ mean_auc_frame(results).set_index("model")
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.plots import plot_froc, save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.figures import plot_froc, save
 
 need(globals(), results="Run the models on the test films")
 figure = plot_froc(results)
@@ -219,8 +218,8 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.report import froc_frame
+from cxr_seam.evaluation.tables import froc_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 froc_frame(results)
@@ -233,8 +232,8 @@ froc_frame(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import localization_frame
+from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 boxes = localization_frame(results)
@@ -247,7 +246,7 @@ boxes.xs("accuracy", level=2).join(costs["macro"].rename("false positives per im
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
+from cxr_seam.notebook import need
 
 need(globals(), costs="Tables 2 and 3: localization")
 costs
@@ -258,8 +257,8 @@ costs
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import localization_frame
+from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 gated = localization_frame(results, kind="gated_boxes")
@@ -272,8 +271,8 @@ gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import localization_frame
+from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 best = localization_frame(results, kind="best_box", score="iou>0.1")
@@ -286,8 +285,8 @@ best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.paper_tables import accuracy_frame
+from cxr_seam.evaluation.tables import accuracy_frame
+from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
 accuracy_frame(results, "iou").set_index("model")
@@ -300,7 +299,7 @@ accuracy_frame(results, "iou").set_index("model")
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.paper_tables import table_4
+from cxr_seam.evaluation.tables import table_4
 
 table_4()
 
@@ -312,8 +311,8 @@ table_4()
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import framed, need
-from cxr_seam.html_report import write_report
+from cxr_seam.notebook import framed, need
+from cxr_seam.visualize.report import write_report
 
 need(globals(), evaluation="Run the models on the test films")
 path = write_report(workspace, evaluation)
@@ -326,6 +325,6 @@ framed(path)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import installed_versions
+from cxr_seam.evaluation.tables import installed_versions
 
 installed_versions()

@@ -86,7 +86,7 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation import family_predictors, models_of
+from cxr_seam.evaluation.evaluate import family_predictors, models_of
 
 predictors = family_predictors(workspace.family, workspace.models)
 models = [model for key in predictors for model in models_of(key)]
@@ -101,9 +101,9 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.gallery import build_cases, figure_rows
-from cxr_seam.plots import plot_heatmap_grid, save
+from cxr_seam.notebook import need
+from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.figures import plot_heatmap_grid, save
 
 need(globals(), predictors="Models and films", store="Models and films")
 cases = build_cases(workspace, per_finding=8, predictors=predictors)
@@ -126,8 +126,8 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
-from cxr_seam.explorer import Explorer
+from cxr_seam.notebook import need
+from cxr_seam.visualize.viewer import Explorer
 
 need(globals(), predictors="Models and films", cases="Fig. 7")
 Explorer(cases, predictors=predictors)
@@ -146,8 +146,8 @@ UPLOAD = False  # @param {type: "boolean"}
 
 from IPython.display import Image
 
-from cxr_seam.cells import need, uploaded_film
-from cxr_seam.gallery import prediction_png, write_film
+from cxr_seam.notebook import need, uploaded_film
+from cxr_seam.visualize.examples import prediction_png, write_film
 
 need(globals(), predictors="Models and films", cases="Fig. 7")
 path = (uploaded_film() if UPLOAD else OWN_FILM) or write_film(cases[0], workspace.figures / "own_film.png")
@@ -162,7 +162,7 @@ Image(prediction_png(prediction))
 
 import pandas as pd
 
-from cxr_seam.cells import need
+from cxr_seam.notebook import need
 
 need(globals(), prediction="A film of your own")
 table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.present})
@@ -171,7 +171,7 @@ table.sort_values("probability", ascending=False).round(3)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.cells import need
+from cxr_seam.notebook import need
 
 need(globals(), prediction="A film of your own")
 prediction.boxes.round(1).head(10)
@@ -182,6 +182,6 @@ prediction.boxes.round(1).head(10)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.report import installed_versions
+from cxr_seam.evaluation.tables import installed_versions
 
 installed_versions()

@@ -7,28 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (count, 3, side, side) of noise and labels (count, 14), a share of them 1 and the third always."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 3, side, side, generator=generator)
-    labels = (torch.rand(count, 14, generator=generator) < share).float()
-    labels[:, 2] = 1
-    return images, labels
-
-
-def two_sets(folder: Path, store, *, training: int, validation: int) -> list:
-    """The first films of a store, to train on, and the next ones, to validate on."""
-    from cxr_seam.films import Films
-    from cxr_seam.nih import load_tables
-
-    tables, names = load_tables(folder), store.image_index
-    parts = (names[:training], names[training : training + validation])
-    return [Films(store, tables, image_index=part) for part in parts]
+from helpers.batches import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,7 +34,7 @@ def nih_root() -> Path:
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic radiographs of a few patients in NIH's layout."""
-    from cxr_seam.phantom import write_demo_data
+    from cxr_seam.synthetic.dataset import write_demo_data
 
     folder = tmp_path_factory.mktemp("demo")
     write_demo_data(folder, patients=16, seed=3, progress=False)
@@ -65,6 +44,6 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_store(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """The same, prepared at 64 pixels."""
-    from cxr_seam.prepare import prepare
+    from cxr_seam.data.cache import prepare
 
     return prepare(demo_folder / "images", tmp_path_factory.mktemp("store"), size=64, progress=False)

@@ -15,28 +15,27 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from helpers.batches import ROOT
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
-from cxr_seam import families
-from cxr_seam.backbones import BACKBONES
-from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from cxr_seam.classification import classification_table
-from cxr_seam.equivariances import EQUIVARIANCES
-from cxr_seam.evaluation import evaluate
+from cxr_seam import presets as families
+from cxr_seam.data.nih import load_tables
+from cxr_seam.data.transforms import EQUIVARIANCES
+from cxr_seam.evaluation.evaluate import evaluate
+from cxr_seam.evaluation.results import BEST_BOX, FROC, MEAN_AUC, save_results
 from cxr_seam.findings import FINDINGS
-from cxr_seam.heatmaps import NORMALISATIONS
-from cxr_seam.models import build_model
-from cxr_seam.nih import load_tables
-from cxr_seam.pcm_shallow import ShallowPixelCorrelation
-from cxr_seam.pooling_pcam import ProbabilisticCamPool
-from cxr_seam.poolings import POOLINGS
-from cxr_seam.predict import Predictor
-from cxr_seam.refiners import REFINERS
-from cxr_seam.results import BEST_BOX, FROC, MEAN_AUC, save_results
-from cxr_seam.schedules import OPTIMISERS
-from cxr_seam.training import best_path
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.metrics.classification import classification_table
+from cxr_seam.models.backbones import BACKBONES
+from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.extras.pcam import ProbabilisticCamPool
+from cxr_seam.models.extras.seam_pcm import ShallowPixelCorrelation
+from cxr_seam.models.multires import build_model
+from cxr_seam.models.poolings import POOLINGS
+from cxr_seam.models.refiners import REFINERS
+from cxr_seam.recipes import NORMALISATIONS
+from cxr_seam.training.optim import OPTIMISERS
 from cxr_seam.workspace import Workspace
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])

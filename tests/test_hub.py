@@ -14,13 +14,13 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
-from cxr_seam.checkpoints import Checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
-from cxr_seam.families import find_family
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
-from cxr_seam.models import build_model
-from cxr_seam.predict import Predictor
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
+from cxr_seam.models.multires import build_model
+from cxr_seam.presets import find_family
 
 RECIPE = find_family("tiny")[2]
 

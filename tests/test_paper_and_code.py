@@ -1,6 +1,6 @@
 import re
 
-from conftest import ROOT
+from helpers.batches import ROOT
 
 PAGE = ROOT / "docs" / "paper-and-code.md"
 ROW = re.compile(r"^\|.*\| `([\w/.]+)` \| `(.+)` \|$")

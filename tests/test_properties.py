@@ -17,17 +17,26 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
-from cxr_seam.augment import augment, draw, normalise, sampling_matrices, shrink_batch, to_input, warp
-from cxr_seam.boxes import boxes_from_heatmap, iobb, iou
-from cxr_seam.checkpoints import Checkpoint, read_header, save_checkpoint
+from cxr_seam.data.image_io import shrink
+from cxr_seam.data.nih import choose_training_images, load_tables, read_csv
+from cxr_seam.data.transforms import (
+    augment,
+    draw,
+    normalise,
+    rotate,
+    rotation_valid,
+    sampling_matrices,
+    shrink_batch,
+    to_input,
+    warp,
+)
 from cxr_seam.errors import InputError
-from cxr_seam.families import all_recipes, find_recipe
 from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
-from cxr_seam.geometry import rotate, rotation_valid
-from cxr_seam.nih import choose_training_images, load_tables
-from cxr_seam.radiographs import shrink
+from cxr_seam.inference.boxes import boxes_from_heatmap
+from cxr_seam.metrics.boxes import iobb, iou
+from cxr_seam.models.checkpoint import Checkpoint, read_header, save_checkpoint
+from cxr_seam.presets import all_recipes, find_recipe
 from cxr_seam.recipes import RANGES, Augmentation, recipe_from_dict, recipe_to_dict
-from cxr_seam.text_tables import read_csv
 
 settings.register_profile(
     "same every time", deadline=None, derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck)

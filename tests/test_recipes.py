@@ -4,14 +4,13 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from cxr_seam.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.errors import InputError
-from cxr_seam.families import FAMILIES, all_recipes, family_of, find_family, find_recipe
-from cxr_seam.models import model_names, model_of
+from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.multires import model_names, model_of
+from cxr_seam.presets import FAMILIES, all_recipes, family_of, find_family, find_recipe
 from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
-from cxr_seam.resuming import flat
-from cxr_seam.starting import starting_model
-from cxr_seam.training import best_path
+from cxr_seam.training.fit import starting_model
+from cxr_seam.training.resume import flat
 
 SIX_ROWS = {
     "resnet50",

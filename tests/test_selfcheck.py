@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cxr_seam import __main__ as shell
-from cxr_seam.boxes import overlap
+from cxr_seam.metrics.boxes import overlap
 from cxr_seam.selfcheck import Row, selfcheck, told
 
 
@@ -44,16 +44,16 @@ def with_wrong_sign(features, degrees):
 @pytest.mark.parametrize(
     ("ingredient", "wrong", "shows_in"),
     [
-        ("cxr_seam.matching.overlap", over_the_true_box, {"IoBB > 0.25: boxes, found, false"}),
-        ("cxr_seam.boxes.overlap", over_the_true_box, {"IoBB in film a", "IoBB in film b"}),
-        ("cxr_seam.heatmaps.F.interpolate", whole_corners, {"heat map of (0, 2) on four pixels"}),
+        ("cxr_seam.metrics.boxes.overlap", over_the_true_box, {"IoBB > 0.25: boxes, found, false"}),
+        ("cxr_seam.metrics.boxes.overlap", over_the_true_box, {"IoBB in film a", "IoBB in film b"}),
+        ("cxr_seam.inference.heatmaps.F.interpolate", whole_corners, {"heat map of (0, 2) on four pixels"}),
         ("cxr_seam.selfcheck.lse_pool", average_pool, {"LSE pooling of (0, log 3), gamma 1"}),
         ("cxr_seam.selfcheck.rotate", with_wrong_sign, {"(1, 2; 3, 4) rotated by 90 degrees"}),
-        ("cxr_seam.matching.ranking_score", lambda boxes: boxes["score"].to_numpy(), {"FROC, IoU > 0.1, at"}),
+        ("cxr_seam.metrics.boxes.ranking_score", lambda boxes: boxes["score"].to_numpy(), {"FROC, IoU > 0.1, at"}),
         ("cxr_seam.selfcheck.PROBABILITIES", (0.5, 0.6, 0.7, 0.1), {"AUC", "FROC, IoU > 0.1, at"}),
         ("cxr_seam.selfcheck.predicted_boxes.__kwdefaults__", {"threshold": 0.8}, {"boxes of film a"}),  # Q
-        ("cxr_seam.cams.SMALLEST_MAXIMUM", 3.0, {"maps as the PCM takes them"}),
-        ("cxr_seam.bootstrap.COVERAGE", 0.0, {"accuracy and its interval over patients"}),
+        ("cxr_seam.models.cam.SMALLEST_MAXIMUM", 3.0, {"maps as the PCM takes them"}),
+        ("cxr_seam.metrics.bootstrap.COVERAGE", 0.0, {"accuracy and its interval over patients"}),
     ],
 )
 def test_a_wrong_ingredient_differs(ingredient, wrong, shows_in, monkeypatch, capsys):

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from cxr_seam.data.cache import prepare
 from cxr_seam.errors import InputError
-from cxr_seam.prepare import prepare
 from cxr_seam.workspace import Workspace, image_folders
 
 

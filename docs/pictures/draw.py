@@ -21,22 +21,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
 
-from cxr_seam.augment import to_input
-from cxr_seam.backbones import build_backbone
-from cxr_seam.drawing import COLOURS
-from cxr_seam.evaluation import family_predictors
-from cxr_seam.explorer import Explorer
+from cxr_seam.data.transforms import rotate, rotation_valid, to_input
+from cxr_seam.evaluation.evaluate import family_predictors
+from cxr_seam.evaluation.results import REFINED, load_results
+from cxr_seam.evaluation.tables import family_histories
 from cxr_seam.findings import FINDINGS
-from cxr_seam.gallery import build_cases, contact_sheet, figure_rows
-from cxr_seam.geometry import rotate, rotation_valid
-from cxr_seam.heatmaps import heat_maps
-from cxr_seam.merging import MergeBlock
-from cxr_seam.overlays import overlay
-from cxr_seam.plots import plot_froc, plot_heatmap_grid, plot_loss_curves
+from cxr_seam.inference.heatmaps import heat_maps
+from cxr_seam.models.backbones import build_backbone
+from cxr_seam.models.multires import MergeBlock
 from cxr_seam.recipes import SeamPhase
-from cxr_seam.report import family_histories
-from cxr_seam.results import REFINED, load_results
-from cxr_seam.seam import SeamObjective
+from cxr_seam.training.seam import SeamObjective
+from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.figures import COLOURS, contact_sheet, plot_froc, plot_heatmap_grid, plot_loss_curves
+from cxr_seam.visualize.overlay import overlay
+from cxr_seam.visualize.viewer import Explorer
 from cxr_seam.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent

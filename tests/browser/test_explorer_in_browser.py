@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_seam.overlays import PREDICTED_COLOUR, TRUE_COLOUR
-from cxr_seam.training import train
+from cxr_seam.training.fit import train
+from cxr_seam.visualize.overlay import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.workspace import Workspace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="`make test-browser` installs Playwright")

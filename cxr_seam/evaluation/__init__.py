@@ -1,0 +1,1 @@
+"""Evaluate trained models and format the paper's tables."""

@@ -1,0 +1,133 @@
+"""Boxes of controls that never saw an image: what a localization score is worth is told beside these.
+
+All but `prior_boxes`, which has seen true boxes of other patients, know nothing of the data.
+
+With every box kept, a random map looks good, since it buys accuracy with false positives. On the 880 boxed
+images of ChestX-ray14, at the paper's IoBB > 0.1, a random 8 x 8 map has a macro accuracy of 0.60 with 8.5
+false positives per image and finding; one fixed centred box has 0.41 with 0.94.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..errors import InputError
+from ..findings import BOXED_FINDINGS, ORIGINAL_SIZE, XYWH
+from ..inference.boxes import predicted_boxes
+from ..inference.heatmaps import PAPER_SIZE, heat_maps
+from ..metrics.boxes import PREDICTED_COLUMNS
+
+CENTRE_EXTENT = 86 / 256
+"""Edge of the centred control box as a part of the film's: 86 of 256 pixels, 344 of 1024."""
+
+
+_IMAGES_AT_ONCE = 8  # 8 x 8 maps of 256 x 256 float32 are 17 MB
+
+
+def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> pd.DataFrame:
+    """Make boxes from random activation maps, by the same steps as those of a model.
+
+    Each image and each of the eight findings gets a map of `grid` x `grid` values, uniform in [0, 1):
+    8 is the map size of a standard ResNet50 at 256 pixels, 32 that of a MultiRes model.
+
+    Args:
+        images: names of the images.
+        grid: edge of the random map.
+        seed: the same seed, images and grid give the same boxes.
+
+    Returns:
+        Predicted boxes in pixels of the original, as of `predicted_boxes`, scored by their peaks.
+
+    Raises:
+        InputError: the grid is not positive.
+    """
+    if grid < 1:
+        raise InputError(f"a random map of {grid} x {grid} values is empty; give a positive grid")
+    generator = np.random.default_rng(seed)
+    tables = []
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        names = images[start : start + _IMAGES_AT_ONCE]
+        cam = generator.random((len(names), len(BOXED_FINDINGS), grid, grid), dtype=np.float32)
+        maps = heat_maps(torch.from_numpy(cam), PAPER_SIZE).numpy()
+        tables += [predicted_boxes(m, name, BOXED_FINDINGS) for m, name in zip(maps, names, strict=True)]
+    if not tables:
+        return pd.DataFrame(columns=PREDICTED_COLUMNS)
+    return pd.concat(tables, ignore_index=True)
+
+
+def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.DataFrame:
+    """Give every image and each of the eight findings the same box in the middle of the film.
+
+    The default is the box that the box rule makes of a centred Gaussian with a standard deviation of a fifth
+    of the film. On the official boxes half of the film is the stronger control: 0.45 at IoBB > 0.1.
+
+    Args:
+        images: names of the images.
+        extent: width and height of the box as a part of the film's, above 0 and at most 1.
+
+    Returns:
+        Predicted boxes in pixels of the original, one for each image and finding, with score 1.
+
+    Raises:
+        InputError: the extent is outside its range.
+    """
+    if not 0 < extent <= 1:
+        raise InputError(f"extent {extent} is outside its range; choose one above 0 and at most 1")
+    edge = extent * ORIGINAL_SIZE
+    corner = (ORIGINAL_SIZE - edge) / 2
+    return pd.DataFrame(
+        {
+            "image_index": np.repeat(np.asarray(images, dtype=object), len(BOXED_FINDINGS)),
+            "finding": np.tile(np.asarray(BOXED_FINDINGS, dtype=object), len(images)),
+            "x": corner,
+            "y": corner,
+            "w": edge,
+            "h": edge,
+            "score": 1.0,
+        }
+    )
+
+
+def prior_boxes(truth: pd.DataFrame, *, patient_of: Mapping[str, object], seed: int = 0) -> pd.DataFrame:
+    """Give every image each finding's mean box of other patients: a prior that has seen boxes, and no image.
+
+    The patients with boxes are split into two halves at random. The images of each half get the mean x, y, w and h of
+    the finding's boxes in the other half, so no patient's own box is ever in a mean that is given to them. Patients
+    without boxes get the means of the first half. A finding without boxes in a half gives none to the other.
+
+    Name it for what it is, "Mean box of the other half (has seen boxes)": no weakly supervised model may.
+
+    Args:
+        truth: true boxes in pixels of the original.
+        patient_of: image_index -> patient of the images to give boxes to; every image of `truth` must be there.
+        seed: of the split; the same seed and patients give the same halves, whatever their order.
+
+    Returns:
+        Predicted boxes in pixels of the original, at most one for each image and finding, with score 1.
+
+    Raises:
+        InputError: an image of `truth` has no patient, or fewer than two patients have boxes.
+    """
+    missing = set(truth["image_index"]) - set(patient_of)
+    if missing:
+        raise InputError(f"{min(missing)} has a true box but no patient; give the patient of every boxed image")
+    patients = sorted({patient_of[image] for image in truth["image_index"]})
+    if len(patients) < 2:
+        raise InputError("a prior needs boxes of at least two patients, one for each half")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    first_half = {patients[i] for i in order[: len(patients) // 2]}
+
+    drawn_in_first = truth["image_index"].map(lambda image: patient_of[image] in first_half).astype(bool)
+    given = pd.DataFrame({"image_index": list(patient_of), "in_first": [p in first_half for p in patient_of.values()]})
+    tables = []
+    for source in (True, False):
+        boxes = truth[(drawn_in_first == source) & truth["finding"].isin(BOXED_FINDINGS)]
+        mean = (
+            boxes.groupby("finding")[XYWH].mean().reindex(BOXED_FINDINGS).dropna().rename_axis("finding").reset_index()
+        )
+        tables.append(given.loc[given["in_first"] != source, ["image_index"]].merge(mean, how="cross"))
+    return pd.concat(tables, ignore_index=True).assign(score=1.0)[PREDICTED_COLUMNS]

@@ -1,0 +1,1 @@
+"""Turn a checkpoint and an image into probabilities, heat maps and boxes."""

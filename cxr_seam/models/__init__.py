@@ -1,0 +1,1 @@
+"""Networks: backbones, merge blocks, pooling, class activation maps, the PCM and checkpoints."""

@@ -1,0 +1,1 @@
+"""Poolings and refiners that the paper only names; no preset of the paper uses them."""

@@ -1,0 +1,53 @@
+"""LSE-LBA: log-sum-exp pooling whose sharpness is learned and bounded from below.
+
+Source: Yao et al. 2018, "Weakly supervised medical diagnosis and localization from multiple resolutions":
+
+    p = 1/r * log( 1/(HW) * sum exp(r * x) ),  r = r_0 + exp(beta),  beta learned, r_0 fixed.
+
+Findings differ in size, so a single sharpness suits none; the bound keeps it from sinking to the average, which would
+blur every map. Yao et al. pool maps of scores with one beta; here, as the paper pools features, each channel has its
+own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..pooling import FeaturePool, lse_pool
+
+BOUND = 0.5
+"""r_0 as a share of the sharpness at the start."""
+
+
+class AdaptiveLogSumExpPool(FeaturePool):
+    """LSE with a learned sharpness for each channel; before training it is LSE with `gamma`.
+
+    Raises:
+        InputError: gamma is not above 0.
+    """
+
+    def __init__(self, channels: int, gamma: float) -> None:
+        """Start `channels` sharpnesses at `gamma`, none of which will fall below half of it."""
+        super().__init__()
+        if not gamma > 0:
+            raise InputError(f"LSE-LBA pooling needs gamma above 0, not {gamma}")
+        self.bound = BOUND * gamma
+        self.beta = nn.Parameter(torch.full((channels,), math.log(gamma - self.bound)))
+
+    @property
+    def sharpness(self) -> Tensor:
+        """r of every channel, (C,) float32, above the bound."""
+        return self.bound + self.beta.exp()
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Pool (B, C, H, W) to (B, C) float32."""
+        sharpness = self.sharpness  # LSE_r(x) = LSE_1(r x) / r
+        return lse_pool(sharpness[:, None, None] * features.float(), gamma=1.0) / sharpness
+
+    def extra_repr(self) -> str:
+        """Show the bound when the model is printed."""
+        return f"bound={self.bound}"

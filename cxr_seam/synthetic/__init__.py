@@ -1,0 +1,1 @@
+"""Synthesize chest radiographs with labels and boxes, for the demo and the tests."""

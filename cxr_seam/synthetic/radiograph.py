@@ -1,0 +1,151 @@
+"""From absorption to a finished film: placing the patient, exposure, grain, marker, collimator; and the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..findings import FINDINGS
+from .anatomy import Body, Chest, build_thorax
+from .drawing import GRID, soften, strokes
+from .pathology import ORDER, PAINTERS
+
+SIZE = 1024
+"""Width and height of a finished film in pixels, as in ChestX-ray14."""
+
+
+_same_anatomy = lru_cache(maxsize=3)(build_thorax)  # follow-ups are drawn one after the other; nobody writes to it
+
+
+@dataclass(frozen=True)
+class Film:
+    """One synthetic radiograph."""
+
+    pixels: np.ndarray  # uint8 (1024, 1024)
+    boxes: dict[str, tuple[float, float, float, float]]  # finding -> x, y, w, h in pixels, for all findings drawn
+    chest: Chest  # what was drawn, on the 512-pixel grid, before it was placed on the film
+    to_film: np.ndarray  # (2, 3) affine map from grid to film coordinates
+
+
+def draw_film(body: Body, findings: Sequence[str], *, view: str = "PA", site_seed: int = 0, film_seed: int = 0) -> Film:
+    """Draw one film of a person.
+
+    `site_seed` settles where the person's findings sit (keep it over follow-ups), `film_seed` how strong they are
+    and how the film was taken. Every finding has its own stream of random numbers, so leaving one out changes
+    nothing but that finding (and whatever avoided it).
+    """
+    site = {name: np.random.default_rng([site_seed, 1, i]) for i, name in enumerate(FINDINGS)}
+    strength = {name: np.random.default_rng([film_seed, 2, i]).random() for i, name in enumerate(FINDINGS)}
+    shape = {}
+    if "Cardiomegaly" in findings:
+        shape["heart_ratio"] = 0.545 + 0.03 * site["Cardiomegaly"].random() + 0.075 * strength["Cardiomegaly"]
+    if "Emphysema" in findings:
+        shape["hyperinflation"] = 0.65 + 0.35 * strength["Emphysema"]
+    chest = Chest(_same_anatomy(body, view=view, **shape))
+    masks = {}
+    for name in ORDER:
+        if name in findings:
+            masks[name] = PAINTERS[name](chest, site[name], strength[name])
+    rng = np.random.default_rng([film_seed, 3])
+    to_film = _placement(rng, view)
+    pixels = _expose(rng, chest.absorption(), to_film, view)
+    boxes = {name: box for name in FINDINGS if name in masks and (box := _box(masks[name], to_film))}
+    return Film(pixels, boxes, chest, to_film)
+
+
+def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
+    """How the patient stands before the plate: scale, tilt and shift, as an affine map from grid to film."""
+    import cv2
+
+    loose = 1.6 if view == "AP" else 1.0
+    scale = SIZE / GRID * rng.uniform(0.98, 1.10)
+    matrix = cv2.getRotationMatrix2D((GRID / 2, GRID / 2), float(rng.normal(0, 1.3 * loose)), scale)
+    matrix[:, 2] += SIZE / 2 - GRID / 2 + rng.normal(0, 13 * loose, 2).clip(-40, 40)
+    return matrix
+
+
+def _box(mask: np.ndarray, to_film: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Bounding rectangle on the film of a mask on the grid, cut at the film's border; None if nothing is left."""
+    import cv2
+
+    points = cv2.findNonZero(mask.astype(np.uint8))
+    if points is None:
+        return None
+    hull = cv2.convexHull(points)[:, 0].astype(float)
+    hull = np.concatenate([hull + d for d in ((0, 0), (1, 0), (0, 1), (1, 1))]) - 0.5
+    placed = (hull @ to_film[:, :2].T + to_film[:, 2]).clip(0, SIZE - 1)
+    (x, y), (w, h) = placed.min(0), np.ptp(placed, 0)
+    return (float(x), float(y), float(w), float(h)) if min(w, h) >= 4 else None
+
+
+def _expose(rng: np.random.Generator, absorption: np.ndarray, to_film: np.ndarray, view: str) -> np.ndarray:
+    """Grey values of the film: uint8 (1024, 1024)."""
+    import cv2
+
+    low, high = rng.uniform(0.02, 0.12), rng.uniform(0.98, 1.16)
+    if view == "AP":  # portable films are flatter and blurred by the longer exposure
+        low, high = low - rng.uniform(0.0, 0.15), high + rng.uniform(0.0, 0.12)
+        absorption = soften(absorption, rng.uniform(0.5, 0.9))
+        if rng.random() < 0.45:
+            absorption += 0.16 * _wires(rng)
+    level = np.clip((absorption - low) / (high - low), 1e-6, 1.6).astype(np.float32)
+    bend, gamma = rng.uniform(0.7, 1.2), rng.uniform(1.05, 1.45)
+    grey = 252 * (1 - np.exp(-bend * np.exp(gamma * np.log(level)))) / (1 - float(np.exp(-bend * 1.15)))
+    film = cv2.warpAffine(grey, to_film, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    grain = rng.standard_normal((GRID, GRID), np.float32) * rng.uniform(1.5, 4.0)
+    film.reshape(2, GRID, 2, GRID)[:] += grain[None, :, None]
+    if rng.random() < 0.25:
+        film *= _collimator(rng)
+    pixels = np.clip(film, 0, 255, out=film).astype(np.uint8)
+    _marker(rng, pixels, view)
+    return pixels
+
+
+def _wires(rng: np.random.Generator) -> np.ndarray:
+    """Two or three leads of a monitor, hanging across the patient, with their electrodes: float32 (512, 512)."""
+    canvas = np.zeros((GRID, GRID), np.uint8)
+    for _ in range(int(rng.integers(2, 4))):
+        start, end = rng.uniform((60, 90), (450, 260)), rng.uniform((20, 440), (490, 560))
+        sag = rng.uniform(-60, 60)
+        t = np.linspace(0, 1, 24)[:, None]
+        line = start + (end - start) * t + np.sin(np.pi * t) * [sag, 0.3 * abs(sag)]
+        strokes([line], width=1, canvas=canvas)
+        strokes([start + [(-4, -3), (4, 3)]], width=3, canvas=canvas)
+    return soften(canvas, 0.6)
+
+
+def _marker(rng: np.random.Generator, pixels: np.ndarray, view: str) -> None:
+    """The lead letter that tells the sides apart, in the corner at the patient's left (seldom an R at the right)."""
+    import cv2
+
+    left = rng.random() < 0.88
+    x = rng.uniform(880, 960) if left else rng.uniform(20, 90)
+    y = rng.uniform(60, 150)
+    ink = int(rng.integers(215, 256))
+    size = rng.uniform(1.0, 1.9)
+    cv2.putText(pixels, "L" if left else "R", (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, size, ink, 5, cv2.LINE_AA)
+    initials = "".join(chr(65 + int(c)) for c in rng.integers(0, 26, 2))
+    if rng.random() < 0.5:
+        cv2.putText(pixels, initials, (int(x), int(y) + 34), cv2.FONT_HERSHEY_SIMPLEX, 0.8, ink, 2, cv2.LINE_AA)
+    if view == "AP" and rng.random() < 0.6:
+        x, y = int(rng.uniform(600, 760)), int(rng.uniform(30, 60))
+        cv2.putText(pixels, "AP", (x + 50, y), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, 2, cv2.LINE_AA)
+        cv2.putText(pixels, "PORTABLE", (x, y + 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, 2, cv2.LINE_AA)
+
+
+def _collimator(rng: np.random.Generator) -> np.ndarray:
+    """Shutters: 1 where the beam passed, 0 behind the lead, float32 (1024, 1024)."""
+    import cv2
+
+    margin = rng.uniform(-20, 42, 4)
+    frame = (
+        (SIZE / 2, SIZE / 2),
+        (SIZE - margin[0] - margin[1], SIZE - margin[2] - margin[3]),
+        float(rng.normal(0, 0.7)),
+    )
+    window = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillPoly(window, [cv2.boxPoints(frame).astype(np.int32)], 255)
+    return cv2.blur(window, (7, 7)).astype(np.float32) / 255

@@ -1,0 +1,1 @@
+"""Train both stages: losses, the SEAM step, optimiser, epochs, resuming and storage."""

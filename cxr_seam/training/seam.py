@@ -1,0 +1,108 @@
+"""The Siamese step of the second phase: the PCM learns to give the same answer whichever way the film lies (Sect. 4.4).
+
+One branch transforms the image and then draws its maps, the other draws the maps and then transforms them (Fig. 4).
+The transform is the one that the phase names (see `equivariances`), in the paper a rotation, another for every image of
+the batch.
+
+Where the transformed film has no content, the black around it is no evidence of anything. It is kept out of the loss
+in four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are
+normalised by their maximum; nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the
+share that OHEM keeps count valid pixels only; and so does the average of the MSML loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data.transforms import black, find_equivariance, motion_valid, move, send_motion
+from ..findings import FINDINGS
+from ..models.cam import append_background, max_normalise, prepare_for_refinement
+from ..models.multires import LocalizationModel
+from ..recipes import SeamPhase
+from .losses import equivariant_cross_regularization, pooled_soft_margin
+
+
+class SeamObjective(nn.Module):
+    """The loss of the second phase for a batch (Eq. 7)."""
+
+    monitor = ("validation_loss", "min")
+    """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
+
+    def __init__(self, model: LocalizationModel, phase: SeamPhase) -> None:
+        """Freeze all of `model` but its refiner.
+
+        Raises:
+            InputError: the model has no PCM, or there is no equivariance of that name.
+        """
+        super().__init__()
+        self.draw_motion = find_equivariance(phase.equivariance)
+        model.train_only_pcm()
+        self.model = model
+        self.phase = phase
+
+    def branch(self, images: Tensor, *, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Raw maps (B, 14 or 15, h, w), see `LocalizationModel.activate`, and refined ones (B, 15, h, w) of one branch.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            valid: (B, 1, h, w) bool or None for the branch whose images are whole.
+        """
+        with torch.no_grad():
+            features, shallow = self.model.encode(images)
+            cam = self.model.activate(features).float()
+        if valid is None:
+            return cam, self.model.pcm(features, prepare_for_refinement(cam), shallow=shallow)
+        cam = cam * valid
+        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid, shallow=shallow) * valid
+
+    def forward(
+        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
+    ) -> dict[str, Tensor]:
+        """Draw a motion for each image and compare the branches.
+
+        Args:
+            images: (B, 3, H, W) normalised, of `part` of a batch.
+            labels: (N, 14) of the whole batch.
+            generator: on the CPU; draws for the whole batch.
+            part: which of the batch's films the images are.
+
+        Returns:
+            "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars: means over the images of `part`.
+        """
+        motion = self.draw_motion(len(labels), self.phase, generator=generator)
+        motion = send_motion(motion, images.device, part=part)
+        labels = labels[part]
+        outside = black(images)
+        moved = move(images - outside, motion) + outside  # what comes from outside the film is black
+
+        cam, refined = self.branch(images, valid=None)
+        valid = motion_valid(motion, height=cam.shape[-2], width=cam.shape[-1])
+        cam_transformed, refined_transformed = self.branch(moved, valid=valid)
+
+        present = labels[:, :, None, None]
+        ecr = equivariant_cross_regularization(
+            cam_moved=move(with_background(cam, present), motion),
+            refined_moved=move(present_maps(refined, present), motion),
+            cam_transformed=with_background(cam_transformed, present),
+            refined_transformed=present_maps(refined_transformed, present),
+            valid=valid,
+            hard_fraction=self.phase.hard_fraction,
+        )
+        everywhere = torch.ones_like(valid)
+        msml = 0.5 * (
+            pooled_soft_margin(refined[:, : len(FINDINGS)], labels, valid=everywhere)
+            + pooled_soft_margin(refined_transformed[:, : len(FINDINGS)], labels, valid=valid)
+        )
+        return {"loss": self.phase.msml_weight * msml + self.phase.ecr_weight * ecr, "ecr": ecr, "msml": msml}
+
+
+def with_background(cam: Tensor, present: Tensor) -> Tensor:
+    """Normalised maps (B, 15, h, w) of the findings that the image's labels name, and the background."""
+    return append_background(present_maps(cam, present))
+
+
+def present_maps(cam: Tensor, present: Tensor) -> Tensor:
+    """Maps (B, 14 or 15, h, w), normalised and multiplied by the image's labels, background label 1."""
+    labels = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+    return max_normalise(cam) * labels[:, : cam.shape[1]]

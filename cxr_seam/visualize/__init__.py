@@ -1,0 +1,1 @@
+"""Draw heat maps, figures, the interactive viewer and the report."""

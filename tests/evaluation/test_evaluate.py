@@ -1,0 +1,331 @@
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.batches import ROOT
+from sklearn.metrics import roc_auc_score
+
+from cxr_seam.data.nih import load_tables
+from cxr_seam.errors import InputError
+from cxr_seam.evaluation.evaluate import digest, evaluate, family_predictors, split_of
+from cxr_seam.evaluation.methods import control_methods
+from cxr_seam.evaluation.results import COSTS, FIGURES, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.multires import build_model
+from cxr_seam.presets import find_family
+from cxr_seam.visualize.report import report_page
+from cxr_seam.workspace import Workspace
+
+FAMILY = find_family("tiny")
+DRAWS = 40
+THRESHOLD = 0.4
+
+
+@pytest.fixture(scope="module")
+def workspace(demo_folder, demo_store, tmp_path_factory):
+    """A few phantoms, a standard and a refined model, neither of them trained."""
+    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path_factory.mktemp("keep"))
+    workspace.fetch()
+    for recipe in (FAMILY[0], FAMILY[2]):
+        torch.manual_seed(0)
+        model = build_model(recipe.model, weights="none")
+        about = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
+        save_checkpoint(best_path(workspace.models, recipe.name), model, about=about)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def models(workspace):
+    return workspace.models
+
+
+@pytest.fixture(scope="module")
+def evaluation(workspace):
+    return evaluate(workspace, draws=DRAWS)
+
+
+@pytest.fixture(scope="module")
+def results(evaluation):
+    return evaluation.results
+
+
+def test_three_models_come_from_two_checkpoints_beside_comparisons_and_controls(results):
+    assert list(results["classification"]) == [STANDARD, MULTIRES, REFINED]
+    kinds = {name: scores["kind"] for name, scores in results["localization"].items()}
+    assert [name for name, kind in kinds.items() if kind == "model"] == [STANDARD, MULTIRES, REFINED]
+    assert sum(kind == "control" for kind in kinds.values()) == 6
+    assert [about["models"] for about in results["checkpoints"].values()] == [[STANDARD], [MULTIRES, REFINED]]
+
+
+def test_a_checkpoint_is_known_by_the_bytes_of_its_file(results, models):
+    for name, about in results["checkpoints"].items():
+        assert about["sha256"] == hashlib.sha256(best_path(models, name).read_bytes()).hexdigest()
+
+
+def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, models, workspace):
+    films = workspace.test_films()
+    model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
+    pixels, labels = films.__getitems__(range(len(films)))
+    grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = model((grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).logits
+    logits = Predictor.load(best_path(models, FAMILY[0].name)).logits(films)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    for i, finding in enumerate(FINDINGS):
+        row = results["classification"][STANDARD]["findings"][finding]
+        assert row["positives"] == int(labels[:, i].sum())
+        if 0 < row["positives"] < len(films):
+            assert row["auc"]["value"] == pytest.approx(roc_auc_score(labels[:, i], logits[:, i]), abs=1e-6)
+        else:
+            assert row["auc"]["value"] is None and "not defined" in row["note"]
+
+
+def test_the_pcm_does_not_touch_the_classification(results):
+    assert results["classification"][MULTIRES] == results["classification"][REFINED]
+    assert results["localization"][MULTIRES] != results["localization"][REFINED]
+
+
+def test_counts_are_those_of_the_data(results, workspace):
+    tables = workspace.tables()
+    truth, data = tables.boxes, results["data"]
+    assert data["boxed_images"] == truth["image_index"].nunique() and data["true_boxes"] == len(truth)
+    assert data["test_patients"] == len({name.split("_")[0] for name in tables.test})
+    assert data["boxed_patients"] == len({name.split("_")[0] for name in truth["image_index"]})
+    for scores in results["localization"].values():
+        table = scores["all_boxes"]["iobb>0.1"]["findings"]
+        assert [table[f]["boxes"] for f in BOXED_FINDINGS] == [(truth["finding"] == f).sum() for f in BOXED_FINDINGS]
+
+
+def test_a_finding_is_called_present_from_the_checkpoints_threshold_on(results, evaluation):
+    """Sensitivity and specificity by hand, at the threshold that the checkpoint carries."""
+    for i, finding in enumerate(FINDINGS):
+        row = results["classification"][MULTIRES]["findings"][finding]
+        positive = evaluation.labels[:, i] == 1
+        called = evaluation.probabilities[MULTIRES][:, i] >= THRESHOLD
+        if positive.any() and not positive.all():
+            assert row["threshold"] == THRESHOLD
+            assert row["sensitivity"]["value"] == pytest.approx(called[positive].mean())
+            assert row["specificity"]["value"] == pytest.approx((~called)[~positive].mean())
+
+
+def test_one_best_box_per_image_and_finding_at_most(results):
+    cells = results["data"]["boxed_images"] * len(BOXED_FINDINGS)
+    for scores in results["localization"].values():
+        best = scores["best_box"]["iou>0.1"]["micro"]
+        assert best["correct"] + best["false_positives"] <= cells
+        assert best["accuracy"]["value"] <= scores["all_boxes"]["iou>0.1"]["micro"]["accuracy"]["value"]
+
+
+def test_boxes_carry_the_probability_of_their_finding_on_their_film(evaluation):
+    films = evaluation.boxed.image_index
+    boxes = evaluation.methods[REFINED].boxes
+    logits = evaluation.predictors[REFINED].logits(evaluation.boxed)
+    expected = pd.DataFrame(1 / (1 + np.exp(-logits)), films, FINDINGS)
+    for row in boxes.head(20).itertuples():
+        assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
+
+
+def test_a_films_mean_box_moves_with_the_other_halfs_boxes_and_never_with_its_own_patients(evaluation):
+    """One patient's boxes move far away: what that patient is given stays, what the other half is given moves."""
+    films = list(evaluation.boxed.image_index)
+    patient_of = {name: int(name.split("_")[0]) for name in films}
+    probabilities = {REFINED: pd.DataFrame(0.5, films, FINDINGS)}
+    before = evaluation.methods["Mean box of the other half"].boxes
+    for patient in dict.fromkeys(patient_of.values()):
+        own = evaluation.truth["image_index"].map(patient_of) == patient
+        moved = evaluation.truth.assign(x=evaluation.truth["x"] + 10_000 * own)
+        controls = control_methods(films, moved, patient_of=patient_of, probabilities=probabilities)
+        after = controls["Mean box of the other half"].boxes
+        mine = before["image_index"].map(patient_of) == patient
+        pd.testing.assert_frame_equal(before[mine], after[mine])
+        given = after.loc[~mine.to_numpy() & (after["x"] != before["x"]), "finding"]
+        assert set(given) == set(evaluation.truth.loc[own, "finding"])
+
+
+def test_differences_and_draws_belong_together(results):
+    """The interval of a difference is that of the draws' differences, computed here anew."""
+    pair = results["differences"][f"{REFINED} - {MULTIRES}"]
+    assert set(pair) == set(FIGURES)
+    for metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION):
+        assert pair[metric]["value"] == 0  # the PCM leaves the probabilities as they are
+    for metric in FIGURES:
+        draws = [np.array(results["samples"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
+        assert all(len(d) == DRAWS for d in draws)
+        drawn = draws[0] - draws[1]
+        if np.isnan(drawn).mean() > 0.5:  # a rare finding is missing from most draws of so few patients
+            assert metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION) and pair[metric]["low"] is None
+            continue
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        assert (pair[metric]["low"], pair[metric]["high"]) == pytest.approx((low, high), abs=1e-6)
+    best = next(
+        pair for name, pair in results["differences"].items() if name.split(" - ")[1].startswith(("Ran", "Cen"))
+    )
+    assert set(best) == set(FIGURES) - {MEAN_AUC, MEAN_AVERAGE_PRECISION} and set(COSTS.values()) < set(best)
+
+
+def test_the_split_says_whose_list_and_how_much_of_it(results, nih_root, tmp_path):
+    official = load_tables(nih_root).test
+    assert len(official) == 25_596
+    assert split_of("nih", official, official[::-1]) == "all of the official test list"
+    assert split_of(str(nih_root), official, official[:438]) == "part of the official test list"
+    assert split_of(str(tmp_path), official[1:], official[1:]) == "all of the test list of own films"
+    assert split_of("demo", ["00000001_000.png"], ["00000001_000.png"]) == "all of the test list of the drawn films"
+    assert results["data"]["split"] == "all of the test list of own films"  # the fixture reads a folder
+
+
+def test_training_and_validation_films_are_counted(results, workspace):
+    """Every listed film but those without a finding that are not drawn; the demo is small enough to draw all."""
+    tables, data = workspace.tables(), results["data"]
+    assert data["training_images"] + data["validation_images"] == len(tables.train_val)
+    people = {name.split("_")[0] for name in tables.train_val}
+    assert data["training_patients"] + data["validation_patients"] == len(people)
+    assert min(data["validation_patients"], data["training_patients"]) > 0
+
+
+def test_versions_tell_what_is_not_installed_and_notes_what_was_not_computed(results, workspace, monkeypatch):
+    from cxr_seam.evaluation import evaluate as evaluation
+    from cxr_seam.evaluation import methods
+
+    assert results["versions"]["scipy"] and results["versions"]["safetensors"] and results["versions"]["device"]
+    here = results["versions"]["grad-cam"] is not None
+    assert (results["notes"] == []) == here == any("Grad-CAM" in name for name in results["localization"])
+    monkeypatch.setattr(methods, "find_spec", lambda name: None)
+    monkeypatch.setattr(evaluation, "PACKAGES", ("torch", "no-such-package"))
+    without = evaluate(workspace, draws=2).results
+    assert not any("Grad-CAM" in name for name in without["localization"])
+    assert (
+        without["versions"]["no-such-package"] is None
+        and without["versions"]["torch"] == torch.__version__.split("+")[0]
+    )
+    (note,) = without["notes"]
+    assert "Grad-CAM and Grad-CAM++ were not computed" in note and "grad-cam is not installed" in note
+
+
+def test_the_same_seed_gives_the_same_results(results, workspace):
+    again = evaluate(workspace, draws=DRAWS).results
+    assert json.dumps(results | {"created": ""}) == json.dumps(again | {"created": ""})
+
+
+def test_a_digest_does_not_mind_the_order_of_rows_but_each_of_their_cells():
+    rows = [("a", 1, [0.0, 1.0]), ("b", 2, [0.0, 0.0])]
+    assert digest(rows) == digest(rows[::-1])
+    assert digest(rows) != digest([("a", 1, [0.0, 1.0]), ("b", 3, [0.0, 0.0])])
+
+
+def documented() -> dict[str, str]:
+    """Keys of docs/results.md and what kind of value they hold."""
+    rows = re.findall(r"^\| `(.+?)` \| (\w+) \|", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    return dict(rows)
+
+
+def kind_of(value) -> str:
+    if isinstance(value, dict):
+        return "measured" if set(value) == {"value", "low", "high"} else "object"
+    return {bool: "bool", int: "integer", float: "number", str: "text", list: "list", type(None): "null"}[type(value)]
+
+
+def keys_of(value, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of results with the kind of its value; names that vary are replaced by the page's capitals."""
+    opaque = ("versions", "checkpoints.RECIPE.metrics", "checkpoints.RECIPE.recipe")
+    names = [({STANDARD, MULTIRES, REFINED}, "MODEL"), (set(FINDINGS), "FINDING"), (set(FIGURES), "FIGURE")]
+    names.append(({"all_boxes", "best_box", "gated_boxes"}, "BOXES"))
+    if path == "ranking":
+        yield from (found for row in value for found in keys_of(row, "ranking[]"))
+    elif not isinstance(value, dict) or kind_of(value) == "measured" or path in opaque:
+        yield path, kind_of(value)
+    else:
+        for key, inner in value.items():
+            fixed = {"localization": "METHOD", "samples": "METHOD", "differences": "PAIR", "checkpoints": "RECIPE"}
+            name = fixed.get(path) or next((shown for known, shown in names if key in known), key)
+            name = "FIGURE" if key in FIGURES else "OVERLAP" if re.fullmatch(r"(iobb|iou)>0\.\d+", key) else name
+            name = "RATE" if key in ("0.25", "0.5", "1.0") else name
+            name = key if path == "ranking[]" else name
+            inner_path = f"{path}.{name}" if path else name
+            yield from keys_of(inner, re.sub(r"(OVERLAP)\.(findings\.FINDING|macro|micro)$", r"\1.ROW", inner_path))
+
+
+def test_the_page_names_every_key_and_no_other(results):
+    found: dict[str, set[str]] = {}
+    for key, kind in keys_of(results):
+        found.setdefault(key, set()).add(kind)
+    page = documented()
+    assert set(found) == set(page)
+    wrong = {key: kinds for key, kinds in found.items() if not kinds <= {page[key], "null"}}
+    assert not wrong
+
+
+def test_one_trained_model_is_enough(workspace, tmp_path):
+    alone = Workspace.open(data=workspace.data, recipes="tiny", keep=tmp_path)
+    alone.fetch()
+    best_path(alone.models, FAMILY[0].name).parent.mkdir(parents=True)
+    best_path(alone.models, FAMILY[0].name).write_bytes(best_path(workspace.models, FAMILY[0].name).read_bytes())
+    found = evaluate(alone, draws=5)
+    kinds = [scores["kind"] for scores in found.results["localization"].values()]
+    assert kinds.count("model") == 1 and "comparison" not in kinds
+    assert found.results["notes"] == []  # nothing was left out that this model could have
+    (pair,) = found.results["differences"]
+    assert pair.startswith(f"{STANDARD} - ")
+    assert f"Centre box, ranked by {STANDARD}" in found.results["localization"]
+    assert REFINED not in report_page(alone, found).html()  # nothing is promised that was not measured
+
+
+def test_nothing_trained_is_told(tmp_path):
+    with pytest.raises(InputError, match="no trained model in .*run notebooks 02 and 03"):
+        family_predictors(FAMILY, tmp_path)
+
+
+def test_first_phase_stands_in_where_the_second_is_not_trained(tmp_path):
+    recipe = FAMILY[1]
+    model = build_model(recipe.model, weights="none")
+    save_checkpoint(best_path(tmp_path, recipe.name), model, about=Checkpoint(recipe))
+    assert list(family_predictors(FAMILY, tmp_path)) == [MULTIRES]
+
+
+def test_a_pcm_that_goes_on_from_an_earlier_backbone_is_refused(tmp_path):
+    for seed, recipe in enumerate(FAMILY[1:]):
+        torch.manual_seed(seed)
+        model = build_model(recipe.model, weights="none")
+        save_checkpoint(best_path(tmp_path, recipe.name), model, about=Checkpoint(recipe))
+    with pytest.raises(InputError, match="earlier model than .*run notebook 03 again"):
+        family_predictors(FAMILY, tmp_path)
+
+
+def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, workspace, demo_folder):
+    predictor = Predictor.load(best_path(models, FAMILY[2].name))
+    films = workspace.boxed_films()
+    prediction = predictor.predict(demo_folder / "images" / films.image_index[0])
+    batch = predictor.logits(films)
+    expected = 1 / (1 + np.exp(-batch[0]))
+    np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-4)
+    assert prediction.heat_maps.shape == (14, 256, 256) and 0 <= prediction.heat_maps.min()
+    corners = prediction.boxes[["x", "y"]].to_numpy() + prediction.boxes[["w", "h"]].to_numpy()
+    assert (corners <= 1024).all() and corners.max() > 64  # pixels of the file, not of the model's input
+    assert set(prediction.boxes["finding"]) <= set(FINDINGS)
+
+
+def test_boxes_of_a_smaller_file_shrink_with_it(models, demo_folder, tmp_path):
+    import cv2
+
+    predictor = Predictor.load(best_path(models, FAMILY[2].name))
+    path = next(iter(sorted((demo_folder / "images").iterdir())))
+    original = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "half.png"), cv2.resize(original, (512, 512), interpolation=cv2.INTER_AREA))
+    whole, half = predictor.predict(path).boxes, predictor.predict(tmp_path / "half.png").boxes
+    best = [boxes.groupby("finding")["x"].first() for boxes in (whole, half)]
+    near = (best[0] / 2 - best[1]).dropna().abs() <= 16
+    assert near.mean() > 0.8  # bytes were rounded once more, so a contour may come out otherwise here and there
+
+
+def test_probabilities_and_boxes_are_plain_types(models, demo_folder):
+    predictor = Predictor.load(best_path(models, FAMILY[0].name))
+    prediction = predictor.predict(next((demo_folder / "images").iterdir()))
+    assert all(isinstance(value, float) for value in prediction.probabilities.values())
+    assert isinstance(prediction.boxes, pd.DataFrame)

@@ -1,0 +1,28 @@
+"""Small batches and data sets for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (count, 3, side, side) of noise and labels (count, 14), a share of them 1 and the third always."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, side, side, generator=generator)
+    labels = (torch.rand(count, 14, generator=generator) < share).float()
+    labels[:, 2] = 1
+    return images, labels
+
+
+def two_sets(folder: Path, store, *, training: int, validation: int) -> list:
+    """The first films of a store, to train on, and the next ones, to validate on."""
+    from cxr_seam.data.dataset import Films
+    from cxr_seam.data.nih import load_tables
+
+    tables, names = load_tables(folder), store.image_index
+    parts = (names[:training], names[training : training + validation])
+    return [Films(store, tables, image_index=part) for part in parts]

@@ -1,0 +1,135 @@
+"""Grad-CAM and Grad-CAM++ against their formulas, by hand, pixel by pixel, and where they must equal the CAM."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.gradcam import gradcam_maps
+from cxr_seam.models.multires import build_model
+
+
+class Given(nn.Module):
+    """A model whose features are its images, pooled by the mean, with a classifier of given weights (14, C)."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.clone()
+
+    def classify(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(-2, -1)) @ self.weights.T + 0.7
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A real one with LSE pooling, whose classifier speaks up more than a fresh one does."""
+    torch.manual_seed(0)
+    model = build_model("multires_resnet18", weights="none").eval()
+    nn.init.normal_(model.classifier.weight, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 4 - 2
+
+
+def slow_maps(model: nn.Module, images: Tensor, method: str, finding: int) -> Tensor:
+    """The formulas as they are written, one image, one channel and one pixel at a time, in float64."""
+    maps = []
+    for image in images:
+        features = model.features(image[None]).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.classify(features)[0, finding], features)
+        total = torch.zeros(features.shape[-2:], dtype=torch.float64)
+        for channel, slope in zip(features[0].detach().double(), gradient[0].double(), strict=True):
+            if method == "gradcam":
+                weight = slope.mean()
+            else:
+                weight = torch.tensor(0.0, dtype=torch.float64)
+                for g in slope.flatten():
+                    if g > 0:
+                        weight += g**2 / (2 * g**2 + channel.sum() * g**3) * g
+            total += weight * channel
+        maps.append(total.clamp_min(0))
+    return torch.stack(maps)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+def test_maps_are_those_of_the_formulas(model: nn.Module, images: Tensor, method: str) -> None:
+    maps = gradcam_maps(model, images, method=method, findings=["Mass", "Atelectasis"])
+    assert maps.shape == (2, 2, 8, 8) == (2, 2, *model(images).cam.shape[-2:])
+    assert maps.dtype == torch.float32 and (maps >= 0).all() and (maps > 0).any()
+    for place, finding in enumerate((FINDINGS.index("Mass"), 0)):
+        expected = slow_maps(model, images, method, finding)
+        torch.testing.assert_close(maps[:, place].double(), expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+
+
+def test_by_hand() -> None:
+    """One channel A = [[1, 2], [3, 2]], Y = mean(A) + 0.7, so that every gradient is 1/4.
+
+    Grad-CAM: w = 1/4. Grad-CAM++: alpha = (1/16) / (2/16 + 8/64) = 1/4, w = 4 pixels x 1/4 x 1/4 = 1/4. With Y twice
+    that the gradients are 1/2: w = 1/2; alpha = (1/4) / (2/4 + 8/8) = 1/6, w = 4 x 1/6 x 1/2 = 1/3. With the sign
+    turned, nothing speaks for the finding.
+    """
+    weights = torch.zeros(14, 1)
+    weights[:3, 0] = torch.tensor([1.0, 2.0, -1.0])
+    film = torch.tensor([[[[1.0, 2.0], [3.0, 2.0]]]])
+    for method, factors in (("gradcam", (1 / 4, 1 / 2, 0)), ("gradcam++", (1 / 4, 1 / 3, 0))):
+        maps = gradcam_maps(Given(weights), film, method=method)
+        assert maps.shape == (1, 14, 2, 2)
+        for finding, factor in enumerate(factors):
+            torch.testing.assert_close(maps[0, finding], factor * film[0, 0])
+        assert (maps[0, 3:] == 0).all()
+
+
+def test_with_mean_pooling_grad_cam_is_the_class_activation_map() -> None:
+    """Selvaraju et al., Sect. 3.1: it generalises CAM; what is left is the number of pixels and the bias."""
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(14, 5, generator=generator)
+    films = torch.rand(3, 5, 4, 6, generator=generator)
+    cam = torch.einsum("fc,bchw->bfhw", weights, films)
+    torch.testing.assert_close(gradcam_maps(Given(weights), films), cam.relu() / 24)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+def test_gradients_too_small_for_the_package_change_nothing(method: str) -> None:
+    """Features in another unit, k times larger with weights k times smaller, are the same evidence, k times larger."""
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(14, 5, generator=generator)
+    films = torch.rand(1, 5, 4, 4, generator=generator)
+    torch.testing.assert_close(
+        gradcam_maps(Given(weights / 4096), films * 4096, method=method),
+        gradcam_maps(Given(weights), films, method=method),
+    )
+
+
+def test_an_image_has_its_own_map_whatever_stands_beside_it(model: nn.Module, images: Tensor) -> None:
+    for method in ("gradcam", "gradcam++"):
+        alone = torch.cat([gradcam_maps(model, image[None], method=method) for image in images])
+        torch.testing.assert_close(gradcam_maps(model, images, method=method), alone, rtol=1e-3, atol=1e-6)
+
+
+def test_prediction_may_call_it_and_the_model_gets_no_gradient(model: nn.Module, images: Tensor) -> None:
+    with torch.inference_mode():
+        inside = gradcam_maps(model, images.clone(), findings=["Edema"])
+    assert torch.equal(inside, gradcam_maps(model, images, findings=["Edema"]))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bad_input_is_told_in_a_sentence(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Given(torch.zeros(14, 3))
+    with pytest.raises(InputError, match="no method 'scorecam'; choose one of gradcam, gradcam"):
+        gradcam_maps(model, images, method="scorecam")
+    with pytest.raises(InputError, match="unknown finding 'Tumour'"):
+        gradcam_maps(model, images, findings=["Tumour"])
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    with pytest.raises(InputError, match="needs the package grad-cam"):
+        gradcam_maps(model, images)

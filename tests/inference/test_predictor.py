@@ -1,0 +1,340 @@
+"""Prediction of files: the training's preprocessing bit for bit, one file or many, in the image's own pixels."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.batches import ROOT
+from helpers.dicom_files import film, of_pydicom, of_pydicom_data, written
+from PIL import Image
+from pydicom import DataElement, dcmread
+
+from cxr_seam.__main__ import main
+from cxr_seam.data.cache import prepare
+from cxr_seam.data.dataset import Films
+from cxr_seam.data.image_io import read_radiograph, shrink
+from cxr_seam.data.nih import load_tables
+from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.boxes import boxes_from_heatmap
+from cxr_seam.inference.heatmaps import heat_maps
+from cxr_seam.inference.predictor import FilmWarning, Prediction, Predictions, Predictor
+from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
+from cxr_seam.models.multires import build_model
+from cxr_seam.presets import find_family
+from cxr_seam.training.resume import describe_films
+from cxr_seam.visualize.examples import prediction_png
+from cxr_seam.visualize.export import named_files, predict_files
+
+RECIPE = find_family("tiny")[2]
+PAGE = (ROOT / "docs" / "own-image.md").read_text()
+pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.predict.FilmWarning")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A model that was never trained, with thresholds for all findings but one."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.best.safetensors"
+    thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Hernia": None}
+    about = Checkpoint(RECIPE, epoch=1, thresholds=thresholds)
+    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), about=about)
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint) -> Predictor:
+    return Predictor.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def films(demo_folder) -> list[Path]:
+    return sorted((demo_folder / "images").iterdir())[:5]
+
+
+def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor, demo_folder, tmp_path):
+    store = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
+    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
+    predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
+    pixels, _ = films.__getitems__(range(5))
+    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
+    output = predictor.run(pixels)
+    assert np.array_equal(np.stack([p.cam for p in predictions]), output.refined.numpy())
+    assert np.array_equal(
+        [list(p.probabilities.values()) for p in predictions], output.logits.sigmoid().numpy().astype(float)
+    )
+
+
+def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path):
+    wide = tmp_path / "wide.png"
+    cv2.imwrite(str(wide), cv2.resize(read_radiograph(films[0]), (300, 200)))
+    prediction = predictor.predict(wide)
+    assert prediction.size == (200, 300)
+    for finding in FINDINGS:
+        heat_map = prediction.heat_map(finding)
+        assert heat_map.shape == (200, 300) and heat_map.min() >= 0 and heat_map.max() <= 1
+        paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
+        expected = boxes_from_heatmap(paper, threshold=RECIPE.box_threshold).xywh * np.array([300, 200, 300, 200]) / 256
+        assert prediction.boxes_of(finding) == pytest.approx(expected)
+
+
+def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minimum(predictor, films):
+    changed = Predictor(predictor.model, replace(predictor.recipe, test_flip=True, map_normalisation="min_max"))
+    size = predictor.recipe.image_size
+    pixels = torch.from_numpy(np.stack([shrink(read_radiograph(path), size) for path in films[:2]]))[:, None]
+    one, other = predictor.run(pixels), predictor.run(pixels.flip(-1))
+    logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
+    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
+    for found, expected_logits, expected in zip(changed.predict(films[:2]), logits, maps, strict=True):
+        assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
+        assert np.allclose(found.cam, expected.numpy(), atol=1e-5)
+
+
+def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, films):
+    """The first phase has a refiner too, with weights as they were drawn."""
+    pixels = torch.from_numpy(predictor.predict(films[0]).film)[None, None]
+    first = Predictor(predictor.model, find_family("tiny")[1])
+    output = first.run(pixels)
+    assert output.refined is not None and not torch.equal(output.refined, output.cam)
+    assert np.array_equal(first.predict(films[0]).cam, output.cam[0].numpy())
+
+
+def test_decisions_are_at_the_stored_thresholds(predictor, films):
+    prediction = predictor.predict(films[0])
+    assert prediction.present["Hernia"] is None
+    for finding in FINDINGS[:-1]:
+        assert prediction.present[finding] is (prediction.probabilities[finding] >= 0.5)
+    exactly = Predictor(predictor.model, RECIPE, thresholds={f: prediction.probabilities[f] for f in FINDINGS}).predict(
+        films[0]
+    )
+    assert all(exactly.present.values())  # "from which on"
+    assert set(Predictor(predictor.model, RECIPE).predict(films[0]).present.values()) == {None}
+
+
+def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_path):
+    for place, path in enumerate(films):
+        (tmp_path / f"{9 - place}.png").write_bytes(path.read_bytes())
+    folder = predictor.predict(tmp_path)
+    listed = predictor.predict(films)
+    assert [Path(p.path).name for p in folder] == ["5.png", "6.png", "7.png", "8.png", "9.png"]
+    assert [p.path for p in listed] == [str(path) for path in films]
+    assert isinstance(folder, Predictions) and folder.failures == {}
+    for one, other in zip(reversed(folder), listed, strict=True):
+        assert np.array_equal(one.film, other.film)
+        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+    single = predictor.predict(films[3])
+    assert isinstance(single, Prediction)
+    assert list(single.probabilities.values()) == pytest.approx(list(listed[3].probabilities.values()), abs=1e-5)
+    assert list(listed.table().index) == [str(path) for path in films]
+    assert listed.table().loc[str(films[3]), "Mass"] == listed[3].probabilities["Mass"]
+    assert len(listed.boxes()) == sum(len(p.boxes) for p in listed)
+
+
+def test_more_films_than_a_batch_keep_their_order(predictor, films, monkeypatch):
+    monkeypatch.setattr("cxr_seam.inference.predictor.BATCH_SIZE", 2)
+    assert [p.path for p in predictor.predict(films)] == [str(path) for path in films]
+
+
+def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(films[0].read_bytes()[:200])
+    with pytest.warns(FilmWarning, match="left out: .*bad.png is broken"):
+        predictions = predictor.predict([films[0], bad, films[1]])
+    assert [p.path for p in predictions] == [str(films[0]), str(films[1])]
+    assert list(predictions.failures) == [str(bad)] and "broken" in predictions.failures[str(bad)]
+    with pytest.raises(InputError, match="bad.png is broken"):
+        predictor.predict([bad, bad])
+    with pytest.raises(InputError, match="bad.png is broken"):
+        predictor.predict(bad)
+
+
+def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
+    Image.fromarray(np.full((90, 90), 60, np.uint8)).save(tmp_path / "grey.png")
+    with pytest.warns(FilmWarning, match="grey.png: bright and dark do not lie as on a frontal chest film"):
+        assert predictor.predict(tmp_path / "grey.png").doubts
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
+def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
+    pixels, path = read_radiograph(films[0]), tmp_path / f"film{suffix}"
+    if suffix == ".dcm":
+        path.write_bytes(written(film(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
+    else:
+        Image.fromarray(pixels).save(path)
+    expected, found = predictor.predict(films[0]), predictor.predict(path)
+    assert np.array_equal(found.film, expected.film) and found.probabilities == expected.probabilities
+
+
+def test_many_predictions_are_small_in_memory(predictor):
+    path = of_pydicom_data("RG1_J2KR.dcm")
+    prediction = predictor.predict(path)
+    assert prediction.size == (1955, 1841)
+    assert sum(part.nbytes for part in (prediction.film, prediction.cam)) < 300_000
+    assert prediction.film.base is None or prediction.film.base.nbytes < 300_000
+    assert prediction.cam.base is None
+    assert np.array_equal(prediction.film, shrink(read_radiograph(path), RECIPE.image_size))
+
+
+def test_results_are_named_after_their_files(tmp_path):
+    for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+    named = named_files([tmp_path / "in"])
+    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
+    assert named_files([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
+    with pytest.raises(InputError, match="out are heat maps of an earlier call"):
+        named_files([tmp_path / "in" / "out"])
+
+
+def test_files_of_one_name_keep_what_tells_them_apart(tmp_path):
+    for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+    pair = named_files([tmp_path / "a.png", tmp_path / "a.dcm"])
+    assert {name: path.suffix for name, path in pair.items()} == {"a.png": ".png", "a.dcm": ".dcm"}
+    discs = named_files([tmp_path / "disc", tmp_path / "other"])
+    assert list(discs) == [os.path.join("disc", "IM0001"), os.path.join("other", "IM0001")]
+    with pytest.raises(InputError, match="two files are called disc.IM0001,"):
+        named_files([tmp_path / "disc", tmp_path / "again" / "disc"])
+
+
+def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(films[0].read_bytes())
+    for _ in range(2):
+        assert main(["predict", ".", "--checkpoint", str(checkpoint), "--out", "."]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "a.png", "a_heatmaps.png", "films.csv", "probabilities.csv", "boxes.csv",
+        }  # fmt: skip
+        assert list(pd.read_csv("films.csv")["film"]) == ["a"]
+
+
+def test_whoever_stops_after_some_films_has_the_tables_of_these(predictor, films, tmp_path):
+    for _ in predict_files(predictor, named_files(films[:3]), tmp_path):
+        break
+    assert list(pd.read_csv(tmp_path / "films.csv")["film"]) == [films[0].stem]
+    assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
+
+
+def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path):
+    pixels = read_radiograph(films[0])
+    odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the very values
+        for number, value in enumerate(odd):
+            made = film(pixels)
+            made.add(DataElement(0x00280030, "LO", value))  # a text where numbers belong
+            (tmp_path / f"{number}.dcm").write_bytes(written(made))
+        found = predictor.predict(tmp_path)
+    assert len(found) == len(odd) and not found.failures
+    assert not any("not square" in doubt for prediction in found for doubt in prediction.doubts)
+
+
+def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo_folder, tmp_path):
+    store = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
+    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
+    about = Checkpoint(RECIPE, films=describe_films(films, films, start=None))
+    path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, about=about)
+    pixels, _ = films.__getitems__(range(5))
+    expected = predictor.run(pixels)
+    predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in films.image_index])
+    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
+    assert np.array_equal(np.stack([p.cam for p in predictions]), expected.refined.numpy())
+    straight = predictor.predict([demo_folder / "images" / name for name in films.image_index])
+    assert not np.array_equal(np.stack([p.cam for p in straight]), expected.refined.numpy())
+
+
+def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):
+    with pytest.raises(InputError, match="a picture shows one film"):
+        prediction_png(predictor.predict(films[:2]))
+
+
+def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "b.png").write_bytes(films[0].read_bytes())
+    (given / "a.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (given / "frames.dcm").write_bytes(of_pydicom("examples_ybr_color.dcm").read_bytes())
+    out = tmp_path / "out"
+    assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
+    said = capsys.readouterr()
+    assert "frames.dcm holds 30 frames" in said.err and "of 2 films are in" in said.out
+    assert {path.name for path in out.iterdir()} == {
+        "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "films.csv", "probabilities.csv", "boxes.csv",
+    }  # fmt: skip
+    table = pd.read_csv(out / "films.csv").set_index("film")
+    assert list(table.index) == ["a", "b", "frames"] and "30 frames" in table.loc["frames", "error"]
+    prediction = Predictor.load(checkpoint).predict(given / "b.png")
+    rows = pd.read_csv(out / "probabilities.csv").query("film == 'b'").set_index("finding")["probability"]
+    assert rows.to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
+    boxes = pd.read_csv(out / "boxes.csv").query("film == 'b'").drop(columns="film").reset_index(drop=True)
+    pd.testing.assert_frame_equal(boxes, prediction.boxes, check_dtype=False, atol=1e-3)
+
+    made = dcmread(out / "a_heatmaps.dcm")
+    assert made.PatientID == "4711" and made.SOPClassUID.name == "Secondary Capture Image Storage"
+    picture = np.asarray(Image.open(out / "a_heatmaps.png").convert("RGB"))
+    assert np.array_equal(made.pixel_array[: len(picture)], picture)  # below it stands what it is not
+    assert made.pixel_array[len(picture) :].max() == 255
+    for finding in FINDINGS:
+        assert f"{finding}: " in made.ImageComments
+
+
+def test_files_none_of_which_can_be_read_give_status_2(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["predict", "nowhere.png", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
+    assert "cannot read nowhere.png" in capsys.readouterr().err
+
+
+@pytest.fixture
+def desk(checkpoint, films, tmp_path) -> Path:
+    """A folder with the files that the page speaks of."""
+    (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "film.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (tmp_path / "folder").mkdir()
+    for path in films[:2]:
+        (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["python", "shell"])
+def test_the_examples_of_the_page_run(desk, kind):
+    examples = re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
+    assert len(examples) == {"python": 2, "shell": 1}[kind]
+    for example in examples:
+        words = example.split()
+        command = [sys.executable, "-c", example] if kind == "python" else [sys.executable, *words[1:]]
+        result = subprocess.run(
+            command, cwd=desk, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+    if kind == "python":
+        assert len(pd.read_csv(desk / "table.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
+    else:
+        named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
+        wanted = {name.replace("NAME", "film") for name in named}
+        assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5
+
+
+def test_a_home_folder_is_a_folder(predictor, films, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "films").mkdir()
+    for path in films[:2]:
+        (tmp_path / "films" / path.name).write_bytes(path.read_bytes())
+    found = predictor.predict("~/films")
+    assert isinstance(found, Predictions) and len(found) == 2  # all of it, not its first film
+    assert list(named_files(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
+
+
+def test_a_path_that_no_file_can_have_is_told(predictor):
+    with pytest.raises(InputError, match="cannot read a+"):
+        predictor.predict("a" * 300)

@@ -1,0 +1,110 @@
+"""Both phases on a few synthetic films, in as many processes as it is launched with.
+
+    python two_phases.py TABLES STORE FOLDER [UPDATES]
+
+Runs as a user's script would; tests launch it and read the history and the checkpoints that it leaves. Every process
+is killed after UPDATES updates, if that is given.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cxr_seam.data.cache import Store
+from cxr_seam.data.dataset import Films
+from cxr_seam.data.nih import choose_training_images, load_tables
+from cxr_seam.presets import find_recipe
+from cxr_seam.training.fit import train
+from cxr_seam.training.trainer import Loop
+
+FIRST, SECOND = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+
+
+def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
+    """A family with batches that two and three processes share unevenly, and a rate that changes.
+
+    With `more` it has what else a recipe may name, an average of the weights among it; with `again` films are looked at
+    again after an epoch, and maps measured from what they usually are; `joint` makes it one recipe.
+    """
+    phase = replace(
+        FIRST.backbone,
+        epochs=2,
+        batch_size=5,
+        accumulation=2,
+        schedule=schedule,
+        plateau_patience=0,
+        learning_rate=3e-4,
+    )
+    first = replace(FIRST, model=model, weights="none", backbone=phase)
+    seam = replace(SECOND.seam, batch_size=5, accumulation=2)
+    if more:
+        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warm_up": 0.25, "ema_decay": 0.5}
+        phase, seam = replace(phase, label_smoothing=0.1, **decaying), replace(seam, **decaying)
+        first = replace(first, backbone=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2))
+    looks = {"map_normalisation": "usual", "test_scales": (1.0, 1.5)} if again else {}
+    first = replace(first, **looks)
+    if joint:
+        return (replace(first, seam=seam, joint=True),)
+    return first, replace(SECOND, model=model, seam=seam, **looks)
+
+
+def films_of(tables, store):
+    """Films to learn from and to validate on, of a folder with tables and one with a store."""
+    tables, store = load_tables(tables), Store.open(store)
+    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    return [Films(store, tables, image_index=names) for names in chosen]
+
+
+def in_double_precision():
+    """Compute in float64, where sums in another order agree to a millionth of what float32 leaves.
+
+    From random weights and batches of five, rounding grows a thousandfold in ten updates; in float64 it stays unseen,
+    and whatever else differed between one process and several would be seen.
+    """
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+
+
+def die_after(updates):
+    """Have this process killed once it has made so many updates."""
+    update, made = Loop.update, []
+
+    def counted(loop, batches):
+        update(loop, batches)
+        made.append(None)
+        if len(made) == updates:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Loop.update = counted
+
+
+def log_reading(path):
+    """Write down which rows of the store this process reads."""
+    read = Store.read
+
+    def logged(store, rows):
+        with path.open("a") as file:
+            file.write(json.dumps([int(row) for row in rows]) + "\n")
+        return read(store, rows)
+
+    Store.read = logged
+
+
+def main(tables, store, folder, updates=None):
+    """Train both phases."""
+    in_double_precision()
+    log_reading(folder.parent / f"{folder.name}.rows-{os.environ.get('RANK', '0')}")
+    if updates is not None:
+        die_after(int(updates))
+    train_films, validation_films = films_of(tables, store)
+    for recipe in recipes("multires_resnet18", more=True):
+        train(recipe, folder, train_films=train_films, validation_films=validation_films, save_minutes=0)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])

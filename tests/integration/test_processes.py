@@ -1,0 +1,114 @@
+"""Several processes share the work of one: the same losses, every film read once, runs that go on in another number."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_seam.data.dataset import Batches
+from cxr_seam.models.checkpoint import read_history
+
+RUNS = Path(__file__).parent / "survival"
+NAMES = ("multires_tiny", "multires_tiny_pcm")
+
+
+@pytest.fixture(scope="module")
+def runs(demo_folder, demo_store, tmp_path_factory):
+    """Folders of both phases, trained in other numbers of processes: `survival/together.py`."""
+    out = tmp_path_factory.mktemp("together")
+    command = [sys.executable, RUNS / "together.py", demo_folder, demo_store.folder, out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def curves(folder):
+    """All losses, AUCs and learning rates of both phases."""
+    keys = ("train_loss", "validation_loss", "validation_auc", "learning_rate")
+    records = [record for name in NAMES for record in read_history(folder, name)]
+    return np.array([[np.nan if record[key] is None else record[key] for key in keys] for record in records])
+
+
+def rows(folder, process):
+    """Which films a process has read, batch by batch."""
+    lines = (folder.parent / f"{folder.name}.rows-{process}").read_text().splitlines()
+    return [Counter(json.loads(line)) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["two", "three", "two_then_one", "one_then_two"])
+def test_processes_together_give_the_losses_of_one(name, runs):
+    expected = curves(runs / "alone")
+    assert expected.shape == (3, 4) and np.isfinite(expected[:2]).all()
+    assert curves(runs / name) == pytest.approx(expected, rel=1e-9, nan_ok=True)  # 1e-5 is what is asked for
+
+
+@pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
+def test_a_run_in_another_number_of_processes_goes_on_and_does_not_begin_anew(name, runs):
+    """Three updates of two batches of five films were made before the kill; begun anew, it would read all 30 again."""
+
+    def read(run):
+        logs = sorted(runs.glob(f"{run}.rows-*"))
+        return sum(sum(map(Counter.total, rows(runs / run, process))) for process in range(len(logs)))
+
+    assert 0 <= read(name) - read("alone") < 30
+
+
+@pytest.mark.parametrize(("name", "processes"), [("two", 2), ("three", 3)])
+def test_no_film_is_read_by_two_processes(name, processes, runs):
+    each = [rows(runs / name, process) for process in range(processes)]
+    together = [sum(parts, Counter()) for parts in zip(*each, strict=True)]
+    assert together == rows(runs / "alone", 0)
+
+
+def test_both_launchers_train_in_two_processes(tmp_path):
+    """The shell's and the notebook's, as docs/reliability.md writes them, on the synthetic films."""
+
+    def program(*words):
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    program("-m", "cxr_seam", "fetch", "--data", "tiny", "--recipes", "tiny")
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    verb = ["-m", "cxr_seam", "train", "multires_tiny", "--data", "tiny"]
+    printed = program("-m", *launcher, *verb)
+    assert printed.count("films to train on") == printed.count("the best model is") == 1
+    assert "multires_tiny is trained already" in program(*verb)
+
+    models = tmp_path / "runs" / "tiny" / "models"
+    expected = read_history(models, "multires_tiny")
+    shutil.rmtree(models)
+    page = (RUNS.parent.parent / "docs" / "reliability.md").read_text()
+    program("-c", re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+    assert [r["train_loss"] for r in read_history(models, "multires_tiny")] == [r["train_loss"] for r in expected]
+
+
+def test_the_benchmark_shows_one_process_beside_two():
+    options = ["--films", "32", "--size", "32", "--epochs", "1", "--precision", "float64"]
+    command = [sys.executable, RUNS.parent.parent / "benchmarks" / "processes.py", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    apart = {name: values.split(", ") for name, values in re.findall(r"from one, (two.*): (.*)", done.stdout)}
+    assert set(apart) == {"two", "two threads"}
+    assert all(0 <= float(value) < 1e-9 for values in apart.values() for value in values)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_parts_of_a_batch_are_the_batch(processes):
+    parts = [Batches(23, 7, shuffle_seed=1, process=process, processes=processes) for process in range(processes)]
+    whole = list(Batches(23, 7, shuffle_seed=1))
+    for *of_each, batch in zip(*parts, whole, strict=True):
+        assert [place for part in of_each for place in part] == batch
+        assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
+
+
+def test_a_run_that_goes_on_sees_the_batches_that_are_left():
+    batches = Batches(23, 7, shuffle_seed=1)
+    whole = list(batches)
+    batches.start = 2
+    assert list(batches) == whole[2:]

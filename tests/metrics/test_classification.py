@@ -1,0 +1,195 @@
+"""AUC against counting pairs, metrics and draws against scikit-learn, and what happens where nothing is defined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
+from cxr_seam.metrics import classification
+from cxr_seam.metrics.bootstrap import draw_patients
+from cxr_seam.metrics.classification import (
+    choose_thresholds,
+    classification_scores,
+    classification_table,
+    mean_auc,
+    weighted_ranking,
+)
+
+
+def _scores(images: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((images, 14)) < 0.4).astype(np.uint8)
+    probabilities = np.round(generator.random((images, 14)) * 0.7 + 0.3 * labels, 1)  # rounded: ties
+    return labels, probabilities
+
+
+def test_auc_is_the_part_of_pairs_in_order_ties_counting_half():
+    labels, probabilities = _scores()
+    table = classification_table(labels, probabilities)
+    assert list(table.index) == list(FINDINGS)
+    for i, finding in enumerate(FINDINGS):
+        positive, negative = (probabilities[labels[:, i] == value, i] for value in (1, 0))
+        wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+        assert table.loc[finding, "auc"] == pytest.approx(wins / (len(positive) * len(negative)))
+        assert table.loc[finding, "positives"] == len(positive)
+        assert table.loc[finding, "negatives"] == len(negative)
+    assert mean_auc(table) == pytest.approx(sum(table["auc"]) / 14)
+
+
+def test_a_finding_without_positives_or_negatives_is_not_defined():
+    labels, probabilities = _scores()
+    labels[:, 13], labels[:, 0] = 0, 1
+    table = classification_table(labels, probabilities)
+    assert table["auc"].isna().tolist() == [True] + [False] * 12 + [True]
+    assert table.loc["Hernia", ["positives", "negatives"]].tolist() == [0, 40]
+    assert mean_auc(table) == pytest.approx(sum(table["auc"][1:13]) / 12)
+
+
+def test_nothing_defined_gives_nan():
+    table = classification_table(np.zeros((3, 14)), np.zeros((3, 14)))
+    assert np.isnan(mean_auc(table))
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9], ids=["many ties", "some ties", "no ties"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_auc_and_average_precision_are_scikit_learns_in_every_draw(
+    decimals: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    monkeypatch.setattr(classification, "VALUES_AT_ONCE", 1000)  # several turns, the last one shorter
+    generator = np.random.default_rng(4)
+    labels = (generator.random(300) < share).astype(np.int64)
+    scores = np.round(generator.normal(size=300) + labels, decimals)
+    draws = draw_patients(generator.integers(90, size=300), draws=53)
+    auc, average_precision = weighted_ranking(labels, scores, draws=draws)
+    compared = 0
+    for draw, weights in enumerate(draws.weights(0, 53)):
+        if len(np.unique(labels[weights > 0])) == 2:
+            given = {"y_true": labels, "y_score": scores, "sample_weight": weights}
+            assert auc[draw] == pytest.approx(roc_auc_score(**given), abs=1e-12)
+            assert average_precision[draw] == pytest.approx(average_precision_score(**given), abs=1e-12)
+            compared += 1
+        else:
+            assert np.isnan([auc[draw], average_precision[draw]]).all()
+    assert compared > 40
+
+
+def test_a_draw_is_the_films_it_repeats() -> None:
+    """Weights are a way of counting: scikit-learn on the repeated rows, without weights, gives the same metrics."""
+    from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+    labels, probabilities = _scores(60, seed=5)
+    draws = draw_patients(np.arange(60) // 2, draws=30)
+    thresholds = np.full(14, 0.4)
+    samples = classification._metrics(labels, probabilities, thresholds, draws)
+    for draw, weights in enumerate(draws.weights(0, 30)):
+        rows = np.repeat(np.arange(60), weights)
+        true, given = labels[rows], probabilities[rows]
+        called = given >= 0.4
+        for i in (0, 9):
+            expected = {
+                "auc": roc_auc_score(true[:, i], given[:, i]),
+                "sensitivity": recall_score(true[:, i], called[:, i]),
+                "specificity": recall_score(true[:, i], called[:, i], pos_label=0),
+                "f1": f1_score(true[:, i], called[:, i]),
+            }
+            assert {name: samples[name][draw, i] for name in expected} == pytest.approx(expected)
+
+
+def _four_films() -> tuple[np.ndarray, np.ndarray]:
+    """Films of four patients; Cardiomegaly is nowhere, Effusion everywhere, the others are alike."""
+    labels = np.tile([[1], [0], [1], [0]], 14)
+    labels[:, 1], labels[:, 2] = 0, 1
+    return labels, np.tile([[0.9], [0.6], [0.6], [0.2]], 14)
+
+
+def test_metrics_by_hand() -> None:
+    """Pairs: 0.9 beats both, 0.6 ties one and beats one: 3.5 of 4. Steps at 0.9 and 0.6: 1/2 x 1 + 1/2 x 2/3."""
+    labels, probabilities = _four_films()
+    thresholds = np.full(14, 0.5)
+    thresholds[3] = np.nan
+    table, samples = classification_scores(
+        labels, probabilities, draws=draw_patients("abcd", draws=60), thresholds=thresholds
+    )
+    row = table["findings"]["Atelectasis"]
+    values = {name: entry["value"] for name, entry in row.items() if isinstance(entry, dict)}
+    assert values == pytest.approx(
+        {"auc": 3.5 / 4, "average_precision": 5 / 6, "sensitivity": 1, "specificity": 1 / 2, "f1": 4 / 5}
+    )
+    assert (row["positives"], row["negatives"], row["threshold"]) == (2, 2, 0.5) and "note" not in row
+    assert row["auc"]["low"] < 3.5 / 4 < row["auc"]["high"] == 1
+    assert table["mean"]["findings_defined"] == 12
+    assert table["mean"]["auc"]["value"] == pytest.approx(3.5 / 4)
+    assert samples["mean_auc"].shape == samples["mean_average_precision"].shape == (60,)
+
+
+def test_what_is_not_defined_says_so_and_why() -> None:
+    labels, probabilities = _four_films()
+    undefined = {"value": None, "low": None, "high": None}
+    draws = draw_patients("abcd", draws=60)
+    table, _ = classification_scores(labels, probabilities, draws=draws)
+    assert list(table["findings"]) == list(FINDINGS)
+    for finding, missing in (("Cardiomegaly", "positive"), ("Effusion", "negative")):
+        row = table["findings"][finding]
+        assert row["note"] == f"not defined: no {missing} image"
+        for name in ("auc", "average_precision", "sensitivity", "specificity", "f1"):
+            assert row[name] == undefined
+    row = table["findings"]["Mass"]
+    assert row["auc"]["value"] and row["sensitivity"] == row["f1"] == undefined and row["threshold"] is None
+    assert "no threshold" in row["note"]
+    nothing, samples = classification_scores(labels * 0, probabilities, draws=draws)
+    assert nothing["mean"] == {
+        "auc": undefined,
+        "average_precision": undefined,
+        "findings_defined": 0,
+        "draws_defined": 0,
+    }
+    assert np.isnan(samples["mean_auc"]).all()
+
+
+def test_a_draw_without_a_findings_only_patient_is_left_out_of_the_mean() -> None:
+    labels, probabilities = _scores(80, seed=6)
+    labels[:, 13] = 0
+    labels[3:5, 13] = 1
+    draws = draw_patients(np.arange(80) // 2, draws=300)
+    without = (draws.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
+    table, samples = classification_scores(labels, probabilities, draws=draws)
+    assert len(without) > 0
+    assert table["mean"]["draws_defined"] == 300 - len(without)
+    assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
+
+
+def test_thresholds_have_the_largest_youden_index_of_all() -> None:
+    labels, probabilities = _scores(50, seed=7)
+    labels[:, 13] = 0
+    thresholds = choose_thresholds(labels, probabilities)
+    assert np.isnan(thresholds[13])
+    for i in range(13):
+        true = labels[:, i] == 1
+        youden = {}
+        for threshold in np.unique(probabilities[:, i]):
+            called = probabilities[:, i] >= threshold
+            youden[threshold] = called[true].mean() + (~called[~true]).mean() - 1
+        best = max(youden.values())
+        assert thresholds[i] == max(threshold for threshold, value in youden.items() if value >= best - 1e-12)
+
+
+def test_bad_input_is_told_in_a_sentence():
+    labels, probabilities = _scores()
+    with pytest.raises(InputError, match=r"\(N, 14\)"):
+        classification_table(labels[:, :13], probabilities[:, :13])
+    with pytest.raises(InputError, match=r"\(N, 14\)"):
+        classification_table(labels[:5], probabilities)
+    with pytest.raises(InputError, match="0 or 1"):
+        classification_table(labels * 2, probabilities)
+    probabilities[7, 4] = np.nan
+    with pytest.raises(InputError, match="Mass in row 7 is nan"):
+        classification_table(labels, probabilities)
+    labels, probabilities = _scores()
+    with pytest.raises(InputError, match="values for 40 images but the draws are of 3"):
+        classification_scores(labels, probabilities, draws=draw_patients("abc", draws=2))
+    with pytest.raises(InputError, match="one threshold for each of 14"):
+        classification_scores(labels, probabilities, draws=draw_patients(range(40), draws=2), thresholds=np.ones(13))

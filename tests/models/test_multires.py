@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+
+from cxr_seam.data.transforms import normalise
+from cxr_seam.errors import InputError
+from cxr_seam.models.multires import MergeBlock, build_model, count_parameters, model_names
+from cxr_seam.models.pooling import lse_pool
+
+TABLE_4 = {
+    "resnet50": 23_536_718,
+    "multires_resnet50": 26_273_615,
+    "efficientnet_b4": 17_573_718,
+    "multires_efficientnet_b4": 18_913_543,
+}
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_counts_of_table_4_to_the_last_parameter(name):
+    assert count_parameters(build_model(name, weights="none")) == TABLE_4[name]
+
+
+def test_merge_blocks_have_the_counts_that_table_4_implies():
+    # ResNet: 2048->512 1,049,600 + 1024->256 262,656 + fuse 768->1024 788,480
+    assert count_parameters(MergeBlock(2048, 1024, width="skip")) == 1_049_600 + 262_656 + 788_480
+    # EfficientNet-B4: 1792->448 803,712 + 160->160 25,920 + fuse 608->608 370,880
+    assert count_parameters(MergeBlock(1792, 160, width="concatenation")) == 803_712 + 25_920 + 370_880
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return build_model("multires_resnet18", weights="none").eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 33), (100, 228), (32, 32)])
+def test_any_size_from_32_pixels_works(small, size):
+    with torch.no_grad():
+        output = small(torch.randn(2, 3, *size))
+    height, width = (-(-side // 8) for side in size)
+    assert output.logits.shape == (2, 14)
+    assert output.cam.shape == output.refined.shape == (2, 14, height, width)
+    assert torch.isfinite(output.logits).all() and (output.refined >= 0).all() and (output.refined <= 1).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)])
+def test_other_shapes_are_refused_in_a_sentence(small, shape):
+    with pytest.raises(InputError, match=r"shape \(B, 3, H, W\).*at least 32"):
+        small(torch.zeros(shape))
+
+
+def test_standard_model_has_a_coarse_cam_and_no_pcm():
+    output = build_model("resnet18", weights="none").eval()(torch.zeros(1, 3, 256, 256))
+    assert output.cam.shape == (1, 14, 8, 8) and output.refined is None
+
+
+def test_cam_is_the_classifier_on_unpooled_features_and_logits_are_not_its_pool(small):
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        features = small.features(images)
+        output = small(images)
+        weight, bias = small.classifier.weight[:14, :, 0, 0], small.classifier.bias[:14]
+        at_pixel = weight @ features[0, :, 3, 5] + bias
+        assert torch.allclose(output.cam[0, :, 3, 5], at_pixel, atol=1e-5)
+        pooled = weight @ lse_pool(features, gamma=10)[0] + bias
+        assert torch.allclose(output.logits[0], pooled, atol=1e-5)
+        assert not torch.allclose(output.logits, lse_pool(output.cam, gamma=10), atol=1e-3)
+
+
+def test_merge_block_enlarges_with_aligned_corners():
+    block = MergeBlock(4, 4, width="skip").eval()
+    for part in (block.reduce_coarse, block.reduce_fine, block.fuse):
+        part[1] = nn.Identity()
+    nn.init.ones_(block.reduce_coarse[0].weight)
+    nn.init.zeros_(block.reduce_fine[0].weight)
+    nn.init.ones_(block.fuse[0].weight)
+    coarse = torch.zeros(1, 4, 2, 2)
+    coarse[0, 0, 0, 1] = coarse[0, 0, 1, 1] = 3.0
+    merged = block(coarse, torch.zeros(1, 4, 4, 4))
+    # with aligned corners 2 -> 4 pixels samples 0, 1/3, 2/3, 1 of the way
+    assert torch.allclose(merged[0, 0, 0].detach(), torch.tensor([0.0, 1.0, 2.0, 3.0]), atol=1e-6)
+
+
+def test_first_phase_freezes_the_fine_stages_with_their_statistics_and_leaves_theta_alone(small):
+    model = build_model("multires_resnet18", weights="none")
+    model.train_only_from_stride(16)
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(torch.randn(4, 3, 64, 64)).logits.square().sum().backward()
+    optimiser.step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and not any(
+        k.startswith(("backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "pcm")) for k in changed
+    )
+    for part in ["backbone.stages.3", "backbone.stages.4", "merges.0", "merges.1", "classifier"]:
+        assert any(k.startswith(part) for k in changed)
+
+
+def test_the_fifteenth_output_can_be_the_background_and_scores_stay_fourteen():
+    torch.manual_seed(0)
+    model = build_model("multires_resnet18", weights="none", background="output").eval()
+    features = model.features(torch.randn(2, 3, 64, 64))
+    assert model.activate(features).shape == (2, 15, 8, 8)
+    with torch.no_grad():
+        first = model(torch.randn(2, 3, 64, 64))
+        assert first.logits.shape == (2, 14) and first.cam.shape[1] == first.refined.shape[1] == 14
+        model.classifier.bias[14] += 5  # a background everywhere; Eq. 2 refines each channel by itself
+        images = torch.randn(2, 3, 64, 64)
+        with_it = model(images)
+        model.background = "one_minus_max"
+        without = model(images)
+    assert torch.equal(with_it.cam, without.cam) and torch.equal(with_it.refined, without.refined)
+    with pytest.raises(InputError, match="no background 'sky'; choose one of one_minus_max, output"):
+        build_model("multires_resnet18", weights="none", background="sky")
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(InputError, match="no model 'resnet51'.*multires_resnet50"):
+        build_model("resnet51")
+    assert set(TABLE_4) <= set(model_names())
+
+
+def test_black_pixels_have_imagenets_normalised_value():
+    expected = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
+    assert torch.allclose(normalise(torch.zeros(1, 1, 1, 1)).flatten(), expected)

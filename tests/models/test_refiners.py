@@ -1,0 +1,214 @@
+"""Every refiner against its equation and the properties that all of them share."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from cxr_seam.errors import InputError
+from cxr_seam.models import pcm
+from cxr_seam.models.cam import prepare_for_refinement
+from cxr_seam.models.extras.seam_pcm import REDUCED, ShallowPixelCorrelation
+from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
+from cxr_seam.models.multires import build_model
+from cxr_seam.models.pcm import PixelCorrelation, Shallow
+from cxr_seam.models.refiners import REFINERS, build_refiner
+
+NAMES = [name for name in REFINERS if name != "none"]
+CHANNELS, WIDTHS = 16, (5, 7)
+
+
+def example(name, seed=0):
+    """A refiner, features (2, 16, 3, 4), maps, and what the network saw before."""
+    torch.manual_seed(seed)
+    refiner = build_refiner(name, CHANNELS, shallow=WIDTHS)
+    shallow = Shallow(torch.randn(2, 3, 24, 32), (torch.randn(2, 5, 6, 8), torch.randn(2, 7, 3, 4)))
+    return refiner, torch.randn(2, CHANNELS, 3, 4), torch.rand(2, 15, 3, 4), shallow
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_map_stays_constant_and_no_range_grows(name):
+    refiner, features, cam, shallow = example(name)
+    constant = torch.full_like(cam, 0.3)
+    assert torch.allclose(refiner(features, constant, shallow=shallow), constant, atol=1e-6)
+    refined = refiner(features, cam, shallow=shallow)
+    assert refined.shape == cam.shape and refined.dtype == torch.float32
+    assert (refined.amax(dim=(2, 3)) <= cam.amax(dim=(2, 3)) + 1e-6).all()
+    assert (refined.amin(dim=(2, 3)) >= cam.amin(dim=(2, 3)) - 1e-6).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refining_is_the_affinity_times_the_maps_whose_rows_sum_to_one(name):
+    refiner, features, cam, shallow = example(name)
+    valid = torch.rand(2, 1, 3, 4) < 0.7
+    for where in (None, valid):
+        weights = refiner.affinity(features, valid=where, shallow=shallow)
+        sums = weights.sum(dim=-1)  # an empty pixel may resemble no other; a valid one resembles itself
+        assert (sums[valid.flatten(1)] - 1).abs().max() < 1e-5 and (weights >= 0).all()
+        assert where is not None or torch.allclose(sums, torch.ones(2, 12), atol=1e-5)
+        expected = torch.bmm(weights, cam.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(cam.shape)
+        assert torch.allclose(refiner(features, cam, valid=where, shallow=shallow), expected, atol=1e-5)
+    assert (weights.masked_select(~valid.flatten(2)) == 0).all()  # nothing draws on what is not valid
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter_and_nothing_before(name):
+    refiner, features, cam, shallow = example(name)
+    seen = (features, cam, shallow.images, *shallow.maps)
+    for values in seen:
+        values.requires_grad_()
+    refiner(features, cam, shallow=shallow).square().sum().backward()
+    assert all(values.grad is None for values in seen)
+    assert all(p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in refiner.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_change_neither_maps_nor_gradients(name, monkeypatch):
+    maps, gradients = [], []
+    for values in (2**22, 150):
+        monkeypatch.setattr(pcm, "BLOCK_VALUES", values)
+        refiner, features, cam, shallow = example(name)
+        refined = refiner(features, cam, shallow=shallow)
+        refined.square().sum().backward()
+        maps.append(refined.detach())
+        gradients.append([p.grad for p in refiner.parameters()])
+    assert torch.allclose(*maps, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_precision_does_not_reach_a_refiner(name):
+    refiner, features, cam, shallow = example(name)
+    plain = refiner(features, cam, shallow=shallow)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(refiner(features, cam, shallow=shallow), plain)
+
+
+def test_attention_is_vaswanis_written_as_loops():
+    refiner, features, cam, _ = example("self_attention")
+    query, key = (part.weight[:, :, 0, 0].detach().double().numpy() for part in (refiner.query, refiner.key))
+    width = len(query) // HEADS
+    x, maps = features.double().numpy().reshape(2, CHANNELS, 12), cam.double().numpy().reshape(2, 15, 12)
+    expected = np.zeros_like(maps)
+    for b in range(2):
+        for i in range(12):
+            for h in range(HEADS):
+                own = slice(h * width, (h + 1) * width)
+                logits = [(query[own] @ x[b, :, i]) @ (key[own] @ x[b, :, j]) / math.sqrt(width) for j in range(12)]
+                weights = np.exp(logits) / np.exp(logits).sum()
+                expected[b, :, i] += maps[b] @ weights / HEADS
+    np.testing.assert_allclose(refiner(features, cam).detach().numpy().reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_attention_sees_no_block_larger_than_promised_with_its_heads_counted(monkeypatch):
+    sizes = []
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda self, dim: (sizes.append(self.numel()), softmax(self, dim))[1])
+    monkeypatch.setattr(pcm, "BLOCK_VALUES", 5000)
+    SelfAttention(8)(torch.randn(2, 8, 16, 16), torch.rand(2, 3, 16, 16))
+    assert max(sizes) <= 5000 and sum(sizes) == HEADS * 2 * 256 * 256
+
+
+def test_pixels_of_one_content_draw_on_each_other_alike_in_attention():
+    refiner, features, cam, _ = example("self_attention")
+    same = features[:, :, :1, :1].expand_as(features)
+    average = cam.mean(dim=(2, 3), keepdim=True).expand_as(cam)
+    assert torch.allclose(refiner(same, cam), average, atol=1e-6)
+
+
+def test_the_shallow_pcm_embeds_image_shallow_maps_and_features_as_written_by_hand():
+    refiner, features, _, shallow = example("pcm_shallow")
+    row, column = 1, 2
+    image = shallow.images[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].mean(dim=(1, 2))
+    first = shallow.maps[0][0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
+    second = shallow.maps[1][0, :, row, column]
+    reduced = [
+        (convolution.weight[:, :, 0, 0] @ seen).relu()
+        for convolution, seen in zip(refiner.reduce, (first, second), strict=True)
+    ]
+    assert [len(r) for r in reduced] == list(REDUCED)
+    joined = torch.cat([image, *reduced, features[0, :, row, column]])
+    expected = refiner.theta.weight[:, :, 0, 0] @ joined
+    assert torch.allclose(refiner.embed(features, shallow)[0, :, row, column], expected, atol=1e-5)
+
+
+def test_the_shallow_pcm_tells_pixels_apart_that_only_the_image_tells_apart():
+    refiner, features, cam, shallow = example("pcm_shallow")
+    flat = torch.ones_like(features)
+    images = torch.zeros_like(shallow.images)
+    maps = tuple(torch.zeros_like(seen) for seen in shallow.maps)
+    even = refiner.affinity(flat, shallow=Shallow(images, maps))
+    images[:, :, :, 16:] = 50.0  # a bright right half
+    halves = refiner.affinity(flat, shallow=Shallow(images, maps)).reshape(2, 3, 4, 3, 4)
+    assert torch.allclose(even, torch.full_like(even, 1 / 12), atol=1e-5)
+    assert (halves[:, :, 2:, :, 2:] > halves[:, :, 2:, :, :2].amax()).all()
+    assert torch.allclose(PixelCorrelation(CHANNELS)(flat, cam), cam.mean(dim=(2, 3), keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_a_model_of_any_refiner_differs_from_the_papers_in_its_refiner_alone(name):
+    models = []
+    for refiner in ("pcm", name):
+        torch.manual_seed(0)
+        models.append(build_model("multires_resnet18", weights="none", refiner=refiner).eval())
+    theirs, ours = (m.state_dict() for m in models)
+    assert {k for k in ours if not k.startswith("pcm.")} == {k for k in theirs if not k.startswith("pcm.")}
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if not k.startswith("pcm."))
+    images = torch.randn(2, 3, 65, 100, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, output = (m(images) for m in models)
+        assert torch.equal(output.logits, expected.logits) and torch.equal(output.cam, expected.cam)
+        if name == "none":
+            assert output.refined is None
+            with pytest.raises(InputError, match="no PCM to train"):
+                models[1].train_only_pcm()
+        else:
+            features, shallow = models[1].encode(images)
+            refined = models[1].pcm(features, prepare_for_refinement(output.cam), shallow=shallow)
+            assert torch.equal(output.refined, refined[:, :14]) and output.refined.shape == output.cam.shape
+
+
+def test_a_trained_model_can_be_given_another_refiner_and_trains_that_alone():
+    model = build_model("multires_resnet18", weights="none")
+    before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("pcm.")}
+    model.give_refiner("pcm_shallow")
+    model.train_only_pcm()
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        "pcm.theta.weight",
+        "pcm.reduce.0.weight",
+        "pcm.reduce.1.weight",
+    }
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k in before)
+    standard = build_model("resnet18", weights="none", refiner="self_attention")
+    assert standard.pcm is None
+
+
+def test_the_shallow_pcm_has_the_convolutions_of_its_source():
+    refiner = ShallowPixelCorrelation(512, (256, 512))
+    counts = [p.numel() for p in refiner.parameters()]
+    assert sorted(counts) == sorted([256 * 64, 512 * 128, (512 + 3 + 192) * ((512 + 3 + 192) // 2)])
+
+
+def test_unknown_names_are_told():
+    refiner, features, cam, _ = example("pcm_shallow")
+    with pytest.raises(InputError, match="needs them and the image"):
+        refiner(features, cam)
+    with pytest.raises(InputError, match="no refiner 'crf'; choose one of pcm, pcm_shallow, self_attention, none"):
+        build_model("multires_resnet18", weights="none", refiner="crf")
+
+
+def test_a_standard_model_draws_nothing_for_a_refiner_that_it_has_not():
+    """What is drawn after it, such as stochastic depth, is then the same whatever refiners there are."""
+    states = []
+    for name in REFINERS:
+        torch.manual_seed(0)
+        build_model("resnet18", weights="none", refiner=name)
+        states.append(torch.get_rng_state())
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet18()  # its own classifier is drawn, then thrown away
+    del resnet
+    torch.nn.Conv2d(512, 14, kernel_size=1)
+    states.append(torch.get_rng_state())
+    assert all(torch.equal(state, states[0]) for state in states)

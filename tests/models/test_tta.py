@@ -1,0 +1,75 @@
+"""What is said of a film looked at several times, held against what is known of each look."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cxr_seam.models.multires import Output, build_model
+from cxr_seam.models.tta import averaged_output, rescale
+
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+class Means(nn.Module):
+    """A model whose maps are the means of 8 x 8 pixels and whose logits are what the film's left half holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, images, *, maps=True):
+        self.sizes.append(tuple(images.shape[-2:]))
+        cam = F.avg_pool2d(images[:, :1], 8).repeat(1, 14, 1, 1)
+        logits = images[..., : images.shape[-1] // 2].mean(dim=(-2, -1))[:, :1].repeat(1, 14)
+        return Output(logits, cam, cam + 1) if maps else Output(logits, None, None)
+
+
+def test_one_plain_look_is_the_models_very_answer():
+    model = build_model("multires_resnet18", weights="none").eval()
+    with torch.no_grad():
+        for ours, expected in zip(averaged_output(model, IMAGES), model(IMAGES), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_mirrored_looks_agree_where_the_model_knows_no_side():
+    """The maps of a film and of its mirror image are each other's mirror image; logits are the mean of both halves."""
+    found = averaged_output(Means(), IMAGES, flip=True)
+    plain = Means()(IMAGES)
+    assert torch.allclose(found.cam, plain.cam, atol=1e-6) and torch.allclose(found.refined, plain.refined, atol=1e-6)
+    assert torch.allclose(found.logits, IMAGES[:, :1].mean(dim=(-2, -1)).repeat(1, 14), atol=1e-6)
+
+
+def test_with_flip_a_film_and_its_mirror_image_are_called_the_same():
+    model = build_model("multires_resnet18", weights="none").eval()
+    with torch.no_grad():
+        one, other = (averaged_output(model, images, flip=True) for images in (IMAGES, IMAGES.flip(-1)))
+        assert not torch.allclose(model(IMAGES).logits, model(IMAGES.flip(-1)).logits, rtol=1e-3)
+    assert torch.allclose(one.logits, other.logits, rtol=1e-4)
+    assert torch.allclose(one.cam, other.cam.flip(-1), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(one.refined, other.refined.flip(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_looks_at_other_scales_come_back_to_the_first_ones_maps():
+    """A slope stays a slope whatever size it is drawn at: the mean over scales is that slope, but at the edges."""
+    slope = torch.linspace(-1, 1, 96).expand(1, 3, 64, 96)
+    model = Means()
+    found = averaged_output(model, slope, scales=(1.0, 1.3, 2.0), flip=False)
+    assert model.sizes == [(64, 96), (96, 128), (128, 192)]  # 83 x 125 is no multiple of 32
+    assert found.cam.shape == (1, 14, 8, 12)
+    assert torch.allclose(found.cam[..., 1:-1], Means()(slope).cam[..., 1:-1], atol=0.02)
+
+
+def test_a_size_between_two_multiples_of_32_is_the_larger_one():
+    """So that 1.25 is no second look at the same size: 80 is between 64 and 96, 16 between 0 and 32."""
+    for side, scale, expected in ((64, 1.25, 96), (128, 1.25, 160), (32, 0.5, 32), (64, 1.24, 64)):
+        assert rescale(torch.zeros(1, 3, side, side), scale).shape[-2:] == (expected, expected)
+
+
+def test_maps_are_left_out_where_none_are_asked_for():
+    found = averaged_output(Means(), IMAGES, scales=(1.0, 0.5), flip=True, maps=False)
+    assert found.cam is None and found.refined is None
+    halves = [F.interpolate(IMAGES, size=(32, 64), mode="bilinear", antialias=True), IMAGES]  # 48 is as near to 64
+    expected = np.mean([half[:, 0].mean(dim=(-2, -1)).numpy() for half in halves], axis=0)
+    assert found.logits[:, 0].numpy() == pytest.approx(expected, abs=1e-5)

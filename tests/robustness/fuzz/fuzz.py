@@ -1,0 +1,180 @@
+"""Coverage-guided fuzz of the readers: fuzz.py tables|images [--seconds 60] [--keep FOLDER].
+
+atheris changes small synthetic files byte by byte and keeps what leads to lines of the readers that nothing led to
+before. Any bytes must give either a result that keeps the reader's promises or an `InputError` in one line. What gives
+anything else is written to the folder of --keep and ends the run with status 1; it belongs into tests/robustness/bad_input then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bad_input")]
+
+TABLES = ("Data_Entry_2017_v2020.csv", "train_val_list.txt", "test_list.txt", "BBox_List_2017.csv")
+
+
+def table_seeds() -> list[bytes]:
+    """The first byte says which of the four tables the rest replaces."""
+    import gzip
+
+    from door_tables import FILES
+
+    seeds = [bytes([number]) + FILES[name].encode() for number, name in enumerate(TABLES)]
+    return seeds + [seed[:1] + gzip.compress(seed[1:], mtime=0) for seed in seeds]
+
+
+def image_seeds() -> list[bytes]:
+    """Small images of every kind that is read."""
+    from helpers.dicom_files import film, of_pydicom, written
+    from PIL import Image
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    grey = (np.arange(20 * 18) % 251).astype(np.uint8).reshape(20, 18)
+    seeds = []
+    for picture in (grey, grey.astype(np.uint16) * 16, np.dstack([grey] * 3), np.dstack([grey] * 4)):
+        for kind in ("PNG", "TIFF", "JPEG"):
+            if kind == "JPEG" and (picture.dtype != np.uint8 or picture.ndim == 3 and picture.shape[2] == 4):
+                continue
+            Image.fromarray(picture).save(file := io.BytesIO(), kind)
+            seeds.append(file.getvalue())
+    for picture in (Image.fromarray(grey).convert("P"), Image.fromarray(grey).convert("1")):
+        picture.save(file := io.BytesIO(), "PNG")
+        seeds.append(file.getvalue())
+    seeds += [
+        written(film(grey)),
+        written(film(grey.astype(np.uint16) * 16, bits=12)),
+        written(film(np.dstack([grey] * 3))),
+    ]
+    seeds.append(written(film(grey, WindowCenter="100", WindowWidth="50", RescaleSlope="2", RescaleIntercept="-7")))
+    seeds.append(written(film(grey, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=3)))
+    seeds += [written(film(grey, syntax=syntax)) for syntax in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    compressed = ("JPEG2000.dcm", "SC_rgb_rle_2frame.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm")
+    return seeds + [of_pydicom(name).read_bytes() for name in compressed if of_pydicom(name).exists()]
+
+
+class Tables:
+    """Reads four tables of which one is made of the bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.good = {seed[0]: seed[1:] for seed in reversed(table_seeds()[:4])}
+        for number, content in self.good.items():
+            (folder / TABLES[number]).write_bytes(content)
+        self.last = 0
+
+    def __call__(self, data: bytes) -> None:
+        number = data[0] % len(TABLES) if data else 0
+        (self.folder / TABLES[self.last]).write_bytes(self.good[self.last])
+        (self.folder / TABLES[number]).write_bytes(data[1:])
+        self.last = number
+        from cxr_seam.data.nih import load_tables
+
+        tables = load_tables(self.folder)
+        x, y, w, h = tables.boxes[["x", "y", "w", "h"]].to_numpy().T
+        assert np.isfinite([x, y, w, h]).all() and (w > 0).all() and (h > 0).all()
+        assert (x >= -1).all() and (x + w <= 1025).all() and (y >= -1).all() and (y + h <= 1025).all()
+        assert tables.images.index.is_unique and tables.images["patient_id"].dtype == np.int64
+        assert set(np.unique(tables.labels(tables.images.index.tolist()))) <= {0, 1}
+        assert not set(tables.train_val) & set(tables.test)
+
+
+def images(data: bytes) -> None:
+    """Reads the bytes as an image, and once more as DICOM, which old files are by their name alone."""
+    from cxr_seam.data import image_io as radiographs
+    from cxr_seam.errors import InputError
+
+    for name in ("film", "film.dcm"):
+        try:
+            read = radiographs.open_radiograph(data, name=name)
+        except InputError as error:
+            require_sentence(error)
+            continue
+        height, width = read.pixels.shape
+        assert read.pixels.dtype == np.uint8 and min(height, width) >= radiographs.MIN_SIDE
+        assert height * width <= radiographs.MAX_PIXELS and 0 <= read.coloured <= 1
+
+
+def require_sentence(error: Exception) -> None:
+    """One line, of more than a word."""
+    assert len(str(error).splitlines()) == 1 and " " in str(error)
+
+
+def fuzz(target: str, *, seconds: int, keep: Path) -> None:
+    """Fuzz in this process until the time is up or something is found; libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["cxr_seam", "pydicom", "PIL"]):
+        import pydicom.pixels  # noqa: F401
+        from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin  # noqa: F401
+
+        from cxr_seam import nih, radiographs  # noqa: F401
+        from cxr_seam.errors import InputError
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz "))
+    (folder / "tables").mkdir()
+    (folder / "seeds").mkdir()
+    keep.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(table_seeds() if target == "tables" else image_seeds()):
+        (folder / "seeds" / str(number)).write_bytes(seed)
+    read = Tables(folder / "tables") if target == "tables" else images
+    warnings.simplefilter("ignore")
+    logging.disable()
+
+    def one(data: bytes) -> None:
+        try:
+            read(data)
+        except InputError as error:
+            require_sentence(error)
+
+    options = [
+        f"-max_total_time={seconds}",
+        "-timeout=20",
+        "-rss_limit_mb=4096",
+        f"-artifact_prefix={keep}/",
+        "-max_len=8192",
+    ]
+    atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", str(folder / "seeds")], one)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    """Fuzz in a process of its own, whose figures are told in a sentence."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=("tables", "images"))
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder for what breaks a reader")
+    arguments = parser.parse_args()
+    if "CXR_SEAM_FUZZ" in os.environ:
+        fuzz(arguments.target, seconds=arguments.seconds, keep=arguments.keep.absolute())
+        return 0
+    done = subprocess.run(
+        [sys.executable, *sys.argv], env=os.environ | {"CXR_SEAM_FUZZ": "1"}, stderr=subprocess.PIPE, check=False
+    )
+    told = done.stderr.decode(errors="replace")
+    covered = [int(number) for number in re.findall(r"^#\d+\s+\w+\s+cov: (\d+)", told, re.MULTILINE)] or [0]
+    inputs = re.search(r"stat::number_of_executed_units: (\d+)", told)
+    print(
+        f"{arguments.target}: {inputs[1] if inputs else '?'} inputs in {arguments.seconds} s, "
+        f"coverage from {covered[0]} of the first seed to {covered[-1]}, "
+        f"{'nothing but InputError' if not done.returncode else 'BROKEN by:'}"
+    )
+    if done.returncode:
+        print(told[-4000:])
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

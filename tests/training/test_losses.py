@@ -1,0 +1,192 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_seam.training.losses import (
+    balanced_bce,
+    equivariant_cross_regularization,
+    hard_pixel_mean,
+    pooled_soft_margin,
+)
+
+
+def slow_balanced_bce(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Eq. 3-5 in loops, float64, averaged over batch and classes."""
+    total = 0.0
+    for c in range(logits.shape[1]):
+        positives = labels[:, c].sum()
+        negatives = len(labels) - positives
+        for b in range(len(labels)):
+            probability = 1 / (1 + math.exp(-logits[b, c]))
+            if labels[b, c]:
+                total -= (positives + negatives) / positives * math.log(probability)
+            else:
+                total -= (positives + negatives) / negatives * math.log(1 - probability)
+    return total / logits.size
+
+
+def test_balanced_bce_equals_equations_3_to_5():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 4, generator=generator)
+    labels = (torch.rand(6, 4, generator=generator) < 0.4).float()
+    assert 0 < labels.sum() < labels.numel()
+    expected = slow_balanced_bce(logits.double().numpy(), labels.numpy())
+    assert balanced_bce(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_bce_by_hand():
+    # two images, one positive and one negative, logits 0: each term weighs 2 and is log 2
+    assert balanced_bce(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])).item() == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_balanced_bce_is_finite_when_a_class_is_absent(value):
+    logits = torch.tensor([[0.0], [100.0], [-100.0]], requires_grad=True)
+    loss = balanced_bce(logits, torch.full((3, 1), value))
+    loss.backward()
+    # its other term alone, weight (P + N) / N = 1: log 2, 100 and 0, over three images
+    assert loss.item() == pytest.approx((math.log(2) + 100) / 3, rel=1e-6)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_both_sides_of_a_class_weigh_the_same():
+    # with a constant predictor of 0.5 the gradient of the shared bias vanishes, however rare the class is
+    bias = torch.zeros(1, requires_grad=True)
+    labels = torch.zeros(32, 1)
+    labels[0] = 1
+    balanced_bce(bias.expand(32, 1), labels).backward()
+    assert bias.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def slow_smoothed_bce(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+    """Cross-entropy with the smoothed target, weighed by the film's own label, in loops."""
+    total = 0.0
+    for c in range(logits.shape[1]):
+        share = {1: labels[:, c].mean(), 0: 1 - labels[:, c].mean()}
+        for b in range(len(labels)):
+            probability = 1 / (1 + math.exp(-logits[b, c]))
+            target = labels[b, c] * (1 - smoothing) + smoothing / 2
+            entropy = -target * math.log(probability) - (1 - target) * math.log(1 - probability)
+            total += entropy / share[int(labels[b, c])]
+    return total / logits.size
+
+
+def test_smoothed_labels_are_a_target_between_with_the_weight_of_the_film():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(8, 4, generator=generator)
+    labels = (torch.rand(8, 4, generator=generator) < 0.4).float()
+    for smoothing in (0.0, 0.2):
+        expected = slow_smoothed_bce(logits.double().numpy(), labels.double().numpy(), smoothing)
+        assert balanced_bce(logits, labels, smoothing=smoothing).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_smoothed_film_is_best_called_as_sure_as_its_label_is(label):
+    """Also where the class has no positive, or no negative, in the batch: the least loss is at s(x) = y'."""
+    target = label * 0.8 + 0.1
+    logit = torch.tensor([[math.log(target / (1 - target))]], requires_grad=True)
+    balanced_bce(logit, torch.full((1, 1), label), smoothing=0.2).backward()
+    assert logit.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_both_sides_of_a_class_weigh_the_same_with_smoothed_labels():
+    bias = torch.zeros(1, requires_grad=True)
+    labels = torch.zeros(32, 1)
+    labels[0] = 1
+    balanced_bce(bias.expand(32, 1), labels, smoothing=0.3).backward()
+    assert bias.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_hard_pixel_mean_by_hand():
+    loss = torch.arange(10.0).reshape(1, 1, 2, 5)
+    everywhere = torch.ones(1, 1, 2, 5, dtype=torch.bool)
+    assert hard_pixel_mean(loss, fraction=0.2, valid=everywhere).item() == 8.5  # 9 and 8
+    assert hard_pixel_mean(loss, fraction=1.0, valid=everywhere).item() == 4.5
+    without_last = everywhere.clone()
+    without_last[..., 1, 4] = False  # nine valid values, 20 % of them is one: 8
+    assert hard_pixel_mean(loss, fraction=0.2, valid=without_last).item() == 8
+
+
+def test_hard_pixels_change_only_a_factor_where_few_channels_are_nonzero():
+    # method: at most 3 of 15 channels non-zero means that the top 20 % holds every non-zero loss
+    loss = torch.zeros(1, 15, 4, 4)
+    loss[:, :3] = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    assert hard_pixel_mean(loss, fraction=0.2, valid=everywhere).item() == pytest.approx(
+        loss.mean().item() * 5, rel=1e-5
+    )
+
+
+def random_maps(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(2, 15, 4, 4, generator=generator) for _ in range(4)]
+
+
+def ecr(cam_moved, refined_moved, cam_transformed, refined_transformed, *, fraction=0.2, valid=None):
+    if valid is None:
+        valid = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    return equivariant_cross_regularization(
+        cam_moved=cam_moved,
+        refined_moved=refined_moved,
+        cam_transformed=cam_transformed,
+        refined_transformed=refined_transformed,
+        valid=valid,
+        hard_fraction=fraction,
+    )
+
+
+def test_ecr_adds_its_two_norms():
+    cam_moved, refined_moved, cam_transformed, refined_transformed = random_maps(0)
+
+    def slow(target, refined):
+        onehot = np.where(target == target.max(axis=1, keepdims=True), target, 0)
+        pixel = np.abs(onehot - refined).reshape(2, -1)
+        return np.sort(pixel, axis=1)[:, -48:].mean()  # 20 % of 15 * 16
+
+    expected = slow(cam_transformed.numpy(), refined_moved.numpy()) + slow(
+        cam_moved.numpy(), refined_transformed.numpy()
+    )
+    assert ecr(*random_maps(0)).item() == pytest.approx(expected, rel=1e-5)
+    assert expected > slow(cam_transformed.numpy(), refined_moved.numpy())
+
+
+def test_ecr_targets_get_no_gradient_and_stay_as_they_were():
+    maps = [m.requires_grad_() for m in random_maps(1)]
+    before = [m.detach().clone() for m in maps]
+    ecr(*maps).backward()
+    assert maps[0].grad is None and maps[2].grad is None
+    assert maps[1].grad.abs().sum() > 0 and maps[3].grad.abs().sum() > 0
+    for now, then in zip(maps, before, strict=True):
+        assert torch.equal(now.detach(), then)
+
+
+def test_ecr_ignores_what_lies_outside():
+    maps = random_maps(2)
+    valid = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    valid[..., 0] = False
+    changed = [m.clone() for m in maps]
+    for m in changed:
+        m[..., 0] = 7.0
+    assert ecr(*maps, valid=valid).item() == ecr(*changed, valid=valid).item()
+
+
+def test_ecr_is_zero_on_agreement():
+    onehot = torch.zeros(2, 15, 4, 4)
+    onehot[:, 3] = 1
+    assert ecr(onehot, onehot, onehot, onehot).item() == 0
+
+
+def test_pooled_soft_margin_by_hand():
+    refined = torch.zeros(1, 14, 1, 2)
+    refined[0, 0] = torch.tensor([[1.0, 0.0]])  # mean 0.5 over both, 1.0 over the first alone
+    labels = torch.zeros(1, 14)
+    labels[0, 0] = 1
+    rest = 13 * math.log(2)
+    both = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    first = torch.tensor([[[[True, False]]]])
+    expected = (math.log(1 + math.exp(-0.5)) + rest) / 14
+    assert pooled_soft_margin(refined, labels, valid=both).item() == pytest.approx(expected, rel=1e-6)
+    expected = (math.log(1 + math.exp(-1.0)) + rest) / 14
+    assert pooled_soft_margin(refined, labels, valid=first).item() == pytest.approx(expected, rel=1e-6)

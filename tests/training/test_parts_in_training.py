@@ -1,0 +1,76 @@
+"""Parts chosen by name go through both phases of a real, tiny training and back from disk."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+
+from cxr_seam.data.dataset import Films
+from cxr_seam.data.nih import choose_training_images, load_tables
+from cxr_seam.evaluation.evaluate import family_predictors
+from cxr_seam.evaluation.results import REFINED
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.checkpoint import best_path, load_checkpoint
+from cxr_seam.presets import SMALL_PCM, find_recipe, strengthen
+from cxr_seam.recipes import with_pcm
+from cxr_seam.training.fit import starting_model, starting_path, train
+
+
+@pytest.mark.parametrize(
+    ("pooling", "refiner", "equivariance"),
+    [
+        ("attention", "pcm_shallow", "mixture"),
+        ("lse_lba", "self_attention", "rescaling"),
+    ],
+)
+def test_each_phase_trains_its_own_parts_and_no_other(
+    pooling, refiner, equivariance, demo_folder, demo_store, tmp_path
+):
+    tables = load_tables(demo_folder)
+    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    training, validation = (Films(demo_store, tables, image_index=names) for names in chosen)
+    first = replace(find_recipe("multires_tiny"), pooling=pooling)
+    second = replace(find_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
+    second = replace(second, seam=replace(second.seam, equivariance=equivariance))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no film that .* is trained on shows")
+        for recipe in (first, second):
+            train(recipe, tmp_path, train_films=training, validation_films=validation)
+    family = (find_recipe("tiny"), first, second)
+    assert set(family_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
+    starts = []
+    for recipe in (first, second):
+        set_seed(recipe.seed)
+        starts.append(starting_model(recipe, starting_path(recipe, tmp_path), weights="none")[0].state_dict())
+    ends = [load_checkpoint(best_path(tmp_path, recipe.name))[0].state_dict() for recipe in (first, second)]
+    for part, (start, end) in zip(("pool.", "pcm."), zip(starts, ends, strict=True), strict=True):
+        learned = {key for key in end if key.startswith(part)}
+        assert learned and not any(torch.equal(start[key], end[key]) for key in learned)
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if not key.startswith("pcm."))
+    assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("pcm."))
+
+
+@pytest.mark.filterwarnings("ignore:no film that")
+def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usually_are(
+    demo_folder, demo_store, tmp_path
+):
+    tables = load_tables(demo_folder)
+    training, validation = (Films(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1))
+    first = strengthen(find_recipe("multires_tiny"))
+    second = with_pcm(first, SMALL_PCM)
+    for recipe in (first, second):
+        train(recipe, tmp_path, train_films=training, validation_films=validation)
+    set_seed(first.seed)
+    start = starting_model(first, None, weights="imagenet")[0].state_dict()
+    end = load_checkpoint(best_path(tmp_path, first.name))[0].state_dict()
+    first_convolution = next(iter(start))
+    assert start[first_convolution].ndim == 4 and not torch.equal(start[first_convolution], end[first_convolution])
+    predictor = Predictor.load(best_path(tmp_path, second.name))
+    assert set(predictor.usual) == {"cam", "refined"}
+    pixels = validation.__getitems__([0])[0]
+    once = replace(first, map_normalisation="relu", test_flip=False)
+    looks = [replace(once, test_scales=(scale,)) for scale in (1.0, 1.5)]
+    said = [Predictor(predictor.model, how).run(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
+    torch.testing.assert_close(predictor.run(pixels).logits, sum(said) / 4)  # a film is looked at larger and mirrored

@@ -1,0 +1,78 @@
+"""Pictures as DICOM: read back, they hold what the standard requires of a secondary capture."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from io import BytesIO
+
+import numpy as np
+import pytest
+from helpers.dicom_files import film, of_pydicom, written
+from pydicom import dcmread
+
+from cxr_seam.visualize.secondary_capture import MAX_COMMENT, secondary_capture
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (31, 33, 3), dtype=np.uint8)  # an odd number of bytes
+SOURCE = film(np.zeros((20, 20), np.uint8))
+
+# PS3.3, A.8.1.3: the type 1 and type 2 attributes of the modules patient, general study, general series, SC equipment,
+# general image, image pixel (of a colour image) and SOP common.
+TYPE_1 = (
+    "StudyInstanceUID SeriesInstanceUID Modality ConversionType InstanceNumber SamplesPerPixel "
+    "PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PlanarConfiguration "
+    "PixelData SOPClassUID SOPInstanceUID"
+).split()
+TYPE_2 = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID "
+    "AccessionNumber SeriesNumber PatientOrientation"
+).split()
+
+
+def read_back(source, **keywords):
+    return dcmread(BytesIO(written(secondary_capture(source, PICTURE, **keywords))))
+
+
+def test_what_the_standard_requires_is_there():
+    made = read_back(SOURCE)
+    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage
+    for keyword in TYPE_1:
+        assert made[keyword].value not in (None, "")
+    assert all(keyword in made for keyword in TYPE_2)
+    assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
+    assert made.file_meta.MediaStorageSOPClassUID == made.SOPClassUID
+
+
+def test_the_picture_comes_back_bit_for_bit():
+    assert np.array_equal(read_back(SOURCE).pixel_array, PICTURE)
+
+
+def test_patient_and_study_are_the_films_and_the_rest_is_new():
+    made, again = read_back(SOURCE), read_back(SOURCE)
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
+        assert made[keyword].value == SOURCE[keyword].value
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert len({made[keyword].value, again[keyword].value, SOURCE[keyword].value}) == 3
+    assert made.ImageType[0] == "DERIVED" and "research use only" in made.SeriesDescription
+    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == SOURCE.SOPInstanceUID
+
+
+def test_a_film_with_hardly_any_header_will_do():
+    made = read_back(dcmread(of_pydicom("JPEGLSNearLossless_08.dcm")), comment="x" * 2 * MAX_COMMENT)
+    assert made.PatientName == "" and made.StudyInstanceUID and len(made.ImageComments) == MAX_COMMENT
+
+
+def test_names_in_other_scripts_survive():
+    source = film(np.zeros((20, 20), np.uint8), SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Łucja")
+    assert read_back(source).PatientName == "Müller^Łucja"
+
+
+@pytest.mark.parametrize("body", ["CHEST", "HAND", ""])
+def test_an_independent_checker_finds_no_error(body, tmp_path):
+    checker = shutil.which("dciodvfy")
+    if checker is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    source = film(np.zeros((20, 20), np.uint8), BodyPartExamined=body)
+    (tmp_path / "made.dcm").write_bytes(written(secondary_capture(source, PICTURE, comment="line\r\nline")))
+    said = subprocess.run([checker, str(tmp_path / "made.dcm")], capture_output=True, text=True).stderr
+    assert "SCImage" in said and "Error" not in said, said

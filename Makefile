@@ -46,14 +46,14 @@ define execute
 endef
 
 demo: export CXR_SEAM_DATA = demo
-demo: export CXR_SEAM_RECIPES = demo
-demo: export CXR_SEAM_KEEP = runs/demo
+demo: export CXR_SEAM_PRESET = demo
+demo: export CXR_SEAM_OUTPUT = runs/demo
 demo: environment  ## Run the five notebooks on synthetic films, on the CPU, into runs/demo
 	$(call execute,runs/demo)
 
 real: export CXR_SEAM_DATA = $(DATA)
-real: export CXR_SEAM_RECIPES = small
-real: export CXR_SEAM_KEEP = runs/real
+real: export CXR_SEAM_PRESET = small
+real: export CXR_SEAM_OUTPUT = runs/real
 real: environment  ## Run them on a folder with NIH data: make real DATA=../shared/nih
 	$(call execute,runs/real)
 
@@ -63,8 +63,8 @@ lab: $(BROWSER)  ## Open the notebooks in JupyterLab
 test: environment  ## Lint, then run all tests and the five notebooks on tiny data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@keep=$$(mktemp -d); trap 'rm -rf "$$keep"' EXIT; \
-		CXR_SEAM_DATA=tiny CXR_SEAM_RECIPES=tiny CXR_SEAM_KEEP=$$keep \
+	@output_dir=$$(mktemp -d); trap 'rm -rf "$$keep"' EXIT; \
+		CXR_SEAM_DATA=tiny CXR_SEAM_PRESET=tiny CXR_SEAM_OUTPUT=$$keep \
 		$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --ignore=tests/browser tests $(NOTEBOOKS)
 
 test-browser: $(BROWSER)  ## Drive notebook 05 through a headless Chromium; screenshots in build/browser

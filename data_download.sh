@@ -24,7 +24,7 @@ All twelve archives are about 42 GB of traffic; 5 GB of free disk suffice, plus 
                       huggingface: a mirror, .zip, for which no checksums are known   (default: nih)
   --size N            side of the prepared images in pixels                     (default: 256)
   --tables-only       download only the tables
-  --keep-originals    keep the archives in DIR/archives
+  --output-originals    keep the archives in DIR/archives
   --checksums FILE    md5 sums that replace or add to the known ones, as md5sum prints them: "md5  name"
   --help              this text
 
@@ -190,7 +190,7 @@ do_archive() {
     check_archive "$file" "$url"
     tell "preparing $part"
     PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" \
-        "$PYTHON" -m cxr_seam prepare "$file" --store "$store" --size "$size" || status=$?
+        "$PYTHON" -m cxr_seam prepare "$file" --cache "$store" --size "$size" || status=$?
     case $status in
         0) ;;
         3) incomplete="$incomplete $part" ;; # what could not be read has been told
@@ -217,12 +217,12 @@ numbers() {
     done
 }
 
-dest=data archives=1-12 source=nih size=256 tables_only=no keep=no checksums=""
+dest=data archives=1-12 source=nih size=256 tables_only=no output_dir=no checksums=""
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) help; exit 0 ;;
         --tables-only) tables_only=yes; shift; continue ;;
-        --keep-originals) keep=yes; shift; continue ;;
+        --output-originals) output_dir=yes; shift; continue ;;
         --dest | --archives | --source | --size | --checksums) [ $# -ge 2 ] || misuse "$1 needs a value" ;;
         *) misuse "unknown option $1" ;;
     esac

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 import measure
 import numpy as np
 
-from cxr_seam.metrics.bootstrap import DRAWS, PatientDraws, draw_patients
-from cxr_seam.metrics.classification import classification_scores, weighted_ranking
+from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_patients
+from cxr_seam.metrics.classification import bootstrap_auc_ap, classification_scores
 
 SIZE = {"patients": 2797, "films": 25596}
 POSITIVES = (3279, 1069, 4658, 6112, 1748, 1623, 555, 2665, 1815, 925, 1093, 435, 1143, 86)
@@ -30,17 +30,17 @@ Ranked = tuple[np.ndarray, np.ndarray]
 """AUC and average precision, (draws, 14) each."""
 
 
-def inputs(*, patients: int, films: int) -> tuple[np.ndarray, np.ndarray, PatientDraws]:
+def inputs(*, patients: int, films: int) -> tuple[np.ndarray, np.ndarray, PatientBootstrap]:
     """Labels (N, 14), probabilities (N, 14) that know something of them, and the draws."""
     generator = np.random.default_rng(0)
     patient_id = np.r_[np.arange(patients), generator.integers(patients, size=films - patients)]
     labels = (generator.random((films, len(POSITIVES))) < np.array(POSITIVES) / SIZE["films"]).astype(np.uint8)
     labels[:2] = [[0], [1]]
     logits = generator.normal(size=labels.shape) + labels
-    return labels, 1 / (1 + np.exp(-logits)), draw_patients(patient_id)
+    return labels, 1 / (1 + np.exp(-logits)), bootstrap_patients(patient_id)
 
 
-def ours(labels: np.ndarray, probabilities: np.ndarray, draws: PatientDraws) -> None:
+def ours(labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap) -> None:
     """All draws, all scores."""
     classification_scores(labels, probabilities, draws=draws, thresholds=np.full(len(POSITIVES), 0.5))
 
@@ -61,7 +61,7 @@ def of_weights(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
 LOOPS: dict[str, Callable[..., Iterator[tuple]]] = {"loop over rows": of_rows, "loop with weights": of_weights}
 
 
-def loop(name: str, labels: np.ndarray, probabilities: np.ndarray, draws: PatientDraws, count: int) -> Ranked:
+def trainer(name: str, labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap, count: int) -> Ranked:
     """AUC and average precision of the first `count` draws."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -92,11 +92,11 @@ def main() -> None:
     size = QUICK_SIZE if options.quick else SIZE
     few = QUICK_LOOP_DRAWS if options.quick else LOOP_DRAWS
     labels, probabilities, draws = given = inputs(**size)
-    candidates = {"ours": lambda: ours(*given)} | {name: lambda name=name: loop(name, *given, few) for name in LOOPS}
+    candidates = {"ours": lambda: ours(*given)} | {name: lambda name=name: trainer(name, *given, few) for name in LOOPS}
     seconds = measure.in_turn(candidates, rounds=rounds)
     seconds |= {name: [taken * DRAWS / few for taken in seconds[name]] for name in LOOPS}
     peak = measure.in_fresh_process(memory, quick=options.quick, **size)["bytes"]
-    ranked = [weighted_ranking(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(POSITIVES))]
+    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(POSITIVES))]
     same_draws = np.array(ranked).transpose(1, 2, 0)[:, :few]
     rows = [
         {"candidate": "ours", "draws made": DRAWS, "seconds for 1,000 draws": measure.spread(seconds["ours"])["median"],
@@ -105,7 +105,7 @@ def main() -> None:
     for name in LOOPS:
         rows.append(
             {"candidate": name, "draws made": few, "seconds for 1,000 draws": measure.spread(seconds[name])["median"],
-             "scores differ from ours by": float(np.nanmax(np.abs(np.array(loop(name, *given, few)) - same_draws)))}
+             "scores differ from ours by": float(np.nanmax(np.abs(np.array(trainer(name, *given, few)) - same_draws)))}
         )  # fmt: skip
     measure.Report(
         "bootstrap",

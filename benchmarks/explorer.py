@@ -20,10 +20,10 @@ from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family
+from cxr_seam.presets import get_preset
 from cxr_seam.recipes import Recipe
-from cxr_seam.visualize.examples import HITS, Case, choose_cases
-from cxr_seam.visualize.viewer import Explorer
+from cxr_seam.visualize.examples import HITS, Example, filter_examples
+from cxr_seam.visualize.viewer import Viewer
 
 GOAL_MS = 150
 FILMS = 64
@@ -39,7 +39,7 @@ MOVES = {
 }
 
 
-def case(number: int, size: int) -> Case:
+def example(number: int, size: int) -> Example:
     """A film of noise with blurred random maps, which have several boxes."""
     generator = np.random.default_rng(number)
     cells = size // 8
@@ -47,27 +47,27 @@ def case(number: int, size: int) -> Case:
     probabilities = generator.random((2, len(FINDINGS)))
     models = (STANDARD, MULTIRES, REFINED)
     finding = BOXED_FINDINGS[number % len(BOXED_FINDINGS)]
-    return Case(
+    return Example(
         image_index=f"{number:08d}_000.png",
         film=generator.integers(0, 255, (size, size)).astype(np.uint8),
         labels=(finding,),
         probabilities=dict(zip(models, probabilities[[0, 1, 1]], strict=True)),
         cams=dict(zip(models, (fine[:, ::4, ::4].copy(), fine, fine), strict=True)),
-        box_thresholds=dict.fromkeys(models, Recipe.box_threshold),
+        cam_thresholds=dict.fromkeys(models, Recipe.cam_threshold),
         true_boxes=pd.DataFrame({"finding": [finding], "x": [256], "y": [128], "w": [512], "h": [512]}),
         patient_id=number,
     )
 
 
-def explorer(family: str, size: int) -> Explorer:
+def make_viewer(family: str, size: int) -> Viewer:
     """A viewer of films with every part of its picture."""
     torch.manual_seed(0)
-    standard, _, refined = find_family(family)
+    standard, _, refined = get_preset(family)
     predictors = {
         key: Predictor(build_model(recipe.model, weights="none"), recipe, thresholds=dict.fromkeys(FINDINGS, 0.5))
         for key, recipe in ((STANDARD, standard), (REFINED, refined))
     }
-    return Explorer([case(number, size) for number in range(FILMS)], predictors=predictors)
+    return Viewer([example(number, size) for number in range(FILMS)], predictors=predictors)
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     options = measure.parser(__doc__, rounds=20).parse_args()
     measure.keep_to_two_cores()
     family, size, rounds = ("tiny", 64, 2) if options.quick else ("resnet50", 256, options.rounds)
-    viewer = explorer(family, size)
+    viewer = make_viewer(family, size)
 
     def move(name: str) -> None:
         control, (first, second) = getattr(viewer, name), MOVES[name]
@@ -84,7 +84,7 @@ def main() -> None:
     def judge() -> None:
         for film in viewer._cases:
             film._hits.clear()
-        choose_cases(viewer._cases, which=HITS, finding=FINDINGS[0], model=REFINED)
+        filter_examples(viewer._cases, which=HITS, finding=FINDINGS[0], model=REFINED)
 
     work = {name: lambda name=name: move(name) for name in MOVES} | {"hits": judge}
     seconds = measure.in_turn(work, rounds=rounds)

@@ -20,17 +20,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from cxr_seam.evaluation.published import PAPER_MILLISECONDS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.multires import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 
-FAMILIES = ("resnet50", "efficientnet_b4")
+PRESETS = ("resnet50", "efficientnet_b4")
 QUICK_FAMILIES = ("small",)
 IMAGES_A_ROUND = 32
 
 
-def model_of(recipe: str) -> LocalizationModel:
+def build_from_recipe(recipe: str) -> LocalizationModel:
     """A model as the predictor holds it."""
     torch.manual_seed(0)
-    chosen = find_recipe(recipe)
+    chosen = get_recipe(recipe)
     return Predictor(build_model(chosen.model, weights="none"), chosen).model
 
 
@@ -57,7 +57,7 @@ def gflops(model: LocalizationModel, size: int) -> float:
 
 def memory(*, recipe: str, batch: int, size: int) -> dict[str, int]:
     """Peak memory of the model and one forward pass; run in a process of its own."""
-    return {"bytes": measure.peak_bytes(lambda: forward(model_of(recipe), images_of(batch, size)))}
+    return {"bytes": measure.peak_bytes(lambda: forward(build_from_recipe(recipe), images_of(batch, size)))}
 
 
 def main() -> None:
@@ -70,8 +70,8 @@ def main() -> None:
     batches = (1,) if options.quick else (1, 32)
     on_cpu = measure.device() == "cpu"
     models, ratios = [], []
-    for family in QUICK_FAMILIES if options.quick else FAMILIES:
-        pair = {recipe: model_of(recipe) for recipe in (family, f"multires_{family}")}
+    for family in QUICK_FAMILIES if options.quick else PRESETS:
+        pair = {recipe: build_from_recipe(recipe) for recipe in (family, f"multires_{family}")}
         operations = {recipe: gflops(model, size) for recipe, model in pair.items()}
         standard, multires = pair
         of_operations = operations[multires] / operations[standard]

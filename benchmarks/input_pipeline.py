@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cxr_seam.data.cache import BLOCK, IMAGES_FILE, Index, Store, prepare
+from cxr_seam.data.cache import BLOCK, IMAGES_FILE, ImageCache, Index, prepare
 from cxr_seam.data.dataset import loader
 from cxr_seam.data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
 from cxr_seam.recipes import Augmentation
@@ -128,7 +128,7 @@ def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
     index.save(folder)
     with (folder / IMAGES_FILE).open("wb") as file:
         file.truncate(count * index.size**2)
-    seconds = measure.in_turn({"open": lambda: Store.open(folder)}, rounds=rounds)["open"]
+    seconds = measure.in_turn({"open": lambda: ImageCache.open(folder)}, rounds=rounds)["open"]
     return [1000 * value for value in seconds]
 
 
@@ -142,10 +142,10 @@ def find_films(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Path
     return data, files[:4] if quick else files[:200], kind
 
 
-def memory(*, store: str) -> dict[str, int]:
+def memory(*, cache: str) -> dict[str, int]:
     """Resident memory after an epoch of the loader, above what the imports hold; run in a process of its own."""
     before = measure.resident()
-    films = measure.all_films(Path(store))
+    films = measure.all_films(Path(cache))
     pass_through(loader(films, BATCH, shuffle_seed=0))
     after = measure.resident()
     return {"images": len(films), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
@@ -201,9 +201,9 @@ def main() -> None:
         )
         memories = []
         for count in (small, 20 * small):
-            store = Path(folder, f"store_{count}")
-            measure.repeated_films(store, pixels, count=count)
-            held = measure.in_fresh_process(memory, quick=options.quick, store=str(store))
+            cache = Path(folder, f"store_{count}")
+            measure.repeated_films(cache, pixels, count=count)
+            held = measure.in_fresh_process(memory, quick=options.quick, cache=str(cache))
             memories.append(
                 {
                     "images": held["images"],

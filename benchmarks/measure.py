@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxr_seam.data.cache import IMAGES_FILE, Index, Store
-from cxr_seam.data.dataset import Films
-from cxr_seam.device import find_hardware
+from cxr_seam.data.cache import IMAGES_FILE, ImageCache, Index
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.device import select_device
 
 Row = dict[str, Any]
 MIB = 2**20
@@ -51,7 +51,7 @@ def parser(description: str, *, rounds: int) -> argparse.ArgumentParser:
 
 def device() -> str:
     """The device measured on: "cuda" where there is a usable GPU, else "cpu"."""
-    return find_hardware().device
+    return select_device().device
 
 
 def machine() -> Row:
@@ -141,8 +141,8 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return max(PAGE, resident()["VmHWM"] - before)
 
 
-def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> Films:
-    """Films of a store of `count` images that repeat `pixels` (n, S, S) uint8, with labels drawn at random."""
+def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> ChestXrayDataset:
+    """Images of a store of `count` images that repeat `pixels` (n, S, S) uint8, with labels drawn at random."""
     folder.mkdir(parents=True)
     index = Index(size=pixels.shape[-1])
     with (folder / IMAGES_FILE).open("wb") as file:
@@ -154,11 +154,11 @@ def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> Films:
     return all_films(folder)
 
 
-def all_films(folder: Path) -> Films:
+def all_films(folder: Path) -> ChestXrayDataset:
     """Every image of a store, with labels drawn at random (a tenth positive)."""
-    store = Store.open(folder)
-    labels = (np.random.default_rng(0).random((len(store), 14)) < 0.1).astype(np.uint8)
-    return Films(store, SimpleNamespace(labels=lambda names: labels), image_index=store.image_index)
+    cache = ImageCache.open(folder)
+    labels = (np.random.default_rng(0).random((len(cache), 14)) < 0.1).astype(np.uint8)
+    return ChestXrayDataset(cache, SimpleNamespace(labels=lambda names: labels), image_index=cache.image_index)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import measure
 import torch
 from torch import Tensor
 
-from cxr_seam.models.pcm import affinity, refine
+from cxr_seam.models.pcm import affinity, apply_affinity
 
 CASES = {1024: 32, 4096: 8, 16384: 1}
 """Batch for each number of pixels."""
@@ -31,7 +31,7 @@ def plain(embedding: Tensor, cam: Tensor) -> Tensor:
     return torch.bmm(affinity(embedding), values).transpose(1, 2).reshape(cam.shape)
 
 
-CANDIDATES = {"ours": refine, "plain": plain}
+CANDIDATES = {"ours": apply_affinity, "plain": plain}
 
 
 def inputs(pixels: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -72,10 +72,10 @@ def write_files(folder: Path, images: Sequence[bytes], *, count: int) -> list[Pa
     return sorted(folder.iterdir())
 
 
-def into_store(source: Path, store: Path) -> None:
+def into_store(source: Path, cache: Path) -> None:
     """What is measured of ours; the store is new every time."""
-    shutil.rmtree(store, ignore_errors=True)
-    prepare(source, store, size=SIZE, workers=THREADS, progress=False)
+    shutil.rmtree(cache, ignore_errors=True)
+    prepare(source, cache, size=SIZE, workers=THREADS, progress=False)
 
 
 def shrink_bytes(data: bytes) -> np.ndarray:
@@ -96,9 +96,9 @@ def bare(work: Callable[[object], np.ndarray], items: Sequence[object]) -> None:
             pass
 
 
-def memory(*, archive: str, store: str) -> dict[str, int]:
+def memory(*, archive: str, cache: str) -> dict[str, int]:
     """Peak memory of preparing from an archive; run in a process of its own."""
-    return {"bytes": measure.peak_bytes(lambda: into_store(Path(archive), Path(store)))}
+    return {"bytes": measure.peak_bytes(lambda: into_store(Path(archive), Path(cache)))}
 
 
 def main() -> None:
@@ -132,7 +132,7 @@ def main() -> None:
         for images_in_it in sizes:
             path = write_archive(folder / f"{images_in_it}.tar.gz", images, count=images_in_it)
             peak = measure.in_fresh_process(
-                memory, quick=options.quick, archive=str(path), store=str(folder / f"store_{images_in_it}")
+                memory, quick=options.quick, archive=str(path), cache=str(folder / f"store_{images_in_it}")
             )
             memories.append(
                 {"images": images_in_it, "archive MiB": path.stat().st_size / measure.MIB,

@@ -27,14 +27,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cxr_seam.data.cache import Store, prepare
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.cache import ImageCache, prepare
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.models.backbones import EfficientNetBlocks
 from cxr_seam.models.checkpoint import read_history
 from cxr_seam.models.multires import LocalizationModel
-from cxr_seam.presets import find_recipe
-from cxr_seam.recipes import Recipe, SeamPhase, with_pcm
+from cxr_seam.presets import get_recipe
+from cxr_seam.recipes import Recipe, SeamStage, add_seam_stage
 from cxr_seam.synthetic.dataset import write_demo_data
 from cxr_seam.training import fit as training
 from cxr_seam.training.fit import train
@@ -48,12 +48,12 @@ MEASURED = ("train_loss", "validation_loss", "validation_auc")
 
 def recipes(size: int, epochs: int, seed: int) -> tuple[Recipe, Recipe]:
     """The paper's two phases with a small network and few epochs."""
-    paper = find_recipe("multires_resnet50")
-    phase = replace(paper.backbone, epochs=epochs)
+    paper = get_recipe("multires_resnet50")
+    phase = replace(paper.classifier_stage, epochs=epochs)
     first = replace(
-        paper, name="first", model="multires_efficientnet_lite0", image_size=size, backbone=phase, seed=seed
+        paper, name="first", model="multires_efficientnet_lite0", image_size=size, classifier_stage=phase, seed=seed
     )
-    return first, with_pcm(first, SeamPhase(epochs=1))
+    return first, add_seam_stage(first, SeamStage(epochs=1))
 
 
 def objective_without_stochastic_depth(model: LocalizationModel, recipe: Recipe) -> nn.Module:
@@ -70,11 +70,11 @@ def work(data: Path, folder: Path, *, precision: str, options: argparse.Namespac
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double
     training.make_objective = objective_without_stochastic_depth
-    tables, store = load_tables(data), Store.open(data / "store")
-    names = store.image_index[: options.films]
-    films = [Films(store, tables, image_index=part) for part in (names, names[-options.films // 4 :])]
+    tables, cache = load_metadata(data), ImageCache.open(data / "store")
+    names = cache.image_index[: options.films]
+    films = [ChestXrayDataset(cache, tables, image_index=part) for part in (names, names[-options.films // 4 :])]
     for recipe in recipes(options.size, options.epochs, options.seed):
-        train(recipe, folder, train_films=films[0], validation_films=films[1])
+        train(recipe, folder, train_set=films[0], val_set=films[1])
 
 
 def curve(folder: Path) -> pd.DataFrame:

@@ -30,25 +30,25 @@ from study_agreement import agreement_of
 from study_folder import SHRUNK_BEFORE, Study
 from study_rows import Row, passes, require_same, told_of
 
-from cxr_seam.data.dataset import Films
-from cxr_seam.device import find_hardware
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.device import select_device
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import Evaluation, evaluate
 from cxr_seam.evaluation.methods import HALF_FILM
-from cxr_seam.evaluation.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, located_value, save_results
+from cxr_seam.evaluation.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, get_score, save_results
 from cxr_seam.findings import FINDINGS
-from cxr_seam.inference.calibration import look_again, usual_of
+from cxr_seam.inference.calibration import calibrate, negative_mean_cam
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.io import whole_file
-from cxr_seam.metrics.bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
+from cxr_seam.io import atomic_write
+from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients
 from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
-from cxr_seam.metrics.localization import localization_scores, with_probability
+from cxr_seam.metrics.localization import localization_scores, rank_by_probability
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
 from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import train
-from cxr_seam.training.trainer import named_thresholds
+from cxr_seam.training.trainer import select_thresholds
 from cxr_seam.workspace import Workspace
 
 
@@ -64,45 +64,45 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
         require_same(json.loads(description.read_text()), row, path=folder)
         return
     workspace = study.workspace(folder, row.recipes[-1])
-    films = {recipe.name: workspace.training_films(recipe) for recipe in row.recipes}
+    films = {recipe.name: workspace.train_val_datasets(recipe) for recipe in row.recipes}
     for recipe in row.recipes:
         training, validation = films[recipe.name]
-        train(recipe, workspace.models, train_films=training, validation_films=validation)
+        train(recipe, workspace.models, train_set=training, val_set=validation)
     validation = films[row.recipes[-1].name][1]
     (model, recipe), key = trained(row, workspace), key_of(row)
-    logits, usual = look_again(model, validation, recipe=recipe)
-    thresholds = named_thresholds(validation.labels, logits)
-    predictor = Predictor(model, recipe, thresholds=thresholds, usual=usual)
+    logits, negative_mean = calibrate(model, validation, recipe=recipe)
+    thresholds = select_thresholds(validation.labels, logits)
+    predictor = Predictor(model, recipe, thresholds=thresholds, negative_mean=negative_mean)
     found = evaluate(workspace, draws=study.draws, alone={key: predictor})
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
-    about = {"seed": seed, "change": row.change} | told_of(row)
-    about["seconds"] = sum(record["seconds"] for record in history)
-    about["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
-    about["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
-    about[study_table.AUC_WITHOUT_SHRUNK] = auc_without_shrunk(workspace, found, key, draws=study.draws)
-    about[study_table.TIGHT_BOX] = tight_boxes(workspace, found, draws=study.draws)
-    about[study_table.CENTRE_RANKED] = centre_ranked(workspace, found, key, draws=study.draws)
-    with whole_file(description) as temporary:
-        temporary.write_text(json.dumps(about) + "\n")
+    metadata = {"seed": seed, "change": row.change} | told_of(row)
+    metadata["seconds"] = sum(record["seconds"] for record in history)
+    metadata["passes"] = sum(passes(row, lambda recipe: len(films[recipe.name][0])).values())
+    metadata["validation_auc"] = mean_auc(classification_table(validation.labels, logits))
+    metadata[study_table.AUC_WITHOUT_SHRUNK] = auc_without_shrunk(workspace, found, key, draws=study.draws)
+    metadata[study_table.TIGHT_BOX] = tight_boxes(workspace, found, draws=study.draws)
+    metadata[study_table.CENTRE_RANKED] = centre_ranked(workspace, found, key, draws=study.draws)
+    with atomic_write(description) as temporary:
+        temporary.write_text(json.dumps(metadata) + "\n")
     save_results(found.results, results)
 
 
 def key_of(row: Row) -> str:
     """What `evaluate` calls a row's last model."""
-    return MULTIRES if row.recipes[-1].seam is None else REFINED
+    return MULTIRES if row.recipes[-1].seam_stage is None else REFINED
 
 
 def trained(row: Row, workspace: Workspace) -> tuple[LocalizationModel, Recipe]:
     """A row's last model, on the GPU if there is one, and the recipe by which the row says to use it."""
     last = row.recipes[-1]
     model = load_checkpoint(best_path(workspace.models, last.name))[0]
-    return model.to(find_hardware().device), replace(last, **row.at_test)
+    return model.to(select_device().device), replace(last, **row.at_test)
 
 
-def reader_of(row: Row, workspace: Workspace, *, validation: Films) -> Predictor:
+def reader_of(row: Row, workspace: Workspace, *, validation: ChestXrayDataset) -> Predictor:
     """The trained model of a row, used as the row says, for its maps."""
     model, recipe = trained(row, workspace)
-    return Predictor(model, recipe, usual=usual_of(model, validation, recipe=recipe))
+    return Predictor(model, recipe, negative_mean=negative_mean_cam(model, validation, recipe=recipe))
 
 
 def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
@@ -125,51 +125,51 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
         study.workspace(study.out / "rows" / f"{name}.s{seed}", row.recipes[-1])
         for seed, row in zip(seeds, rows, strict=False)
     ]
-    films = [place.training_films(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
+    films = [place.train_val_datasets(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
     shown = [with_findings(seen, place) for seen, place in zip(films, workspaces, strict=True)]
     readers = [reader_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)]
     patient_of = workspaces[0].tables().images["patient_id"]
     patients = [patient_of[seen.image_index].to_numpy() for seen in shown]
     found = agreement_of(key_of(rows[0]), readers, shown, patients=patients, draws=study.draws)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"rows": [told_of(row) for row in rows], "maps": found}) + "\n")
 
 
-def with_findings(films: Films, workspace: Workspace) -> Films:
+def with_findings(films: ChestXrayDataset, workspace: Workspace) -> ChestXrayDataset:
     """Those of the films whose labels name a finding."""
     names = [name for name, shown in zip(films.image_index, films.labels.any(axis=1), strict=True) if shown]
-    return Films(workspace.store(), workspace.tables(), image_index=names)
+    return ChestXrayDataset(workspace.cache(), workspace.tables(), image_index=names)
 
 
-def drawn_for(workspace: Workspace, images: Sequence[str], *, draws: int) -> PatientDraws:
+def drawn_for(workspace: Workspace, images: Sequence[str], *, draws: int) -> PatientBootstrap:
     """Draws of the patients of some images."""
-    return draw_patients(workspace.tables().images["patient_id"][list(images)].to_numpy(), draws=draws)
+    return bootstrap_patients(workspace.tables().images["patient_id"][list(images)].to_numpy(), draws=draws)
 
 
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The mean AUC on the test images that no unknown filter has shrunk: a measured value and its draws."""
-    store = workspace.store()
+    cache = workspace.cache()
     shrunk, start = set(), 0
-    for name, count in store.sources:
+    for name, count in cache.sources:
         if name in SHRUNK_BEFORE:
-            shrunk.update(store.image_index[start : start + count])
+            shrunk.update(cache.image_index[start : start + count])
         start += count
-    films = workspace.test_films()
+    films = workspace.test_dataset()
     kept = [place for place, name in enumerate(films.image_index) if name not in shrunk]
     drawn = drawn_for(workspace, [films.image_index[place] for place in kept], draws=draws)
     scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
-    samples = draws_for_json(scores.samples[MEAN_AUC])
+    samples = bootstrap_for_json(scores.samples[MEAN_AUC])
     return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
 
 
 def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The FROC of one centred box ranked by a model's probabilities: what it owes to classification alone."""
-    tested, boxed = workspace.test_films().image_index, found.boxed.image_index
+    tested, boxed = workspace.test_dataset().image_index, found.boxed.image_index
     ranks = pd.DataFrame(found.probabilities[key], pd.Index(tested, name="image_index"), list(FINDINGS))
-    boxes = with_probability(centre_boxes(boxed, extent=HALF_FILM), ranks)
+    boxes = rank_by_probability(centre_boxes(boxed, extent=HALF_FILM), ranks)
     drawn = drawn_for(workspace, boxed, draws=draws)
     scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
-    return {**located_value(scores, FROC), "samples": draws_for_json(samples[FROC])}
+    return {**get_score(scores, FROC), "samples": bootstrap_for_json(samples[FROC])}
 
 
 def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[
     drawn = drawn_for(workspace, boxed, draws=draws)
     for kind, method in found.methods.items():
         scores, samples = localization_scores(method.boxes, found.truth, images=boxed, draws=drawn, kept=(figure,))
-        told[kind] = {**located_value(scores, figure), "samples": draws_for_json(samples[figure])}
+        told[kind] = {**get_score(scores, figure), "samples": bootstrap_for_json(samples[figure])}
     return told
 
 
@@ -189,20 +189,20 @@ def measure_controls(study: Study) -> None:
         return
     recipe = study.rows(0)["paper"].recipes[0]
     workspace = study.workspace(study.out / "rows" / "controls", recipe)
-    images, tables = workspace.boxed_films().image_index, workspace.tables()
+    images, tables = workspace.boxed_dataset().image_index, workspace.tables()
     truth = tables.boxes[tables.boxes["image_index"].isin(images)]
     drawn = drawn_for(workspace, images, draws=study.draws)
     content: dict[str, Any] = {"classification": {}, "localization": {}, "samples": {}}
-    controls = {
+    baselines = {
         "random 8x8 map": random_map_boxes(images, grid=8),
         "centre box, third of film": centre_boxes(images),
         "centre box, half of film": centre_boxes(images, extent=HALF_FILM),
     }
-    for name, boxes in controls.items():
+    for name, boxes in baselines.items():
         scores, samples = localization_scores(boxes, truth, images=images, draws=drawn)
         content["localization"][name] = {"kind": CONTROL, "note": "never saw a film", **scores}
-        content["samples"][name] = {figure: draws_for_json(values) for figure, values in samples.items()}
-    with whole_file(path) as temporary:
+        content["samples"][name] = {figure: bootstrap_for_json(values) for figure, values in samples.items()}
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content) + "\n")
 
 
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--size", type=int, default=128, help="of the films in pixels (%(default)s)")
     options.add_argument("--backbone", default="efficientnet_lite0", help="of all rows (%(default)s)")
     options.add_argument("--epochs", type=int, default=9, help="of a first phase (%(default)s)")
-    options.add_argument("--draws", type=int, default=DRAWS, help="of the bootstrap (%(default)s)")
+    options.add_argument("--n-bootstrap", type=int, default=DRAWS, help="of the bootstrap (%(default)s)")
     options.add_argument("--list", action="store_true", help="print the rows and what they cost, and run nothing")
     chosen = options.parse_args(arguments)
     study = Study(chosen.data, chosen.out, chosen.backbone, chosen.size, chosen.epochs, chosen.draws)
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.list:
             show_rows(study, names, seeds)
             return 0
-        study.fetch()
+        study.prepare_data()
         measure_controls(study)
         for seed in seeds:
             for name in names:

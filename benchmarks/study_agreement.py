@@ -11,19 +11,19 @@ import pandas as pd
 from agreement import FEWEST_FILMS, agreement, all_findings
 from covering import Judge, covering_drops, mean_drop
 
-from cxr_seam.data.dataset import Films
+from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.evaluation.methods import maps_by_model
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import PAPER_SIZE, heat_maps
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.bootstrap import draw_patients, draws_for_json, measured
+from cxr_seam.metrics.bootstrap import bootstrap_for_json, bootstrap_patients, estimate
 from cxr_seam.metrics.localization import best_boxes
 
 COUNTED = ("agree", "by_chance", "gain")
 
 
-def boxes_of(key: str, predictor: Predictor, films: Films) -> dict[str, pd.DataFrame]:
+def boxes_of(key: str, predictor: Predictor, films: ChestXrayDataset) -> dict[str, pd.DataFrame]:
     """A reader's best boxes of the findings that the films' labels name, for each kind of its maps.
 
     Args:
@@ -39,7 +39,7 @@ def boxes_of(key: str, predictor: Predictor, films: Films) -> dict[str, pd.DataF
                 shown = np.flatnonzero(films.labels[done + place])
                 film = heat_maps(maps[None, place, shown], PAPER_SIZE)[0].numpy() if len(shown) else np.zeros((0, 1, 1))
                 named = [FINDINGS[k] for k in shown]
-                boxes = predicted_boxes(film, name, named, threshold=predictor.recipe.box_threshold)
+                boxes = predicted_boxes(film, name, named, threshold=predictor.recipe.cam_threshold)
                 tables.setdefault(kind, []).append(boxes)
         done += len(names)
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}
@@ -48,7 +48,7 @@ def boxes_of(key: str, predictor: Predictor, films: Films) -> dict[str, pd.DataF
 def agreement_of(
     key: str,
     readers: Sequence[Predictor],
-    films: Sequence[Films],
+    films: Sequence[ChestXrayDataset],
     *,
     patients: Sequence[Sequence[object]],
     draws: int,
@@ -80,18 +80,18 @@ def agreement_of(
             judged = zip(boxes, reversed(readers), strict=True)
             lost = [covering_drops(own[kind], judge_of(other), seen, fewest=fewest) for own, other in judged]
             drops.setdefault(kind, []).append(np.mean(lost, axis=0))
-    drawn = draw_patients([patient for of in patients for patient in of], draws=draws)
+    drawn = bootstrap_patients([patient for of in patients for patient in of], draws=draws)
     found: dict[str, dict[str, Any]] = {}
     for kind, parts in counted.items():
         means = pd.DataFrame(parts).mean()
         value, samples = mean_drop(np.concatenate(drops[kind]), drawn)
         found[kind] = {name: None if np.isnan(means[name]) else float(means[name]) for name in COUNTED}
-        found[kind] |= {"covered": measured(value, samples), "samples": draws_for_json(samples)}
+        found[kind] |= {"covered": estimate(value, samples), "samples": bootstrap_for_json(samples)}
     return found
 
 
 def judge_of(predictor: Predictor) -> Judge:
     """A reader's logits, each film looked at once: a judge is the same whatever the way to look that it judges."""
-    once = replace(predictor.recipe, test_scales=(1.0,), test_flip=False)
+    once = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False)
     judge = Predictor(predictor.model, once)
     return lambda films: judge.run(films, maps=False).logits

@@ -12,7 +12,7 @@ from study_rows import PAPER, STRONG
 from study_table import first_of, mean_over, runs_of
 
 from cxr_seam.evaluation.results import FROC, MODEL
-from cxr_seam.metrics.bootstrap import measured
+from cxr_seam.metrics.bootstrap import estimate
 
 SCORE = "iou>0.1"
 RATES = np.geomspace(0.01, 10, 100)
@@ -31,13 +31,13 @@ def draw(out: Path) -> Path | None:
         runs = runs_of(out, name)
         for maps in first_of(runs)["localization"] if runs else ():
             scores = [results["localization"][maps]["froc"][SCORE] for _, results in runs.values()]
-            middle = measured(*mean_over(runs, maps, FROC))
+            middle = estimate(*mean_over(runs, maps, FROC))
             shown[f"{name}: {maps}"] = {"kind": MODEL, "froc": {SCORE: mean_curve(scores, middle)}}
     if not shown:
         return None
-    controls = json.loads((out / "controls.json").read_text())["localization"]
+    baselines = json.loads((out / "controls.json").read_text())["localization"]
     path = out / "froc.png"
-    save(plot_froc({"localization": shown | controls}, score=SCORE), path)
+    save(plot_froc({"localization": shown | baselines}, score=SCORE), path)
     return path
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from study_rows import Row, study_rows
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
+from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata, train_val_split
 from cxr_seam.errors import InputError
-from cxr_seam.io import whole_file
+from cxr_seam.io import atomic_write
 from cxr_seam.recipes import Data, Recipe
 from cxr_seam.workspace import Workspace
 
@@ -75,7 +75,7 @@ class Study:
         own = {key: value for key, value in asdict(self).items() if key not in ("source", "out")}
         return {"data": str(self.source.absolute()), **own}
 
-    def fetch(self) -> None:
+    def prepare_data(self) -> None:
         """Copy the tables and prepare the films, unless that is done.
 
         Raises:
@@ -84,13 +84,13 @@ class Study:
         claim = self.out / "study.json"
         if claim.exists() and (other := json.loads(claim.read_text())) != self.settings():
             raise InputError(f"{self.out} holds a study of {other}, not of {self.settings()}; choose another --out")
-        tables = load_tables(self.source)
-        with whole_file(claim) as temporary:
+        tables = load_metadata(self.source)
+        with atomic_write(claim) as temporary:
             temporary.write_text(json.dumps(self.settings()) + "\n")
         for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE):
             for path in (self.source / name, self.source / f"{name}.gz"):
                 if path.exists():
-                    with whole_file(self.data / path.name) as temporary:
+                    with atomic_write(self.data / path.name) as temporary:
                         shutil.copyfile(path, temporary)
         if not self.folders:
             raise InputError(f"{self.source} has no folder {' or '.join(FOLDERS)} with images; name another --data")
@@ -114,10 +114,10 @@ class Study:
     def training_images(self, data: Data, seed: int) -> int:
         """How many images are trained on, told from the names in the folders."""
         available = {f"{path.stem}.png" for folder in self.folders for path in folder.iterdir()}
-        chosen = choose_training_images(
-            load_tables(self.source),
+        chosen = train_val_split(
+            load_metadata(self.source),
             validation_fraction=data.validation_fraction,
-            disease_free=data.disease_free_images,
+            disease_free=data.num_normal_images,
             seed=seed,
             available=available,
         )

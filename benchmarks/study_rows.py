@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_seam.errors import InputError
-from cxr_seam.presets import SMALL_PCM, find_family, strengthen
-from cxr_seam.recipes import BackbonePhase, Data, Recipe, SeamPhase, recipe_to_dict, with_pcm
+from cxr_seam.presets import SMALL_PCM, get_preset, improve
+from cxr_seam.recipes import ClassifierStage, Data, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 PAPER, STRONG, ONCE, WITH_DRAW = "paper", "strong", "looked_once", "without_all_images"
 Images = Callable[[Recipe], int]
@@ -79,92 +79,100 @@ def require_known(before: Mapping[str, Any], rows: Callable[[int], Mapping[str, 
 
 def paper_recipe(*, backbone: str, size: int, epochs: int, seed: int) -> Recipe:
     """The first phase as in the paper, but for backbone, size and number of epochs."""
-    phase = BackbonePhase(epochs=epochs)
-    return Recipe(f"{PAPER}.s{seed}", f"multires_{backbone}", image_size=size, backbone=phase, seed=seed)
+    phase = ClassifierStage(epochs=epochs)
+    return Recipe(f"{PAPER}.s{seed}", f"multires_{backbone}", image_size=size, classifier_stage=phase, seed=seed)
 
 
-def refined(first: Recipe, name: str, *, phase: SeamPhase, **changes: Any) -> tuple[Recipe, Recipe]:
+def refined(first: Recipe, name: str, *, phase: SeamStage, **changes: Any) -> tuple[Recipe, Recipe]:
     """Both phases: the second is called `name` and goes on from `first`."""
-    return first, replace(with_pcm(first, phase), name=f"{name}_pcm.s{first.seed}", **changes)
+    return first, replace(add_seam_stage(first, phase), name=f"{name}_pcm.s{first.seed}", **changes)
 
 
-def papers_pcm(backbone: str) -> SeamPhase:
+def papers_pcm(backbone: str) -> SeamStage:
     """The paper's second phase (Sect. 5.1): what it says of ResNet50 for ResNets, of EfficientNet-B4 for all others."""
-    return find_family("resnet50" if backbone.startswith("resnet") else "efficientnet_b4")[2].seam
+    return get_preset("resnet50" if backbone.startswith("resnet") else "efficientnet_b4")[2].seam_stage
 
 
-ALL_IMAGES = Data(disease_free_images=None)
+ALL_IMAGES = Data(num_normal_images=None)
 BACKBONE: dict[str, tuple[str, dict[str, Any]]] = {
-    "every_batch": ("an update after every batch, not after three", {"accumulation": 1}),
+    "every_batch": ("an update after every batch, not after three", {"grad_accum_steps": 1}),
     "rate": ("learning rate of 1e-3", {"learning_rate": 1e-3}),
     "betas": ("betas of (0.9, 0.999)", {"betas": (0.9, 0.999)}),
-    "cosine": ("a tenth of warm-up, then a cosine to 0", {"schedule": "cosine", "warm_up": 0.1}),
+    "cosine": ("a tenth of warm-up, then a cosine to 0", {"schedule": "cosine", "warmup_fraction": 0.1}),
     "adamw": ("AdamW, weight decay of 0.05", {"optimiser": "adamw", "weight_decay": 0.05}),
     "averaged": ("moving average of the weights, decay of 0.99", {"ema_decay": 0.99}),
     "smoothing": ("label smoothing of 0.1", {"label_smoothing": 0.1}),
-    "whole_backbone": ("all of the backbone is trained", {"trainable_from_stride": 2}),
+    "whole_backbone": ("all of the backbone is trained", {"freeze_below_stride": 2}),
 }
 AUGMENTATION: dict[str, tuple[str, dict[str, Any]]] = {
     "tones": ("gamma, contrast and brightness vary", {"gamma": 1.25, "contrast": 0.2, "brightness": 0.1}),
     "wide_crops": ("crops from half of the film on", {"crop_area": (0.5, 1.0)}),
 }
-OPTIMISATION = ("accumulation", "learning_rate", "betas", "optimiser", "weight_decay", "schedule", "warm_up")
+OPTIMISATION = (
+    "grad_accum_steps",
+    "learning_rate",
+    "betas",
+    "optimiser",
+    "weight_decay",
+    "schedule",
+    "warmup_fraction",
+)
 """The fields of a phase that say how it steps."""
 POOLINGS = ("lse_lba", "pcam", "attention", "max_min", "average", "max")
 REFINERS = ("pcm_shallow", "self_attention")
 EQUIVARIANCES = ("rescaling", "translation", "flip", "mixture")
 AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
-    "q_0.5": ("Q of 0.5", {"box_threshold": 0.5}),
-    "q_0.6": ("Q of 0.6", {"box_threshold": 0.6}),
-    "q_0.8": ("Q of 0.8", {"box_threshold": 0.8}),
-    "usual": ("maps measured from what they usually are", {"map_normalisation": "usual"}),
-    "min_max": ("maps measured from their own minimum", {"map_normalisation": "min_max"}),
-    "test_flip": ("each film mirrored too", {"test_flip": True}),
-    "test_scales": ("each film at 1 and 1.25 of its size", {"test_scales": (1.0, 1.25)}),
-    "test_all": ("each film at 1 and 1.25, mirrored too", {"test_scales": (1.0, 1.25), "test_flip": True}),
+    "q_0.5": ("Q of 0.5", {"cam_threshold": 0.5}),
+    "q_0.6": ("Q of 0.6", {"cam_threshold": 0.6}),
+    "q_0.8": ("Q of 0.8", {"cam_threshold": 0.8}),
+    "negative_mean": ("maps measured from what they usually are", {"cam_baseline": "negative_mean"}),
+    "min": ("maps measured from their own minimum", {"cam_baseline": "min"}),
+    "tta_flip": ("each film mirrored too", {"tta_flip": True}),
+    "tta_scales": ("each film at 1 and 1.25 of its size", {"tta_scales": (1.0, 1.25)}),
+    "test_all": ("each film at 1 and 1.25, mirrored too", {"tta_scales": (1.0, 1.25), "tta_flip": True}),
 }
 
 
 def within_budget(recipe: Recipe, base: Recipe, images: Images) -> Recipe:
     """A first phase of no more image passes than `base`, in whole epochs and at least one."""
-    epochs = max(1, base.backbone.epochs * images(base) // images(recipe))
-    return replace(recipe, backbone=replace(recipe.backbone, epochs=epochs))
+    epochs = max(1, base.classifier_stage.epochs * images(base) // images(recipe))
+    return replace(recipe, classifier_stage=replace(recipe.classifier_stage, epochs=epochs))
 
 
 TRAINED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
-    "without_whole_backbone": ("the paper's stride from which the backbone is trained", {"trainable_from_stride": 16}),
+    "without_whole_backbone": ("the paper's stride from which the backbone is trained", {"freeze_below_stride": 16}),
     "without_rate": (
-        "the paper's optimiser, rate and accumulation",
-        {key: getattr(BackbonePhase(), key) for key in OPTIMISATION},
+        "the paper's optimiser, rate and grad_accum_steps",
+        {key: getattr(ClassifierStage(), key) for key in OPTIMISATION},
     ),
     "with_averaged": BACKBONE["averaged"],
     "with_smoothing": BACKBONE["smoothing"],
 }
 """What `strong` is with other numbers of its first phase."""
 LOOKED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
-    "without_usual": ("the paper's maps, measured from 0", {"map_normalisation": "relu"}),
-    "without_flip": ("films not mirrored", {"test_flip": False}),
-    "without_scales": ("films at their own size alone", {"test_scales": (1.0,)}),
-    ONCE: ("films at their own size alone and not mirrored", {"test_scales": (1.0,), "test_flip": False}),
+    "without_negative_mean": ("the paper's maps, measured from 0", {"cam_baseline": "zero"}),
+    "without_flip": ("films not mirrored", {"tta_flip": False}),
+    "without_scales": ("films at their own size alone", {"tta_scales": (1.0,)}),
+    ONCE: ("films at their own size alone and not mirrored", {"tta_scales": (1.0,), "tta_flip": False}),
     "with_papers_boxes": (
         "the paper's rule for boxes: maps measured from 0, Q of 0.7",
-        {"map_normalisation": "relu", "box_threshold": 0.7},
+        {"cam_baseline": "zero", "cam_threshold": 0.7},
     ),
-    "with_q_0.7": ("the paper's Q, 0.7", {"box_threshold": 0.7}),
-    "with_q_0.9": ("Q of 0.9", {"box_threshold": 0.9}),
+    "with_q_0.7": ("the paper's Q, 0.7", {"cam_threshold": 0.7}),
+    "with_q_0.9": ("Q of 0.9", {"cam_threshold": 0.9}),
 }
 """What `strong` is with another way to look, which costs no training."""
-LOOKED = ("map_normalisation", "test_scales", "test_flip", "box_threshold")
+LOOKED = ("cam_baseline", "tta_scales", "tta_flip", "cam_threshold")
 """The fields that only looking uses: they are set after training, so that they can be chosen with trained models."""
 
 
-def strong_rows(base: Recipe, images: Images, *, pcm: SeamPhase) -> list[Row]:
+def strong_rows(base: Recipe, images: Images, *, pcm: SeamStage) -> list[Row]:
     """The combination that is held against the paper, what it is without each of its parts, and with more of them.
 
     `strong` has a first phase alone. Rows that train it otherwise look at each film once, which takes a sixth of the
     time, and are held against the row that does so, too.
     """
-    whole = strengthen(base)
+    whole = improve(base)
     looked = {name: getattr(whole, name) for name in LOOKED}
     plain = replace(whole, **{name: getattr(base, name) for name in LOOKED})
     once = looked | LOOKED_OTHERWISE[ONCE][1]
@@ -181,7 +189,8 @@ def strong_rows(base: Recipe, images: Images, *, pcm: SeamPhase) -> list[Row]:
     trained["without_pcam"] = ("the paper's pooling", {"pooling": base.pooling})
     trained |= {f"with_{name}": (f"pooling {name}", {"pooling": name}) for name in POOLINGS if name != whole.pooling}
     trained |= {
-        name: (told, {"backbone": replace(plain.backbone, **new)}) for name, (told, new) in TRAINED_OTHERWISE.items()
+        name: (told, {"backbone": replace(plain.classifier_stage, **new)})
+        for name, (told, new) in TRAINED_OTHERWISE.items()
     }
     trained |= {
         f"with_{name}": (told, {"augmentation": replace(plain.augmentation, **new)})
@@ -228,7 +237,7 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
     everything = within_budget(replace(base, name=f"all_images.s{seed}", data=ALL_IMAGES), base, images)
     rows.append(Row("all_images", "all train_val images, no draw of disease-free ones", (everything,)))
     for name, (change, changes) in BACKBONE.items():
-        first_phase(name, change, backbone=replace(base.backbone, **changes))
+        first_phase(name, change, classifier_stage=replace(base.classifier_stage, **changes))
     for name, (change, changes) in AUGMENTATION.items():
         first_phase(name, change, augmentation=replace(base.augmentation, **changes))
     for name in POOLINGS:
@@ -243,4 +252,4 @@ def passes(row: Row, images: Images) -> dict[str, int]:
 
     A step of the second phase shows an image to the network twice, one of both phases at once three times.
     """
-    return {recipe.name: recipe.phase.epochs * images(recipe) for recipe in row.recipes}
+    return {recipe.name: recipe.stage.epochs * images(recipe) for recipe in row.recipes}

@@ -20,12 +20,12 @@ from cxr_seam.evaluation.results import (
     MEAN_AUC,
     METRICS,
     NOT_MEASURED,
-    key_value,
+    format_estimate,
+    get_estimate,
     load_results,
-    said,
 )
-from cxr_seam.io import whole_file
-from cxr_seam.metrics.bootstrap import Measured, difference, measured
+from cxr_seam.io import atomic_write
+from cxr_seam.metrics.bootstrap import Estimate, difference, estimate
 
 AUC_WITHOUT_SHRUNK, CENTRE_RANKED = "auc_without_shrunk", "centre_ranked"
 TIGHT_BOX = "best_box iou>0.3"
@@ -73,8 +73,8 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
     lines, known = [], rows(0)
     runs_by_row = {name: runs for name in known if (runs := runs_of(out, name))}
     for name, runs in runs_by_row.items():
-        for seed, (about, _) in runs.items():
-            require_known(about, rows, path=out / "rows" / f"{name}.s{seed}")
+        for seed, (metadata, _) in runs.items():
+            require_known(metadata, rows, path=out / "rows" / f"{name}.s{seed}")
         against = known[name].against
         path = out / "rows" / f"{name}.agreement.json"
         seeds, agreements = read_agreement(path, rows) if path.exists() else ([], {})
@@ -87,11 +87,11 @@ def write(out: Path, *, settings: Mapping[str, Any], rows: Callable[[int], Mappi
     lines += control_lines(out)
     absent = [name for name in known if name not in runs_by_row]
     content = {"settings": dict(settings), "lines": lines, "not_measured": absent}
-    with whole_file(out / "table.json") as temporary:
+    with atomic_write(out / "table.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    with whole_file(out / "table.csv") as temporary:
+    with atomic_write(out / "table.csv") as temporary:
         pd.json_normalize(lines).to_csv(temporary, index=False)
-    with whole_file(out / "table.md") as temporary:
+    with atomic_write(out / "table.md") as temporary:
         temporary.write_text(page(lines, settings, absent))
 
 
@@ -116,9 +116,9 @@ def runs_of(out: Path, name: str) -> dict[int, tuple[dict[str, Any], dict[str, A
     """
     found = {}
     for path in (out / "rows").glob(f"{name}.s*/results.json"):
-        about = json.loads((path.parent / "row.json").read_text())
-        require_keys(about, ("seed", *TOLD_OF_ROWS, AUC_WITHOUT_SHRUNK, CENTRE_RANKED), path=path.parent)
-        found[about["seed"]] = about, load_results(path)
+        metadata = json.loads((path.parent / "row.json").read_text())
+        require_keys(metadata, ("seed", *TOLD_OF_ROWS, AUC_WITHOUT_SHRUNK, CENTRE_RANKED), path=path.parent)
+        found[metadata["seed"]] = metadata, load_results(path)
     return dict(sorted(found.items()))
 
 
@@ -135,13 +135,13 @@ def line_of(
     Raises:
         InputError: that row was measured on other films.
     """
-    about = next(iter(runs.values()))[0]
-    line = {"row": about["row"], "change": about["change"], "maps": maps, "seeds": list(runs)}
+    metadata = next(iter(runs.values()))[0]
+    line = {"row": metadata["row"], "change": metadata["change"], "maps": maps, "seeds": list(runs)}
     line |= dict.fromkeys(FIGURES, NOT_MEASURED)
-    line |= {figure: measured(*mean_over(runs, maps, figure)) for figure in figures_of(runs)}
+    line |= {figure: estimate(*mean_over(runs, maps, figure)) for figure in figures_of(runs)}
     line |= costs_of([results["localization"][maps] for _, results in runs.values()])
     for key in TOLD_OF_ROWS:
-        line[key] = float(np.mean([about[key] for about, _ in runs.values()]))
+        line[key] = float(np.mean([metadata[key] for metadata, _ in runs.values()]))
     line |= {"agreement": agreement.get("gain"), "covered": agreement.get("covered", NOT_MEASURED)}
     shared = [seed for seed in runs if seed in others]
     line["difference"] = {}
@@ -171,24 +171,24 @@ def costs_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def figures_of(runs: Mapping[int, Any]) -> list[str]:
     """Those of `FIGURES` that every run has measured."""
-    tight = all(TIGHT_BOX in about for about, _ in runs.values())
+    tight = all(TIGHT_BOX in metadata for metadata, _ in runs.values())
     return [figure for figure in FIGURES if tight or figure != TIGHT_BOX]
 
 
 def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
     """A figure's mean over seeds, of the value and draw by draw."""
     if figure in (AUC_WITHOUT_SHRUNK, CENTRE_RANKED):
-        sides = [(about[figure]["value"], about[figure]["samples"]) for about, _ in runs.values()]
+        sides = [(metadata[figure]["value"], metadata[figure]["samples"]) for metadata, _ in runs.values()]
     elif figure == TIGHT_BOX:
-        sides = [(about[figure][maps]["value"], about[figure][maps]["samples"]) for about, _ in runs.values()]
+        sides = [(metadata[figure][maps]["value"], metadata[figure][maps]["samples"]) for metadata, _ in runs.values()]
     else:
-        sides = [(key_value(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
+        sides = [(get_estimate(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
     values = [value for value, _ in sides]
     value = None if None in values else float(np.mean(values))
     return value, np.mean([np.array(samples, dtype=np.float64) for _, samples in sides], axis=0)
 
 
-def minus(ours: Figure, theirs: Figure) -> Measured:
+def minus(ours: Figure, theirs: Figure) -> Estimate:
     """The paired difference of two means."""
     return difference(ours[1], theirs[1], ours[0], theirs[0])
 
@@ -199,13 +199,13 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
     return [
         {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
         | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK, CENTRE_RANKED, TIGHT_BOX, "covered")}
-        | {figure: key_value(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
+        | {figure: get_estimate(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
         | costs_of([scores])
         for name, scores in content["localization"].items()
     ]
 
 
-def held_against(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Measured]]:
+def held_against(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Estimate]]:
     """The kind of maps that a line is held against, and by how much it has more: the same kind if there is one.
 
     A row with a refiner may change one without: its refined maps, too, are held against that one's.
@@ -228,11 +228,11 @@ def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent
                 line["maps"],
                 ", ".join(map(str, line["seeds"])),
                 *(f"{line[key]:{form}}" if line.get(key) is not None else "" for key, form in TOLD.items()),
-                said(line["covered"]),
-                *(said(line[figure]) for figure in FIGURES),
+                format_estimate(line["covered"]),
+                *(format_estimate(line[figure]) for figure in FIGURES),
                 *("{:.3f} at {:.2f}".format(*line[name]) for name in WITH_COSTS),
                 f"{line['against']}, {kind}" if kind else "",
-                *(said(more.get(figure, NOT_MEASURED)) for figure in COMPARED),
+                *(format_estimate(more.get(figure, NOT_MEASURED)) for figure in COMPARED),
             ]
         )
     chosen = ", ".join(f"{key} {value}" for key, value in settings.items())

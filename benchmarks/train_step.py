@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_seam.data.dataset import load
-from cxr_seam.device import find_hardware
+from cxr_seam.device import select_device
 from cxr_seam.models.multires import build_model
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.objectives import ClassificationObjective
-from cxr_seam.training.trainer import Loop
+from cxr_seam.training.trainer import Trainer
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
 EVERY_STAGE = 2
@@ -46,57 +46,57 @@ Step = Callable[..., Tensor]
 def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
     """The paper's first phase with random weights."""
     recipe = Recipe("benchmark", model, image_size=size, weights="none")
-    return replace(recipe, backbone=replace(recipe.backbone, batch_size=batch))
+    return replace(recipe, classifier_stage=replace(recipe.classifier_stage, batch_size=batch))
 
 
 def objective_of(recipe: Recipe, *, from_stride: int) -> ClassificationObjective:
     """The objective of the first phase in training mode, on the CPU still."""
     torch.manual_seed(recipe.seed)
-    phase = replace(recipe.backbone, trainable_from_stride=from_stride)
+    phase = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
     return ClassificationObjective(build_model(recipe.model, weights="none"), phase).train()
 
 
 def adam_of(objective: ClassificationObjective, recipe: Recipe) -> torch.optim.Adam:
     """The recipe's optimiser."""
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trainable, lr=recipe.phase.learning_rate, betas=recipe.phase.betas)
+    return torch.optim.Adam(trainable, lr=recipe.stage.learning_rate, betas=recipe.stage.betas)
 
 
-def ours(recipe: Recipe, store: Path) -> Loop:
+def ours(recipe: Recipe, cache: Path) -> Trainer:
     """The loop that `training.train` runs, over the films of a store."""
-    objective = objective_of(recipe, from_stride=recipe.phase.trainable_from_stride)
-    return Loop(objective, recipe, measure.all_films(store))
+    objective = objective_of(recipe, from_stride=recipe.stage.freeze_below_stride)
+    return Trainer(objective, recipe, measure.all_films(cache))
 
 
-def epoch(loop: Loop) -> None:
+def epoch(trainer: Trainer) -> None:
     """An epoch as `training.train` runs it."""
-    loop.begin(0)
-    for _ in loop.updates():
+    trainer.begin(0)
+    for _ in trainer.updates():
         pass
-    if not math.isfinite(loop.mean_loss()):
+    if not math.isfinite(trainer.mean_loss()):
         raise SystemExit("the loss is no longer a finite number")
 
 
-def resident_batch(loop: Loop) -> tuple[Tensor, Tensor]:
+def resident_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """One augmented batch and its labels on the device."""
-    films, labels = next(iter(load(loop.films, loop.sampler)))
-    return loop.vary(loop.send(films)), loop.send(labels)
+    films, labels = next(iter(load(trainer.films, trainer.sampler)))
+    return trainer.vary(trainer.send(films)), trainer.send(labels)
 
 
 class Resident:
     """The loop's own step, always on the same batch."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop, self.done = loop, 0
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.done = trainer, 0
 
     def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
         """Learn from one batch."""
         del generator  # the loop has its own
         self.done += 1
-        last = self.done % self.loop.recipe.phase.accumulation == 0
-        loss = self.loop.learn(images, labels, last=last)
+        last = self.done % self.trainer.recipe.stage.grad_accum_steps == 0
+        loss = self.trainer.learn(images, labels, last=last)
         if last:
-            self.loop.apply()
+            self.trainer.apply()
         return loss[0]
 
 
@@ -104,16 +104,16 @@ class Plain:
     """A step without what makes ours lighter."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.accumulation, self.done = recipe.phase.accumulation, 0
+        self.grad_accum_steps, self.done = recipe.stage.grad_accum_steps, 0
         self.objective = objective_of(recipe, from_stride=EVERY_STAGE).to(measure.device())
         self.optimiser = adam_of(self.objective, recipe)
 
     def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
         """Learn from one batch."""
         loss = self.objective(images, labels, generator=generator)["loss"]
-        (loss / self.accumulation).backward()
+        (loss / self.grad_accum_steps).backward()
         self.done += 1
-        if self.done % self.accumulation == 0:
+        if self.done % self.grad_accum_steps == 0:
             self.optimiser.step()
             self.optimiser.zero_grad()
         return loss.detach()
@@ -152,7 +152,7 @@ def gflops(objective: ClassificationObjective, *, size: int) -> float:
     return (counter.get_total_flops() + 2 * sum(sum(counts[name].values()) for name in trained if name in counts)) / 1e9
 
 
-def memory(*, candidate: str, model: str, size: int, batch: int, store: str) -> dict[str, int]:
+def memory(*, candidate: str, model: str, size: int, batch: int, cache: str) -> dict[str, int]:
     """Peak memory of one update: model, optimiser, gradients and graph; run in a process of its own."""
     recipe = recipe_of(model, size=size, batch=batch)
 
@@ -160,13 +160,13 @@ def memory(*, candidate: str, model: str, size: int, batch: int, store: str) -> 
         if candidate == "plain step":
             images = torch.randn(batch, 3, size, size, device=measure.device())
             labels = torch.zeros(batch, 14, device=measure.device())
-            again(Plain(recipe).step, images, labels, count=recipe.phase.accumulation)
+            again(Plain(recipe).step, images, labels, count=recipe.stage.grad_accum_steps)
         else:
-            loop = ours(recipe, Path(store))
+            trainer = ours(recipe, Path(cache))
             if candidate == "loop":
-                epoch(loop)
+                epoch(trainer)
             else:
-                again(Resident(loop).step, *resident_batch(loop), count=recipe.phase.accumulation)
+                again(Resident(trainer).step, *resident_batch(trainer), count=recipe.stage.grad_accum_steps)
 
     return {"bytes": measure.peak_bytes(work)}
 
@@ -189,26 +189,26 @@ def main() -> None:
     model = options.model or DEFAULT_MODELS["cpu" if options.quick else device]
     size, batch, rounds = (64, 4, 2) if options.quick else (options.size, options.batch, options.rounds)
     recipe = recipe_of(model, size=size, batch=batch)
-    steps = recipe.phase.accumulation * (20 if device == "cuda" and not options.quick else 2)
+    steps = recipe.stage.grad_accum_steps * (20 if device == "cuda" and not options.quick else 2)
     images = steps * batch
     not_measured = ["the second phase; validation and checkpoints after an epoch; ImageNet weights (they cost no time)"]
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
-        store = Path(folder, "store")
-        measure.repeated_films(store, pixels, count=images)
-        loop, plain = ours(recipe, store), Plain(recipe)
-        operations = {"step": gflops(loop.objective, size=size), "plain step": gflops(plain.objective, size=size)}
+        cache = Path(folder, "store")
+        measure.repeated_films(cache, pixels, count=images)
+        trainer, plain = ours(recipe, cache), Plain(recipe)
+        operations = {"step": gflops(trainer.objective, size=size), "plain step": gflops(plain.objective, size=size)}
         operations["loop"] = operations["step"]
         seconds: dict[str, list[float]] = {name: [] for name in ("loop", "step", "plain step")}
         if options.peak_only:
             not_measured.append("time (--peak-only)")
         else:
-            resident = resident_batch(loop)
+            resident = resident_batch(trainer)
             contiguous = resident[0].contiguous(), resident[1]
             seconds = measure.in_turn(
                 {
-                    "loop": lambda: epoch(loop),
-                    "step": lambda: again(Resident(loop).step, *resident, count=steps),
+                    "loop": lambda: epoch(trainer),
+                    "step": lambda: again(Resident(trainer).step, *resident, count=steps),
                     "plain step": lambda: again(plain.step, *contiguous, count=steps),
                 },
                 rounds=rounds,
@@ -216,7 +216,7 @@ def main() -> None:
         rates = {name: [images / value for value in values] for name, values in seconds.items()}
         peaks = {
             name: measure.in_fresh_process(
-                memory, quick=options.quick, candidate=name, model=model, size=size, batch=batch, store=str(store)
+                memory, quick=options.quick, candidate=name, model=model, size=size, batch=batch, cache=str(cache)
             )["bytes"]
             for name in seconds
         }
@@ -264,8 +264,8 @@ def main() -> None:
             "model": model,
             "size": size,
             "batch": batch,
-            "accumulation": recipe.phase.accumulation,
-            "precision": find_hardware().mixed_precision,
+            "grad_accum_steps": recipe.stage.grad_accum_steps,
+            "precision": select_device().mixed_precision,
             "batches a round": steps,
             "rounds": rounds,
         },

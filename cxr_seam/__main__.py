@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .errors import InputError
-from .presets import FAMILIES, family_of, find_recipe
+from .presets import PRESETS, get_recipe, preset_of
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -56,11 +56,11 @@ def prepare(arguments: argparse.Namespace) -> int:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BrokenImageWarning)
-        store = fill(arguments.sources, arguments.store, size=arguments.size)
+        cache = fill(arguments.sources, arguments.cache, size=arguments.size)
     left_out = [warning for warning in caught if issubclass(warning.category, BrokenImageWarning)]
     for warning in left_out:
         print(f"cxr_seam: {warning.message}", file=sys.stderr)
-    print(f"{len(store)} images of {store.size}x{store.size} pixels are in {arguments.store}")
+    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {arguments.cache}")
     return 3 if left_out else 0
 
 
@@ -69,27 +69,27 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from .device import find_hardware
+    from .device import select_device
     from .models.checkpoint import best_path
     from .training.fit import train as fit
 
-    arguments.recipes = family_of(arguments.recipe)
+    arguments.preset = preset_of(arguments.recipe)
     workspace = open_workspace(arguments)
-    recipe = find_recipe(arguments.recipe)
+    recipe = get_recipe(arguments.recipe)
     if arguments.weights is not None:
         recipe = replace(recipe, weights=arguments.weights)
-    training, validation = workspace.training_films(recipe)
-    main = PartialState(cpu=find_hardware().device == "cpu").is_main_process  # the one that speaks
+    training, validation = workspace.train_val_datasets(recipe)
+    main = PartialState(cpu=select_device().device == "cpu").is_main_process  # the one that speaks
     if main:
         print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
     fit(
         recipe,
         workspace.models,
-        train_films=training,
-        validation_films=validation,
+        train_set=training,
+        val_set=validation,
         on_epoch=(lambda record: tqdm.write(json.dumps(record))) if main else None,
-        restart=arguments.restart,
-        scratch=workspace.scratch,
+        overwrite=arguments.overwrite,
+        local_dir=workspace.local_dir,
         save_minutes=arguments.save_minutes,
     )
     if main:
@@ -99,15 +99,15 @@ def train(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a family's trained models; write results.json and report.html, which can be mailed."""
     from .evaluation.evaluate import evaluate as measure
-    from .evaluation.results import headline, save_results
-    from .evaluation.tables import standing
+    from .evaluation.results import save_results, summary_table
+    from .evaluation.tables import comparability_note
     from .visualize.report import write_report
 
     workspace = open_workspace(arguments)
-    evaluation = measure(workspace, draws=arguments.draws)
+    evaluation = measure(workspace, draws=arguments.n_bootstrap)
     save_results(evaluation.results, workspace.results)
-    print(headline(evaluation.results).to_string())
-    print(standing(evaluation.results))
+    print(summary_table(evaluation.results).to_string())
+    print(comparability_note(evaluation.results))
     print(f"all results are in {workspace.results}, a report to read in {write_report(workspace, evaluation)}")
 
 
@@ -133,11 +133,11 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     return int(agreeing < len(rows))
 
 
-def fetch(arguments: argparse.Namespace) -> None:
+def prepare_data(arguments: argparse.Namespace) -> None:
     """Get a workspace's data ready: draw, download or read them."""
     workspace = open_workspace(arguments)
-    store = workspace.fetch()
-    print(f"{len(store)} images of {store.size}x{store.size} pixels are in {store.folder}")
+    cache = workspace.prepare_data()
+    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {cache.folder}")
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -145,9 +145,9 @@ def predict(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .inference.predictor import Predictor
-    from .visualize.export import named_files, predict_files
+    from .visualize.export import output_stems, predict_files
 
-    files = named_files(arguments.files)
+    files = output_stems(arguments.files)
     predictor = Predictor.load(arguments.checkpoint)
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):
@@ -156,20 +156,20 @@ def predict(arguments: argparse.Namespace) -> int:
             tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the bar, not into it
             continue
         tqdm.write(str(path))
-        for finding in answer.likely(len(answer.probabilities)):
+        for finding in answer.top_k(len(answer.probabilities)):
             decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.present[finding]]
             tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
-        for doubt in answer.doubts:
+        for doubt in answer.image_warnings:
             tqdm.write(f"cxr_seam: {path}: {doubt}", file=sys.stderr)
     print(f"heat maps, boxes and probabilities of {len(files) - failed} films are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
-    """The workspace that --data, --recipes and --keep name."""
+    """The workspace that --data, --preset and --output name."""
     from .workspace import Workspace
 
-    return Workspace.open(data=arguments.data, recipes=arguments.recipes, keep=arguments.keep)
+    return Workspace.open(data=arguments.data, preset=arguments.preset, output_dir=arguments.output)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,8 +185,8 @@ def parser() -> argparse.ArgumentParser:
     def workspace_options(own: argparse.ArgumentParser, *, recipes: bool = True) -> None:
         own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
         if recipes:
-            own.add_argument("--recipes", default="demo", help=f"family of recipes: {', '.join(FAMILIES)}")
-        own.add_argument("--keep", default="", help="folder for models, figures and results (default: runs/DATA)")
+            own.add_argument("--preset", default="demo", help=f"family of recipes: {', '.join(PRESETS)}")
+        own.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
 
     own = verb(models, "models")
     own.add_argument("--json", action="store_true", help="print a list of objects")
@@ -198,22 +198,22 @@ def parser() -> argparse.ArgumentParser:
 
     own = verb(prepare, "prepare")
     own.add_argument("sources", nargs="+", help="folders, .tar.gz or .zip archives")
-    own.add_argument("--store", required=True, help="folder of the store")
+    own.add_argument("--cache", required=True, help="folder of the store")
     own.add_argument("--size", type=int, default=256, help="side of the prepared images in pixels")
 
-    workspace_options(verb(fetch, "fetch"))
+    workspace_options(verb(prepare_data, "download"))
 
     own = verb(train, "train")
     own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
     own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
-    own.add_argument("--restart", action="store_true", help="begin anew, whatever is there")
+    own.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
     own.add_argument(
         "--save-minutes", type=float, default=10.0, help="time between two states to go on from (%(default)s)"
     )
     workspace_options(own, recipes=False)
 
     own = verb(evaluate, "evaluate")
-    own.add_argument("--draws", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
+    own.add_argument("--n-bootstrap", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
     workspace_options(own)
 
     own = verb(compare, "compare")

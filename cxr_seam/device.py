@@ -49,7 +49,7 @@ def is_supported(capability: tuple[int, int], architectures: list[str]) -> bool:
     return False
 
 
-def find_hardware() -> Hardware:
+def select_device() -> Hardware:
     """Choose the device before anything heavy starts.
 
     Raises:
@@ -73,14 +73,14 @@ def find_hardware() -> Hardware:
 ADVICE = "close what else uses it, or choose a smaller model or image size"
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_oom(error: RuntimeError) -> bool:
     """Whether a GPU's memory was too small; cuBLAS, cuDNN and the driver say so in words of their own."""
     words = ("CUDA out of memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(part in str(error) for part in words)
 
 
 @contextmanager
-def told_where_too_small() -> Iterator[None]:
+def oom_as_input_error() -> Iterator[None]:
     """End in a sentence where nothing can be done about a memory that is too small.
 
     Raises:
@@ -89,7 +89,7 @@ def told_where_too_small() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_oom(error):
             raise
         raise InputError(f"the GPU's memory is too small for this training ({error}); {ADVICE}") from error
 
@@ -136,7 +136,7 @@ class Pieces:
             try:
                 return work()
             except RuntimeError as error:  # the exception holds the frames that hold the memory: it ends here
-                if not is_out_of_memory(error):
+                if not is_oom(error):
                     raise
             generator.set_state(state)
             self._halve(films)
@@ -174,7 +174,7 @@ def step(optimiser: torch.optim.Optimizer) -> None:
         optimiser.step()
         return
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_oom(error):
             raise
     for made in set(optimiser.state) - known:
         del optimiser.state[made]

@@ -16,10 +16,19 @@ from typing import Any
 
 from . import __version__
 from .errors import InputError
-from .evaluation.results import ALL_BOXES, BEST_BOX, FROC, METRICS, false_positives, key_value, load_results, said
+from .evaluation.results import (
+    ALL_BOXES,
+    BEST_BOX,
+    FROC,
+    METRICS,
+    false_positives,
+    format_estimate,
+    get_estimate,
+    load_results,
+)
 from .findings import FINDINGS
 from .inference.predictor import Predictor
-from .io import whole_file
+from .io import atomic_write
 from .models.checkpoint import Checkpoint, read_header
 
 MODEL_FILE = "model.safetensors"
@@ -57,9 +66,9 @@ def save_pretrained(
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{results} is damaged ({type(error).__name__} {error}); evaluate again") from error
     folder = Path(folder)
-    with whole_file(folder / MODEL_FILE) as temporary:
+    with atomic_write(folder / MODEL_FILE) as temporary:
         shutil.copyfile(checkpoint, temporary)
-    with whole_file(folder / CARD_FILE) as temporary:
+    with atomic_write(folder / CARD_FILE) as temporary:
         temporary.write_text(card)
     return folder
 
@@ -181,8 +190,8 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    about = read_header(checkpoint)
-    name = about.recipe.name
+    metadata = read_header(checkpoint)
+    name = metadata.recipe.name
     measured = None if results is None else load_results(results)
     model = None if measured is None else _model_measured(measured, checkpoint, name)
     evaluation = {} if model is None else {"eval_results": list(_eval_results(measured, model)), "model_name": name}
@@ -196,7 +205,7 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        _introduction(about, repo_id),
+        _introduction(metadata, repo_id),
         _results_text(measured, model),
         _closing(),
     ]
@@ -225,7 +234,7 @@ def _eval_results(results: Mapping[str, Any], model: str) -> Iterator[Any]:
 
     of = {"dataset_type": "image-folder", "dataset_name": _dataset(results), "dataset_split": "test"}
     for metric, title in METRICS.items():
-        value = key_value(results, model, metric)["value"]
+        value = get_estimate(results, model, metric)["value"]
         if value is not None:
             localization = metric in HUB_NAMES
             yield EvalResult(
@@ -237,9 +246,9 @@ def _eval_results(results: Mapping[str, Any], model: str) -> Iterator[Any]:
             )
 
 
-def _introduction(about: Checkpoint, repo_id: str) -> str:
-    recipe = about.recipe
-    refined = ", with a pixel correlation module (PCM) trained by SEAM" if recipe.seam else ""
+def _introduction(metadata: Checkpoint, repo_id: str) -> str:
+    recipe = metadata.recipe
+    refined = ", with a pixel correlation module (PCM) trained by SEAM" if recipe.seam_stage else ""
     return f"""\
 Finds fourteen lung abnormalities on frontal chest X-rays and shows where they are, having learnt from image labels
 alone: `{recipe.model}` at {recipe.image_size} x {recipe.image_size} pixels{refined}. An implementation of
@@ -251,7 +260,7 @@ from cxr_seam.hub import from_pretrained
 prediction = from_pretrained("{repo_id}").predict("film.png")
 ```
 
-The program is at {REPOSITORY}. Findings: {", ".join(FINDINGS)}. The checkpoint of epoch {about.epoch} was kept; every
+The program is at {REPOSITORY}. Findings: {", ".join(FINDINGS)}. The checkpoint of epoch {metadata.epoch} was kept; every
 number of its training is in the file's header."""
 
 
@@ -287,10 +296,10 @@ def _localization_table(results: Mapping[str, Any], model: str) -> str:
         method = row["method"]
         if method != model and row["kind"] != "control":
             continue
-        cells = [said(key_value(results, method, FROC))]
+        cells = [format_estimate(get_estimate(results, method, FROC))]
         for metric in (BEST_BOX, ALL_BOXES):
             cost = false_positives(results, method, metric)
-            cells += [said(key_value(results, method, metric)), "" if cost is None else f"{cost:.3f}"]
+            cells += [format_estimate(get_estimate(results, method, metric)), "" if cost is None else f"{cost:.3f}"]
         rows.append([f"**{method}**" if method == model else method, *cells])
     return _table(["", *head], rows)
 
@@ -298,10 +307,10 @@ def _localization_table(results: Mapping[str, Any], model: str) -> str:
 def _finding_table(scores: Mapping[str, Any]) -> str:
     columns = ("auc", "sensitivity", "specificity")
     rows = [
-        [finding, s["positives"], *(said(s[column]) for column in columns), _threshold(s["threshold"])]
+        [finding, s["positives"], *(format_estimate(s[column]) for column in columns), _threshold(s["threshold"])]
         for finding, s in scores["findings"].items()
     ]
-    rows.append(["mean", "", said(scores["mean"]["auc"]), "", "", ""])
+    rows.append(["mean", "", format_estimate(scores["mean"]["auc"]), "", "", ""])
     return _table(["finding", "films with it", "AUC", "sensitivity", "specificity", "threshold"], rows)
 
 

@@ -14,12 +14,12 @@ CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EAC
 """What file systems answer that know no `fsync`, of folders above all."""
 
 
-class UnwritableError(InputError, OSError):
+class WriteError(InputError, OSError):
     """A file that could not be written, in a sentence for people and of a type that programs expect."""
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else remove it.
 
     The temporary name keeps the suffix (image and array writers choose their format by it) and carries the
@@ -31,10 +31,10 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
             power cut there is the old file or the new one, and files are there in the order of their writing.
 
     Raises:
-        UnwritableError: the disk is full, the folder read-only or gone.
+        WriteError: the disk is full, the folder read-only or gone.
 
     Example:
-        >>> with whole_file("results.json") as temporary:
+        >>> with atomic_write("results.json") as temporary:
         ...     temporary.write_text("{}")
     """
     path = Path(path)
@@ -49,7 +49,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterat
             _sync(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UnwritableError(f"{path} could not be written ({reason}); free or reconnect its folder") from error
+        raise WriteError(f"{path} could not be written ({reason}); free or reconnect its folder") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def files_in(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     """What lies in a folder; nothing where there is no folder.
 
     Raises:

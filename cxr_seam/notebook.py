@@ -45,7 +45,7 @@ def need(there: Mapping[str, Any], **made_under: str) -> None:
             raise InputError(f'`{name}` is not there yet; run the cell under "{heading}" first, or all cells in order')
 
 
-def uploaded_film() -> Path | None:
+def uploaded_image() -> Path | None:
     """Ask for a file in Colab's own dialogue, which takes films of any size; None where none is chosen.
 
     Raises:
@@ -58,7 +58,7 @@ def uploaded_film() -> Path | None:
     return next(map(Path, files.upload()), None)
 
 
-def need_model(path: Path, *, notebook: str) -> Path:
+def require_checkpoint(path: Path, *, notebook: str) -> Path:
     """Return the path of a model that an earlier notebook has trained.
 
     Raises:
@@ -66,7 +66,7 @@ def need_model(path: Path, *, notebook: str) -> Path:
     """
     if not path.exists():
         raise InputError(
-            f"there is no {path}; run notebook {notebook} first, with the same choices (on Colab tick KEEP_ON_DRIVE in "
+            f"there is no {path}; run notebook {notebook} first, with the same choices (on Colab tick SAVE_TO_DRIVE in "
             "both, or stay in the same runtime)"
         )
     return path

@@ -18,16 +18,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 from .errors import InputError
 
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("epochs", "batch_size", "accumulation", "trainable_from_stride"), (1, math.inf)),
-    **dict.fromkeys(("disease_free_images", "plateau_patience", "seed"), (0, math.inf)),
-    **dict.fromkeys(("learning_rate", "clip_norm", "lse_gamma"), (1e-300, math.inf)),
+    **dict.fromkeys(("epochs", "batch_size", "grad_accum_steps", "freeze_below_stride"), (1, math.inf)),
+    **dict.fromkeys(("num_normal_images", "plateau_patience", "seed"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "max_grad_norm", "lse_gamma"), (1e-300, math.inf)),
     **dict.fromkeys(("msml_weight", "ecr_weight", "weight_decay"), (0, math.inf)),
-    **dict.fromkeys(("flip_probability", "plateau_factor", "hard_fraction", "box_threshold"), (0, 1)),
+    **dict.fromkeys(("flip_probability", "plateau_factor", "ohem_fraction", "cam_threshold"), (0, 1)),
     **dict.fromkeys(("brightness", "contrast"), (0, 1)),
-    **dict.fromkeys(("validation_fraction", "betas", "warm_up"), (0, math.nextafter(1, 0))),
+    **dict.fromkeys(("validation_fraction", "betas", "warmup_fraction"), (0, math.nextafter(1, 0))),
     **dict.fromkeys(("ema_decay", "label_smoothing"), (0, math.nextafter(1, 0))),
     "gamma": (1, 10),
-    "test_scales": (0.25, 4),
+    "tta_scales": (0.25, 4),
     "rotation_degrees": (0, 180),
     "image_size": (32, 8192),
     "crop_area": (1e-6, 1),
@@ -48,7 +48,7 @@ class Checked:
 class Data(Checked):
     """Which images are trained on (Sect. 5.2)."""
 
-    disease_free_images: int | None = 5000  # "randomly select approx. 5000 disease-free images"; None: all
+    num_normal_images: int | None = 5000  # "randomly select approx. 5000 disease-free images"; None: all
     validation_fraction: float = 0.2  # "split in to 80:20", by patient (Sect. 3)
 
 
@@ -66,56 +66,56 @@ class Augmentation(Checked):
 
 
 @dataclass(frozen=True)
-class Phase(Checked):
+class Stage(Checked):
     """What both phases of training have: an optimiser, its schedule and the batches (Sect. 5.1)."""
 
     epochs: int
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.9)  # "beta values as (0.9,0.9)"
     batch_size: int = 32  # "a batch size of 32 is used"
-    accumulation: int = 3  # "with 3 gradient accumulation steps, resulting in a batch size of 96"
+    grad_accum_steps: int = 3  # "with 3 gradient grad_accum_steps steps, resulting in a batch size of 96"
     optimiser: str = "adam"  # or "adamw"
     weight_decay: float = 0.0  # of "adamw" alone: decoupled, of weights and not of biases and normalisation
     schedule: str = "plateau"  # or another of `schedules`; the paper names none, the authors' program has plateau
-    warm_up: float = 0.0  # of "cosine": share of the updates over which the rate rises to `learning_rate`
+    warmup_fraction: float = 0.0  # of "cosine": share of the updates over which the rate rises to `learning_rate`
     plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for more than 6 epochs
     plateau_factor: float = 0.1
-    clip_norm: float | None = None  # largest gradient norm, None: not clipped
+    max_grad_norm: float | None = None  # largest gradient norm, None: not clipped
     ema_decay: float | None = None  # of a moving average of the weights, which is then what is kept; None: no average
 
 
 @dataclass(frozen=True)
-class BackbonePhase(Phase):
+class ClassifierStage(Stage):
     """First phase: features and classifier under the balanced cross-entropy (Sect. 4.3, 5.1)."""
 
     epochs: int = 35  # "trained for 35 epochs"
     learning_rate: float = 3e-4  # "learning rate set to 3E-04"
-    trainable_from_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
-    head_trainable: bool = True  # merge blocks and classifier; never unfrozen in the authors' ResNet script, a slip
-    frozen_statistics: bool = True  # BatchNorm of frozen blocks keeps ImageNet's; False: follows the batches
+    freeze_below_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
+    train_head: bool = True  # merge blocks and classifier; never unfrozen in the authors' ResNet script, a slip
+    freeze_bn_stats: bool = True  # BatchNorm of frozen blocks keeps ImageNet's; False: follows the batches
     label_smoothing: float = 0.0  # labels are taken to be wrong as often as this by half, see `losses.balanced_bce`
 
 
 @dataclass(frozen=True)
-class SeamPhase(Phase):
+class SeamStage(Stage):
     """Second phase: theta alone, under the SEAM losses (Sect. 4.4, 5.1)."""
 
     epochs: int = 3  # "1E-06 for 3 epochs"
     learning_rate: float = 1e-6
     schedule: str = "constant"  # three epochs leave a plateau no room, and theta does not move the AUC
-    clip_norm: float | None = 2.0  # authors' program
+    max_grad_norm: float | None = 2.0  # authors' program
     equivariance: str = "rotation"  # or another of `equivariances`; "random rotation ... no flips" (Sect. 4.4)
     rotation_degrees: float = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: float = 1.5  # lambda_MSML, Eq. 7
     ecr_weight: float = 1.0  # lambda_ECR, Eq. 7
-    hard_fraction: float = 0.20  # OHEM: "only the top 20% largest pixel losses"
+    ohem_fraction: float = 0.20  # OHEM: "only the top 20% largest pixel losses"
 
 
 @dataclass(frozen=True)
 class Recipe(Checked):
     """One row of the paper's tables, or a variant of one.
 
-    `seam` is None where there is no second phase. With one, `start_from` names the recipe whose trained model it begins
+    `seam` is None where there is no second phase. With one, `init_from` names the recipe whose trained model it begins
     with. A `joint` recipe has both and trains them as one: by the numbers of `backbone`, with the losses, equivariance
     and learning rate of `seam` for the refiner.
     """
@@ -128,13 +128,13 @@ class Recipe(Checked):
     refiner: str = "pcm"  # or another of `refiners`
     lse_gamma: float = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: str = "one_minus_max"  # the PCM's 15th map; the authors' program: "output", which nothing trains
-    box_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
-    map_normalisation: str = "relu"  # what maps are measured from, see `heatmaps.above_floor`
-    test_scales: tuple[float, ...] = (1.0,)  # sizes at which a film is looked at, results averaged (`averaging`)
-    test_flip: bool = False  # and mirrored as well
-    backbone: BackbonePhase | None = field(default_factory=BackbonePhase)
-    seam: SeamPhase | None = None
-    start_from: str | None = None
+    cam_threshold: float = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
+    cam_baseline: str = "zero"  # what maps are measured from, see `heatmaps.subtract_baseline`
+    tta_scales: tuple[float, ...] = (1.0,)  # sizes at which a film is looked at, results averaged (`averaging`)
+    tta_flip: bool = False  # and mirrored as well
+    classifier_stage: ClassifierStage | None = field(default_factory=ClassifierStage)
+    seam_stage: SeamStage | None = None
+    init_from: str | None = None
     joint: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     data: Data = field(default_factory=Data)
@@ -146,28 +146,30 @@ class Recipe(Checked):
         Names become names of files, and a recipe may come out of a stranger's checkpoint.
         """
         super().__post_init__()
-        for name in filter(None, (self.name, self.start_from)):
+        for name in filter(None, (self.name, self.init_from)):
             if not re.fullmatch(r"\w[\w.+-]*", name):
                 raise InputError(f"a recipe cannot be called {name!r}; take letters, digits, '_', '.', '+' and '-'")
-        if self.joint and (self.backbone is None or self.seam is None or self.start_from is not None):
+        if self.joint and (self.classifier_stage is None or self.seam_stage is None or self.init_from is not None):
             raise InputError(f"{self.name} is joint; give it a backbone and a seam phase, and nothing to start from")
-        if self.phase is None:
+        if self.stage is None:
             raise InputError(f"the recipe {self.name} has neither a backbone nor a seam phase; give it one to train")
 
     @property
-    def phase(self) -> Phase:
+    def stage(self) -> Stage:
         """The phase that this recipe trains; of a joint one, the phase whose numbers it trains by."""
-        return self.backbone if self.joint else self.seam or self.backbone
+        return self.classifier_stage if self.joint else self.seam_stage or self.classifier_stage
 
 
-def with_pcm(base: Recipe, phase: SeamPhase) -> Recipe:
+def add_seam_stage(base: Recipe, phase: SeamStage) -> Recipe:
     """The recipe that goes on from `base` and trains its PCM.
 
-    Films are no longer turned by the augmentation: the Siamese step turns them itself and knows which corners are
+    Images are no longer turned by the augmentation: the Siamese step turns them itself and knows which corners are
     empty then, as it would not know of the augmentation's.
     """
     still = replace(base.augmentation, rotation_degrees=0.0)
-    return replace(base, name=f"{base.name}_pcm", backbone=None, seam=phase, start_from=base.name, augmentation=still)
+    return replace(
+        base, name=f"{base.name}_pcm", classifier_stage=None, seam_stage=phase, init_from=base.name, augmentation=still
+    )
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     Raises:
         InputError: a field is unknown or missing, of another type or outside its range.
     """
-    nested = {"backbone": BackbonePhase, "seam": SeamPhase, "augmentation": Augmentation, "data": Data}
+    nested = {"classifier_stage": ClassifierStage, "seam_stage": SeamStage, "augmentation": Augmentation, "data": Data}
 
     def build(kind: type, content: dict[str, Any]) -> Any:
         if not isinstance(content, dict):
@@ -240,14 +242,14 @@ def is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
-NORMALISATIONS = ("relu", "min_max", "usual")
+CAM_BASELINES = ("zero", "min", "negative_mean")
 
 
-def require_normalisation(name: str) -> None:
+def check_cam_baseline(name: str) -> None:
     """Make sure that maps can be measured as `name` says.
 
     Raises:
         InputError: there is no normalisation of that name.
     """
-    if name not in NORMALISATIONS:
-        raise InputError(f"there is no normalisation {name!r} of maps; choose one of {', '.join(NORMALISATIONS)}")
+    if name not in CAM_BASELINES:
+        raise InputError(f"there is no normalisation {name!r} of maps; choose one of {', '.join(CAM_BASELINES)}")

@@ -24,16 +24,16 @@ from .data.transforms import rotate
 from .findings import FINDINGS, XYWH
 from .inference.boxes import predicted_boxes
 from .inference.heatmaps import heat_maps
-from .metrics.bootstrap import draw_patients
+from .metrics.bootstrap import bootstrap_patients
 from .metrics.boxes import iobb, iou
 from .metrics.classification import classification_scores
 from .metrics.froc import froc
-from .metrics.localization import best_boxes, localization_scores, localization_table, with_probability
+from .metrics.localization import best_boxes, localization_scores, localization_table, rank_by_probability
 from .metrics.pointing_game import points
-from .models.cam import prepare_for_refinement
-from .models.pcm import affinity, refine
+from .models.cam import make_pcm_input
+from .models.pcm import affinity, apply_affinity
 from .models.pooling import lse_pool
-from .training.losses import balanced_bce, equivariant_cross_regularization, pooled_soft_margin
+from .training.losses import balanced_bce, ecr_loss, msml_loss
 
 TOLERANCE = 1e-5
 """Float32 keeps seven digits; nothing here comes near another number by less than this."""
@@ -117,7 +117,7 @@ def case_boxes() -> tuple[pd.DataFrame, pd.DataFrame]:
     truth = pd.DataFrame([(film, "Mass", *box) for film, box in TRUE_BOXES.items()])
     truth.columns = ["image_index", "finding", *XYWH]
     probabilities = pd.DataFrame({"Mass": PROBABILITIES}, index=list(FILMS))
-    return with_probability(predicted.reset_index(drop=True), probabilities), truth
+    return rank_by_probability(predicted.reset_index(drop=True), probabilities), truth
 
 
 def checks() -> list[tuple[str, Any, Callable[[], Any]]]:
@@ -155,7 +155,7 @@ def _boxes() -> list[tuple[str, Any, Callable[[], Any]]]:
         return measure(predicted.loc[predicted["image_index"] == film, XYWH], [TRUE_BOXES[film]])[:, 0]
 
     def accuracy_interval() -> Any:
-        draws = draw_patients(PATIENTS, draws=200)
+        draws = bootstrap_patients(PATIENTS, draws=200)
         scores, _ = localization_scores(*case_boxes(), images=FILMS, draws=draws)
         accuracy = scores["all_boxes"]["iobb>0.1"]["findings"]["Mass"]["accuracy"]
         return [accuracy["value"], accuracy["low"], accuracy["high"]]
@@ -211,7 +211,7 @@ def _rankings() -> list[tuple[str, Any, Callable[[], Any]]]:
     def classified(*metrics: str) -> Any:
         labels, probabilities = np.zeros((2, len(FILMS), len(FINDINGS)))
         labels[:, MASS], probabilities[:, MASS] = LABELS, PROBABILITIES
-        draws = draw_patients(PATIENTS, draws=2)
+        draws = bootstrap_patients(PATIENTS, draws=2)
         at_half = np.full(len(FINDINGS), 0.5)
         scores = classification_scores(labels, probabilities, draws=draws, thresholds=at_half)
         return [scores.table["findings"]["Mass"][metric]["value"] for metric in metrics]
@@ -246,18 +246,18 @@ def _training() -> list[tuple[str, Any, Callable[[], Any]]]:
         def pixel(first: float, second: float) -> torch.Tensor:
             return torch.tensor([first, second]).reshape(1, 2, 1, 1)
 
-        return equivariant_cross_regularization(
+        return ecr_loss(
             cam_moved=pixel(0.2, 0.6),
             refined_moved=pixel(0.5, 0.1),
             cam_transformed=pixel(0.8, 0.5),
             refined_transformed=pixel(0.1, 0.2),
             valid=everywhere,
-            hard_fraction=0.5,
+            ohem_fraction=0.5,
         )
 
     def soft_margin() -> Any:
         refined = torch.tensor([[[[0.0, 2 * log(3)]], [[0.0, 0.0]]]])
-        return pooled_soft_margin(refined, torch.tensor([[1, 0]]), valid=torch.ones(1, 1, 1, 2, dtype=torch.bool))
+        return msml_loss(refined, torch.tensor([[1, 0]]), valid=torch.ones(1, 1, 1, 2, dtype=torch.bool))
 
     return [
         (
@@ -272,14 +272,14 @@ def _training() -> list[tuple[str, Any, Callable[[], Any]]]:
         (
             "maps as the PCM takes them",
             [[1, 0.5], [1, 0], [0, 0.5]],
-            lambda: prepare_for_refinement(torch.tensor([[[[4.0, 2.0]], [[2.0, 0.0]]]]))[0, :, 0],
+            lambda: make_pcm_input(torch.tensor([[[[4.0, 2.0]], [[2.0, 0.0]]]]))[0, :, 0],
         ),
         ("affinity of pixel 1 (Eq. 2)", [0.5, 0, 0, 0.5], lambda: affinity(looks)[0, 0]),
         # Each pixel becomes the mean of the two that look alike.
         (
             "refined map of (8, 2; 4, 0)",
             [[4, 3], [3, 4]],
-            lambda: refine(looks, torch.tensor([[[[8.0, 2.0], [4.0, 0.0]]]]))[0, 0],
+            lambda: apply_affinity(looks, torch.tensor([[[[8.0, 2.0], [4.0, 0.0]]]]))[0, 0],
         ),
         # Logits 0 cost log 2 each. Class 1 has one positive and one negative: weights 2 and 2; class 2 has two
         # negatives: weight 1. (2 + 2 + 1 + 1) / 4.

@@ -13,13 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data.cache import Store
-from .data.dataset import Films
-from .data.nih import NihTables, choose_training_images, load_tables
-from .device import find_hardware
+from .data.cache import ImageCache
+from .data.dataset import ChestXrayDataset
+from .data.nih import NihMetadata, load_metadata, train_val_split
+from .device import select_device
 from .errors import InputError
-from .io import whole_file
-from .presets import find_family
+from .io import atomic_write
+from .presets import get_preset
 from .recipes import Recipe
 
 DEMO_PATIENTS = {"demo": 420, "tiny": 40}
@@ -30,7 +30,7 @@ ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
 """NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
 
 
-ENVIRONMENT = {"data": "CXR_SEAM_DATA", "recipes": "CXR_SEAM_RECIPES", "keep": "CXR_SEAM_KEEP"}
+ENVIRONMENT = {"data": "CXR_SEAM_DATA", "preset": "CXR_SEAM_PRESET", "output_dir": "CXR_SEAM_OUTPUT"}
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
 
 
@@ -54,29 +54,31 @@ class Workspace:
     Attributes:
         data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images.
         folder: the folder that `data` names, absolute; None for data that are drawn or downloaded.
-        family: the standard, MultiRes and MultiRes + PCM recipes to train.
-        keep: folder for models, figures and results; on Colab it may lie on Drive.
+        recipes: the standard, MultiRes and MultiRes + PCM recipes to train.
+        output_dir: folder for models, figures and results; on Colab it may lie on Drive.
     """
 
     data: str
     folder: Path | None
-    family: tuple[Recipe, Recipe, Recipe]
-    keep: Path
+    recipes: tuple[Recipe, Recipe, Recipe]
+    output_dir: Path
 
     @classmethod
-    def open(cls, *, data: str, recipes: str, keep: str | os.PathLike[str] = "", on_drive: bool = False) -> Workspace:
+    def open(
+        cls, *, data: str, preset: str, output_dir: str | os.PathLike[str] = "", on_drive: bool = False
+    ) -> Workspace:
         """Open a workspace with the choices of a form cell; environment variables go before them (`ENVIRONMENT`).
 
         Relative paths are meant from the current folder, which the notebooks' first cell makes the repository's root.
 
         Args:
             data: see `Workspace`.
-            recipes: name of a family, see `families.FAMILIES`.
-            keep: folder for models, figures and results; "" means `runs/` and the name of the data.
+            preset: name of a preset, see `families.PRESETS`.
+            output_dir: folder for models, figures and results; "" means `runs/` and the name of the data.
             on_drive: on Colab, mount Google Drive and keep everything but the images there, in `cxr-seam/`.
 
         Raises:
-            InputError: there is no such family of recipes, `data` is neither a known name nor a folder, or Drive is
+            InputError: there is no such recipes of recipes, `data` is neither a known name nor a folder, or Drive is
                 asked for outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
@@ -86,47 +88,47 @@ class Workspace:
             raise InputError(
                 f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
             )
-        family = find_family(os.environ.get(ENVIRONMENT["recipes"], recipes))
-        keep = os.environ.get(ENVIRONMENT["keep"], os.fspath(keep)) or f"runs/{Path(data).name}"
-        return cls(data, folder, family, (mount_drive() if on_drive else Path.cwd()) / keep)
+        recipes = get_preset(os.environ.get(ENVIRONMENT["preset"], preset))
+        output_dir = os.environ.get(ENVIRONMENT["output_dir"], os.fspath(output_dir)) or f"runs/{Path(data).name}"
+        return cls(data, folder, recipes, (mount_drive() if on_drive else Path.cwd()) / output_dir)
 
     @property
-    def introduction(self) -> str:
+    def summary(self) -> str:
         """Two sentences for a person: what will compute, and where everything is kept.
 
         Raises:
-            InputError: see `hardware.find_hardware`.
+            InputError: see `hardware.select_device`.
         """
-        return f"Runs on {find_hardware().name}.\nKeeps everything in {self.keep}."
+        return f"Runs on {select_device().name}.\nKeeps everything in {self.output_dir}."
 
     @property
     def models(self) -> Path:
         """Folder of checkpoints and histories."""
-        return self.keep / "models"
+        return self.output_dir / "models"
 
     @property
-    def scratch(self) -> Path | None:
+    def local_dir(self) -> Path | None:
         """Where models are written before they are copied to Drive, which comes and goes; None where they are not."""
-        on_drive = self.keep.is_relative_to(DRIVE)
-        return COLAB_DISK / "not_on_drive_yet" / self.keep.relative_to(DRIVE) if on_drive else None
+        on_drive = self.output_dir.is_relative_to(DRIVE)
+        return COLAB_DISK / "not_on_drive_yet" / self.output_dir.relative_to(DRIVE) if on_drive else None
 
     @property
     def figures(self) -> Path:
         """Folder of figures."""
-        return self.keep / "figures"
+        return self.output_dir / "figures"
 
     @property
     def results(self) -> Path:
         """File of the evaluation's results."""
-        return self.keep / "results.json"
+        return self.output_dir / "results.json"
 
     @property
     def image_size(self) -> int:
-        """Side in pixels that images must at least have: the largest that a recipe of the family needs."""
-        return max(recipe.image_size for recipe in self.family)
+        """Side in pixels that images must at least have: the largest that a recipe of the recipes needs."""
+        return max(recipe.image_size for recipe in self.recipes)
 
     @property
-    def identity(self) -> str:
+    def data_id(self) -> str:
         """What tells these data from others: films of different data may bear the same name."""
         if self.data in DEMO_PATIENTS:
             return f"demo of {DEMO_PATIENTS[self.data]} patients"
@@ -141,15 +143,15 @@ class Workspace:
         colab = "google.colab" in sys.modules
         if self.data in ARCHIVES:
             return (COLAB_DISK if colab else Path.cwd()) / "data" / "nih"
-        return COLAB_DISK / "data" / Path(self.data).name if colab else self.keep / "data"
+        return COLAB_DISK / "data" / Path(self.data).name if colab else self.output_dir / "data"
 
     @property
-    def tables_folder(self) -> Path:
+    def metadata_folder(self) -> Path:
         """Folder of the four tables."""
         return self.folder or self.local
 
     @property
-    def store_folder(self) -> Path:
+    def cache_folder(self) -> Path:
         """Folder of the prepared images: the smallest store that is large enough for the recipes, or the one to make.
 
         Drawn films are made at the recipes' size, since they are soon made again; real ones at 256 pixels at least.
@@ -162,7 +164,7 @@ class Workspace:
         drawn = self.data in DEMO_PATIENTS
         return self.local / f"store_{self.image_size if drawn else max(self.image_size, Recipe.image_size)}"
 
-    def fetch(self) -> Store:
+    def prepare_data(self) -> ImageCache:
         """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
 
         Raises:
@@ -170,9 +172,9 @@ class Workspace:
         """
         from .data.cache import prepare
 
-        self._claim(self.keep)
+        self._claim(self.output_dir)
         self._claim(self.local)
-        place = self.store_folder
+        place = self.cache_folder
         size = int(place.name[6:])
         if self.data in ARCHIVES:
             self._download(size)
@@ -184,25 +186,25 @@ class Workspace:
             return prepare(self.local / "images", place, size=size)
         elif place.parent != self.folder:
             return prepare(image_folders(self.folder), place, size=size)
-        return Store.open(place)
+        return ImageCache.open(place)
 
     def _claim(self, folder: Path) -> None:
         """Write down whose data a folder is for, or refuse it if it is for others'."""
         path = folder / CLAIM
         if not path.exists():
-            with whole_file(path) as temporary:
-                temporary.write_text(json.dumps({"data": self.identity}) + "\n")
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps({"data": self.data_id}) + "\n")
         self._check(folder)
 
     def _check(self, folder: Path) -> None:
         """Refuse a folder that is for other data."""
         path = folder / CLAIM
         try:
-            other = json.loads(path.read_text())["data"] if path.exists() else self.identity
+            other = json.loads(path.read_text())["data"] if path.exists() else self.data_id
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete it if {folder} is for these data") from error
-        if other != self.identity:
-            raise InputError(f"{folder} holds {other}, not {self.identity}; choose another KEEP or delete that folder")
+        if other != self.data_id:
+            raise InputError(f"{folder} holds {other}, not {self.data_id}; choose another KEEP or delete that folder")
 
     def _download(self, size: int) -> None:
         """Run data_download.sh, whose sentences and progress appear as they come."""
@@ -214,51 +216,51 @@ class Workspace:
                 f"the download stopped (status {result.returncode}), see above; run this cell again to go on"
             )
 
-    def store(self) -> Store:
+    def cache(self) -> ImageCache:
         """Open the prepared images.
 
         Raises:
             InputError: notebook 01 has not been run, or the runtime is a new one and its disk empty.
         """
-        self._check(self.keep)
+        self._check(self.output_dir)
         self._check(self.local)
-        if not self.store_folder.exists():
+        if not self.cache_folder.exists():
             raise InputError(
-                f"no images in {self.store_folder}; run notebook 01 first (a new Colab runtime starts empty)"
+                f"no images in {self.cache_folder}; run notebook 01 first (a new Colab runtime starts empty)"
             )
-        return Store.open(self.store_folder)
+        return ImageCache.open(self.cache_folder)
 
-    def tables(self) -> NihTables:
+    def tables(self) -> NihMetadata:
         """Read the tables.
 
         Raises:
-            InputError: see `nih.load_tables`.
+            InputError: see `nih.load_metadata`.
         """
-        return load_tables(self.tables_folder)
+        return load_metadata(self.metadata_folder)
 
-    def training_films(self, recipe: Recipe) -> tuple[Films, Films]:
+    def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """The films to train on and those to validate on, chosen as the recipe says."""
-        store, tables = self.store(), self.tables()  # in this order: it tells of notebook 01
-        chosen = choose_training_images(
+        cache, tables = self.cache(), self.tables()  # in this order: it tells of notebook 01
+        chosen = train_val_split(
             tables,
             validation_fraction=recipe.data.validation_fraction,
-            disease_free=recipe.data.disease_free_images,
+            disease_free=recipe.data.num_normal_images,
             seed=recipe.seed,
-            available=store.image_index,
+            available=cache.image_index,
         )
-        train, validation = (Films(store, tables, image_index=names) for names in chosen)
+        train, validation = (ChestXrayDataset(cache, tables, image_index=names) for names in chosen)
         return train, validation
 
-    def test_films(self) -> Films:
+    def test_dataset(self) -> ChestXrayDataset:
         """All films of the official test list that are in the store."""
-        store, tables = self.store(), self.tables()
-        return Films(store, tables, image_index=[name for name in tables.test if name in store])
+        cache, tables = self.cache(), self.tables()
+        return ChestXrayDataset(cache, tables, image_index=[name for name in tables.test if name in cache])
 
-    def boxed_films(self) -> Films:
+    def boxed_dataset(self) -> ChestXrayDataset:
         """The films of the store that carry a true box; all of them are test films."""
-        store, tables = self.store(), self.tables()
-        names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in store]
-        return Films(store, tables, image_index=names)
+        cache, tables = self.cache(), self.tables()
+        names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in cache]
+        return ChestXrayDataset(cache, tables, image_index=names)
 
 
 def mount_drive() -> Path:
@@ -268,7 +270,7 @@ def mount_drive() -> Path:
         InputError: this is not Colab.
     """
     if "google.colab" not in sys.modules:
-        raise InputError("Google Drive can be mounted on Colab only; untick KEEP_ON_DRIVE and give a folder in KEEP")
+        raise InputError("Google Drive can be mounted on Colab only; untick SAVE_TO_DRIVE and give a folder in KEEP")
     from google.colab import drive
 
     drive.mount(str(DRIVE))

@@ -58,14 +58,14 @@ else:
 # %% [markdown]
 # ## Choices
 #
-# **DATA**: `demo` draws synthetic radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` all of them; or type the path of a folder that holds NIH's tables and images. **RECIPES**: `demo` and `small` suit a CPU, `resnet50` and `efficientnet_b4` are the paper's; `strong_small` and `strong` are `small` and `resnet50` with [what we found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). **KEEP** is the folder for models, figures and results; left empty, it is `runs/` and the name of the data. **KEEP_ON_DRIVE** (Colab) puts that folder on Google Drive, where it outlives the runtime. Choose the same in all five notebooks.
+# **DATA**: `demo` draws synthetic radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` all of them; or type the path of a folder that holds NIH's tables and images. **RECIPES**: `demo` and `small` suit a CPU, `resnet50` and `efficientnet_b4` are the paper's; `strong_small` and `strong` are `small` and `resnet50` with [what we found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). **KEEP** is the folder for models, figures and results; left empty, it is `runs/` and the name of the data. **SAVE_TO_DRIVE** (Colab) puts that folder on Google Drive, where it outlives the runtime. Choose the same in all five notebooks.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
-KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 from IPython.core.error import UsageError
 
@@ -74,8 +74,8 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(workspace.introduction)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+print(workspace.summary)
 # %load_ext cxr_seam.cells
 
 # %% [markdown]
@@ -86,8 +86,8 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-store = workspace.fetch()
-print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
+cache = workspace.prepare_data()
+print(f"{len(cache)} films of {cache.size} x {cache.size} pixels in {cache.folder}")
 
 # %% [markdown]
 # ## What is in them
@@ -99,10 +99,10 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 
 from cxr_seam.notebook import need
 
-need(globals(), store="Get the films")
-train_films, validation_films = workspace.training_films(workspace.family[0])
-print(f"{len(train_films)} films to train on, {len(validation_films)} to validate on")
-print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_films())} of them with boxes")
+need(globals(), cache="Get the films")
+train_set, val_set = workspace.train_val_datasets(workspace.recipes[0])
+print(f"{len(train_set)} films to train on, {len(val_set)} to validate on")
+print(f"{len(workspace.test_dataset())} films to test on, {len(workspace.boxed_dataset())} of them with boxes")
 
 # %% [markdown]
 # Labels are per image: several findings may stand on one film, and nothing in training says *where* they are. Boxes exist for eight findings, on test films only; they are used to score, never to train (Sect. 3).
@@ -110,25 +110,25 @@ print(f"{len(workspace.test_films())} films to test on, {len(workspace.boxed_fil
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.data.nih import count_labels
+from cxr_seam.data.nih import label_counts
 from cxr_seam.notebook import need
 
-need(globals(), store="Get the films")
-count_labels(workspace.tables(), store)
+need(globals(), cache="Get the films")
+label_counts(workspace.tables(), cache)
 
 # %% [markdown]
 # ## A film for each finding with boxes
 #
-# The true box is green. Films are the first of each finding in the box table, not the finest.
+# The true box is green. Images are the first of each finding in the box table, not the finest.
 
 # %%
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import contact_sheet, save
+from cxr_seam.visualize.figures import plot_samples, save
 
-need(globals(), store="Get the films")
-figure = contact_sheet(workspace)
+need(globals(), cache="Get the films")
+figure = plot_samples(workspace)
 save(figure, workspace.figures / "films.png")
 figure
 
@@ -137,7 +137,7 @@ figure
 #
 # NIH ChestX-ray14 holds 112,120 frontal films of 30,805 patients with fourteen findings, mined from radiology reports, and 984 boxes drawn by radiologists on 880 of the test films. There is no restriction on its use; NIH asks for a [link to the download site](https://nihcc.app.box.com/v/ChestXray-NIHCC), credit to the **NIH Clinical Center**, and a citation of X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers, *ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases*, CVPR 2017.
 #
-# - **On Colab** choose `nih-subset` or `nih` above. Archives are fetched one after another, compared with their checksums, shrunk and deleted, so a free runtime's disk suffices. Films stay on the runtime's own disk, never on Drive, and are gone with the runtime. A notebook that is opened by its badge has a runtime of its own: it fetches the films anew, and finds the models of the others only if KEEP_ON_DRIVE is ticked in all.
+# - **On Colab** choose `nih-subset` or `nih` above. Archives are fetched one after another, compared with their checksums, shrunk and deleted, so a free runtime's disk suffices. ChestXrayDataset stay on the runtime's own disk, never on Drive, and are gone with the runtime. A notebook that is opened by its badge has a runtime of its own: it fetches the films anew, and finds the models of the others only if SAVE_TO_DRIVE is ticked in all.
 # - **On your own machine** do the same, or run `bash data_download.sh --dest data/nih` in a shell and type `data/nih` as DATA; see `bash data_download.sh --help`.
 # - **A copy you already have**, such as Kaggle's `nih-chest-xrays/data`: type its folder as DATA. It must hold the four tables and the images, in whatever subfolders.
 #

@@ -65,7 +65,7 @@ else:
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
-KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 from IPython.core.error import UsageError
 
@@ -74,21 +74,21 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(workspace.introduction)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+print(workspace.summary)
 # %load_ext cxr_seam.cells
 
 # %% [markdown]
 # ## The recipe
 #
-# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); `demo` and `small` scale them down to a small machine; `strong` and `strong_small` change [what was found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). `backbone.trainable_from_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
+# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); `demo` and `small` scale them down to a small machine; `strong` and `strong_small` change [what was found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). `backbone.freeze_below_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
 
 # %%
 # %run_set_up_and_choices_first
 
 from cxr_seam.evaluation.tables import recipe_table
 
-standard, multires, refined = workspace.family
+standard, multires, refined = workspace.recipes
 recipe_table([standard, multires])
 
 # %% [markdown]
@@ -99,8 +99,8 @@ recipe_table([standard, multires])
 # %%
 # %run_set_up_and_choices_first
 
-store = workspace.fetch()
-print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
+cache = workspace.prepare_data()
+print(f"{len(cache)} films of {cache.size} x {cache.size} pixels in {cache.folder}")
 
 # %% [markdown]
 # ## What the network sees
@@ -111,11 +111,11 @@ print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folde
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import augmentation_sheet, save
+from cxr_seam.visualize.figures import plot_augmentations, save
 
-need(globals(), standard="The recipe", store="The films")
-training, _ = workspace.training_films(standard)
-figure = augmentation_sheet(training, standard)
+need(globals(), standard="The recipe", cache="The films")
+training, _ = workspace.train_val_datasets(standard)
+figure = plot_augmentations(training, standard)
 save(figure, workspace.figures / "augmentation.png")
 figure
 
@@ -140,11 +140,9 @@ import pandas as pd
 from cxr_seam.notebook import need
 from cxr_seam.training.fit import train
 
-need(globals(), standard="The recipe", store="The films")
-training, validation = workspace.training_films(standard)
-history = train(
-    standard, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
-)
+need(globals(), standard="The recipe", cache="The films")
+training, validation = workspace.train_val_datasets(standard)
+history = train(standard, workspace.models, train_set=training, val_set=validation, local_dir=workspace.local_dir)
 pd.DataFrame(history)
 
 # %% [markdown]
@@ -166,11 +164,9 @@ import pandas as pd
 from cxr_seam.notebook import need
 from cxr_seam.training.fit import train
 
-need(globals(), multires="The recipe", store="The films")
-training, validation = workspace.training_films(multires)
-history = train(
-    multires, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch
-)
+need(globals(), multires="The recipe", cache="The films")
+training, validation = workspace.train_val_datasets(multires)
+history = train(multires, workspace.models, train_set=training, val_set=validation, local_dir=workspace.local_dir)
 pd.DataFrame(history)
 
 # %% [markdown]
@@ -181,12 +177,12 @@ pd.DataFrame(history)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import family_histories
+from cxr_seam.evaluation.tables import load_histories
 from cxr_seam.notebook import need
 from cxr_seam.visualize.figures import plot_loss_curves, save
 
 need(globals(), standard="The recipe", multires="The recipe")
-figure = plot_loss_curves(family_histories([standard, multires], workspace.models))
+figure = plot_loss_curves(load_histories([standard, multires], workspace.models))
 save(figure, workspace.figures / "loss_backbones.png")
 figure
 

@@ -30,7 +30,7 @@
 # |---|---|
 # | **Takes** | Demo: 43 s on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
 # | **You will see** | the loss curves of both phases (Fig. 5), and the maps of two films before and after refinement |
-# | **Needs** | the MultiRes model of notebook 02, kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
+# | **Needs** | the MultiRes model of notebook 02, kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
@@ -65,7 +65,7 @@ else:
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
-KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 from IPython.core.error import UsageError
 
@@ -74,8 +74,8 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(workspace.introduction)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+print(workspace.summary)
 # %load_ext cxr_seam.cells
 
 # %% [markdown]
@@ -91,11 +91,11 @@ print(workspace.introduction)
 # %run_set_up_and_choices_first
 
 from cxr_seam.models.checkpoint import best_path, load_checkpoint
-from cxr_seam.notebook import need_model
+from cxr_seam.notebook import require_checkpoint
 
-standard, multires, refined = workspace.family
-model, _ = load_checkpoint(need_model(best_path(workspace.models, multires.name), notebook="02"))
-model.pcm
+standard, multires, refined = workspace.recipes
+model, _ = load_checkpoint(require_checkpoint(best_path(workspace.models, multires.name), notebook="02"))
+model.refiner
 
 # %% [markdown]
 # ## Learning from rotation
@@ -127,8 +127,8 @@ recipe_table([refined])
 # %%
 # %run_set_up_and_choices_first
 
-store = workspace.fetch()
-print(f"{len(store)} films of {store.size} x {store.size} pixels in {store.folder}")
+cache = workspace.prepare_data()
+print(f"{len(cache)} films of {cache.size} x {cache.size} pixels in {cache.folder}")
 
 # %% [markdown]
 # ## Training
@@ -141,9 +141,9 @@ import pandas as pd
 from cxr_seam.notebook import need
 from cxr_seam.training.fit import train
 
-need(globals(), refined="The pixel correlation module", store="The films")
-training, validation = workspace.training_films(refined)
-history = train(refined, workspace.models, train_films=training, validation_films=validation, scratch=workspace.scratch)
+need(globals(), refined="The pixel correlation module", cache="The films")
+training, validation = workspace.train_val_datasets(refined)
+history = train(refined, workspace.models, train_set=training, val_set=validation, local_dir=workspace.local_dir)
 pd.DataFrame(history)
 
 # %% [markdown]
@@ -154,12 +154,12 @@ pd.DataFrame(history)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import family_histories
+from cxr_seam.evaluation.tables import load_histories
 from cxr_seam.notebook import need
 from cxr_seam.visualize.figures import plot_loss_curves, save
 
 need(globals(), history="Training")
-figure = plot_loss_curves(family_histories(workspace.family, workspace.models))
+figure = plot_loss_curves(load_histories(workspace.recipes, workspace.models))
 save(figure, workspace.figures / "loss_both_phases.png")
 figure
 
@@ -172,12 +172,12 @@ figure
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.examples import load_examples, one_per_finding
 from cxr_seam.visualize.figures import plot_heatmap_grid, save
 
-need(globals(), store="The films", history="Training")
-cases = build_cases(workspace, per_finding=1)
-figure = plot_heatmap_grid(figure_rows(cases)[:2])
+need(globals(), cache="The films", history="Training")
+examples = load_examples(workspace, per_finding=1)
+figure = plot_heatmap_grid(one_per_finding(examples)[:2])
 save(figure, workspace.figures / "before_and_after.png")
 figure
 

@@ -29,8 +29,8 @@
 # | | |
 # |---|---|
 # | **Takes** | Demo: 69 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
-# | **You will see** | the headline numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
-# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
+# | **You will see** | the summary_table numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
+# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
@@ -65,7 +65,7 @@ else:
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
-KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 from IPython.core.error import UsageError
 
@@ -74,8 +74,8 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(workspace.introduction)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+print(workspace.summary)
 # %load_ext cxr_seam.cells
 
 # %% [markdown]
@@ -86,12 +86,12 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.evaluate import family_predictors, models_of
+from cxr_seam.evaluation.evaluate import load_predictors, models_in_method
 
-predictors = family_predictors(workspace.family, workspace.models)
-models = [model for key in predictors for model in models_of(key)]
-store = workspace.fetch()
-print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store.size} pixels.")
+predictors = load_predictors(workspace.recipes, workspace.models)
+models = [model for key in predictors for model in models_in_method(key)]
+cache = workspace.prepare_data()
+print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
 
 # %% [markdown]
 # ## Run the models on the test films
@@ -103,17 +103,17 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import save_results
-from cxr_seam.evaluation.tables import standing
+from cxr_seam.evaluation.tables import comparability_note
 from cxr_seam.notebook import need
 
-need(globals(), store="Models and films")
+need(globals(), cache="Models and films")
 evaluation = evaluate(workspace)
 results = evaluation.results
 save_results(results, workspace.results)
-print(standing(results))
+print(comparability_note(results))
 
 # %% [markdown]
-# ## The headline
+# ## The summary_table
 #
 # Two overlaps are in use: $\mathrm{IoU}$ divides the intersection by the union of both boxes, $\mathrm{IoBB}$ by the area of the *predicted* box, and so forgives a box that is too small.
 #
@@ -126,11 +126,11 @@ print(standing(results))
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.results import headline
+from cxr_seam.evaluation.results import summary_table
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-headline(results)
+summary_table(results)
 
 # %% [markdown]
 # Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
@@ -138,11 +138,11 @@ headline(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.results import difference_frame
+from cxr_seam.evaluation.results import difference_table
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-difference_frame(results)
+difference_table(results)
 
 # %% [markdown]
 # ## Table 1: classification
@@ -178,11 +178,11 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import operating_frame
+from cxr_seam.evaluation.tables import operating_point_table
 from cxr_seam.notebook import need
 
 need(globals(), evaluation="Run the models on the test films")
-operating_frame(evaluation.results, evaluation.most_refined)
+operating_point_table(evaluation.results, evaluation.final_model)
 
 # %% [markdown]
 # The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
@@ -190,11 +190,11 @@ operating_frame(evaluation.results, evaluation.most_refined)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import mean_auc_frame
+from cxr_seam.evaluation.tables import mean_auc_table
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-mean_auc_frame(results).set_index("model")
+mean_auc_table(results).set_index("model")
 
 # %% [markdown]
 # ## Accuracy against false positives
@@ -218,11 +218,11 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import froc_frame
+from cxr_seam.evaluation.tables import froc_table
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-froc_frame(results)
+froc_table(results)
 
 # %% [markdown]
 # ## Tables 2 and 3: localization
@@ -232,11 +232,11 @@ froc_frame(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.evaluation.tables import localization_comparison
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-boxes = localization_frame(results)
+boxes = localization_comparison(results)
 costs = boxes.xs("false positives per image", level=2)
 boxes.xs("accuracy", level=2).join(costs["macro"].rename("false positives per image")).fillna("")
 
@@ -257,11 +257,11 @@ costs
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.evaluation.tables import localization_comparison
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-gated = localization_frame(results, kind="gated_boxes")
+gated = localization_comparison(results, kind="gated_boxes")
 cost = gated.xs("false positives per image", level=2)["macro"]
 gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 
@@ -271,11 +271,11 @@ gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_frame
+from cxr_seam.evaluation.tables import localization_comparison
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-best = localization_frame(results, kind="best_box", score="iou>0.1")
+best = localization_comparison(results, kind="best_box", score="iou>0.1")
 cost = best.xs("false positives per image", level=2)["macro"]
 best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 
@@ -285,11 +285,11 @@ best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import accuracy_frame
+from cxr_seam.evaluation.tables import accuracy_table
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-accuracy_frame(results, "iou").set_index("model")
+accuracy_table(results, "iou").set_index("model")
 
 # %% [markdown]
 # ## Table 4: parameters and time

@@ -30,7 +30,7 @@
 # |---|---|
 # | **Takes** | Demo: 10 s on two CPU cores (`make demo`). On a T4: not measured. |
 # | **You will see** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models side by side |
-# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if KEEP_ON_DRIVE is ticked there and here, else on the same machine |
+# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
 
@@ -65,7 +65,7 @@ else:
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 KEEP = ""  # @param {type: "string"}
-KEEP_ON_DRIVE = False  # @param {type: "boolean"}
+SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 from IPython.core.error import UsageError
 
@@ -74,8 +74,8 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, recipes=RECIPES, keep=KEEP, on_drive=KEEP_ON_DRIVE)
-print(workspace.introduction)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+print(workspace.summary)
 # %load_ext cxr_seam.cells
 
 # %% [markdown]
@@ -86,12 +86,12 @@ print(workspace.introduction)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.evaluate import family_predictors, models_of
+from cxr_seam.evaluation.evaluate import load_predictors, models_in_method
 
-predictors = family_predictors(workspace.family, workspace.models)
-models = [model for key in predictors for model in models_of(key)]
-store = workspace.fetch()
-print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store.size} pixels.")
+predictors = load_predictors(workspace.recipes, workspace.models)
+models = [model for key in predictors for model in models_in_method(key)]
+cache = workspace.prepare_data()
+print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
 
 # %% [markdown]
 # ## Fig. 7
@@ -102,12 +102,12 @@ print(f"Models: {', '.join(models)}. {len(store)} films of {store.size} x {store
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.examples import load_examples, one_per_finding
 from cxr_seam.visualize.figures import plot_heatmap_grid, save
 
-need(globals(), predictors="Models and films", store="Models and films")
-cases = build_cases(workspace, per_finding=8, predictors=predictors)
-figure = plot_heatmap_grid(figure_rows(cases))
+need(globals(), predictors="Models and films", cache="Models and films")
+examples = load_examples(workspace, per_finding=8, predictors=predictors)
+figure = plot_heatmap_grid(one_per_finding(examples))
 save(figure, workspace.figures / "heatmaps.png")
 figure
 
@@ -116,7 +116,7 @@ figure
 #
 # One picture, which follows every control; all of them can be reached by the Tab key and moved by the arrow keys. The sentence below the picture says what it shows.
 #
-# - **Films** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box, at the recipe's $Q$ (0.7 in the paper), has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
+# - **ChestXrayDataset** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box, at the recipe's $Q$ (0.7 in the paper), has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
 # - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box, at first the recipe's: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
 # - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. (Of `strong`, both maps are then measured from what they usually are at each place, averaged over the film at its own size and at 1.5 times it, each mirrored too.) The broader it is, the more the PCM blurs.
 # - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
@@ -127,10 +127,10 @@ figure
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.viewer import Explorer
+from cxr_seam.visualize.viewer import Viewer
 
-need(globals(), predictors="Models and films", cases="Fig. 7")
-Explorer(cases, predictors=predictors)
+need(globals(), predictors="Models and films", examples="Fig. 7")
+Viewer(examples, predictors=predictors)
 
 # %% [markdown]
 # ## A film of your own
@@ -146,11 +146,11 @@ UPLOAD = False  # @param {type: "boolean"}
 
 from IPython.display import Image
 
-from cxr_seam.notebook import need, uploaded_film
-from cxr_seam.visualize.examples import prediction_png, write_film
+from cxr_seam.notebook import need, uploaded_image
+from cxr_seam.visualize.examples import prediction_png, save_image
 
-need(globals(), predictors="Models and films", cases="Fig. 7")
-path = (uploaded_film() if UPLOAD else OWN_FILM) or write_film(cases[0], workspace.figures / "own_film.png")
+need(globals(), predictors="Models and films", examples="Fig. 7")
+path = (uploaded_image() if UPLOAD else OWN_FILM) or save_image(examples[0], workspace.figures / "own_film.png")
 prediction = list(predictors.values())[-1].predict(path)
 Image(prediction_png(prediction))
 

@@ -17,7 +17,7 @@ def own_choices() -> Iterator[None]:
     Of a module's scope, so that it goes before the module's other fixtures and is undone before the notebooks.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for variable in ("CXR_SEAM_DATA", "CXR_SEAM_RECIPES", "CXR_SEAM_KEEP"):
+        for variable in ("CXR_SEAM_DATA", "CXR_SEAM_PRESET", "CXR_SEAM_OUTPUT"):
             patch.delenv(variable, raising=False)
         yield
 

@@ -19,8 +19,8 @@ from helpers.batches import ROOT
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
-from cxr_seam import presets as families
-from cxr_seam.data.nih import load_tables
+from cxr_seam import presets
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.data.transforms import EQUIVARIANCES
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import BEST_BOX, FROC, MEAN_AUC, save_results
@@ -30,11 +30,11 @@ from cxr_seam.metrics.classification import classification_table
 from cxr_seam.models.backbones import BACKBONES
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.extras.pcam import ProbabilisticCamPool
-from cxr_seam.models.extras.seam_pcm import ShallowPixelCorrelation
+from cxr_seam.models.extras.seam_pcm import SeamPCM
 from cxr_seam.models.multires import build_model
 from cxr_seam.models.poolings import POOLINGS
 from cxr_seam.models.refiners import REFINERS
-from cxr_seam.recipes import NORMALISATIONS
+from cxr_seam.recipes import CAM_BASELINES
 from cxr_seam.training.optim import OPTIMISERS
 from cxr_seam.workspace import Workspace
 
@@ -108,12 +108,12 @@ def on_demo_films(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A page trains in a folder of its own, as shortly as can be; what it registers is forgotten again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
-    before, members = dict(BACKBONES), dict(families.FAMILIES)
-    tiny = families.FAMILIES["tiny"]
-    monkeypatch.setattr(families, "SMALL", tiny[0])
-    monkeypatch.setattr(families, "SMALL_PCM", tiny[2].seam)
+    before, members = dict(BACKBONES), dict(presets.PRESETS)
+    tiny = presets.PRESETS["tiny"]
+    monkeypatch.setattr(presets, "SMALL", tiny[0])
+    monkeypatch.setattr(presets, "SMALL_PCM", tiny[2].seam_stage)
     yield
-    for registry, content in ((BACKBONES, before), (families.FAMILIES, members)):
+    for registry, content in ((BACKBONES, before), (presets.PRESETS, members)):
         registry.clear()
         registry.update(content)
 
@@ -133,21 +133,21 @@ def test_the_backbone_of_the_example_is_torchvisions_and_trains(on_demo_films: N
 
 def test_a_recipe_of_other_parts_trains_them(on_demo_films: None) -> None:
     names = run("other-parts.md")
-    model, about = load_checkpoint(best_path(names["workspace"].models, "multires_mine_pcm"))
-    assert isinstance(model.pool, ProbabilisticCamPool) and isinstance(model.pcm, ShallowPixelCorrelation)
-    assert about.recipe.seam.equivariance == "mixture"
+    model, metadata = load_checkpoint(best_path(names["workspace"].models, "multires_mine_pcm"))
+    assert isinstance(model.pool, ProbabilisticCamPool) and isinstance(model.refiner, SeamPCM)
+    assert metadata.recipe.seam_stage.equivariance == "mixture"
 
 
 def test_the_page_of_parts_names_them_all() -> None:
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", (ROOT / "docs" / "other-parts.md").read_text(), re.MULTILINE))
     named = {field: set(re.findall(r"`(\w+)`", cells)) for field, cells in rows.items()}
     assert named["pooling"] == set(POOLINGS) and named["refiner"] == set(REFINERS)
-    assert named["seam.equivariance"] == set(EQUIVARIANCES)
+    assert named["seam_stage.equivariance"] == set(EQUIVARIANCES)
     between = {"efficientnet_b1", "efficientnet_b2", "efficientnet_b3"}  # "b0 to b4"
     assert (named["model"] | between) - {"multires_"} == set(BACKBONES)
-    assert named["map_normalisation"] == set(NORMALISATIONS)
-    assert named["backbone.optimiser"] == {*OPTIMISERS, "weight_decay"}
-    assert named["backbone.schedule"] == {"plateau", "constant", "one_cycle", "cosine", "warm_up"}
+    assert named["cam_baseline"] == set(CAM_BASELINES)
+    assert named["classifier_stage.optimiser"] == {*OPTIMISERS, "weight_decay"}
+    assert named["classifier_stage.schedule"] == {"plateau", "constant", "one_cycle", "cosine", "warmup_fraction"}
 
 
 def test_the_shared_model_of_the_example_is_the_checkpoint(
@@ -155,12 +155,12 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
 ) -> None:
     """On the results of an evaluation as it is made today, of models that nobody trained."""
     monkeypatch.chdir(tmp_path)
-    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep="runs/demo")
-    workspace.fetch()
-    named = replace(families.FAMILIES["tiny"][2], name="multires_demo_pcm")
-    workspace = replace(workspace, family=(*workspace.family[:2], named))
+    workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir="runs/demo")
+    workspace.prepare_data()
+    named = replace(presets.PRESETS["tiny"][2], name="multires_demo_pcm")
+    workspace = replace(workspace, family=(*workspace.recipes[:2], named))
     model = build_model(named.model, weights="none")
-    checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, about=Checkpoint(named))
+    checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, metadata=Checkpoint(named))
     save_results(evaluate(workspace, draws=20).results, workspace.results)
     hub = create_autospec(HfApi)
     hub.return_value.model_info.return_value.private = True
@@ -169,8 +169,8 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     assert hub.return_value.create_repo.call_args.kwargs["private"]
     hub.return_value.upload_folder.assert_called_once()
     assert (names["folder"] / "model.safetensors").read_bytes() == checkpoint.read_bytes()
-    logits = torch.from_numpy(Predictor.load(checkpoint).logits(workspace.test_films()))
-    scores = classification_table(workspace.test_films().labels, logits.double().sigmoid().numpy())
+    logits = torch.from_numpy(Predictor.load(checkpoint).logits(workspace.test_dataset()))
+    scores = classification_table(workspace.test_dataset().labels, logits.double().sigmoid().numpy())
     card = (names["folder"] / "README.md").read_text()
     values = {result.metric_type: result.metric_value for result in ModelCard(card).data.eval_results}
     assert values["roc_auc"] == pytest.approx(scores["auc"].mean(), abs=1e-4)
@@ -180,7 +180,7 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
 def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight patients with three films each, not square, one of them a JPEG; two patients have boxes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CXR_SEAM_RECIPES", "tiny")
+    monkeypatch.setenv("CXR_SEAM_PRESET", "tiny")
     random = np.random.default_rng(0)
     rows = []
     for number in range(24):
@@ -196,7 +196,7 @@ def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monke
 
     names = run("own-data.md")
     assert len(names["store"]) == 24
-    tables = load_tables("mydata")
+    tables = load_metadata("mydata")
     assert tables.images.loc["film5.png", list(FINDINGS)].sum() == 2
     assert tables.images.loc["film3.png", list(FINDINGS)].sum() == 0
     # A tenth of the width and of the height is 102.4 of 1024; a quarter is 256; the whole film is the whole square.
@@ -204,7 +204,7 @@ def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monke
     patient = tables.images["patient_id"]
     assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
     assert set(tables.boxes["image_index"]) <= set(tables.test)
-    assert len(tables.test) + len(tables.train_val) == 24 and len(names["workspace"].boxed_films()) == 2
+    assert len(tables.test) + len(tables.train_val) == 24 and len(names["workspace"].boxed_dataset()) == 2
 
 
 def told(line: pd.Series, figure: str) -> str:

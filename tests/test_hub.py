@@ -20,18 +20,18 @@ from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family
+from cxr_seam.presets import get_preset
 
-RECIPE = find_family("tiny")[2]
+RECIPE = get_preset("tiny")[2]
 
 
-def measured(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
 
 
 def row(accuracy: float, false_positives: float) -> dict[str, dict]:
     return {
-        "macro": {"accuracy": measured(accuracy), "false_positives_per_image": measured(false_positives)},
+        "macro": {"accuracy": estimate(accuracy), "false_positives_per_image": estimate(false_positives)},
     }
 
 
@@ -40,16 +40,16 @@ def method(kind: str, *, froc: float, best: float, every: float) -> dict[str, ob
         "kind": kind,
         "best_box": {"iou>0.1": row(best, 0.75)},
         "all_boxes": {"iobb>0.1": row(every, 2.5)},
-        "froc": {"iou>0.1": {"at": {"0.5": {"macro": measured(froc, 0.21, 0.43)}}}},
+        "froc": {"iou>0.1": {"at": {"0.5": {"macro": estimate(froc, 0.21, 0.43)}}}},
     }
 
 
 def finding_scores(*, defined: bool) -> dict[str, object]:
-    auc = measured(0.8125, 0.75, 0.87) if defined else measured(None)
+    auc = estimate(0.8125, 0.75, 0.87) if defined else estimate(None)
     return {"positives": 9 * defined, "threshold": 0.25 if defined else None} | {
         "auc": auc,
-        "sensitivity": measured(0.7 if defined else None),
-        "specificity": measured(0.6 if defined else None),
+        "sensitivity": estimate(0.7 if defined else None),
+        "specificity": estimate(0.6 if defined else None),
     }
 
 
@@ -57,7 +57,7 @@ def finding_scores(*, defined: bool) -> dict[str, object]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "tiny.best.safetensors"
-    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), about=Checkpoint(RECIPE, epoch=4))
+    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), metadata=Checkpoint(RECIPE, epoch=4))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def results(checkpoint: Path, tmp_path: Path) -> Path:
         "classification": {
             "MultiRes + PCM": {
                 "findings": {finding: finding_scores(defined=finding != "Hernia") for finding in FINDINGS},
-                "mean": {"auc": measured(0.8125, 0.77, 0.85)},
+                "mean": {"auc": estimate(0.8125, 0.77, 0.85)},
             }
         },
         "localization": methods,

@@ -47,10 +47,10 @@ def report_stands_alone(html, results):
         head, data = source.split(",", 1)
         assert head in ("data:image/png;base64", "data:image/jpeg;base64")
         Image.open(io.BytesIO(base64.b64decode(data))).verify()
-    for part in ("Headline", "Classification", "Localization", "Training", "Films", "Limits"):
+    for part in ("Headline", "Classification", "Localization", "Training", "ChestXrayDataset", "Limits"):
         assert part in page.headings
-    for about in results["checkpoints"].values():
-        assert about["sha256"] in page.cells
+    for metadata in results["checkpoints"].values():
+        assert metadata["sha256"] in page.cells
     assert results["versions"]["torch"] in page.cells
     assert {row["method"] for row in results["ranking"]} <= set(page.cells)
     assert "0.417" in page.cells and "not a medical device" in html
@@ -59,13 +59,13 @@ def report_stands_alone(html, results):
 def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
     data, keep = tmp_path / "data", tmp_path / "keep"
     assert main(["demo-data", str(data), "--patients", "12"]) == 0
-    choices = ["--data", str(data), "--recipes", "tiny", "--keep", str(keep)]
-    where = ["--data", str(data), "--keep", str(keep)]
+    choices = ["--data", str(data), "--preset", "tiny", "--output", str(keep)]
+    where = ["--data", str(data), "--output", str(keep)]
     for words in (
-        ["fetch", *choices],
+        ["download", *choices],
         ["train", "multires_tiny", *where],
         ["train", "multires_tiny_pcm", *where],
-        ["evaluate", *choices, "--draws", "50"],
+        ["evaluate", *choices, "--n-bootstrap", "50"],
     ):
         assert main(words) == 0
     assert "Random 8x8 map" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_every_verb_from_data_to_a_prediction(tmp_path, capsys):
         (["demo-data", "README.md"], "README.md cannot be made into a folder"),
         (["demo-data", "d", "--seed", "-1"], "must not be negative"),
         (["train", "vgg16"], "no recipe 'vgg16'"),
-        (["prepare", "nowhere", "--store", "s"], "nowhere"),
+        (["prepare", "nowhere", "--cache", "s"], "nowhere"),
         (["compare", "a.json", "b.json"], "there is no a.json"),
         (["evaluate", "--data", "nothing-here"], "'nothing-here' is neither one of demo"),
     ],

@@ -18,7 +18,7 @@ from helpers.batches import ROOT
 from test_project import NOTEBOOKS, cells, each_notebook, plain_python
 
 from cxr_seam.errors import InputError
-from cxr_seam.notebook import FIRST, framed, need, need_model, uploaded_film
+from cxr_seam.notebook import FIRST, framed, need, require_checkpoint, uploaded_image
 
 SET_UP, CHOICES = "# @title Set-up", "# @title Choices"
 MAGIC = f"%{FIRST}\n"
@@ -39,7 +39,7 @@ for cell in json.load(sys.stdin):
 
 def shown(sources: Sequence[str | None], folder: Path) -> list[str]:
     """What a person sees of each cell; None starts afresh."""
-    tiny = {"CXR_SEAM_DATA": "tiny", "CXR_SEAM_RECIPES": "tiny", "CXR_SEAM_KEEP": str(folder)}
+    tiny = {"CXR_SEAM_DATA": "tiny", "CXR_SEAM_PRESET": "tiny", "CXR_SEAM_OUTPUT": str(folder)}
     result = subprocess.run(
         [sys.executable, "-c", ALONE],
         input=json.dumps(sources),
@@ -65,20 +65,20 @@ def made(cell: str) -> set[str]:
     nodes = list(ast.walk(plain_python(cell)))
     imported = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
     names = {alias.asname or alias.name.split(".")[0] for alias in imported}
-    return names | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.ImageCache)}
 
 
 def test_the_first_missing_name_is_told_with_its_heading() -> None:
     with pytest.raises(InputError, match=r'`cases` is not there yet; run the cell under "Fig. 7" first'):
-        need({"workspace": None}, workspace="Choices", cases="Fig. 7", prediction="A film of your own")
-    need({"workspace": None, "cases": []}, workspace="Choices", cases="Fig. 7")
+        need({"workspace": None}, workspace="Choices", examples="Fig. 7", prediction="A film of your own")
+    need({"workspace": None, "cases": []}, workspace="Choices", examples="Fig. 7")
 
 
 def test_a_missing_model_is_told_with_its_notebook(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model.safetensors; run notebook 02 first"):
-        need_model(tmp_path / "model.safetensors", notebook="02")
+        require_checkpoint(tmp_path / "model.safetensors", notebook="02")
     (tmp_path / "model.safetensors").touch()
-    assert need_model(tmp_path / "model.safetensors", notebook="02") == tmp_path / "model.safetensors"
+    assert require_checkpoint(tmp_path / "model.safetensors", notebook="02") == tmp_path / "model.safetensors"
 
 
 def test_a_framed_page_reaches_the_frame_as_it_is(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_notebook_without_the_models_of_an_earlier_one_says_so_before_it_fetch
     """NIH's films may be 42 GB, so the sentence must not come after them."""
     sentences = {"03": "run notebook 02 first", "04": "run notebooks 02 and 03", "05": "run notebooks 02 and 03"}
     for notebook in NOTEBOOKS[2:]:
-        looks = [n for n, cell in enumerate(cells(notebook)) if {"family_predictors", "need_model"} & made(cell)]
+        looks = [n for n, cell in enumerate(cells(notebook)) if {"load_predictors", "require_checkpoint"} & made(cell)]
         first = looks[0]
         answers = shown(cells(notebook)[: first + 1], tmp_path)
         assert re.fullmatch(rf"InputError: .+ {sentences[notebook.stem[:2]]}.+", answers[-1]), answers
@@ -170,11 +170,11 @@ def no_colab_afterwards():
 
 def test_colabs_dialogue_is_asked_for_a_film_and_elsewhere_refused(tmp_path, monkeypatch, no_colab_afterwards):
     with pytest.raises(InputError, match="untick UPLOAD"):
-        uploaded_film()
+        uploaded_image()
     monkeypatch.syspath_prepend(ROOT / "tests" / "colab" / "stub")
     monkeypatch.chdir(tmp_path)
-    assert uploaded_film() is None  # nothing chosen
+    assert uploaded_image() is None  # nothing chosen
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "film.png").write_bytes(b"film")
     monkeypatch.setenv("COLAB_UPLOAD", str(tmp_path / "mine" / "film.png"))
-    assert uploaded_film().read_bytes() == b"film"
+    assert uploaded_image().read_bytes() == b"film"

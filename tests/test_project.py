@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_seam.presets import FAMILIES
+from cxr_seam.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -204,7 +204,7 @@ def test_the_lines_of_the_readme_run(tmp_path: Path, demo_folder: Path) -> None:
     example = re.search(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     film = next((demo_folder / "images").iterdir())
     (tmp_path / "film.png").write_bytes(film.read_bytes())
-    tiny = {"CXR_SEAM_DATA": str(demo_folder), "CXR_SEAM_RECIPES": "tiny", "CXR_SEAM_KEEP": str(tmp_path / "run")}
+    tiny = {"CXR_SEAM_DATA": str(demo_folder), "CXR_SEAM_PRESET": "tiny", "CXR_SEAM_OUTPUT": str(tmp_path / "run")}
     environment = os.environ | tiny | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", example]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -215,7 +215,7 @@ def test_the_lines_of_the_readme_run(tmp_path: Path, demo_folder: Path) -> None:
 def test_the_form_offers_families_that_there_are() -> None:
     offered = re.search(r'RECIPES = "(\w+)"  # @param (\[.*\])', NOTEBOOKS[0].with_suffix(".py").read_text())
     families = json.loads(offered[2])
-    assert offered[1] in families and {"strong", "resnet50", "efficientnet_b4"} <= set(families) <= set(FAMILIES)
+    assert offered[1] in families and {"strong", "resnet50", "efficientnet_b4"} <= set(families) <= set(PRESETS)
 
 
 def test_set_up_and_choices_are_the_same_in_all_notebooks() -> None:

@@ -17,17 +17,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
-from cxr_seam.data.image_io import shrink
-from cxr_seam.data.nih import choose_training_images, load_tables, read_csv
+from cxr_seam.data.image_io import resize_square
+from cxr_seam.data.nih import load_metadata, read_csv, train_val_split
 from cxr_seam.data.transforms import (
     augment,
     draw,
-    normalise,
+    eval_transform,
+    imagenet_normalise,
+    resize_area,
     rotate,
     rotation_valid,
     sampling_matrices,
-    shrink_batch,
-    to_input,
     warp,
 )
 from cxr_seam.errors import InputError
@@ -35,7 +35,7 @@ from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, can
 from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.metrics.boxes import iobb, iou
 from cxr_seam.models.checkpoint import Checkpoint, read_header, save_checkpoint
-from cxr_seam.presets import all_recipes, find_recipe
+from cxr_seam.presets import get_recipe, list_recipes
 from cxr_seam.recipes import RANGES, Augmentation, recipe_from_dict, recipe_to_dict
 
 settings.register_profile(
@@ -194,7 +194,7 @@ def written(folder: Path, rows, boxes=(), *, order=None, quote=False, ends="\n")
 def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
     boxes = data.draw(true_boxes([name for name, *_ in rows]))
     with tempfile.TemporaryDirectory() as folder:
-        tables = load_tables(written(Path(folder), rows, boxes, quote=quote, ends=ends))
+        tables = load_metadata(written(Path(folder), rows, boxes, quote=quote, ends=ends))
     matrix = tables.labels([name for name, *_ in rows])
     assert [tuple(f for f, on in zip(FINDINGS, row, strict=True) if on) for row in matrix] == [r[2] for r in rows]
     assert tables.images["patient_id"].tolist() == [patient for _, patient, *_ in rows]
@@ -207,15 +207,15 @@ def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
 def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, fraction, disease_free, seed):
     options = {"validation_fraction": fraction, "disease_free": disease_free, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        tables = load_tables(written(Path(folder), rows))
+        tables = load_metadata(written(Path(folder), rows))
     patient = {name: number for name, number, *_ in rows}
     diseased = {name for name, _, found, _ in rows if found}
     available = set(tables.train_val)
     if not available & diseased and not disease_free:
         with pytest.raises(InputError):
-            choose_training_images(tables, **options)
+            train_val_split(tables, **options)
         return
-    train, validation = choose_training_images(tables, **options)
+    train, validation = train_val_split(tables, **options)
     chosen = {*train, *validation}
     assert len(chosen) == len(train) + len(validation) and chosen <= available
     assert not {patient[name] for name in train} & {patient[name] for name in validation}
@@ -232,8 +232,8 @@ def test_rows_in_another_order_split_the_same_patients(data, rows, seed):
     answers = []
     for shuffled in (None, order):
         with tempfile.TemporaryDirectory() as folder:
-            tables = load_tables(written(Path(folder), rows, order=shuffled))
-        answers.append([set(part) for part in choose_training_images(tables, **options)])
+            tables = load_metadata(written(Path(folder), rows, order=shuffled))
+        answers.append([set(part) for part in train_val_split(tables, **options)])
     assert answers[0] == answers[1]
 
 
@@ -288,7 +288,7 @@ def test_a_varied_film_has_no_value_that_the_film_and_black_have_not(pixels, rec
     varied = augment(batch, recipe, size=16, generator=seeded(seed))
     assert varied.shape == (len(batch), 3, 16, 16) and varied.dtype == torch.float32
     for channel, (low, high) in enumerate(
-        zip(normalise(torch.zeros(1, 1, 1, 1))[0], normalise(torch.ones(1, 1, 1, 1))[0], strict=True)
+        zip(imagenet_normalise(torch.zeros(1, 1, 1, 1))[0], imagenet_normalise(torch.ones(1, 1, 1, 1))[0], strict=True)
     ):
         brightest = low + (high - low) * (batch.float().amax(dim=(1, 2, 3)) / 255)
         assert (varied[:, channel].amin(dim=(1, 2)) >= low - 1e-4).all()
@@ -314,7 +314,9 @@ def test_what_is_drawn_stays_within_the_recipe(recipe, count, seed):
 @given(films, st.integers(0, 999))
 def test_a_recipe_that_varies_nothing_gives_the_film(pixels, seed):
     batch = torch.from_numpy(pixels)
-    assert torch.allclose(augment(batch, STILL, size=16, generator=seeded(seed)), to_input(batch, size=16), atol=1e-4)
+    assert torch.allclose(
+        augment(batch, STILL, size=16, generator=seeded(seed)), eval_transform(batch, size=16), atol=1e-4
+    )
 
 
 @given(films)
@@ -359,16 +361,16 @@ def test_sampling_the_middle_of_a_crop_gives_the_middle_of_the_crop(seed, recipe
 
 @given(some.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.integers(1, 40))
 def test_shrinking_stays_between_the_darkest_and_the_brightest(pixels, size):
-    small = shrink(pixels, size)
+    small = resize_square(pixels, size)
     assert small.shape == (size, size) and small.dtype == np.uint8
     assert small.min() >= pixels.min() and small.max() <= pixels.max()
-    grey = shrink_batch(torch.from_numpy(pixels)[None, None], size)
+    grey = resize_area(torch.from_numpy(pixels)[None, None], size)
     assert grey.min() >= 0 and grey.max() <= 1 and grey.shape == (1, 1, size, size)
 
 
 # ---- recipes and checkpoints
 
-recipe_names = st.sampled_from(sorted(all_recipes()))
+recipe_names = st.sampled_from(sorted(list_recipes()))
 
 
 def leaves(value, path=()):
@@ -403,7 +405,7 @@ def another(value, name):
 
 @given(st.data(), recipe_names)
 def test_any_single_changed_field_of_a_recipe_is_seen_and_survives_json(data, name):
-    recipe = find_recipe(name)
+    recipe = get_recipe(name)
     path, value = data.draw(st.sampled_from([leaf for leaf in leaves(recipe) if leaf[1] is not None]))
     try:
         changed = with_field(recipe, path, another(value, path[-1]))
@@ -422,7 +424,7 @@ odd_values = st.sampled_from(
 
 @given(recipe_names, odd_values)
 def test_a_field_of_another_type_is_refused_or_read_as_what_it_is(name, odd):
-    recipe = find_recipe(name)
+    recipe = get_recipe(name)
     for path, _ in leaves(recipe):
         values = json.loads(json.dumps(recipe_to_dict(recipe)))
         part = values if len(path) == 1 else values[path[0]]
@@ -446,7 +448,7 @@ numbers = st.one_of(st.none(), st.floats(0, 1))
 )
 @settings(max_examples=25)
 def test_what_a_checkpoint_says_of_itself_is_read_as_it_was_written(name, epoch, metrics, chosen):
-    about = Checkpoint(find_recipe(name), epoch=epoch, metrics=metrics, thresholds=dict.fromkeys(FINDINGS) | chosen)
+    metadata = Checkpoint(get_recipe(name), epoch=epoch, metrics=metrics, thresholds=dict.fromkeys(FINDINGS) | chosen)
     weights = SimpleNamespace(state_dict=lambda: {"w": torch.ones(2)})
     with tempfile.TemporaryDirectory() as folder:
-        assert read_header(save_checkpoint(Path(folder) / "a.safetensors", weights, about=about)) == about
+        assert read_header(save_checkpoint(Path(folder) / "a.safetensors", weights, metadata=metadata)) == metadata

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cxr_seam import __main__ as shell
-from cxr_seam.metrics.boxes import overlap
+from cxr_seam.metrics.boxes import box_overlap
 from cxr_seam.selfcheck import Row, selfcheck, told
 
 
@@ -26,7 +26,7 @@ def test_everything_agrees_and_the_shell_says_so(capsys):
 
 def over_the_true_box(predicted, true, *, measure):
     """IoBB with its divisor mistaken: the area of the true box."""
-    return overlap(true, predicted, measure=measure)
+    return box_overlap(true, predicted, measure=measure)
 
 
 def whole_corners(maps, *, align_corners, **options):
@@ -44,8 +44,8 @@ def with_wrong_sign(features, degrees):
 @pytest.mark.parametrize(
     ("ingredient", "wrong", "shows_in"),
     [
-        ("cxr_seam.metrics.boxes.overlap", over_the_true_box, {"IoBB > 0.25: boxes, found, false"}),
-        ("cxr_seam.metrics.boxes.overlap", over_the_true_box, {"IoBB in film a", "IoBB in film b"}),
+        ("cxr_seam.metrics.boxes.box_overlap", over_the_true_box, {"IoBB > 0.25: boxes, found, false"}),
+        ("cxr_seam.metrics.boxes.box_overlap", over_the_true_box, {"IoBB in film a", "IoBB in film b"}),
         ("cxr_seam.inference.heatmaps.F.interpolate", whole_corners, {"heat map of (0, 2) on four pixels"}),
         ("cxr_seam.selfcheck.lse_pool", average_pool, {"LSE pooling of (0, log 3), gamma 1"}),
         ("cxr_seam.selfcheck.rotate", with_wrong_sign, {"(1, 2; 3, 4) rotated by 90 degrees"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted((ROOT / "cxr_seam").glob("*.py"))
+MODULES = sorted((ROOT / "cxr_seam").rglob("*.py"))
 
 RUNS_CODE = {
     "pickle",

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from variants import FIRST_PHASE, QUESTIONS, Choice, Models, changed_fields, choices
 
-from cxr_seam.evaluation.methods import Collector, maps_by_model
+from cxr_seam.evaluation.methods import BoxCollector, maps_by_model
 from cxr_seam.evaluation.results import (
     ALL_BOXES,
     BEST_BOX,
@@ -27,13 +27,13 @@ from cxr_seam.evaluation.results import (
     MODEL,
     NOT_MEASURED,
     REFINED,
-    located_value,
-    said,
+    format_estimate,
+    get_score,
 )
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.io import whole_file
-from cxr_seam.metrics.bootstrap import DRAWS, Measured, difference, draw_patients
+from cxr_seam.io import atomic_write
+from cxr_seam.metrics.bootstrap import DRAWS, Estimate, bootstrap_patients, difference
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.localization import localization_scores
 from cxr_seam.workspace import Workspace
@@ -101,7 +101,7 @@ def ablate(
         else:
             scored = [(choice, scorer.scores(choice, models, wanted=wanted[choice.model])) for choice in tried]
             results["rows"] += _rows(scored, models)
-        _save(results, workspace.keep)
+        _save(results, workspace.output_dir)
     return results
 
 
@@ -114,20 +114,20 @@ class Scorer:
         Raises:
             InputError: no film is prepared.
         """
-        self.films, tables = workspace.test_films(), workspace.tables()
+        self.films, tables = workspace.test_dataset(), workspace.tables()
         self.truth = tables.boxes[tables.boxes["image_index"].isin(self.films.image_index)]
-        self.boxed = workspace.boxed_films() if len(self.truth) else None
+        self.boxed = workspace.boxed_dataset() if len(self.truth) else None
         patients = tables.images["patient_id"]
-        self._draws = draw_patients(patients[self.films.image_index].to_numpy(), draws=draws, seed=seed)
+        self._draws = bootstrap_patients(patients[self.films.image_index].to_numpy(), draws=draws, seed=seed)
         if self.boxed is not None:
             boxed = patients[self.boxed.image_index].to_numpy()
-            self._boxed_draws = draw_patients(boxed, draws=draws, seed=seed)
-        self._classified: dict[str, tuple[pd.DataFrame, Measured, np.ndarray]] = {}
+            self._boxed_draws = bootstrap_patients(boxed, draws=draws, seed=seed)
+        self._classified: dict[str, tuple[pd.DataFrame, Estimate, np.ndarray]] = {}
         self._located: dict[Any, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
 
     def scores(
         self, choice: Choice, models: Models, *, wanted: set[tuple[str, float]]
-    ) -> dict[str, dict[str, tuple[Measured, np.ndarray | None, float | None]]]:
+    ) -> dict[str, dict[str, tuple[Estimate, np.ndarray | None, float | None]]]:
         """Score a choice, training its model if need be; what was scored for another choice is not scored again.
 
         Args:
@@ -165,7 +165,7 @@ class Scorer:
 
     def _locate(self, choice: Choice, predictor: Predictor, *, wanted: set[tuple[str, float]]) -> None:
         """Draw a model's maps once and score them, whoever's and at whatever Q they are wanted."""
-        collectors = {key: Collector(key[1], self.truth) for key in sorted(wanted)}
+        collectors = {key: BoxCollector(key[1], self.truth) for key in sorted(wanted)}
         for names, output in predictor.batches(self.boxed, maps=True, what=f"locate, {choice.question} {choice.name}"):
             cams = maps_by_model(REFINED, output)
             for (maps, _), collector in collectors.items():
@@ -180,10 +180,10 @@ class Scorer:
 
 def _localization(scores: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, tuple]:
     """The figures of `results.METRICS` but the AUC: measured value, draws, false positives per image and finding."""
-    found = {FROC: (located_value(scores, FROC), samples[FROC], None)}
+    found = {FROC: (get_score(scores, FROC), samples[FROC], None)}
     for metric in (BEST_BOX, ALL_BOXES):
-        cost = located_value(scores, COSTS[metric])["value"]
-        found[metric] = located_value(scores, metric), samples[metric], cost
+        cost = get_score(scores, COSTS[metric])["value"]
+        found[metric] = get_score(scores, metric), samples[metric], cost
     return found
 
 
@@ -216,14 +216,14 @@ def _rows(scored: Sequence[tuple[Choice, dict[str, dict[str, tuple]]]], models: 
 
 def _save(results: Mapping[str, Any], folder: Path) -> None:
     """Write the results as JSON, and the rows as CSV with a column for each value and each end of an interval."""
-    with whole_file(folder / "ablations.json") as temporary:
+    with atomic_write(folder / "ablations.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     rows = [row | {"changed": json.dumps(row["changed"])} for row in results["rows"]]
-    with whole_file(folder / "ablations.csv") as temporary:
+    with atomic_write(folder / "ablations.csv") as temporary:
         pd.json_normalize(rows).to_csv(temporary, index=False)
 
 
-def ablation_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+def ablation_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """The table to read: a row for each choice and kind of maps, figures as text with 95 % intervals.
 
     The recipe's own choice has a star; the last two columns are each choice minus that one. Accuracies are macro over
@@ -235,7 +235,7 @@ def ablation_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     for row in results["rows"]:
         line = {"question": row["question"], "choice": row["choice"] + " *" * row["own"], "maps": row["maps"]}
         for metric, name in METRICS.items():
-            line[name] = said(row[metric])
+            line[name] = format_estimate(row[metric])
             if metric in (BEST_BOX, ALL_BOXES):
                 cost = row["false_positives"].get(metric)
                 line["its false positives" if metric == BEST_BOX else "their false positives"] = (
@@ -243,6 +243,6 @@ def ablation_frame(results: Mapping[str, Any]) -> pd.DataFrame:
                 )
         line["training"] = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
         for metric in COMPARED:
-            line[f"{METRICS[metric]} - own"] = said((row["difference"] or {}).get(metric, NOT_MEASURED))
+            line[f"{METRICS[metric]} - own"] = format_estimate((row["difference"] or {}).get(metric, NOT_MEASURED))
         lines.append(line)
     return pd.DataFrame(lines).set_index(["question", "choice", "maps"])

@@ -22,7 +22,7 @@ import pandas as pd
 
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS, XYWH
-from cxr_seam.metrics.boxes import overlap
+from cxr_seam.metrics.boxes import box_overlap
 
 THRESHOLD = 0.1
 """The overlap (IoU) from above which two boxes agree: the one that the FROC curve's boxes must have with true ones."""
@@ -62,7 +62,7 @@ def agreement(
         if not films:
             continue
         one, other = (_of(boxes, finding, films) for boxes in (first, second))
-        meets = overlap(one[:, None], other[None], measure="iou") > threshold
+        meets = box_overlap(one[:, None], other[None], measure="iou") > threshold
         count, same = len(films), meets.diagonal()
         chance = (meets.sum() - same.sum()) / (count * (count - 1)) if count > 1 else np.nan
         rows[finding] = {"films": count, "agree": same.mean(), "by_chance": chance, "gain": same.mean() - chance}

@@ -22,9 +22,9 @@ from agreement import FEWEST_FILMS
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cxr_seam.data.dataset import Films, loader
+from cxr_seam.data.dataset import ChestXrayDataset, loader
 from cxr_seam.findings import FINDINGS, ORIGINAL_SIZE
-from cxr_seam.metrics.bootstrap import PatientDraws
+from cxr_seam.metrics.bootstrap import PatientBootstrap
 
 EDGE = 0.25
 """Of the square, as a share of the film's: it hides a sixteenth of the film. Set once, no box had a say in it."""
@@ -38,7 +38,7 @@ Judge = Callable[[Tensor], Tensor]
 
 
 def covering_drops(
-    boxes: pd.DataFrame, judge: Judge, films: Films, *, edge: float = EDGE, fewest: int = FEWEST_FILMS
+    boxes: pd.DataFrame, judge: Judge, films: ChestXrayDataset, *, edge: float = EDGE, fewest: int = FEWEST_FILMS
 ) -> np.ndarray:
     """How much confidence the judge loses in each finding that a film's labels name.
 
@@ -79,7 +79,7 @@ def covering_drops(
     return (seen - covered) / np.where(spread > 0, spread, np.nan)
 
 
-def mean_film(films: Films) -> Tensor:
+def mean_film(films: ChestXrayDataset) -> Tensor:
     """What films usually show, (1, S, S) uint8."""
     total = sum(pixels.double().sum(dim=0) for pixels, _ in loader(films, BATCH_SIZE))
     return (total / len(films)).round().to(torch.uint8)
@@ -92,7 +92,7 @@ def square(centre: Sequence[float], *, edge: float, side: int) -> tuple[slice, s
     return slice(None), rows, columns
 
 
-def mean_drop(drops: np.ndarray, draws: PatientDraws) -> tuple[float, np.ndarray]:
+def mean_drop(drops: np.ndarray, draws: PatientBootstrap) -> tuple[float, np.ndarray]:
     """The mean over findings of the mean drop over films, and that of each draw of patients.
 
     Args:

@@ -17,18 +17,18 @@ from typing import Any
 
 import torch
 
-from cxr_seam.device import find_hardware
+from cxr_seam.device import select_device
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.evaluate import same_but_theta
+from cxr_seam.evaluation.evaluate import same_backbone
 from cxr_seam.evaluation.results import MULTIRES, REFINED
-from cxr_seam.inference.calibration import usual_of
+from cxr_seam.inference.calibration import negative_mean_cam
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.io import whole_file
+from cxr_seam.io import atomic_write
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_header, read_history
 from cxr_seam.models.poolings import WITH_GAMMA
-from cxr_seam.presets import FAMILIES
-from cxr_seam.recipes import Recipe, SeamPhase, recipe_to_dict
-from cxr_seam.training.fit import starting_model, train
+from cxr_seam.presets import PRESETS
+from cxr_seam.recipes import Recipe, SeamStage, recipe_to_dict
+from cxr_seam.training.fit import init_model, train
 from cxr_seam.training.resume import flat
 from cxr_seam.workspace import Workspace
 
@@ -107,52 +107,52 @@ def choices(question: str, multires: Recipe, pcm: Recipe) -> list[Choice]:
         if changed == multires:
             return multires, pcm
         first = replace(changed, name=f"{multires.name}_{suffix}")
-        return first, replace(pcm, name=f"{first.name}_pcm", start_from=first.name, lse_gamma=first.lse_gamma)
+        return first, replace(pcm, name=f"{first.name}_pcm", init_from=first.name, lse_gamma=first.lse_gamma)
 
     if question == "theta":
-        printed = FAMILIES.get(pcm.model.removeprefix("multires_"), FAMILIES["resnet50"])[2].seam
+        printed = PRESETS.get(pcm.model.removeprefix("multires_"), PRESETS["resnet50"])[2].seam_stage
         tried = {
             "untrained": (multires, None),
             f"as printed, {printed.learning_rate:g}": second("theta_as_printed", seam=printed),
-            f"{TRIED_RATE:g}": second("theta_1e-3", seam=replace(pcm.seam, learning_rate=TRIED_RATE)),
+            f"{TRIED_RATE:g}": second("theta_1e-3", seam_stage=replace(pcm.seam_stage, learning_rate=TRIED_RATE)),
         }
     elif question == "ohem":
-        hardest = {"on": SeamPhase.hard_fraction, "off": 1.0}
+        hardest = {"on": SeamStage.ohem_fraction, "off": 1.0}
         tried = {
-            f"{name}, {share:g}": second(f"ohem_{name}", seam=replace(pcm.seam, hard_fraction=share))
+            f"{name}, {share:g}": second(f"ohem_{name}", seam_stage=replace(pcm.seam_stage, ohem_fraction=share))
             for name, share in hardest.items()
         }
     elif question == "background":
         tried = {name: second(f"background_{name}", background=name) for name in ("one_minus_max", "output")}
     elif question == "head":
         tried = {
-            name: both(f"head_{name}", backbone=replace(multires.backbone, head_trainable=trainable))
+            name: both(f"head_{name}", classifier_stage=replace(multires.classifier_stage, train_head=trainable))
             for name, trainable in (("trained", True), ("frozen", False))
         }
     elif question == "gamma":
         gammas = TRIED_GAMMAS if multires.pooling in WITH_GAMMA else ()  # with another there is nothing to try
         tried = {f"{gamma:g}": both(f"gamma_{gamma:g}", lse_gamma=gamma) for gamma in gammas}
     elif question == "q":
-        tried = {f"{q:g}": (multires, replace(pcm, box_threshold=q)) for q in TRIED_THRESHOLDS}
+        tried = {f"{q:g}": (multires, replace(pcm, cam_threshold=q)) for q in TRIED_THRESHOLDS}
     else:
         raise InputError(f"there is no question {question!r}; choose of {', '.join(QUESTIONS)}")
     if (multires, pcm) not in tried.values():
         tried = {OWN: (multires, pcm)} | tried
     return [
-        Choice(question, name, first, last, (last or pcm).box_threshold, own=(first, last) == (multires, pcm))
+        Choice(question, name, first, last, (last or pcm).cam_threshold, own=(first, last) == (multires, pcm))
         for name, (first, last) in tried.items()
     ]
 
 
 def changed_fields(choice: Choice, multires: Recipe, pcm: Recipe) -> dict[str, Any]:
-    """The recipes' fields that a choice changes, such as {"seam.learning_rate": 1e-06}; {"seam": None} = untrained."""
+    """The recipes' fields that a choice changes, such as {"seam_stage.learning_rate": 1e-06}; {"seam": None} = untrained."""
     if choice.second is None:
         return {"seam": None}
     found = {}
     for own, variant in ((multires, choice.first), (pcm, choice.second)):
         before = flat(recipe_to_dict(own))
         found |= {key: value for key, value in flat(recipe_to_dict(variant)).items() if value != before[key]}
-    return {key: value for key, value in found.items() if key not in ("name", "start_from")}
+    return {key: value for key, value in found.items() if key not in ("name", "init_from")}
 
 
 class Models:
@@ -170,16 +170,16 @@ class Models:
             InputError: one is not trained, or the second goes on from an earlier first phase.
         """
         self._workspace = workspace
-        self.folder = workspace.keep / "ablations"
-        multires, pcm = (best_path(workspace.models, recipe.name) for recipe in workspace.family[1:])
-        for path, recipe in zip((multires, pcm), workspace.family[1:], strict=True):
+        self.folder = workspace.output_dir / "ablations"
+        multires, pcm = (best_path(workspace.models, recipe.name) for recipe in workspace.recipes[1:])
+        for path, recipe in zip((multires, pcm), workspace.recipes[1:], strict=True):
             if not path.exists():
                 raise InputError(
                     f"there is no {path}, from which ablations start; run notebooks 02 and 03 (or python -m cxr_seam "
                     f"train {recipe.name}) first"
                 )
-        self.multires, self.pcm = read_header(multires).recipe, read_header(pcm).recipe
-        if not same_but_theta(load_checkpoint(pcm)[0], multires):
+        self.multires, self.refiner = read_header(multires).recipe, read_header(pcm).recipe
+        if not same_backbone(load_checkpoint(pcm)[0], multires):
             raise InputError(f"{pcm} goes on from an earlier model than {multires}; run notebook 03 again")
 
     def predictor(self, choice: Choice) -> Predictor:
@@ -187,11 +187,13 @@ class Models:
         self._train(choice.first)
         if choice.second is None:
             with torch.random.fork_rng():  # a refiner that is exchanged is drawn as where the second phase is trained
-                torch.manual_seed(self.pcm.seed)
-                model, _ = starting_model(self.pcm, self._path(choice.first), weights="none")
-            _, validation = self._workspace.training_films(self.pcm)
-            model = model.eval().to(find_hardware().device)  # which looks at films before there is a predictor
-            return Predictor(model, self.pcm, usual=usual_of(model, validation, recipe=self.pcm))
+                torch.manual_seed(self.refiner.seed)
+                model, _ = init_model(self.refiner, self._path(choice.first), weights="none")
+            _, validation = self._workspace.train_val_datasets(self.refiner)
+            model = model.eval().to(select_device().device)  # which looks at films before there is a predictor
+            return Predictor(
+                model, self.refiner, negative_mean=negative_mean_cam(model, validation, recipe=self.refiner)
+            )
         self._train(choice.second)
         return Predictor.load(self._path(choice.second))
 
@@ -206,27 +208,27 @@ class Models:
         return sum(record["seconds"] for record in records)
 
     def _path(self, recipe: Recipe) -> Path:
-        own = recipe.name in (self.multires.name, self.pcm.name)
+        own = recipe.name in (self.multires.name, self.refiner.name)
         return best_path(self._workspace.models if own else self.folder, recipe.name)
 
     def _train(self, recipe: Recipe) -> None:
         """Train a variant unless that is done."""
         if self._path(recipe).parent != self.folder:
             return
-        if recipe.start_from == self.multires.name:  # a phase starts from a model in its own folder
+        if recipe.init_from == self.multires.name:  # a phase starts from a model in its own folder
             own, copy = self._path(self.multires), best_path(self.folder, self.multires.name)
-            if not copy.exists() or not filecmp.cmp(own, copy, shallow=False):
-                with whole_file(copy) as temporary:
+            if not copy.exists() or not filecmp.cmp(own, copy, low_level=False):
+                with atomic_write(copy) as temporary:
                     shutil.copyfile(own, temporary)
         if not is_trained(recipe, self.folder):
-            training, validation = self._workspace.training_films(recipe)
+            training, validation = self._workspace.train_val_datasets(recipe)
             stale = best_path(self.folder, recipe.name).exists() and not is_of(recipe, self.folder)
-            train(recipe, self.folder, train_films=training, validation_films=validation, restart=stale)
+            train(recipe, self.folder, train_set=training, val_set=validation, overwrite=stale)
 
 
 def is_trained(recipe: Recipe, folder: Path) -> bool:
     """Whether `folder` holds a model trained to the end by this very recipe, on the backbone that is there now."""
-    return is_of(recipe, folder) and len(read_history(folder, recipe.name)) == recipe.phase.epochs
+    return is_of(recipe, folder) and len(read_history(folder, recipe.name)) == recipe.stage.epochs
 
 
 def is_of(recipe: Recipe, folder: Path) -> bool:
@@ -234,4 +236,4 @@ def is_of(recipe: Recipe, folder: Path) -> bool:
     path = best_path(folder, recipe.name)
     if not path.exists() or read_header(path).recipe != recipe:
         return False
-    return recipe.start_from is None or same_but_theta(load_checkpoint(path)[0], best_path(folder, recipe.start_from))
+    return recipe.init_from is None or same_backbone(load_checkpoint(path)[0], best_path(folder, recipe.init_from))

@@ -9,13 +9,13 @@ decoding a 1024x1024 PNG takes 10 ms and reading a 256x256 square takes next to 
 from __future__ import annotations
 
 from ..errors import InputError
-from ..io import whole_file
+from ..io import atomic_write
 from .archives import Entry
 from .archives import Source
 from .archives import open_source
 from .image_io import MAX_PIXELS
 from .image_io import read_radiograph
-from .image_io import shrink
+from .image_io import resize_square
 from collections import deque
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -112,7 +112,7 @@ class Index:
     def save(self, folder: Path) -> None:
         """Write the index whole, by rename."""
         content = {"format": FORMAT, "version": VERSION, **vars(self)}
-        with whole_file(folder / INDEX_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with atomic_write(folder / INDEX_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
             json.dump(content, file, separators=(",", ":"))
             file.flush()
             os.fsync(file.fileno())
@@ -148,7 +148,7 @@ def read_index(folder: Path) -> Index | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
+class ImageCache:
     """Prepared images, opened for reading.
 
     Attributes:
@@ -168,7 +168,7 @@ class Store:
     crc32: tuple[int, ...]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Store:
+    def open(cls, folder: str | os.PathLike[str]) -> ImageCache:
         """Open a store that `prepare` has filled; takes milliseconds, whatever its size.
 
         Raises:
@@ -177,7 +177,7 @@ class Store:
         folder = Path(folder)
         index = read_index(folder)
         if index is None or not index.names:
-            raise InputError(f"no prepared images in {folder}; run python -m cxr_seam prepare SOURCE --store {folder}")
+            raise InputError(f"no prepared images in {folder}; run python -m cxr_seam prepare SOURCE --cache {folder}")
         shape = (len(index.names), index.size, index.size)
         images = np.memmap(folder / IMAGES_FILE, dtype=np.uint8, mode="r", shape=shape)
         return cls(folder, index.size, index.names, images, tuple(index.sources), tuple(index.crc32))
@@ -192,7 +192,7 @@ class Store:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle as the path: a data loader's worker maps the file anew instead of receiving every pixel."""
-        return Store.open, (self.folder,)
+        return ImageCache.open, (self.folder,)
 
     def rows(self, names: Iterable[str]) -> np.ndarray:
         """Return the row of each image in `images`, (N,) int64, in the order asked for.
@@ -265,7 +265,7 @@ def prepare(
     names: Collection[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
-) -> Store:
+) -> ImageCache:
     """Add every image of `source` that the store in `folder` does not hold yet, as size x size grey squares.
 
     Images are added in a fixed order (sources as given, files by path, members as archived), so the same sources
@@ -328,7 +328,7 @@ def prepare(
         raise InputError(f"none of the images of {where} could be read; the first: {next(iter(broken.values()))}")
     if broken:
         warnings.warn(_told(broken), BrokenImageWarning, stacklevel=2)
-    return Store.open(folder)
+    return ImageCache.open(folder)
 
 
 class _Choice:
@@ -378,7 +378,7 @@ def _decode(entry: Entry, size: int) -> np.ndarray | InputError:
     if entry.problem:
         return InputError(f"{entry.where} cannot be read: {entry.problem}")
     try:
-        return shrink(read_radiograph(entry.data, name=entry.where), size)
+        return resize_square(read_radiograph(entry.data, name=entry.where), size)
     except InputError as error:
         return error
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..errors import InputError
 from .cache import BLOCK
-from .cache import Store
-from .nih import NihTables
+from .cache import ImageCache
+from .nih import NihMetadata
 from collections.abc import Iterator
 from collections.abc import Sequence
 from torch import Tensor
@@ -17,7 +17,7 @@ import torch
 import zlib
 
 
-class Films(Dataset):
+class ChestXrayDataset(Dataset):
     """Some images of a store with their labels.
 
     Attributes:
@@ -26,19 +26,19 @@ class Films(Dataset):
         size: side of the films in pixels.
     """
 
-    def __init__(self, store: Store, tables: NihTables, *, image_index: Sequence[str]) -> None:
+    def __init__(self, cache: ImageCache, tables: NihMetadata, *, image_index: Sequence[str]) -> None:
         """Take the images called `image_index` from `store` and their labels from `tables`.
 
         Raises:
             InputError: there is no name, or a name is missing in the store or in the table.
         """
         if not len(image_index):
-            raise InputError(f"no image was chosen from the store {store.folder}; prepare images that the lists name")
+            raise InputError(f"no image was chosen from the store {cache.folder}; prepare images that the lists name")
         self.image_index = list(image_index)
         self.labels = tables.labels(self.image_index).astype(np.float32)
-        self.size = store.size
-        self._store = store
-        self._rows = store.rows(self.image_index)
+        self.size = cache.size
+        self._store = cache
+        self._rows = cache.rows(self.image_index)
 
     def __len__(self) -> int:
         """Number of films."""
@@ -103,16 +103,16 @@ class Batches(BatchSampler):
         return slice(films * self.process // self.processes, films * (self.process + 1) // self.processes)
 
 
-def loader(films: Films, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
+def loader(films: ChestXrayDataset, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
     """All films in batches, in their own order or shuffled."""
     return load(films, Batches(len(films), batch_size, shuffle_seed=shuffle_seed))
 
 
-def load(films: Films, batches: Batches) -> DataLoader:
+def load(films: ChestXrayDataset, batches: Batches) -> DataLoader:
     """Batches of films, in memory that a GPU copies from by itself; no worker processes are needed to keep up."""
     return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is, pin_memory=torch.cuda.is_available())
 
 
 def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Nothing is left to collate: `Films` gives whole batches."""
+    """Nothing is left to collate: `ChestXrayDataset` gives whole batches."""
     return batch

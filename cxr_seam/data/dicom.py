@@ -159,8 +159,8 @@ def _windowed(values: np.ndarray, dataset: Dataset) -> np.ndarray:
         wide.VOILUTSequence, wide.file_meta = [lut], dataset.file_meta
         return apply_voi(np.rint(values).astype(np.int32), wide) / (2**bits - 1)
     with np.errstate(over="ignore"):  # of the exponential of a sigmoid window, whose ends it reaches so
-        black, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
-        return (apply_windowing(values, dataset) - black) / (white - black)
+        pad_value, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
+        return (apply_windowing(values, dataset) - pad_value) / (white - pad_value)
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -99,10 +99,10 @@ def read_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: 
             `MIN_SIDE` on a side, claims more than `MAX_PIXELS` pixels, or holds several pages or frames; for DICOM
             see also `dicom.read_header`.
     """
-    return open_radiograph(source, name=name).pixels
+    return load_image(source, name=name).pixels
 
 
-def open_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> Radiograph:
+def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> Radiograph:
     """Read an image file as `read_radiograph` does, and keep what else it says of itself.
 
     Raises:
@@ -138,7 +138,7 @@ def open_radiograph(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: 
         raise InputError(f"{name} is broken or cut short ({error}); fetch it again") from error
 
 
-def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
+def resize_square(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize grey pixels to a square by area averaging, which does not alias; short sides grow bilinearly.
 
     Args:

@@ -14,7 +14,7 @@ from ..findings import ORIGINAL_SIZE
 from ..findings import XYWH
 from ..findings import canonical_finding
 from ..findings import split_labels
-from .cache import Store
+from .cache import ImageCache
 from collections.abc import Collection
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, eq=False)
-class NihTables:
+class NihMetadata:
     """The official tables, as read.
 
     Attributes:
@@ -83,7 +83,7 @@ class NihTables:
         return self.images[list(FINDINGS)].to_numpy()[rows]
 
 
-def load_tables(folder: str | Path) -> NihTables:
+def load_metadata(folder: str | Path) -> NihMetadata:
     """Read the four tables in `folder`, plain or gzipped, of either release.
 
     Raises:
@@ -97,11 +97,11 @@ def load_tables(folder: str | Path) -> NihTables:
     if both := set(train_val) & set(test):
         raise InputError(f"{min(both)} is in both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}; fetch the lists again")
     images = _read_images(_find(folder, *LABEL_TABLES))
-    return NihTables(images=images, train_val=train_val, test=test, boxes=_read_boxes(_find(folder, BOX_TABLE)))
+    return NihMetadata(images=images, train_val=train_val, test=test, boxes=_read_boxes(_find(folder, BOX_TABLE)))
 
 
-def choose_training_images(
-    tables: NihTables,
+def train_val_split(
+    tables: NihMetadata,
     *,
     validation_fraction: float,
     disease_free: int | None,
@@ -202,8 +202,8 @@ def _read_images(path: Path) -> pd.DataFrame:
     index = pd.Index(columns["image_index"].tolist(), name="image_index")
     images = pd.DataFrame(
         {
-            "patient_id": whole_numbers(columns["patient_id"], path),
-            "follow_up": whole_numbers(columns["follow_up"], path),
+            "patient_id": parse_ints(columns["patient_id"], path),
+            "follow_up": parse_ints(columns["follow_up"], path),
             "age": _years(columns["age"]),
             "sex": columns["sex"].to_numpy(),
             "view": columns["view"].to_numpy(),
@@ -238,7 +238,7 @@ def _read_boxes(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: {error}") from None
     _refuse_other_names(boxes["image_index"].tolist(), path)
     for position, column in enumerate(XYWH, start=2):
-        boxes[column] = finite_numbers(table.iloc[:, position], path)
+        boxes[column] = parse_floats(table.iloc[:, position], path)
     if flat := int((~((boxes["w"] > 0) & (boxes["h"] > 0))).sum()):
         raise InputError(f"{path} holds {flat} boxes without width or height; columns must be x, y, w, h")
     corners = boxes[["x", "y"]].to_numpy()
@@ -318,7 +318,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-def finite_numbers(cells: pd.Series, path: Path) -> np.ndarray:
+def parse_floats(cells: pd.Series, path: Path) -> np.ndarray:
     """Cells as (N,) float64.
 
     Raises:
@@ -332,13 +332,13 @@ def finite_numbers(cells: pd.Series, path: Path) -> np.ndarray:
     return numbers
 
 
-def whole_numbers(cells: pd.Series, path: Path) -> np.ndarray:
+def parse_ints(cells: pd.Series, path: Path) -> np.ndarray:
     """Cells as (N,) int64.
 
     Raises:
         InputError: one is no whole number, or beyond 2^53, where float64 does not know every one.
     """
-    numbers = finite_numbers(cells, path)
+    numbers = parse_floats(cells, path)
     wrong = (numbers % 1 != 0) | (np.abs(numbers) >= 2**53)
     if wrong.any():
         cell = cells.iloc[int(np.argmax(wrong))]
@@ -346,19 +346,19 @@ def whole_numbers(cells: pd.Series, path: Path) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def count_labels(tables: NihTables, store: Store) -> pd.DataFrame:
+def label_counts(tables: NihMetadata, cache: ImageCache) -> pd.DataFrame:
     """Count the images at hand by finding.
 
     Returns:
         Index: the 14 findings, "No Finding", "images". Columns: `train_val` and `test` (images of the official lists)
         and `boxes` (true boxes). An image with several findings counts for each of them.
     """
-    at_hand = tables.images[tables.images.index.isin(store.image_index)]
+    at_hand = tables.images[tables.images.index.isin(cache.image_index)]
     counts = {}
     for column, names in (("train_val", tables.train_val), ("test", tables.test)):
         labels = at_hand.loc[at_hand.index.isin(names), list(FINDINGS)]
         counts[column] = pd.Series({**labels.sum(), NO_FINDING: (labels.sum(axis=1) == 0).sum(), "images": len(labels)})
-    boxes = tables.boxes[tables.boxes["image_index"].isin(store.image_index)]
+    boxes = tables.boxes[tables.boxes["image_index"].isin(cache.image_index)]
     counts["boxes"] = boxes["finding"].value_counts()
     table = pd.DataFrame(counts, index=[*FINDINGS, NO_FINDING, "images"])
     table.loc["images", "boxes"] = boxes["image_index"].nunique()

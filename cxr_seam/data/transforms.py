@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..errors import InputError
 from ..recipes import Augmentation
-from ..recipes import SeamPhase
+from ..recipes import SeamStage
 from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +28,7 @@ CROP_ATTEMPTS = 10
 """As torchvision's RandomResizedCrop: so many draws until a crop fits, else the whole image."""
 
 
-def normalise(grey: Tensor) -> Tensor:
+def imagenet_normalise(grey: Tensor) -> Tensor:
     """Grey films in [0, 1], (B, 1, H, W), to (B, 3, H, W) with ImageNet's mean and standard deviation (Sect. 5.2)."""
     mean, std = channels(IMAGENET_MEAN, grey.device), channels(IMAGENET_STD, grey.device)
     # The channels come last in memory, as the networks want them: written so in one pass, not turned afterwards.
@@ -40,12 +40,12 @@ def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.stack([torch.full((), value, device=device) for value in values])
 
 
-def black(like: Tensor) -> Tensor:
+def pad_value(like: Tensor) -> Tensor:
     """The normalised value of a black pixel, (1, 3, 1, 1): what lies outside a film."""
-    return normalise(torch.zeros(1, 1, 1, 1, device=like.device))
+    return imagenet_normalise(torch.zeros(1, 1, 1, 1, device=like.device))
 
 
-def shrink_batch(films: Tensor, size: int) -> Tensor:
+def resize_area(films: Tensor, size: int) -> Tensor:
     """Grey uint8 films (B, 1, S, S) to float32 (B, 1, size, size) in [0, 1], by area averaging."""
     grey = films.float() / 255
     if grey.shape[-1] == size and grey.shape[-2] == size:
@@ -53,7 +53,7 @@ def shrink_batch(films: Tensor, size: int) -> Tensor:
     return F.interpolate(grey, size=(size, size), mode="area")
 
 
-def to_input(films: Tensor, *, size: int) -> Tensor:
+def eval_transform(films: Tensor, *, size: int) -> Tensor:
     """The preprocessing of validation, test and prediction: shrink and normalise, nothing random.
 
     Args:
@@ -63,10 +63,10 @@ def to_input(films: Tensor, *, size: int) -> Tensor:
     Returns:
         (B, 3, size, size) float32.
     """
-    return normalise(shrink_batch(films, size))
+    return imagenet_normalise(resize_area(films, size))
 
 
-def draw_crops(count: int, recipe: Augmentation, *, generator: torch.Generator) -> Tensor:
+def sample_crops(count: int, recipe: Augmentation, *, generator: torch.Generator) -> Tensor:
     """Draw `count` crops as torchvision's RandomResizedCrop does, in units of the image's side.
 
     The area is uniform, the aspect (width : height) log-uniform; draws that leave the image are thrown away, up to
@@ -94,9 +94,9 @@ def draw(count: int, recipe: Augmentation, *, generator: torch.Generator) -> tup
     """Draw the variations of `count` films as Sect. 5.2 says.
 
     Returns:
-        crops (count, 4), see `draw_crops`; flips (count,) bool; degrees (count,) float32, counter-clockwise.
+        crops (count, 4), see `sample_crops`; flips (count,) bool; degrees (count,) float32, counter-clockwise.
     """
-    crops = draw_crops(count, recipe, generator=generator)
+    crops = sample_crops(count, recipe, generator=generator)
     flips = torch.rand(count, generator=generator) < recipe.flip_probability
     degrees = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation_degrees
     return crops, flips, degrees
@@ -216,8 +216,8 @@ def augment(
     count, part = among or (len(films), slice(None))
     crops, flips, degrees = (drawn[part] for drawn in draw(count, recipe, generator=generator))
     tones = draw_tones(count, recipe, generator=generator)
-    grey = retone(shrink_batch(films, size), tones if tones is None else tones[:, part])  # before black comes in
-    return normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))
+    grey = retone(resize_area(films, size), tones if tones is None else tones[:, part])  # before black comes in
+    return imagenet_normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))
 
 
 FULL_COVERAGE = 0.999
@@ -330,7 +330,7 @@ LARGEST_SHIFT = 0.1
 """Share of the side: three of 32 cells. A shift of less than a cell would ask little of a map."""
 
 
-def draw_rotation(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
+def draw_rotation(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Turn by an angle a uniform in [-phase.rotation_degrees, phase.rotation_degrees], the paper's.
 
     x' = R x about the centre, R = [[cos a, sin a], [-sin a, cos a]] with y down: counter-clockwise as the eye sees it.
@@ -339,7 +339,7 @@ def draw_rotation(count: int, phase: SeamPhase, *, generator: torch.Generator) -
     return no_motion(count)._replace(degrees=degrees)
 
 
-def draw_rescaling(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
+def draw_rescaling(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Shrink by a factor z log-uniform in [SMALLEST_ZOOM, 1]; enlarging would lose findings that the labels name.
 
     x' = z x about the centre, z = SMALLEST_ZOOM^u with u uniform in [0, 1].
@@ -347,13 +347,13 @@ def draw_rescaling(count: int, phase: SeamPhase, *, generator: torch.Generator) 
     return no_motion(count)._replace(zoom=SMALLEST_ZOOM ** torch.rand(count, generator=generator))
 
 
-def draw_translation(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
+def draw_translation(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Shift by a share of the side uniform in [-LARGEST_SHIFT, LARGEST_SHIFT], across and down: x' = x + (r, d)."""
     right, down = (2 * torch.rand(2, count, generator=generator) - 1) * LARGEST_SHIFT
     return no_motion(count)._replace(right=right, down=down)
 
 
-def draw_flip(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
+def draw_flip(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Mirror left to right, (x, y)' = (-x, y) about the centre: every film, since one left alone would meet itself."""
     return no_motion(count)._replace(mirror=-torch.ones(count))
 
@@ -366,7 +366,7 @@ SINGLE = {
 }
 
 
-def draw_mixture(count: int, phase: SeamPhase, *, generator: torch.Generator) -> Motion:
+def draw_mixture(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Move each film in one of the single ways, all equally likely."""
     chosen = torch.randint(len(SINGLE), (count,), generator=generator)
     motions = [torch.stack(draw(count, phase, generator=generator)) for draw in SINGLE.values()]

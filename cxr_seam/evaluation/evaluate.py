@@ -21,18 +21,18 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..data.dataset import Films
-from ..data.nih import NihTables
+from ..data.dataset import ChestXrayDataset
+from ..data.nih import NihMetadata
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Predictor
-from ..metrics.bootstrap import DRAWS, PatientDraws, draw_patients, draws_for_json
+from ..metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
-from ..models.checkpoint import USUAL, best_path, load_checkpoint, read_header
+from ..models.checkpoint import NEGATIVE_MEAN, best_path, load_checkpoint, read_header
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
-from .methods import Method, control_methods, gradient_methods, model_methods, not_compared
+from .methods import Method, baseline_methods, gradient_methods, model_methods, skipped_methods
 from .results import FORMAT, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD, paired_differences, ranking
 
 PACKAGES = (
@@ -70,17 +70,17 @@ class Evaluation:
     predictors: dict[str, Predictor]
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
-    boxed: Films
+    boxed: ChestXrayDataset
     truth: pd.DataFrame
     methods: dict[str, Method]
 
     @property
-    def most_refined(self) -> str:
+    def final_model(self) -> str:
         """Name of the model that came last, whose ROC curves are shown."""
         return list(self.probabilities)[-1]
 
 
-def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
+def load_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
     """Load the best standard and the best refined model of a family.
 
     The MultiRes model before the PCM is the same trained network, read before its PCM (Table 4), so two checkpoints
@@ -95,10 +95,10 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
     if standard.exists():
         found[STANDARD] = Predictor.load(standard)
     if refined.exists():
-        model, about = load_checkpoint(refined)
-        if multires.exists() and not same_but_theta(model, multires):
+        model, metadata = load_checkpoint(refined)
+        if multires.exists() and not same_backbone(model, multires):
             raise InputError(f"{refined} goes on from an earlier model than {multires}; run notebook 03 again")
-        found[REFINED] = Predictor.of(model, about)
+        found[REFINED] = Predictor.of(model, metadata)
     elif multires.exists():
         found[MULTIRES] = Predictor.load(multires)
     if not found:
@@ -106,10 +106,10 @@ def family_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str,
     return found
 
 
-def same_but_theta(model: torch.nn.Module, path: Path) -> bool:
+def same_backbone(model: torch.nn.Module, path: Path) -> bool:
     """Whether a checkpoint holds the model's weights but for its refiner's, which a second phase may exchange."""
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith("pcm.")}
-    earlier = {key: value for key, value in load_file(path).items() if not key.startswith((USUAL, "pcm."))}
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("refiner.")}
+    earlier = {key: value for key, value in load_file(path).items() if not key.startswith((NEGATIVE_MEAN, "refiner."))}
     return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 
@@ -127,12 +127,12 @@ def evaluate(
     Raises:
         InputError: no film is prepared, none carries a box, or no model is trained.
     """
-    predictors = alone or family_predictors(workspace.family, workspace.models)
-    tables, films, boxed = workspace.tables(), workspace.test_films(), workspace.boxed_films()
+    predictors = alone or load_predictors(workspace.recipes, workspace.models)
+    tables, films, boxed = workspace.tables(), workspace.test_dataset(), workspace.boxed_dataset()
     truth = tables.boxes[tables.boxes["image_index"].isin(boxed.image_index)]
     patients = tables.images["patient_id"]
     probabilities = classify_all(predictors, films)
-    drawn = draw_patients(patients[films.image_index].to_numpy(), draws=draws, seed=seed)
+    drawn = bootstrap_patients(patients[films.image_index].to_numpy(), draws=draws, seed=seed)
     classification, samples = _classified(films.labels, probabilities, predictors, drawn)
 
     of_film = {model: pd.DataFrame(p, films.image_index, FINDINGS) for model, p in probabilities.items()}
@@ -140,8 +140,8 @@ def evaluate(
     if alone is None:
         methods |= gradient_methods(predictors, boxed, truth, of_film)
         patient_of = patients[boxed.image_index].to_dict()
-        methods |= control_methods(boxed.image_index, truth, patient_of=patient_of, probabilities=of_film, seed=seed)
-    drawn = draw_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
+        methods |= baseline_methods(boxed.image_index, truth, patient_of=patient_of, probabilities=of_film, seed=seed)
+    drawn = bootstrap_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
     localization = {}
     for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
         scores, drawn_scores = localization_scores(
@@ -157,17 +157,17 @@ def evaluate(
         "data": _data(workspace, tables, films, boxed, truth) | _training_data(workspace, predictors, patients),
         "checkpoints": _checkpoints(workspace, predictors),
         "versions": _versions(next(iter(predictors.values())).device),
-        "notes": not_compared(predictors),
+        "notes": skipped_methods(predictors),
         "classification": classification,
         "localization": localization,
-        "samples": {name: {key: draws_for_json(v) for key, v in s.items()} for name, s in samples.items()},
+        "samples": {name: {key: bootstrap_for_json(v) for key, v in s.items()} for name, s in samples.items()},
     }
     results["differences"] = paired_differences(results)
     results["ranking"] = ranking(results)
     return Evaluation(results, predictors, films.labels, probabilities, boxed, truth, methods)
 
 
-def classify_all(predictors: Mapping[str, Predictor], films: Films) -> dict[str, np.ndarray]:
+def classify_all(predictors: Mapping[str, Predictor], films: ChestXrayDataset) -> dict[str, np.ndarray]:
     """Probabilities (N, 14) of each model; the PCM does not touch the logits, so two models may share them."""
     scores = {}
     for key, predictor in predictors.items():
@@ -180,13 +180,13 @@ def _classified(
     labels: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     predictors: Mapping[str, Predictor],
-    drawn: PatientDraws,
+    drawn: PatientBootstrap,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """Scores of every model and the draws of its means; models that share probabilities are computed once."""
     tables, samples, known = {}, {}, {}
     for model, values in probabilities.items():
         if id(values) not in known:
-            thresholds = (predictors.get(model) or predictors[REFINED]).threshold_values
+            thresholds = (predictors.get(model) or predictors[REFINED]).thresholds_array
             known[id(values)] = classification_scores(labels, values, draws=drawn, thresholds=thresholds)
         scores = known[id(values)]
         tables[model] = scores.table
@@ -194,7 +194,9 @@ def _classified(
     return tables, samples
 
 
-def _data(workspace: Workspace, tables: NihTables, films: Films, boxed: Films, truth: pd.DataFrame) -> dict[str, Any]:
+def _data(
+    workspace: Workspace, tables: NihMetadata, films: ChestXrayDataset, boxed: ChestXrayDataset, truth: pd.DataFrame
+) -> dict[str, Any]:
     """What was evaluated on; the digests tell whether two results may be paired."""
     patients = tables.images["patient_id"]
     rows = zip(films.image_index, patients[films.image_index], films.labels.tolist(), strict=True)
@@ -229,7 +231,7 @@ def split_of(data: str, listed: Sequence[str], evaluated: Sequence[str]) -> str:
 def _training_data(
     workspace: Workspace, predictors: Mapping[str, Predictor], patients: pd.Series
 ) -> dict[str, int | None]:
-    """Films and patients that the models' recipes choose, of those at hand, to train on and to validate on.
+    """ChestXrayDataset and patients that the models' recipes choose, of those at hand, to train on and to validate on.
 
     None where that cannot be told: no such film is at hand, as where models were trained elsewhere, or the recipes
     choose differently.
@@ -238,7 +240,7 @@ def _training_data(
     chosen: dict[str, list[str]] = {}
     if len(choices) == 1:
         try:
-            train, validation = workspace.training_films(*choices.values())
+            train, validation = workspace.train_val_datasets(*choices.values())
             chosen = {"training": train.image_index, "validation": validation.image_index}
         except InputError:
             pass
@@ -269,20 +271,20 @@ def digest(rows: Iterable[Sequence[Any]]) -> str:
 
 def _checkpoints(workspace: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
     """Where each model comes from."""
-    about = {}
+    metadata = {}
     for key, predictor in predictors.items():
         path = best_path(workspace.models, predictor.recipe.name)
         header = read_header(path)
-        about[predictor.recipe.name] = {
-            "models": list(models_of(key)),
+        metadata[predictor.recipe.name] = {
+            "models": list(models_in_method(key)),
             "epoch": header.epoch,
             "metrics": header.metrics,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "recipe": recipe_to_dict(predictor.recipe),
         }
-    return about
+    return metadata
 
 
-def models_of(key: str) -> tuple[str, ...]:
+def models_in_method(key: str) -> tuple[str, ...]:
     """The models that a predictor serves."""
     return (MULTIRES, REFINED) if key == REFINED else (key,)

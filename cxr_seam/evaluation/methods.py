@@ -11,15 +11,15 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.dataset import Films, loader
-from ..data.transforms import to_input
+from ..data.dataset import ChestXrayDataset, loader
+from ..data.transforms import eval_transform
 from ..findings import BOXED_FINDINGS
 from ..inference.boxes import predicted_boxes
 from ..inference.gradcam import gradcam_maps
 from ..inference.heatmaps import PAPER_SIZE, heat_maps
 from ..inference.predictor import BATCH_SIZE, Predictor
-from ..metrics.localization import best_boxes, with_probability
-from ..metrics.pointing_game import points, points_of_boxes
+from ..metrics.localization import best_boxes, rank_by_probability
+from ..metrics.pointing_game import box_points, points
 from .baselines import centre_boxes, prior_boxes, random_map_boxes
 from .results import COMPARISON, CONTROL, MODEL, MULTIRES, REFINED, SEEN_BOXES
 
@@ -47,7 +47,7 @@ class Method:
 
 
 @dataclass
-class Collector:
+class BoxCollector:
     """Gathers boxes and points of one method, batch by batch."""
 
     threshold: float
@@ -65,7 +65,7 @@ class Collector:
     def method(self, kind: str, note: str, probabilities: pd.DataFrame) -> Method:
         """What was gathered, boxes with their probabilities."""
         boxes, dots = (pd.concat(tables, ignore_index=True) for tables in (self.boxes, self.points))
-        return Method(kind, note, with_probability(boxes, probabilities), dots)
+        return Method(kind, note, rank_by_probability(boxes, probabilities), dots)
 
 
 def maps_by_model(key: str, output: Any) -> dict[str, Tensor]:
@@ -76,34 +76,40 @@ def maps_by_model(key: str, output: Any) -> dict[str, Tensor]:
 
 
 def model_methods(
-    predictors: Mapping[str, Predictor], films: Films, truth: pd.DataFrame, probabilities: Mapping[str, pd.DataFrame]
+    predictors: Mapping[str, Predictor],
+    films: ChestXrayDataset,
+    truth: pd.DataFrame,
+    probabilities: Mapping[str, pd.DataFrame],
 ) -> dict[str, Method]:
     """Each model's own maps on `films`, made into boxes with the recipe's threshold."""
-    collected: dict[str, Collector] = {}
+    collected: dict[str, BoxCollector] = {}
     for key, predictor in predictors.items():
         for names, output in predictor.batches(films, maps=True, what=f"locate, {key}"):
             for model, cam in maps_by_model(key, output).items():
-                collected.setdefault(model, Collector(predictor.recipe.box_threshold, truth)).add(names, cam)
+                collected.setdefault(model, BoxCollector(predictor.recipe.cam_threshold, truth)).add(names, cam)
     return {model: c.method(MODEL, "", probabilities[model]) for model, c in collected.items()}
 
 
 def gradient_methods(
-    predictors: Mapping[str, Predictor], films: Films, truth: pd.DataFrame, probabilities: Mapping[str, pd.DataFrame]
+    predictors: Mapping[str, Predictor],
+    films: ChestXrayDataset,
+    truth: pd.DataFrame,
+    probabilities: Mapping[str, pd.DataFrame],
 ) -> dict[str, Method]:
     """Grad-CAM and Grad-CAM++ of the MultiRes model's last features.
 
     Nothing where no MultiRes model is trained or the package grad-cam is not installed: they are no part of the method.
     """
     key = next((name for name in (REFINED, MULTIRES) if name in predictors), None)
-    if key is None or not_compared(predictors):
+    if key is None or skipped_methods(predictors):
         return {}
     predictor = predictors[key]
     methods = {}
     for method, name in GRADIENT_METHODS.items():
-        collected = Collector(predictor.recipe.box_threshold, truth)
+        collected = BoxCollector(predictor.recipe.cam_threshold, truth)
         done = 0
         for pixels, _ in tqdm(loader(films, BATCH_SIZE), desc=f"locate, {name}", unit="batch", leave=False):
-            images = to_input(pixels.to(predictor.device), size=predictor.recipe.image_size)
+            images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
             cam = gradcam_maps(predictor.model, images, method=method, findings=BOXED_FINDINGS)
             collected.add(films.image_index[done : done + len(pixels)], cam.cpu())
             done += len(pixels)
@@ -112,7 +118,7 @@ def gradient_methods(
     return methods
 
 
-def not_compared(predictors: Mapping[str, Predictor]) -> list[str]:
+def skipped_methods(predictors: Mapping[str, Predictor]) -> list[str]:
     """Sentences that tell which comparisons are not computed though there is a model for them."""
     if find_spec("pytorch_grad_cam") is not None or not {REFINED, MULTIRES} & set(predictors):
         return []
@@ -120,7 +126,7 @@ def not_compared(predictors: Mapping[str, Predictor]) -> list[str]:
     return [f"{names} were not computed, since the package grad-cam is not installed."]
 
 
-def control_methods(
+def baseline_methods(
     images: Sequence[str],
     truth: pd.DataFrame,
     *,
@@ -142,16 +148,16 @@ def control_methods(
     half = centre_boxes(images, extent=HALF_FILM)
     model, ranks = list(probabilities.items())[-1]
     blind = "never saw a film"
-    controls = {
+    baselines = {
         "Random 8x8 map": (random_map_boxes(images, grid=8, seed=seed), blind),
         "Random 32x32 map": (random_map_boxes(images, grid=32, seed=seed), blind),
         "Centre box, third of film": (centre_boxes(images), blind),
         "Centre box, half of film": (half, blind),
-        f"Centre box, ranked by {model}": (with_probability(half, ranks), "half of film, the model's probabilities"),
+        f"Centre box, ranked by {model}": (rank_by_probability(half, ranks), "half of film, the model's probabilities"),
     }
     if len({patient_of[name] for name in truth["image_index"]}) > 1:
-        controls["Mean box of the other half"] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
+        baselines["Mean box of the other half"] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
     return {
-        name: Method(CONTROL, note, boxes, points_of_boxes(best_boxes(boxes), truth))
-        for name, (boxes, note) in controls.items()
+        name: Method(CONTROL, note, boxes, box_points(best_boxes(boxes), truth))
+        for name, (boxes, note) in baselines.items()
     }

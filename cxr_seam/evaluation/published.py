@@ -60,18 +60,18 @@ def _auc(
 
 
 def _located(
-    name: str, measure: str, thresholds: Sequence[str], values: Sequence[float], *, digits: int = 3, **about: str
+    name: str, measure: str, thresholds: Sequence[str], values: Sequence[float], *, digits: int = 3, **metadata: str
 ) -> Published:
-    split = about.get("split", BOXED)
+    split = metadata.get("split", BOXED)
     row = dict(zip(thresholds, values, strict=True))
-    source, note = about.get("source", name), about.get("note", "")
+    source, note = metadata.get("source", name), metadata.get("note", "")
     return Published(name, source, split, measure, row, split == BOXED, note, digits)
 
 
 def _densenet(name: str, iobb: Sequence[float], iou: Sequence[float], note: str = "own map construction") -> tuple:
     """The two rows of a map of the DenseNet121 study, which prints IoU with two decimals."""
-    about = {"source": "DenseNet121 study", "note": note}
-    return _located(name, "iobb", _IOBB, iobb, **about), _located(name, "iou", _IOU, iou, digits=2, **about)
+    metadata = {"source": "DenseNet121 study", "note": note}
+    return _located(name, "iobb", _IOBB, iobb, **metadata), _located(name, "iou", _IOU, iou, digits=2, **metadata)
 
 
 CLASSIFICATION: tuple[Published, ...] = (

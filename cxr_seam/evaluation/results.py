@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError
-from ..io import whole_file
+from ..io import atomic_write
 from ..metrics.bootstrap import difference
 
 FORMAT = 3
@@ -86,7 +86,7 @@ def save_results(results: Mapping[str, Any], path: Path | str) -> None:
         for method, draws in results["samples"].items()
     ]
     text = json.dumps(outer, indent=1, allow_nan=False)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text.removesuffix("\n}") + ',\n "samples": {\n' + ",\n".join(lines) + "\n }\n}\n")
 
 
@@ -109,16 +109,16 @@ def load_results(path: Path | str) -> dict[str, Any]:
     return results
 
 
-def key_value(results: Mapping[str, Any], method: str, figure: str) -> dict[str, float | None]:
+def get_estimate(results: Mapping[str, Any], method: str, figure: str) -> dict[str, float | None]:
     """The measured value of one of `FIGURES`; `NOT_MEASURED` where the method has none (a control has no AUC)."""
     if figure in CLASSIFIED:
         scores = results["classification"].get(method)
         return scores["mean"][figure.removeprefix("mean_")] if scores else NOT_MEASURED
     scores = results["localization"].get(method)
-    return NOT_MEASURED if scores is None else located_value(scores, figure)
+    return NOT_MEASURED if scores is None else get_score(scores, figure)
 
 
-def located_value(scores: Mapping[str, Any], figure: str) -> dict[str, float | None]:
+def get_score(scores: Mapping[str, Any], figure: str) -> dict[str, float | None]:
     """The measured value of a figure of localization, from the scores of one method (`localization_scores`)."""
     kind, measure, *column = figure.split(" ")
     if figure == FROC:
@@ -128,7 +128,7 @@ def located_value(scores: Mapping[str, Any], figure: str) -> dict[str, float | N
 
 def false_positives(results: Mapping[str, Any], method: str, metric: str) -> float | None:
     """What the accuracy of the best box or of all boxes was bought with: the value of its `COSTS`."""
-    return key_value(results, method, COSTS[metric])["value"]
+    return get_estimate(results, method, COSTS[metric])["value"]
 
 
 def paired_differences(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -156,7 +156,7 @@ def _difference(
     first: tuple[Mapping[str, Any], str], second: tuple[Mapping[str, Any], str], figure: str, *, paired: bool
 ) -> dict[str, float | None]:
     """First minus second as a measured value; without an interval where the draws are not paired."""
-    values = [key_value(*side, figure)["value"] for side in (first, second)]
+    values = [get_estimate(*side, figure)["value"] for side in (first, second)]
     draws = [results["samples"].get(method, {}).get(figure) for results, method in (first, second)]
     if paired and None not in draws:
         return difference(*draws, *values)
@@ -171,7 +171,7 @@ def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
 
     def merit(method: str) -> tuple[float, float]:
-        values = (key_value(results, method, metric)["value"] for metric in (FROC, BEST_BOX))
+        values = (get_estimate(results, method, metric)["value"] for metric in (FROC, BEST_BOX))
         return tuple(math.inf if value is None else -value for value in values)
 
     merits = sorted(merit(method) for method in results["localization"])
@@ -180,15 +180,15 @@ def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "rank": 1 + merits.index(merit(method)),
             "method": method,
             "kind": results["localization"][method]["kind"],
-            FROC: key_value(results, method, FROC),
-            BEST_BOX: key_value(results, method, BEST_BOX),
-            "false_positives_per_image": key_value(results, method, COSTS[BEST_BOX]),
+            FROC: get_estimate(results, method, FROC),
+            BEST_BOX: get_estimate(results, method, BEST_BOX),
+            "false_positives_per_image": get_estimate(results, method, COSTS[BEST_BOX]),
         }
         for method in sorted(results["localization"], key=merit)
     ]
 
 
-def said(value: Mapping[str, float | None], *, digits: int = 3) -> str:
+def format_estimate(value: Mapping[str, float | None], *, digits: int = 3) -> str:
     """A measured value in words, its ends as exact as itself: "0.687 (0.610-0.745)"; "" where it is not defined."""
     if value["value"] is None:
         return ""
@@ -200,7 +200,7 @@ def said(value: Mapping[str, float | None], *, digits: int = 3) -> str:
     return f"{text} ({low}{' to ' if '-' in low + high else '-'}{high})" if low else text
 
 
-def headline(results: Mapping[str, Any]) -> pd.DataFrame:
+def summary_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """The few numbers one looks at first, a row for each method in the order of the ranking.
 
     Columns, as text with 95 % intervals: mean AUC; FROC, the accuracy at half a false positive per image and finding;
@@ -210,20 +210,22 @@ def headline(results: Mapping[str, Any]) -> pd.DataFrame:
     rows = {}
     for row in results["ranking"]:
         method = row["method"]
-        rows[method] = {METRICS[metric]: said(key_value(results, method, metric)) for metric in (MEAN_AUC, FROC)}
+        rows[method] = {
+            METRICS[metric]: format_estimate(get_estimate(results, method, metric)) for metric in (MEAN_AUC, FROC)
+        }
         for metric, cost in ((BEST_BOX, "its false positives"), (ALL_BOXES, "their false positives")):
-            rows[method][METRICS[metric]] = said(key_value(results, method, metric))
+            rows[method][METRICS[metric]] = format_estimate(get_estimate(results, method, metric))
             rows[method][cost] = f"{false_positives(results, method, metric):.3f}"
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def difference_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+def difference_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """The paired differences as text, a row a pair; beside each accuracy's stands that of its false positives.
 
     More false positives are worse: an accuracy that rises with them may have been bought.
     """
     rows = {
-        pair: {FIGURES[figure]: said(value) for figure, value in differences.items()}
+        pair: {FIGURES[figure]: format_estimate(value) for figure, value in differences.items()}
         for pair, differences in results["differences"].items()
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(FIGURES.values())).fillna("")
@@ -264,12 +266,16 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
     rows = {}
     for method in first["localization"]:
         for metric in (*METRICS, MEAN_AVERAGE_PRECISION):
-            sides = [key_value(results, method, metric) for results in (first, second)]
+            sides = [get_estimate(results, method, metric) for results in (first, second)]
             if None in [side["value"] for side in sides]:
                 continue
             kind = "classification" if metric in CLASSIFIED else "localization"
             gained = _difference((second, method), (first, method), metric, paired=paired[kind])
-            row = {"first": said(sides[0]), "second": said(sides[1]), "second - first": said(gained)}
+            row = {
+                "first": format_estimate(sides[0]),
+                "second": format_estimate(sides[1]),
+                "second - first": format_estimate(gained),
+            }
             if metric in COSTS:
                 costs = [false_positives(results, method, metric) for results in (first, second)]
                 row["false positives"] = f"{costs[0]:.3f}, {costs[1]:.3f}"
@@ -289,7 +295,7 @@ def _refuse_damaged(results: Mapping[str, Any], which: str) -> None:
             str(results["data"][key])
         for method in results["localization"]:
             for figure in FIGURES:
-                said(key_value(results, method, figure))
+                format_estimate(get_estimate(results, method, figure))
             for draws in results["samples"].get(method, {}).values():
                 pd.array(draws, dtype="Float64")
     except (LookupError, TypeError, ValueError, AttributeError) as error:

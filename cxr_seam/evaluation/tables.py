@@ -1,7 +1,7 @@
 """Tables 1 to 4 with our column beside the paper's, Wang et al.'s and the best published ones.
 
 A row compares only where split and metric are the same. Ours do where all of the official test list was evaluated;
-`standing` says so in a sentence, and what does not compare is never ranked.
+`comparability_note` says so in a sentence, and what does not compare is never ranked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from .. import __version__
-from ..device import find_hardware
+from ..device import select_device
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS
 from ..models.checkpoint import history_path, read_history
@@ -41,7 +41,7 @@ from .published import (
     Published,
     rows_of,
 )
-from .results import MULTIRES, REFINED, STANDARD, key_value, said
+from .results import MULTIRES, REFINED, STANDARD, format_estimate, get_estimate
 
 OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
 
@@ -76,7 +76,7 @@ def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
     return all(results["data"][key] == count for key, count in wanted.items())
 
 
-def standing(results: Mapping[str, Any]) -> str:
+def comparability_note(results: Mapping[str, Any]) -> str:
     """Say in a sentence or two what the results compare with."""
     data = results["data"]
     said_of = []
@@ -114,7 +114,7 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
             continue
         scores = results["classification"][model]
         values = [*(scores["findings"][finding]["auc"] for finding in FINDINGS), scores["mean"]["auc"]]
-        columns[here, model] = [said(value) or "not defined" for value in values]
+        columns[here, model] = [format_estimate(value) or "not defined" for value in values]
     for number, name in enumerate(TABLE_1_COLUMNS):
         source = CITED if "[" in name else PAPER
         if name == OTHER_SPLIT:
@@ -124,7 +124,7 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=list(PAPER_AUC))[order]
 
 
-def localization_frame(
+def localization_comparison(
     results: Mapping[str, Any], *, kind: str = "all_boxes", score: str = "iobb>0.1", published: bool = True
 ) -> pd.DataFrame:
     """Tables 2 and 3 in one: what each method gets right, and the false positives that it costs.
@@ -153,7 +153,7 @@ def localization_frame(
             raise InputError(f"no score {kind!r}, {score!r}; choose one of {', '.join(KINDS)} and one of {known}")
         table = scores[kind][score]
         cells = {**table["findings"], "macro": table["macro"], "micro": table["micro"]}
-        rows[here, method, ACCURACY] = {key: said(cell["accuracy"]) for key, cell in cells.items()}
+        rows[here, method, ACCURACY] = {key: format_estimate(cell["accuracy"]) for key, cell in cells.items()}
         counted = {key: f"{cell['false_positives']:,}" for key, cell in cells.items()}
         rows[here, method, COUNT] = counted | {"macro": ""}
         for name, column in ((PER_IMAGE, "false_positives_per_image"), (PER_BOX, "false_positives_per_box")):
@@ -211,7 +211,7 @@ def table_4() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def mean_auc_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+def mean_auc_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """Published mean AUCs and ours in one list, ranked where they compare; equal printed values share a rank.
 
     Returns:
@@ -225,12 +225,14 @@ def mean_auc_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     official = is_official(results)
     split = OFFICIAL if official else f"{results['data']['test_images']:,} films"
     for model in results["classification"]:
-        value = key_value(results, model, "mean_auc")
+        value = get_estimate(results, model, "mean_auc")
         if value["value"] is not None and not (model == REFINED and MULTIRES in results["classification"]):
             defined = results["classification"][model]["mean"]["findings_defined"]
             note = "" if defined == len(FINDINGS) else f"over {defined} findings"
             # ranked by what is printed, or digits that nobody sees would decide
-            rows.append((official and not note, round(value["value"], 3), model, HERE, split, said(value), note))
+            rows.append(
+                (official and not note, round(value["value"], 3), model, HERE, split, format_estimate(value), note)
+            )
     rows.sort(key=lambda row: (not row[0], -row[1]))
     values = [value for compares, value, *_ in rows if compares]
     return pd.DataFrame(
@@ -242,7 +244,7 @@ def mean_auc_frame(results: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
-def accuracy_frame(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
+def accuracy_table(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
     """Published macro accuracies and ours by threshold, for "iobb" or "iou". Not ranked: most print no false positives.
 
     Returns:
@@ -256,7 +258,9 @@ def accuracy_frame(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
     rows = []
     for method, scores in results["localization"].items():
         cells = [scores["all_boxes"][f"{measure}>{t}"]["macro"] for t in thresholds]
-        values = [_at(said(cell["accuracy"]), _plain(cell["false_positives_per_image"]["value"])) for cell in cells]
+        values = [
+            _at(format_estimate(cell["accuracy"]), _plain(cell["false_positives_per_image"]["value"])) for cell in cells
+        ]
         note = _joined("" if official else NOT_COMPARABLE, scores["note"])
         rows.append((method, HERE, split, *values, OWN_COST, note))
     for row in rows_of(measure):
@@ -293,7 +297,7 @@ POINTING = (
     "The pointing game asks whether the maximum of the map lies in a true box; of the controls, random maps among "
     "them, it asks where the centre of the best box lies."
 )
-"""To stand beside `froc_frame`."""
+"""To stand beside `froc_table`."""
 
 
 def recipe_table(family: Sequence[Recipe]) -> pd.DataFrame:
@@ -308,7 +312,7 @@ def _in_order(columns: dict[str, pd.Series]) -> list[str]:
     return list(dict.fromkeys(name for column in columns.values() for name in column.index))
 
 
-def family_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, list[dict[str, Any]]]:
+def load_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, list[dict[str, Any]]]:
     """The histories of a family's models, or of its first two, as `plots.plot_loss_curves` takes them.
 
     The PCM's epochs follow those of its backbone, as in Fig. 5; models not yet trained are left out.
@@ -328,7 +332,7 @@ def family_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, 
 
 def installed_versions() -> pd.DataFrame:
     """The versions that a result depends on, and the device it was computed on."""
-    hardware = find_hardware()
+    hardware = select_device()
     rows = {
         "cxr_seam": __version__,
         "python": platform.python_version(),
@@ -345,14 +349,12 @@ def _installed(package: str) -> str:
         return NOT_INSTALLED
 
 
-def draws_note(results: Mapping[str, Any]) -> str:
+def bootstrap_note(results: Mapping[str, Any]) -> str:
     """Say on how many draws the intervals of means over findings rest, "" where it is all that were made."""
     made = results["draws"]
     counts = {
-        "classification": [scores["mean"]["draws_defined"] for scores in results["classification"].values()],
-        "localization": [
-            s["all_boxes"]["iobb>0.1"]["macro"]["draws_defined"] for s in results["localization"].values()
-        ],
+        "classification": [scores["mean"]["num_valid"] for scores in results["classification"].values()],
+        "localization": [s["all_boxes"]["iobb>0.1"]["macro"]["num_valid"] for s in results["localization"].values()],
     }
     fewer = [f"{min(used):,} for {what}" for what, used in counts.items() if used and min(used) < made]
     if not fewer:
@@ -363,7 +365,7 @@ def draws_note(results: Mapping[str, Any]) -> str:
     )
 
 
-def operating_frame(results: Mapping[str, Any], model: str) -> pd.DataFrame:
+def operating_point_table(results: Mapping[str, Any], model: str) -> pd.DataFrame:
     """What a model's probabilities are worth by finding, with 95 % intervals as text.
 
     Columns: positive films; average precision; and at the threshold that was chosen on the validation films
@@ -374,11 +376,11 @@ def operating_frame(results: Mapping[str, Any], model: str) -> pd.DataFrame:
         threshold = "not defined" if row["threshold"] is None else f"{row['threshold']:.3f}"
         rows[finding] = {"positive films": f"{row['positives']:,}", "threshold": threshold}
         for key in ("average_precision", "sensitivity", "specificity", "f1"):
-            rows[finding][key.replace("_", " ").replace("f1", "F1")] = said(row[key]) or "not defined"
+            rows[finding][key.replace("_", " ").replace("f1", "F1")] = format_estimate(row[key]) or "not defined"
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def froc_frame(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.DataFrame:
+def froc_table(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.DataFrame:
     """Accuracy at 0.25, 0.5 and 1 false positive per image and finding, macro, and the pointing game.
 
     Best method first. The pointing game has no false positives: one point for each film and finding with a true box.
@@ -387,17 +389,25 @@ def froc_frame(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.Data
     rows = {}
     for row in results["ranking"]:
         scores = results["localization"][row["method"]]
-        cells = {f"at {x}": said(at["macro"]) for x, at in scores["froc"][score]["at"].items()}
+        cells = {f"at {x}": format_estimate(at["macro"]) for x, at in scores["froc"][score]["at"].items()}
         game = scores["pointing_game"]
-        rows[row["method"]] = {"kind": row["kind"], **cells, "pointing game": said(game["macro"]) if game else ""}
+        rows[row["method"]] = {
+            "kind": row["kind"],
+            **cells,
+            "pointing game": format_estimate(game["macro"]) if game else "",
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def checkpoint_frame(results: Mapping[str, Any]) -> pd.DataFrame:
+def checkpoint_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """Where the models come from, a row a checkpoint."""
     rows = {}
-    for name, about in results["checkpoints"].items():
-        metrics = {key: f"{value:.3f}" for key, value in about["metrics"].items() if isinstance(value, float)}
-        model = {"models": ", ".join(about["models"]), "backbone": about["recipe"]["model"], "epoch": about["epoch"]}
-        rows[name] = {**model, **metrics, "SHA-256": about["sha256"]}
+    for name, metadata in results["checkpoints"].items():
+        metrics = {key: f"{value:.3f}" for key, value in metadata["metrics"].items() if isinstance(value, float)}
+        model = {
+            "models": ", ".join(metadata["models"]),
+            "backbone": metadata["recipe"]["model"],
+            "epoch": metadata["epoch"],
+        }
+        rows[name] = {**model, **metrics, "SHA-256": metadata["sha256"]}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").astype(str)

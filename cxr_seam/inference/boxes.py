@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..findings import ORIGINAL_SIZE, XYWH
-from ..metrics.boxes import one_for_each
+from ..metrics.boxes import check_heatmaps
 
 PAPER_THRESHOLD = 0.7
 """Q of section 5.3: a pixel belongs to a box from this part of the heat map's maximum on."""
@@ -119,7 +119,7 @@ def predicted_boxes(
     Raises:
         InputError: there are not as many maps as findings, or a map is refused by `boxes_from_heatmap`.
     """
-    heatmaps = one_for_each(heatmaps, findings, image_index)
+    heatmaps = check_heatmaps(heatmaps, findings, image_index)
     height, width = heatmaps.shape[1:]
     found = [boxes_from_heatmap(heatmap, threshold=threshold) for heatmap in heatmaps]
     xywh = np.concatenate([boxes.xywh for boxes in found]) if found else np.zeros((0, 4))

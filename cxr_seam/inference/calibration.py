@@ -1,6 +1,6 @@
 """What a model says of labelled films looked at as its recipe says: what thresholds and usual maps come from.
 
-Prediction looks at a film at the recipe's `test_scales`, with `test_flip` mirrored too (`averaging`). Whatever is to be
+Prediction looks at a film at the recipe's `tta_scales`, with `tta_flip` mirrored too (`averaging`). Whatever is to be
 held against what it then says must have been looked at in the same way: logits of enlarged films are others.
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.dataset import Films, loader
-from ..data.transforms import to_input
+from ..data.dataset import ChestXrayDataset, loader
+from ..data.transforms import eval_transform
 from ..device import Pieces
-from ..models.multires import LocalizationModel, Output
-from ..models.tta import averaged_output
+from ..models.multires import LocalizationModel, ModelOutput
+from ..models.tta import tta_forward
 from ..recipes import Recipe
 
 BATCH_SIZE = 32
@@ -26,8 +26,8 @@ BATCH_SIZE = 32
 
 @torch.inference_mode()
 def look(
-    model: LocalizationModel, films: Films, *, recipe: Recipe, maps: bool, what: str
-) -> Iterator[tuple[Tensor, Output]]:
+    model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe, maps: bool, what: str
+) -> Iterator[tuple[Tensor, ModelOutput]]:
     """Yield (labels, output) of all films in order, a batch or a piece of one that memory holds at a time.
 
     Args:
@@ -51,25 +51,25 @@ def look(
 
 def look_at(
     model: LocalizationModel, pixels: Tensor, labels: Tensor, *, recipe: Recipe, maps: bool, pieces: Pieces
-) -> list[tuple[Tensor, Output]]:
+) -> list[tuple[Tensor, ModelOutput]]:
     """The (labels, output) of a batch (B, 1, S, S) uint8, piece by piece."""
     found = []
     pixels = pixels.to(next(model.parameters()).device)
     for piece, part in pieces.split(pixels, slice(0, len(pixels)), generator=torch.Generator()):
-        images = to_input(part, size=recipe.image_size)
-        output = averaged_output(model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
+        images = eval_transform(part, size=recipe.image_size)
+        output = tta_forward(model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=maps)
         found.append((labels[piece], output))
     return found
 
 
-def looks_again(recipe: Recipe) -> bool:
+def needs_calibration(recipe: Recipe) -> bool:
     """Whether prediction needs to know more than validation's one look at each film has told."""
-    return tuple(recipe.test_scales) != (1.0,) or recipe.test_flip or recipe.map_normalisation == "usual"
+    return tuple(recipe.tta_scales) != (1.0,) or recipe.tta_flip or recipe.cam_baseline == "negative_mean"
 
 
 @torch.inference_mode()
-def look_again(
-    model: LocalizationModel, films: Films, *, recipe: Recipe
+def calibrate(
+    model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe
 ) -> tuple[np.ndarray, dict[str, Tensor] | None]:
     """What the looks of prediction say of films: logits, and what maps usually are, in one pass.
 
@@ -83,7 +83,7 @@ def look_again(
         model has a refiner, "refined", (14, h, w) float32 on the CPU, of the maps' own size; 0 for a finding that every
         film shows.
     """
-    maps, logits, sums = recipe.map_normalisation == "usual", [], {}
+    maps, logits, sums = recipe.cam_baseline == "negative_mean", [], {}
     for labels, seen in look(model, films, recipe=recipe, maps=maps, what="look again"):
         logits.append(seen.logits.float().cpu())
         for name in ("cam", "refined"):
@@ -91,10 +91,10 @@ def look_again(
                 absent = 1 - labels.to(part.device).double()
                 sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", absent, part.double())
     count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)[:, None, None].double()
-    usual = {name: (total.cpu() / count).float() for name, total in sums.items()}
-    return torch.cat(logits).numpy(), usual if maps else None
+    negative_mean = {name: (total.cpu() / count).float() for name, total in sums.items()}
+    return torch.cat(logits).numpy(), negative_mean if maps else None
 
 
-def usual_of(model: LocalizationModel, films: Films, *, recipe: Recipe) -> dict[str, Tensor] | None:
-    """The usual maps of `look_again`, None where the recipe does not measure maps from them."""
-    return look_again(model, films, recipe=recipe)[1] if recipe.map_normalisation == "usual" else None
+def negative_mean_cam(model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe) -> dict[str, Tensor] | None:
+    """The usual maps of `calibrate`, None where the recipe does not measure maps from them."""
+    return calibrate(model, films, recipe=recipe)[1] if recipe.cam_baseline == "negative_mean" else None

@@ -7,38 +7,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..recipes import require_normalisation
+from ..recipes import check_cam_baseline
 
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
 
 
-def above_floor(cam: Tensor, normalisation: str, *, usual: Tensor | None = None) -> Tensor:
+def subtract_baseline(cam: Tensor, normalisation: str, *, negative_mean: Tensor | None = None) -> Tensor:
     """Measure maps from their floor, which `heat_maps` then takes for zero.
 
     Args:
         cam: (B, C, h, w), any sign.
-        normalisation: "relu", the floor is zero: evidence against a finding does not count; "min_max", it is each
+        normalisation: "zero", the floor is zero: evidence against a finding does not count; "min", it is each
             map's own minimum, so that every map that is not constant has a peak, also one that is negative everywhere;
-            "usual", it is what the map is at that place on films without the finding (`usual`).
-        usual: (C, h', w') for "usual", resized where its size is another.
+            "negative_mean", it is what the map is at that place on films without the finding (`usual`).
+        usual: (C, h', w') for "negative_mean", resized where its size is another.
 
     Returns:
-        (B, C, h, w); for "relu" the very maps.
+        (B, C, h, w); for "zero" the very maps.
 
     Raises:
         InputError: there is no such normalisation, or no usual map.
     """
-    require_normalisation(normalisation)
-    if normalisation == "min_max":
+    check_cam_baseline(normalisation)
+    if normalisation == "min":
         return cam - cam.amin(dim=(-2, -1), keepdim=True)
-    if normalisation == "relu":
+    if normalisation == "zero":
         return cam
-    if usual is None:
-        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.look_again")
-    if usual.shape[-2:] != cam.shape[-2:]:
-        usual = F.interpolate(usual[None], size=cam.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return cam - usual
+    if negative_mean is None:
+        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.calibrate")
+    if negative_mean.shape[-2:] != cam.shape[-2:]:
+        negative_mean = F.interpolate(negative_mean[None], size=cam.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return cam - negative_mean
 
 
 def heat_maps(cam: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.dataset import Films, loader
-from ..data.image_io import image_files, is_folder, open_radiograph, shrink
-from ..data.transforms import to_input
-from ..device import find_hardware
+from ..data.dataset import ChestXrayDataset, loader
+from ..data.image_io import image_files, is_folder, load_image, resize_square
+from ..data.transforms import eval_transform
+from ..device import select_device
 from ..errors import InputError
 from ..findings import FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding
 from ..models.checkpoint import Checkpoint, load_checkpoint
-from ..models.multires import LocalizationModel, Output
-from ..models.tta import averaged_output
+from ..models.multires import LocalizationModel, ModelOutput
+from ..models.tta import tta_forward
 from ..recipes import Recipe
 from .boxes import predicted_boxes
-from .heatmaps import PAPER_SIZE, above_floor, heat_maps
-from .view_check import doubts_about
+from .heatmaps import PAPER_SIZE, heat_maps, subtract_baseline
+from .view_check import check_frontal
 
 BATCH_SIZE = 32
 
 
-class FilmWarning(UserWarning):
+class ImageWarning(UserWarning):
     """An image that was predicted but may be no frontal chest film, or one that could not be read among others."""
 
 
@@ -50,7 +50,7 @@ class Prediction:
         cam: (14, h, w) float32, the activation maps; see `heat_map`.
         threshold: share of a map's maximum from which on a pixel belongs to a box.
         boxes: columns finding, x, y, w, h (pixels of the image that was given), score; best box of a finding first.
-        doubts: why the image may be no frontal chest film, a sentence each (`frontal`).
+        image_warnings: why the image may be no frontal chest film, a sentence each (`frontal`).
     """
 
     path: str
@@ -61,7 +61,7 @@ class Prediction:
     cam: np.ndarray
     threshold: float
     boxes: pd.DataFrame
-    doubts: tuple[str, ...] = ()
+    image_warnings: tuple[str, ...] = ()
 
     def heat_map(self, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Make the heat map of a finding, by default in the image's own pixels.
@@ -86,7 +86,7 @@ class Prediction:
         """Boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
         return self.boxes.loc[self.boxes["finding"] == canonical_finding(finding), XYWH].to_numpy(dtype=np.float64)
 
-    def likely(self, count: int) -> list[str]:
+    def top_k(self, count: int) -> list[str]:
         """The `count` most probable findings, most probable first."""
         return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:count]
 
@@ -130,19 +130,19 @@ class Predictor:
         recipe: Recipe,
         *,
         thresholds: Mapping[str, float | None] | None = None,
-        usual: Mapping[str, Tensor] | None = None,
-        film_size: int | None = None,
+        negative_mean: Mapping[str, Tensor] | None = None,
+        cache_size: int | None = None,
     ) -> None:
-        """Take a model, the recipe it was trained by, and `thresholds`, `usual`, `film_size` of its `Checkpoint`.
+        """Take a model, the recipe it was trained by, and `thresholds`, `usual`, `cache_size` of its `Checkpoint`.
 
         The model moves to the GPU if there is one.
         """
-        self.device = torch.device(find_hardware().device)
+        self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
         self.thresholds = dict.fromkeys(FINDINGS) | dict(thresholds or {})
-        self.usual = dict(usual or {})
-        self.film_size = film_size or recipe.image_size
+        self.negative_mean = dict(negative_mean or {})
+        self.cache_size = cache_size or recipe.image_size
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
@@ -154,53 +154,57 @@ class Predictor:
         return cls.of(*load_checkpoint(path))
 
     @classmethod
-    def of(cls, model: LocalizationModel, about: Checkpoint) -> Predictor:
+    def of(cls, model: LocalizationModel, metadata: Checkpoint) -> Predictor:
         """Take a checkpoint that is loaded."""
-        told = {"thresholds": about.thresholds, "usual": about.usual, "film_size": about.film_size}
-        return cls(model, about.recipe, **told)
+        told = {
+            "thresholds": metadata.thresholds,
+            "negative_mean": metadata.negative_mean,
+            "cache_size": metadata.cache_size,
+        }
+        return cls(model, metadata.recipe, **told)
 
     @torch.inference_mode()
-    def run(self, films: Tensor, *, maps: bool = True) -> Output:
+    def run(self, films: Tensor, *, maps: bool = True) -> ModelOutput:
         """Run the model on grey uint8 films (B, 1, S, S), prepared as in training; results on the CPU, float32.
 
-        Films are looked at as the recipe's `test_scales` and `test_flip` say, and maps are measured from the floor of
-        its `map_normalisation`.
+        Images are looked at as the recipe's `tta_scales` and `tta_flip` say, and maps are measured from the floor of
+        its `cam_baseline`.
         """
-        images = to_input(films.to(self.device), size=self.recipe.image_size)
+        images = eval_transform(films.to(self.device), size=self.recipe.image_size)
         recipe = self.recipe
-        found = averaged_output(self.model, images, scales=recipe.test_scales, flip=recipe.test_flip, maps=maps)
-        found = Output(*(None if part is None else part.float().cpu() for part in found))
+        found = tta_forward(self.model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=maps)
+        found = ModelOutput(*(None if part is None else part.float().cpu() for part in found))
         floor = {
-            name: above_floor(part, recipe.map_normalisation, usual=self.usual.get(name))
+            name: subtract_baseline(part, recipe.cam_baseline, negative_mean=self.negative_mean.get(name))
             for name, part in found._asdict().items()
             if name != "logits" and part is not None
         }
         return found._replace(**floor)
 
-    def batches(self, films: Films, *, maps: bool, what: str) -> Iterator[tuple[list[str], Output]]:
+    def batches(self, films: ChestXrayDataset, *, maps: bool, what: str) -> Iterator[tuple[list[str], ModelOutput]]:
         """Yield (names, output) batch by batch, with a progress bar called `what`."""
         done = 0
         for pixels, _ in tqdm(loader(films, BATCH_SIZE), desc=what, unit="batch", leave=False):
             yield films.image_index[done : done + len(pixels)], self.run(pixels, maps=maps)
             done += len(pixels)
 
-    def logits(self, films: Films, *, what: str = "classify") -> np.ndarray:
+    def logits(self, films: ChestXrayDataset, *, what: str = "classify") -> np.ndarray:
         """Logits (N, 14) float32 of all films."""
         return torch.cat([output.logits for _, output in self.batches(films, maps=False, what=what)]).numpy()
 
-    def probabilities(self, films: Films, *, what: str = "classify") -> np.ndarray:
+    def probabilities(self, films: ChestXrayDataset, *, what: str = "classify") -> np.ndarray:
         """Probabilities (N, 14) float64 of all films."""
         return 1 / (1 + np.exp(-self.logits(films, what=what).astype(np.float64)))
 
     @property
-    def threshold_values(self) -> np.ndarray:
+    def thresholds_array(self) -> np.ndarray:
         """The thresholds as (14,) float64 in the order of `FINDINGS`, NaN for None."""
         return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in FINDINGS])
 
     def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
         """Predict an image file, several, or a folder of them: PNG, JPEG, TIFF or DICOM.
 
-        Warns (`FilmWarning`) of images that look like no frontal chest film and, among several, of files that could
+        Warns (`ImageWarning`) of images that look like no frontal chest film and, among several, of files that could
         not be read; the others are predicted all the same, and `Predictions.failures` keeps the sentences.
 
         Args:
@@ -221,10 +225,10 @@ class Predictor:
         if failures and not found:
             raise next(iter(failures.values()))
         for prediction in found:
-            for doubt in prediction.doubts:
-                warnings.warn(f"{prediction.path}: {doubt}", FilmWarning, stacklevel=2)
+            for doubt in prediction.image_warnings:
+                warnings.warn(f"{prediction.path}: {doubt}", ImageWarning, stacklevel=2)
         for error in failures.values():
-            warnings.warn(f"left out: {error}", FilmWarning, stacklevel=2)
+            warnings.warn(f"left out: {error}", ImageWarning, stacklevel=2)
         return found[0] if one else Predictions(found, {path: str(error) for path, error in failures.items()})
 
     def each(
@@ -254,15 +258,17 @@ class Predictor:
     def _read(self, path: str) -> _Film | InputError:
         """Read a file and bring it to the size of the films in training, exactly as `prepare` fills a store."""
         try:
-            radiograph = open_radiograph(path)
+            radiograph = load_image(path)
         except InputError as error:
             return error
-        return _Film(shrink(radiograph.pixels, self.film_size), radiograph.pixels.shape, doubts_about(radiograph))
+        return _Film(
+            resize_square(radiograph.pixels, self.cache_size), radiograph.pixels.shape, check_frontal(radiograph)
+        )
 
-    def _prediction(self, path: str, film: _Film, output: Output, place: int) -> Prediction:
+    def _prediction(self, path: str, film: _Film, output: ModelOutput, place: int) -> Prediction:
         """What the model says of the film at `place` of a batch."""
-        cam = best_map(output, self.recipe)[place]
-        threshold = self.recipe.box_threshold
+        cam = final_cam(output, self.recipe)[place]
+        threshold = self.recipe.cam_threshold
         boxes = predicted_boxes(heat_maps(cam[None], PAPER_SIZE)[0].numpy(), path, FINDINGS, threshold=threshold)
         height, width = film.size
         boxes[XYWH] *= np.array([width, height, width, height]) / ORIGINAL_SIZE
@@ -279,7 +285,7 @@ class Predictor:
             cam=cam.numpy().copy(),  # not a view that would keep the whole batch
             threshold=threshold,
             boxes=boxes.drop(columns="image_index"),
-            doubts=film.doubts,
+            image_warnings=film.image_warnings,
         )
 
 
@@ -288,9 +294,9 @@ class _Film(NamedTuple):
 
     pixels: np.ndarray
     size: tuple[int, int]
-    doubts: tuple[str, ...]
+    image_warnings: tuple[str, ...]
 
 
-def best_map(output: Output, recipe: Recipe) -> Tensor:
+def final_cam(output: ModelOutput, recipe: Recipe) -> Tensor:
     """The refined maps where the recipe has trained a refiner, else the raw ones: as drawn, one refines nothing."""
-    return output.cam if recipe.seam is None or output.refined is None else output.refined
+    return output.cam if recipe.seam_stage is None or output.refined is None else output.refined

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.image_io import Radiograph, shrink
+from ..data.image_io import Radiograph, resize_square
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -78,14 +78,14 @@ MEAN_FILM = np.array([[*row, *row[::-1]] for row in _LEFT_HALF], dtype=np.float6
 """(16, 16): bright where it is positive. Shoulders, dark lungs, the bright middle and belly can be made out."""
 
 
-def doubts_about(radiograph: Radiograph) -> tuple[str, ...]:
+def check_frontal(radiograph: Radiograph) -> tuple[str, ...]:
     """Say why an image may be no frontal chest film, a sentence for each reason; nothing where there is none."""
     return (*_of_the_picture(radiograph), *(() if radiograph.header is None else _of_the_header(radiograph.header)))
 
 
 def agreement(pixels: np.ndarray) -> float:
     """Correlation of grey pixels (H, W) with the mean film at 16 x 16, in [-1, 1]; 0 for an image of one grey."""
-    return _correlation(shrink(pixels, len(MEAN_FILM)))
+    return _correlation(resize_square(pixels, len(MEAN_FILM)))
 
 
 def _correlation(small: np.ndarray) -> float:
@@ -95,13 +95,13 @@ def _correlation(small: np.ndarray) -> float:
 
 
 def _of_the_picture(radiograph: Radiograph) -> list[str]:
-    doubts = []
+    image_warnings = []
     height, width = radiograph.pixels.shape
     if max(height, width) > LONGEST * min(height, width):
-        doubts.append(f"it measures {width}x{height} pixels, longer than frontal chest films are")
+        image_warnings.append(f"it measures {width}x{height} pixels, longer than frontal chest films are")
     if radiograph.coloured > MOST_COLOUR:
-        doubts.append(f"{radiograph.coloured:.0%} of it is coloured, and X-rays are grey")
-    small = shrink(radiograph.pixels, len(MEAN_FILM)).astype(np.float64)
+        image_warnings.append(f"{radiograph.coloured:.0%} of it is coloured, and X-rays are grey")
+    small = resize_square(radiograph.pixels, len(MEAN_FILM)).astype(np.float64)
     upright = _correlation(small)
     if upright < LEAST_AGREEMENT:
         ways = {
@@ -112,26 +112,28 @@ def _of_the_picture(radiograph: Radiograph) -> list[str]:
         }
         best = max(ways, key=lambda way: _correlation(ways[way]))
         hint = f"; {best} it does" if _correlation(ways[best]) >= LEAST_AGREEMENT else ""
-        doubts.append(f"bright and dark do not lie as on a frontal chest film (correlation {upright:.2f}){hint}")
-    return doubts
+        image_warnings.append(
+            f"bright and dark do not lie as on a frontal chest film (correlation {upright:.2f}){hint}"
+        )
+    return image_warnings
 
 
 def _of_the_header(header: Dataset) -> list[str]:
-    doubts = []
+    image_warnings = []
     modality, body, view = (
         _first(header.get(entry)).strip().upper() for entry in ("Modality", "BodyPartExamined", "ViewPosition")
     )
     if modality and modality not in XRAY_MODALITIES:
-        doubts.append(f"its header calls it {modality}, no plain X-ray")
+        image_warnings.append(f"its header calls it {modality}, no plain X-ray")
     if body and not any(part in body for part in CHEST):
-        doubts.append(f"its header says that it shows {body}")
+        image_warnings.append(f"its header says that it shows {body}")
     direction = _first(header.get("PatientOrientation")).upper()
     if (view and view not in FRONTAL_VIEWS) or direction[:1] in ("A", "P"):
-        doubts.append(f"its header says that the view is {view or 'lateral'}, not frontal")
-    across, down = pixel_proportions(header)
+        image_warnings.append(f"its header says that the view is {view or 'lateral'}, not frontal")
+    across, down = pixel_spacing_ratio(header)
     if not math.isclose(across, down, rel_tol=0.01):  # 0.194 and 0.19431 are a rounding
-        doubts.append(f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched")
-    return doubts
+        image_warnings.append(f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched")
+    return image_warnings
 
 
 def _first(value: Any) -> str:
@@ -140,7 +142,7 @@ def _first(value: Any) -> str:
     return str((value[0] if len(value) else "") if several else value or "")
 
 
-def pixel_proportions(header: Dataset) -> tuple[float, float]:
+def pixel_spacing_ratio(header: Dataset) -> tuple[float, float]:
     """Width and height of a pixel, in mm where the header has them; (1, 1) where it says nothing."""
     for entry in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):  # each is row (down) first
         try:

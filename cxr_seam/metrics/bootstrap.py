@@ -31,12 +31,12 @@ DIGITS = 5
 """Of a draw that is written down."""
 
 
-Measured = dict[str, float | None]
+Estimate = dict[str, float | None]
 """{"value", "low", "high"}: an estimate and its 95 % interval; None = not defined."""
 
 
 @dataclass(frozen=True, eq=False)
-class PatientDraws:
+class PatientBootstrap:
     """Bootstrap samples of patients.
 
     Attributes:
@@ -87,7 +87,9 @@ class PatientDraws:
             )
 
 
-def draw_patients(patient_id: Sequence[object] | np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> PatientDraws:
+def bootstrap_patients(
+    patient_id: Sequence[object] | np.ndarray, *, draws: int = DRAWS, seed: int = 0
+) -> PatientBootstrap:
     """Draw patients with replacement, as many as there are, `draws` times.
 
     The same set of patients, `draws` and `seed` give each patient the same counts, whatever the order or number of
@@ -102,7 +104,7 @@ def draw_patients(patient_id: Sequence[object] | np.ndarray, *, draws: int = DRA
         InputError: there is no image, a patient_id is missing, or `draws` is below 1.
 
     Example:
-        >>> draw_patients([7, 7, 9], draws=2).weights(0, 2).shape
+        >>> bootstrap_patients([7, 7, 9], draws=2).weights(0, 2).shape
         (2, 3)
     """
     if pd.isna(np.asarray(patient_id, dtype=object)).any():
@@ -115,10 +117,10 @@ def draw_patients(patient_id: Sequence[object] | np.ndarray, *, draws: int = DRA
     patients = len(names)
     drawn = np.random.default_rng(seed).integers(patients, size=(draws, patients))
     counts = np.stack([np.bincount(row, minlength=patients) for row in drawn])
-    return PatientDraws(counts.astype(np.min_scalar_type(counts.max())), patient_of.astype(np.int64))
+    return PatientBootstrap(counts.astype(np.min_scalar_type(counts.max())), patient_of.astype(np.int64))
 
 
-def interval(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def percentile_ci(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return the low and high end of the 95 % percentile interval along `axis`, which runs over the draws.
 
     NaN samples are draws in which the statistic is not defined; they are left out. Where they are more than half,
@@ -132,7 +134,7 @@ def interval(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray
     return low, high
 
 
-def measured(value: float | None, samples: np.ndarray) -> Measured:
+def estimate(value: float | None, samples: np.ndarray) -> Estimate:
     """Put an estimate and its interval together.
 
     Args:
@@ -145,16 +147,16 @@ def measured(value: float | None, samples: np.ndarray) -> Measured:
     """
     if value is None or np.isnan(value):
         return {"value": None, "low": None, "high": None}
-    low, high = (None if np.isnan(end) else float(end) for end in interval(samples))
+    low, high = (None if np.isnan(end) else float(end) for end in percentile_ci(samples))
     return {"value": float(value), "low": low, "high": high}
 
 
-def draws_defined(samples: np.ndarray) -> int:
+def num_valid(samples: np.ndarray) -> int:
     """How many of the draws (draws,) define the statistic: those that the interval of `measured` rests on."""
     return int(np.count_nonzero(~np.isnan(samples)))
 
 
-def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | None, b_value: float | None) -> Measured:
+def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | None, b_value: float | None) -> Estimate:
     """Return a - b with its interval from the same draws; a pair of which one is not defined is left out.
 
     Args:
@@ -172,9 +174,9 @@ def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | No
             f"{len(a_samples)} and {len(b_samples)} draws cannot be paired; evaluate both with the same number of draws"
         )
     value = None if a_value is None or b_value is None else a_value - b_value
-    return measured(value, a_samples - b_samples)
+    return estimate(value, a_samples - b_samples)
 
 
-def draws_for_json(draws: np.ndarray) -> list[float | None]:
+def bootstrap_for_json(draws: np.ndarray) -> list[float | None]:
     """Draws of a statistic (draws,), rounded; None where one is not defined, since JSON has no NaN."""
     return [None if np.isnan(value) else round(float(value), DIGITS) for value in draws]

@@ -22,7 +22,7 @@ from ..findings import BOXED_FINDINGS, XYWH
 Measure = Literal["iobb", "iou"]
 
 
-def overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.ndarray:
+def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.ndarray:
     """Measure the overlap of boxes whose leading axes broadcast, as NumPy broadcasts them.
 
     `iou`: intersection / union. `iobb`: intersection / area of the PREDICTED box (Wang et al. 2017). Where
@@ -58,7 +58,7 @@ def overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return intersection over union of every box of `a` (M, 4) with every box of `b` (K, 4), as (M, K)."""
-    return overlap(np.asarray(a)[:, None], np.asarray(b)[None], measure="iou")
+    return box_overlap(np.asarray(a)[:, None], np.asarray(b)[None], measure="iou")
 
 
 def iobb(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def iobb(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     Source: Wang et al. 2017. A small predicted box wholly inside a true one has an IoBB of 1; a predicted box
     that covers the whole image does not score high, unlike with intersection over the true box.
     """
-    return overlap(np.asarray(predicted)[:, None], np.asarray(true)[None], measure="iobb")
+    return box_overlap(np.asarray(predicted)[:, None], np.asarray(true)[None], measure="iobb")
 
 
 PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
@@ -106,7 +106,7 @@ class Matches:
             raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
         return self.overlaps[measure] > threshold
 
-    def false_and_correct(self, measure: Measure, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def fp_and_tp(self, measure: Measure, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """Return (P,) bool, the false positives, and (T,) bool, the true boxes that are found."""
         matched = self.pairs(measure, threshold)
         false = np.ones(len(self.predicted_image), dtype=bool)
@@ -150,7 +150,7 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
         true_finding=true_finding,
         pair_predicted=first,
         pair_true=second,
-        overlaps={m: overlap(predicted_xywh[first], true_xywh[second], measure=m) for m in ("iobb", "iou")},
+        overlaps={m: box_overlap(predicted_xywh[first], true_xywh[second], measure=m) for m in ("iobb", "iou")},
     )
 
 
@@ -173,7 +173,7 @@ def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
     return score
 
 
-def one_for_each(heatmaps: np.ndarray, findings: Sequence[str], image_index: str) -> np.ndarray:
+def check_heatmaps(heatmaps: np.ndarray, findings: Sequence[str], image_index: str) -> np.ndarray:
     """Return an image's heat maps (C, H, W) as an array.
 
     Raises:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from .bootstrap import PatientDraws, draws_defined, measured
+from .bootstrap import PatientBootstrap, estimate, num_valid
 
 VALUES_AT_ONCE = 2**22
 """Weights of films under way for one finding: a few arrays of 32 MiB, whatever the number of films and draws."""
@@ -101,7 +101,7 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def classification_scores(
-    labels: np.ndarray, probabilities: np.ndarray, *, draws: PatientDraws, thresholds: np.ndarray | None = None
+    labels: np.ndarray, probabilities: np.ndarray, *, draws: PatientBootstrap, thresholds: np.ndarray | None = None
 ) -> Scores:
     """Score every finding and the mean over findings, with intervals over patients.
 
@@ -117,7 +117,7 @@ def classification_scores(
         `sensitivity`, `specificity`, `f1`; where something is not defined also `note`, which says why. A finding
         without a positive or a negative film has no metric at all. Under "mean": `auc` and `average_precision` over
         the `findings_defined` findings that have one; a draw that lacks one of them is left out of the mean's
-        interval, since a mean over fewer findings does not compare; `draws_defined` counts those that are not.
+        interval, since a mean over fewer findings does not compare; `num_valid` counts those that are not.
 
     Raises:
         InputError: as told in `classification_table`; the draws are of other films; thresholds are not (14,).
@@ -127,7 +127,7 @@ def classification_scores(
     thresholds = np.full(len(FINDINGS), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     if thresholds.shape != (len(FINDINGS),):
         raise InputError(f"there must be one threshold for each of {len(FINDINGS)} findings, not {thresholds.shape}")
-    all_films = PatientDraws(np.ones((1, draws.counts.shape[1]), dtype=np.uint8), draws.patient_of)
+    all_films = PatientBootstrap(np.ones((1, draws.counts.shape[1]), dtype=np.uint8), draws.patient_of)
     values = _metrics(labels, probabilities, thresholds, all_films)
     samples = _metrics(labels, probabilities, thresholds, draws)
     findings = {}
@@ -139,7 +139,7 @@ def classification_scores(
             "negatives": negatives,
             "threshold": None if np.isnan(thresholds[i]) else float(thresholds[i]),
         }
-        row |= {name: measured(values[name][0, i], samples[name][:, i]) for name in values}
+        row |= {name: estimate(values[name][0, i], samples[name][:, i]) for name in values}
         if not (positives and negatives):
             row["note"] = f"not defined: no {'negative' if positives else 'positive'} image"
         elif row["threshold"] is None:
@@ -150,14 +150,16 @@ def classification_scores(
     mean_samples = {}
     for name in ("auc", "average_precision"):
         of_draws = samples[name][:, defined].mean(axis=1) if defined.any() else np.full(len(draws), np.nan)
-        mean[name] = measured(values[name][0, defined].mean() if defined.any() else None, of_draws)
+        mean[name] = estimate(values[name][0, defined].mean() if defined.any() else None, of_draws)
         mean_samples[f"mean_{name}"] = of_draws
     mean["findings_defined"] = int(defined.sum())
-    mean["draws_defined"] = draws_defined(mean_samples["mean_auc"])  # the same for the average precision
+    mean["num_valid"] = num_valid(mean_samples["mean_auc"])  # the same for the average precision
     return Scores({"findings": findings, "mean": mean}, mean_samples)
 
 
-def weighted_ranking(labels: np.ndarray, scores: np.ndarray, *, draws: PatientDraws) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_auc_ap(
+    labels: np.ndarray, scores: np.ndarray, *, draws: PatientBootstrap
+) -> tuple[np.ndarray, np.ndarray]:
     """AUC and average precision of one finding in every draw.
 
     Equal scores are one step of both curves, so that half of a tied pair counts for the AUC, as in scikit-learn's
@@ -175,7 +177,7 @@ def weighted_ranking(labels: np.ndarray, scores: np.ndarray, *, draws: PatientDr
 
     order = np.argsort(-scores, kind="stable")
     positive_film = labels[order] == 1
-    # Films of equal score form a group. Groups without a positive add to neither area, so their runs become one step.
+    # Images of equal score form a group. Groups without a positive add to neither area, so their runs become one step.
     group = np.r_[0, np.cumsum(np.diff(scores[order]) != 0)]
     has_positive = np.bincount(group, weights=positive_film) > 0
     step_of_group = np.r_[0, np.cumsum(has_positive[1:] | has_positive[:-1])]
@@ -204,10 +206,10 @@ def weighted_ranking(labels: np.ndarray, scores: np.ndarray, *, draws: PatientDr
 
 
 def _metrics(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, draws: PatientDraws
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, draws: PatientBootstrap
 ) -> dict[str, np.ndarray]:
     """Every metric, (draws, 14); NaN where not defined."""
-    ranked = [weighted_ranking(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(FINDINGS))]
+    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(FINDINGS))]
     auc, average_precision = np.array(ranked).transpose(1, 2, 0)
     called = probabilities >= thresholds
     called_films, positives = draws.totals(called), draws.totals(labels)

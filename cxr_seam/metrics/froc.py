@@ -161,12 +161,12 @@ def froc(
     Raises:
         InputError: see `matching.match`; or the measure is unknown.
     """
-    return froc_of(match(predicted, truth, images=images), measure=measure, threshold=threshold)
+    return froc_from_matches(match(predicted, truth, images=images), measure=measure, threshold=threshold)
 
 
-def froc_of(matches: Matches, *, measure: Measure, threshold: float) -> Froc:
+def froc_from_matches(matches: Matches, *, measure: Measure, threshold: float) -> Froc:
     """`froc` of boxes that are matched already."""
-    false, _ = matches.false_and_correct(measure, threshold)
+    false, _ = matches.fp_and_tp(measure, threshold)
     matched = matches.pairs(measure, threshold)
     first = np.full(len(matches.true_image), -np.inf)  # score of the first box that finds each true box
     np.maximum.at(first, matches.pair_true[matched], matches.score[matches.pair_predicted[matched]])

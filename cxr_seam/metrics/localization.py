@@ -15,9 +15,9 @@ import pandas as pd
 
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS
-from .bootstrap import PatientDraws, draws_defined, measured
+from .bootstrap import PatientBootstrap, estimate, num_valid
 from .boxes import Matches, Measure, macro_mean, match
-from .froc import Froc, froc_of
+from .froc import Froc, froc_from_matches
 from .pointing_game import pointing_game
 
 IOBB_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)  # Table 2 uses 0.1; Wang et al. 2017 the others
@@ -58,7 +58,7 @@ def best_boxes(predicted: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop_duplicates(["image_index", "finding"]).sort_index()
 
 
-def with_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
     """Give each box the probability of its finding on its film, which gates it and ranks it among all films.
 
     Any boxes will do, those of a control too: centre boxes ranked by a model's probabilities tell what its classifier
@@ -85,7 +85,7 @@ def with_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.Dat
     return boxes.assign(probability=values)
 
 
-def gate(predicted: pd.DataFrame, *, probability: float = GATE) -> pd.DataFrame:
+def filter_by_probability(predicted: pd.DataFrame, *, probability: float = GATE) -> pd.DataFrame:
     """Keep the boxes of findings whose probability is above `probability`, as the authors' program does.
 
     The paper does not tell of it. Boxes without the column `probability` count as 1 and are all kept.
@@ -140,14 +140,14 @@ def localization_scores(
     truth: pd.DataFrame,
     *,
     images: Sequence[str],
-    draws: PatientDraws,
+    draws: PatientBootstrap,
     points: pd.DataFrame | None = None,
     kept: Collection[str] = KEPT,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Every localization score of one method, with intervals over patients.
 
     Args:
-        boxes: all its predicted boxes, with `probability` where it has one (`with_probability`).
+        boxes: all its predicted boxes, with `probability` where it has one (`rank_by_probability`).
         truth: true boxes.
         images: the images the boxes were predicted on, in the order that `draws` was made for.
         draws: of the patients of these images.
@@ -157,9 +157,9 @@ def localization_scores(
     Returns:
         The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "gated_boxes"
         (probability above 0.5), each with "iobb>0.1" ... "iou>0.7", each with "findings", "macro" and "micro", the
-        rows of `localization_table` with its quotients as measured values and "draws_defined", the draws that the
+        rows of `localization_table` with its quotients as measured values and "num_valid", the draws that the
         accuracy's interval rests on; "froc" with "iou>0.1", "iou>0.3" and "iobb>0.1", each with "at" (accuracy at 0.25,
-        0.5 and 1 false positives per image and finding; "draws_defined" of the macro value) and "curve" (macro);
+        0.5 and 1 false positives per image and finding; "num_valid" of the macro value) and "curve" (macro);
         "pointing_game", None without `points`.
 
         And the draws (draws,) of the macro accuracies `kept`, for differences between methods; of all but FROC also
@@ -171,7 +171,11 @@ def localization_scores(
     draws.check_rows(len(images))
     scores: dict[str, Any] = {}
     samples: dict[str, np.ndarray] = {}
-    for kind, table in (("all_boxes", boxes), ("best_box", best_boxes(boxes)), ("gated_boxes", gate(boxes))):
+    for kind, table in (
+        ("all_boxes", boxes),
+        ("best_box", best_boxes(boxes)),
+        ("gated_boxes", filter_by_probability(boxes)),
+    ):
         matches = match(table, truth, images=images)
         scores[kind] = {}
         for measure, thresholds in (("iobb", IOBB_THRESHOLDS), ("iou", IOU_THRESHOLDS)):
@@ -180,7 +184,7 @@ def localization_scores(
                 scores[kind][name], drawn = _measured_table(matches, measure, threshold, draws)
                 samples |= {f"{kind} {name}{column}": values for column, values in drawn.items()}
         if kind == "all_boxes":
-            curves = {f"{m}>{t}": froc_of(matches, measure=m, threshold=t) for m, t in FROC_MATCHES}
+            curves = {f"{m}>{t}": froc_from_matches(matches, measure=m, threshold=t) for m, t in FROC_MATCHES}
     scores["froc"] = {}
     for name, curve in curves.items():
         scores["froc"][name], samples[f"froc@0.5 {name}"] = _measured_froc(curve, draws)
@@ -190,7 +194,7 @@ def localization_scores(
 
 def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
     """True boxes, correct ones and false positives of each image: (N, 3, 8)."""
-    false, correct = matches.false_and_correct(measure, threshold)
+    false, correct = matches.fp_and_tp(measure, threshold)
     counts = np.zeros((matches.images, 3, len(BOXED_FINDINGS)))
     np.add.at(counts, (matches.true_image, 0, matches.true_finding), 1)
     np.add.at(counts, (matches.true_image, 1, matches.true_finding), correct)
@@ -228,7 +232,7 @@ def _table(totals: np.ndarray, *, images: int) -> pd.DataFrame:
 
 
 def _measured_table(
-    matches: Matches, measure: Measure, threshold: float, draws: PatientDraws
+    matches: Matches, measure: Measure, threshold: float, draws: PatientBootstrap
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """`localization_table` as nested dictionaries of measured values, and draws of its macro row.
 
@@ -241,10 +245,10 @@ def _measured_table(
     table = _table(everywhere, images=len(counts))
     rows = {
         name: {
-            column: measured(value, samples[column][:, number]) if column in samples else int(value)
+            column: estimate(value, samples[column][:, number]) if column in samples else int(value)
             for column, value in row.items()
         }
-        | {"draws_defined": draws_defined(samples["accuracy"][:, number])}
+        | {"num_valid": num_valid(samples["accuracy"][:, number])}
         for number, (name, row) in enumerate(table.to_dict(orient="index").items())
     }
     macro, micro = rows.pop("macro"), rows.pop("micro")
@@ -252,7 +256,7 @@ def _measured_table(
     return {"findings": rows, "macro": macro, "micro": micro}, drawn
 
 
-def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np.ndarray]:
+def _measured_froc(curve: Froc, draws: PatientBootstrap) -> tuple[dict[str, Any], np.ndarray]:
     """The values of a FROC curve with their intervals, and the draws of the macro value at 0.5."""
     parts = [
         curve.accuracies(FROC_AT, draws.weights(start, start + _DRAWS_AT_ONCE))
@@ -263,9 +267,9 @@ def _measured_froc(curve: Froc, draws: PatientDraws) -> tuple[dict[str, Any], np
         *findings, (_, macro) = curve.at(x).items()
         samples[x] = macro_mean(drawn, defined=~np.isnan([value for _, value in findings]))
         at[str(x)] = {
-            "findings": {name: measured(value, drawn[:, i]) for i, (name, value) in enumerate(findings)},
-            "macro": measured(macro, samples[x]),
-            "draws_defined": draws_defined(samples[x]),
+            "findings": {name: estimate(value, drawn[:, i]) for i, (name, value) in enumerate(findings)},
+            "macro": estimate(macro, samples[x]),
+            "num_valid": num_valid(samples[x]),
         }
     rate, accuracy = curve.macro_curve()
     defined = ~np.isnan(accuracy)  # all or none

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..findings import BOXED_FINDINGS, ORIGINAL_SIZE, XYWH
-from .bootstrap import Measured, PatientDraws, measured
-from .boxes import macro_mean, one_for_each
+from .bootstrap import Estimate, PatientBootstrap, estimate
+from .boxes import check_heatmaps, macro_mean
 
 POINT_COLUMNS = ["image_index", "finding", "hit"]
 
@@ -39,7 +39,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
     Raises:
         InputError: there are not as many maps as findings.
     """
-    heatmaps = one_for_each(heatmaps, findings, image_index)
+    heatmaps = check_heatmaps(heatmaps, findings, image_index)
     height, width = heatmaps.shape[1:]
     here = truth[truth["image_index"] == image_index]
     rows = []
@@ -53,7 +53,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
     return pd.DataFrame(rows, columns=POINT_COLUMNS)
 
 
-def points_of_boxes(predicted: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+def box_points(predicted: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """Play the game with the centre of the best box, for controls that have boxes and no map.
 
     Args:
@@ -79,11 +79,11 @@ def inside(at: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return ((offset >= 0) & (offset < boxes[..., 2:])).all(axis=-1)
 
 
-def pointing_game(points: pd.DataFrame, *, images: Sequence[str], draws: PatientDraws) -> dict[str, object]:
+def pointing_game(points: pd.DataFrame, *, images: Sequence[str], draws: PatientBootstrap) -> dict[str, object]:
     """Score the game: hits / targets, a target being a film and finding with a true box (NIH: one box each).
 
     Args:
-        points: of all films, from `points` or `points_of_boxes`.
+        points: of all films, from `points` or `box_points`.
         images: the films that `draws` was made for, in that order; rows of other films are left out.
         draws: of their patients.
 
@@ -103,9 +103,9 @@ def pointing_game(points: pd.DataFrame, *, images: Sequence[str], draws: Patient
         np.divide(hits, targets, out=np.full(hits.shape, np.nan), where=targets > 0)
         for hits, targets in (counts.sum(axis=1), [draws.totals(table) for table in counts])
     )
-    findings: dict[str, Measured] = {
-        name: measured(value[number], samples[:, number]) for number, name in enumerate(BOXED_FINDINGS)
+    findings: dict[str, Estimate] = {
+        name: estimate(value[number], samples[:, number]) for number, name in enumerate(BOXED_FINDINGS)
     }
     defined = ~np.isnan(value)
-    macro = measured(macro_mean(value, defined=defined), macro_mean(samples, defined=defined))
+    macro = estimate(macro_mean(value, defined=defined), macro_mean(samples, defined=defined))
     return {"findings": findings, "macro": macro}

@@ -62,7 +62,7 @@ class EfficientNetBlocks(nn.Module):
         return features
 
 
-class PadTo(nn.Module):
+class PadToMultiple(nn.Module):
     """Repeat the last row and column until both sides are multiples of a number; most often they are already."""
 
     def __init__(self, multiple: int) -> None:
@@ -112,9 +112,9 @@ def cut_densenet(net: nn.Module) -> Backbone:
     stages = [
         nn.Sequential(part["conv0"], part["norm0"], part["relu0"]),
         nn.Sequential(part["pool0"], part["denseblock1"]),
-        nn.Sequential(PadTo(2), part["transition1"], part["denseblock2"]),
-        nn.Sequential(PadTo(2), part["transition2"], part["denseblock3"]),
-        nn.Sequential(PadTo(2), part["transition3"], part["denseblock4"], part["norm5"], nn.ReLU()),
+        nn.Sequential(PadToMultiple(2), part["transition1"], part["denseblock2"]),
+        nn.Sequential(PadToMultiple(2), part["transition2"], part["denseblock3"]),
+        nn.Sequential(PadToMultiple(2), part["transition3"], part["denseblock4"], part["norm5"], nn.ReLU()),
     ]
     transitions = [part[f"transition{i}"].norm.num_features for i in (1, 2, 3)]
     return Backbone(stages, [part["norm0"].num_features, *transitions, part["norm5"].num_features])
@@ -141,11 +141,11 @@ def cut_convnext(net: nn.Module) -> Backbone:
     """
     parts = list(net.features)
     stages = [
-        nn.Sequential(PadTo(2), nn.PixelUnshuffle(2)),
-        nn.Sequential(nn.PixelShuffle(2), PadTo(4), *parts[0:2]),
-        nn.Sequential(PadTo(2), *parts[2:4]),
-        nn.Sequential(PadTo(2), *parts[4:6]),
-        nn.Sequential(PadTo(2), *parts[6:8], net.classifier[0]),
+        nn.Sequential(PadToMultiple(2), nn.PixelUnshuffle(2)),
+        nn.Sequential(nn.PixelShuffle(2), PadToMultiple(4), *parts[0:2]),
+        nn.Sequential(PadToMultiple(2), *parts[2:4]),
+        nn.Sequential(PadToMultiple(2), *parts[4:6]),
+        nn.Sequential(PadToMultiple(2), *parts[6:8], net.classifier[0]),
     ]
     widths = [parts[0][0].out_channels, *(parts[i][1].out_channels for i in (2, 4, 6))]
     return Backbone(stages, [3 * 2 * 2, *widths])
@@ -176,7 +176,7 @@ def lite0_weights_file() -> str:
 
 
 @dataclass(frozen=True)
-class BackboneEntry:
+class BackboneSpec:
     """How to make a backbone.
 
     Attributes:
@@ -196,9 +196,9 @@ class BackboneEntry:
     rename: Callable[[str], str] = str
 
 
-def efficientnet_entry(size: str, digest: str) -> BackboneEntry:
+def efficientnet_spec(size: str, digest: str) -> BackboneSpec:
     """The entry of EfficientNet `size`, such as "b4", whose file of weights has `digest` in its name."""
-    return BackboneEntry(
+    return BackboneSpec(
         lambda: build_efficientnet(f"efficientnet-{size}"),
         cut_efficientnet,
         EFFICIENTNET_WEIGHTS.format(f"{size}-{digest}"),
@@ -207,18 +207,18 @@ def efficientnet_entry(size: str, digest: str) -> BackboneEntry:
     )
 
 
-BACKBONES: dict[str, BackboneEntry] = {
-    "resnet18": BackboneEntry(models.resnet18, cut_resnet, models.ResNet18_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
-    "resnet50": BackboneEntry(models.resnet50, cut_resnet, models.ResNet50_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
-    "efficientnet_b0": efficientnet_entry("b0", "355c32eb"),
-    "efficientnet_b1": efficientnet_entry("b1", "f1951068"),
-    "efficientnet_b2": efficientnet_entry("b2", "8bb594d6"),
-    "efficientnet_b3": efficientnet_entry("b3", "5fb5a3c3"),
-    "efficientnet_b4": efficientnet_entry("b4", "6ed6700e"),
-    "efficientnet_lite0": BackboneEntry(
+BACKBONES: dict[str, BackboneSpec] = {
+    "resnet18": BackboneSpec(models.resnet18, cut_resnet, models.ResNet18_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
+    "resnet50": BackboneSpec(models.resnet50, cut_resnet, models.ResNet50_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
+    "efficientnet_b0": efficientnet_spec("b0", "355c32eb"),
+    "efficientnet_b1": efficientnet_spec("b1", "f1951068"),
+    "efficientnet_b2": efficientnet_spec("b2", "8bb594d6"),
+    "efficientnet_b3": efficientnet_spec("b3", "5fb5a3c3"),
+    "efficientnet_b4": efficientnet_spec("b4", "6ed6700e"),
+    "efficientnet_lite0": BackboneSpec(
         build_efficientnet_lite0, cut_efficientnet, lite0_weights_file, "_fc.", "concatenation"
     ),
-    "densenet121": BackboneEntry(
+    "densenet121": BackboneSpec(
         models.densenet121,
         cut_densenet,
         models.DenseNet121_Weights.IMAGENET1K_V1.url,
@@ -226,14 +226,14 @@ BACKBONES: dict[str, BackboneEntry] = {
         "skip",
         rename=densenet_key,
     ),
-    "mobilenet_v2": BackboneEntry(
+    "mobilenet_v2": BackboneSpec(
         models.mobilenet_v2,
         cut_mobilenet,
         models.MobileNet_V2_Weights.IMAGENET1K_V1.url,
         "classifier.",
         "concatenation",
     ),
-    "convnext_tiny": BackboneEntry(
+    "convnext_tiny": BackboneSpec(
         models.convnext_tiny,
         cut_convnext,
         models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1.url,
@@ -265,7 +265,7 @@ def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone:
     return entry.cut(net)
 
 
-def load_weights(net: nn.Module, entry: BackboneEntry, *, name: str, weights: str) -> None:
+def load_weights(net: nn.Module, entry: BackboneSpec, *, name: str, weights: str) -> None:
     """Fill `net` with ImageNet weights, all but its classifier.
 
     Raises:

@@ -39,7 +39,7 @@ def append_background(cam: Tensor) -> Tensor:
     return torch.cat([cam, 1 - cam.amax(dim=1, keepdim=True)], dim=1)
 
 
-def keep_maximum(cam: Tensor) -> Tensor:
+def suppress_non_max(cam: Tensor) -> Tensor:
     """Set every channel that is not the pixel's maximum to zero; channels that tie are all kept.
 
     This is "non-maximum activations in the CAMs are suppressed to zero" (Sect. 4.1) and the one-hot of SEAM's
@@ -54,7 +54,7 @@ def keep_maximum(cam: Tensor) -> Tensor:
     return torch.where(cam == cam.amax(dim=1, keepdim=True), cam, torch.zeros_like(cam))
 
 
-def prepare_for_refinement(cam: Tensor) -> Tensor:
+def make_pcm_input(cam: Tensor) -> Tensor:
     """Turn raw maps of the findings into what the PCM refines: normalised, maxima only, with background.
 
     The background is taken before the suppression. The input is detached: no gradient passes the PCM's input.
@@ -66,4 +66,4 @@ def prepare_for_refinement(cam: Tensor) -> Tensor:
         (B, 15, H, W) in [0, 1], background last.
     """
     cam = append_background(max_normalise(cam.detach()))
-    return torch.cat([keep_maximum(cam[:, :-1]), cam[:, -1:]], dim=1)
+    return torch.cat([suppress_non_max(cam[:, :-1]), cam[:, -1:]], dim=1)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..io import whole_file
+from ..io import atomic_write
 from ..recipes import RANGES, Recipe, recipe_from_dict, recipe_to_dict
-from .multires import LocalizationModel, Output, model_of
+from .multires import LocalizationModel, ModelOutput, build_from_recipe
 
 HEADER = "cxr_seam"
 
@@ -29,11 +29,11 @@ HEADER = "cxr_seam"
 FORMAT = 2
 
 
-FILM_SIZE = "size of the films"
+CACHE_SIZE = "size of the films"
 """Key of `Checkpoint.films`."""
 
 
-USUAL = "usual."
+NEGATIVE_MEAN = "negative_mean."
 """Before the names of the usual maps among a checkpoint's tensors."""
 
 
@@ -47,8 +47,8 @@ class Checkpoint:
         metrics: measured values of that epoch, such as "validation_auc".
         thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
             None for a finding for which they define none, or for all where the classifier was never validated.
-        films: what it was trained on, see `resuming.describe_films`; None where an earlier version wrote the file.
-        usual: what maps are measured from where the recipe says "usual", see `usual.look_again`; these are tensors
+        films: what it was trained on, see `resuming.data_fingerprint`; None where an earlier version wrote the file.
+        usual: what maps are measured from where the recipe says "negative_mean", see `usual.calibrate`; these are tensors
             beside the weights, which `read_header` does not read.
     """
 
@@ -57,34 +57,34 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float | None] | None = None
     films: dict[str, Any] | None = None
-    usual: dict[str, Tensor] | None = field(default=None, compare=False)
+    negative_mean: dict[str, Tensor] | None = field(default=None, compare=False)
 
     @property
-    def film_size(self) -> int:
+    def cache_size(self) -> int:
         """Side in pixels of the prepared films that the model learnt from; batches are shrunk to the recipe's size."""
-        return (self.films or {}).get(FILM_SIZE, self.recipe.image_size)
+        return (self.films or {}).get(CACHE_SIZE, self.recipe.image_size)
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, about: Checkpoint) -> Path:
+def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, metadata: Checkpoint) -> Path:
     """Write `model` to `path` (ending .safetensors), whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         # Bytes, not save_file: that makes files which nobody but their owner can read.
-        temporary.write_bytes(checkpoint_bytes(model, about=about))
+        temporary.write_bytes(checkpoint_bytes(model, metadata=metadata))
     return Path(path)
 
 
-def checkpoint_bytes(model: LocalizationModel, *, about: Checkpoint) -> bytes:
+def checkpoint_bytes(model: LocalizationModel, *, metadata: Checkpoint) -> bytes:
     """What the file of a checkpoint holds."""
     header = {
         "format": FORMAT,
         "findings": list(FINDINGS),
-        "recipe": recipe_to_dict(about.recipe),
-        "epoch": about.epoch,
-        "metrics": about.metrics,
-        "thresholds": about.thresholds,
-        "films": about.films,
+        "recipe": recipe_to_dict(metadata.recipe),
+        "epoch": metadata.epoch,
+        "metrics": metadata.metrics,
+        "thresholds": metadata.thresholds,
+        "films": metadata.films,
     }
-    tensors = model.state_dict() | {USUAL + key: value for key, value in (about.usual or {}).items()}
+    tensors = model.state_dict() | {NEGATIVE_MEAN + key: value for key, value in (metadata.negative_mean or {}).items()}
     state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return save(state, metadata={HEADER: json.dumps(header)})
 
@@ -140,7 +140,7 @@ def _refuse_odd(told: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(told["films"], dict | None):
         raise InputError("films are of another type; train again")
     least, most = RANGES["image_size"]
-    size = (told["films"] or {}).get(FILM_SIZE, least)
+    size = (told["films"] or {}).get(CACHE_SIZE, least)
     if type(size) is not int or not least <= size <= most:
         raise InputError(f"the films that it was trained on cannot be of {size!r} pixels; train again")
     if thresholds is not None:
@@ -160,18 +160,22 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         InputError: see `read_header`; also when the weights do not fit the model that the recipe names, or are no
             finite numbers.
     """
-    about = read_header(path)
-    recipe = about.recipe
+    metadata = read_header(path)
+    recipe = metadata.recipe
     try:
-        model = model_of(recipe, weights="none")
+        model = build_from_recipe(recipe, weights="none")
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
     except (InputError, SafetensorError, OSError) as error:
         raise InputError(f"the model in {path} cannot be built: {error}") from error
     if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise InputError(f"the weights in {path} hold NaN or infinite numbers ({wrong[0]}); train again")
-    usual = {key.removeprefix(USUAL): state.pop(key) for key in [*state] if key.startswith(USUAL)}
-    if any(key not in Output._fields or value.shape[:-2] != (len(FINDINGS),) for key, value in usual.items()):
+    negative_mean = {
+        key.removeprefix(NEGATIVE_MEAN): state.pop(key) for key in [*state] if key.startswith(NEGATIVE_MEAN)
+    }
+    if any(
+        key not in ModelOutput._fields or value.shape[:-2] != (len(FINDINGS),) for key, value in negative_mean.items()
+    ):
         raise InputError(f"the usual maps in {path} are of another shape; train again")
     try:
         model.load_state_dict(state)
@@ -180,7 +184,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         raise InputError(
             f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
         ) from error
-    return model.eval(), replace(about, usual=usual or None)
+    return model.eval(), replace(metadata, negative_mean=negative_mean or None)
 
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.jsonl"
@@ -219,8 +223,8 @@ def is_of_run(file: str, name: str) -> bool:
     return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
 
 
-def is_half_written(file: str, name: str) -> bool:
-    """Whether a file of that name is what `files.whole_file` was stopped in writing for the recipe called `name`."""
+def is_partial_file(file: str, name: str) -> bool:
+    """Whether a file of that name is what `files.atomic_write` was stopped in writing for the recipe called `name`."""
     whole = re.fullmatch(r"\.(.+)\.\d+\.part(\.\w+)", file)
     return whole is not None and is_of_run("".join(whole.groups()), name)
 
@@ -234,10 +238,10 @@ def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
     path = history_path(Path(folder), name)
     if not path.exists():
         raise InputError(f"there is no {path}; train {name} first")
-    return records_of(path)
+    return parse_history(path)
 
 
-def records_of(path: Path) -> list[dict[str, Any]]:
+def parse_history(path: Path) -> list[dict[str, Any]]:
     """The epochs that a history tells of.
 
     Raises:
@@ -249,6 +253,6 @@ def records_of(path: Path) -> list[dict[str, Any]]:
             raise ValueError("a line is no object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged ({error}); put back a whole one, or train anew with restart=True (--restart)"
+            f"{path} is damaged ({error}); put back a whole one, or train anew with restart=True (--overwrite)"
         ) from error
     return records

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..recipes import Recipe, require_normalisation
+from ..recipes import Recipe, check_cam_baseline
 from .backbones import BACKBONES, STRIDES, Backbone, build_backbone
-from .cam import prepare_for_refinement
-from .pcm import Shallow
+from .cam import make_pcm_input
+from .pcm import LowLevelFeatures
 from .poolings import build_pooling
 from .refiners import build_refiner
 
@@ -43,7 +43,7 @@ PAPER_PARAMETERS = {
 """Table 4, "Number of parameters"."""
 
 
-class Output(NamedTuple):
+class ModelOutput(NamedTuple):
     """What a model says of a batch.
 
     logits: (B, 14) before the sigmoid. cam: (B, 14, h, w) raw class activation maps, h = H / 8 for MultiRes models and
@@ -70,7 +70,7 @@ class LocalizationModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.background = background
-        self.frozen_statistics = True
+        self.freeze_bn_stats = True
         channels = backbone.channels[-1]
         merges = []
         if merge_width is not None:
@@ -79,20 +79,20 @@ class LocalizationModel(nn.Module):
                 channels = merges[-1].channels
         self.merges = nn.ModuleList(merges)
         self.classifier = nn.Conv2d(channels, len(FINDINGS) + (1 if merges else 0), kernel_size=1)
-        self.give_refiner(refiner)
+        self.set_refiner(refiner)
         self.pool = build_pooling(pooling, channels, gamma=gamma)  # last, so that all else is drawn as without it
 
-    def give_refiner(self, name: str) -> None:
+    def set_refiner(self, name: str) -> None:
         """Make a fresh refiner, a key of `refiners.REFINERS`, in place of the model's; a standard model has none."""
-        self.pcm = None
+        self.refiner = None
         if self.merges:  # a standard model draws no numbers for what it would throw away
-            self.pcm = build_refiner(name, self.classifier.in_channels, shallow=self.backbone.channels[1:3])
+            self.refiner = build_refiner(name, self.classifier.in_channels, low_level=self.backbone.channels[1:3])
 
     def features(self, images: Tensor) -> Tensor:
         """Return the last feature map of (B, 3, H, W) images: stride 8 with merge blocks, 32 without; see `encode`."""
         return self.encode(images)[0]
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Shallow]:
+    def encode(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:
         """Return the last feature map and what the network saw before it, for the refiner.
 
         Raises:
@@ -107,7 +107,7 @@ class LocalizationModel(nn.Module):
         merged = maps[-1]
         for merge, fine in zip(self.merges, maps[-2::-1], strict=False):
             merged = merge(merged, fine)
-        return merged, Shallow(images, (maps[1], maps[2]))
+        return merged, LowLevelFeatures(images, (maps[1], maps[2]))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, 14) of (B, C, h, w) features."""
@@ -126,21 +126,21 @@ class LocalizationModel(nn.Module):
         cam = self.classifier(features)
         return cam if self.background == "output" else cam[:, : len(FINDINGS)]
 
-    def forward(self, images: Tensor, *, maps: bool = True) -> Output:
+    def forward(self, images: Tensor, *, maps: bool = True) -> ModelOutput:
         """Classify a batch and, unless `maps` is False, draw its maps.
 
         Args:
             images: (B, 3, H, W) float, normalised as `augment.normalise` does; any size from 32 pixels.
         """
-        features, shallow = self.encode(images)
+        features, low_level = self.encode(images)
         logits = self.classify(features)
         if not maps:
-            return Output(logits, None, None)
+            return ModelOutput(logits, None, None)
         cam = self.activate(features)
         refined = None
-        if self.pcm is not None:
-            refined = self.pcm(features, prepare_for_refinement(cam), shallow=shallow)[:, : len(FINDINGS)]
-        return Output(logits, cam[:, : len(FINDINGS)], refined)
+        if self.refiner is not None:
+            refined = self.refiner(features, make_pcm_input(cam), low_level=low_level)[:, : len(FINDINGS)]
+        return ModelOutput(logits, cam[:, : len(FINDINGS)], refined)
 
     def parts(self) -> Iterator[nn.Module]:
         """The parts that are frozen or trained as one: the backbone's stages, merges, classifier, pooling, PCM."""
@@ -148,10 +148,10 @@ class LocalizationModel(nn.Module):
         yield from self.merges
         yield self.classifier
         yield self.pool
-        if self.pcm is not None:
-            yield self.pcm
+        if self.refiner is not None:
+            yield self.refiner
 
-    def train_only_from_stride(self, stride: int, *, head: bool = True, frozen_statistics: bool = True) -> None:
+    def freeze_below(self, stride: int, *, head: bool = True, freeze_bn_stats: bool = True) -> None:
         """Freeze the backbone's stages finer than `stride`, and the PCM, which the first phase does not use.
 
         The fifteenth output shares the classifier's tensors; its gradient is zero, so that it stays as it was drawn, or
@@ -160,33 +160,33 @@ class LocalizationModel(nn.Module):
         Args:
             stride: 2, 4, 8, 16 or 32; 2 freezes nothing.
             head: whether merge blocks, classifier and pooling are trained.
-            frozen_statistics: whether BatchNorm of what is frozen keeps its statistics, or follows the batches.
+            freeze_bn_stats: whether BatchNorm of what is frozen keeps its statistics, or follows the batches.
         """
-        self.frozen_statistics = frozen_statistics
+        self.freeze_bn_stats = freeze_bn_stats
         for own_stride, stage in zip(STRIDES, self.backbone.stages, strict=True):
             stage.requires_grad_(own_stride >= stride)
         for part in (*self.merges, self.classifier, self.pool):
             part.requires_grad_(head)
-        if self.pcm is not None:
-            self.pcm.requires_grad_(False)
+        if self.refiner is not None:
+            self.refiner.requires_grad_(False)
 
-    def train_only_pcm(self) -> None:
+    def freeze_all_but_refiner(self) -> None:
         """Freeze everything but the refiner, in the paper the PCM's theta (Sect. 4.4).
 
         Raises:
             InputError: the model has none.
         """
-        if self.pcm is None:
+        if self.refiner is None:
             raise InputError("this model has no PCM to train; take a MultiRes model whose refiner is not 'none'")
-        self.frozen_statistics = True
+        self.freeze_bn_stats = True
         self.requires_grad_(False)
-        self.pcm.requires_grad_(True)
+        self.refiner.requires_grad_(True)
 
     def train(self, mode: bool = True) -> LocalizationModel:
         """Switch to training; parts without a trainable parameter stay in evaluation mode.
 
         So the batch normalisation of frozen stages keeps ImageNet's (or the first phase's) statistics: they are as
-        frozen as the weights they belong to, unless `train_only_from_stride` was told otherwise.
+        frozen as the weights they belong to, unless `freeze_below` was told otherwise.
         """
         super().train(mode)
         for part in self.parts():
@@ -194,7 +194,7 @@ class LocalizationModel(nn.Module):
                 part.eval()
                 for module in part.modules():
                     if isinstance(module, nn.BatchNorm2d):
-                        module.train(mode and not self.frozen_statistics)
+                        module.train(mode and not self.freeze_bn_stats)
         return self
 
 
@@ -244,13 +244,13 @@ def build_model(
     )
 
 
-def model_of(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
+def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
     """Make the untrained model that a recipe describes, with `weights` in place of the recipe's where they are given.
 
     Raises:
         InputError: see `build_model`; or the recipe's maps are measured from something that there is not.
     """
-    require_normalisation(recipe.map_normalisation)  # else a model would be trained that no film can be shown to
+    check_cam_baseline(recipe.cam_baseline)  # else a model would be trained that no film can be shown to
     return build_model(
         recipe.model,
         weights=recipe.weights if weights is None else weights,

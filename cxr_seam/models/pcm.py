@@ -17,7 +17,7 @@ BLOCK_VALUES = 2**22
 """Values of the affinity that exist at a time: 16 MB in float32, whatever the number of pixels."""
 
 
-class Shallow(NamedTuple):
+class LowLevelFeatures(NamedTuple):
     """What a network has seen before its last features, for refiners that look at it.
 
     images: (B, 3, H, W) normalised. maps: the backbone's at strides 4 and 8, (B, C_i, h_i, w_i) each.
@@ -41,12 +41,12 @@ def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
         (B, HW, HW) float32, rows: the pixel refined; columns: the pixels drawn on. Rows sum to 1 wherever a pixel
         resembles any valid pixel, else to 0.
     """
-    query = unit_length(embedding)
+    query = l2_normalise(embedding)
     with torch.autocast(query.device.type, enabled=False):
-        return rows_of_affinity(query, query, None if valid is None else valid.flatten(start_dim=2))
+        return affinity_rows(query, query, None if valid is None else valid.flatten(start_dim=2))
 
 
-def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
+def apply_affinity(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Eq. 2 for all pixels: the affinity times the maps, a block of rows at a time.
 
     With N = HW pixels the affinity has N x N values per image: 1,024 squared at 256 pixels, 4,096 squared at 512. Only
@@ -60,11 +60,11 @@ def refine(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = None) -> Te
     Returns:
         (B, K, H, W) float32, equal to `affinity` times `cam` up to rounding.
     """
-    query = unit_length(embedding)
-    return refine_in_blocks(refine_rows, query, query, cam, valid=valid, matrices=len(query))
+    query = l2_normalise(embedding)
+    return apply_affinity_chunked(refined_rows, query, query, cam, valid=valid, matrices=len(query))
 
 
-def refine_in_blocks(
+def apply_affinity_chunked(
     refine_some: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, matrices: int
 ) -> Tensor:
     """Refine maps a block of pixels at a time, so that at most `BLOCK_VALUES` values of an affinity exist at once.
@@ -93,30 +93,30 @@ def refine_in_blocks(
     return torch.cat(blocks, dim=1).transpose(1, 2).reshape(cam.shape)
 
 
-def refine_rows(some: Tensor, query: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
+def refined_rows(some: Tensor, query: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
     """Refined values (B, n, K) of the n pixels whose embeddings are `some` (B, D, n)."""
-    similarity = rows_of_similarity(some, query, columns)
+    similarity = similarity_rows(some, query, columns)
     return torch.bmm(similarity, values) / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
 
 
-def rows_of_affinity(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
+def affinity_rows(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
     """Rows (B, n, N) of the affinity for the n pixels whose embeddings are `some` (B, D, n)."""
-    similarity = rows_of_similarity(some, query, columns)
+    similarity = similarity_rows(some, query, columns)
     return similarity / similarity.sum(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW_SUM)
 
 
-def rows_of_similarity(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
+def similarity_rows(some: Tensor, query: Tensor, columns: Tensor | None) -> Tensor:
     """ReLU of the cosines (B, n, N) between n pixels and all N; 0 in columns that are not valid."""
     similarity = torch.bmm(some.transpose(1, 2), query).relu()
     return similarity if columns is None else similarity * columns
 
 
-def unit_length(embedding: Tensor) -> Tensor:
+def l2_normalise(embedding: Tensor) -> Tensor:
     """Embeddings (B, D, H, W) as (B, D, HW) float32 vectors of length 1; half precision would lose the cosine."""
     return F.normalize(embedding.float().flatten(start_dim=2), dim=1)
 
 
-class PixelCorrelation(nn.Module):
+class PCM(nn.Module):
     """Refine maps with the affinity of a learned embedding theta, a 1x1 convolution without bias (Eq. 2).
 
     theta maps C channels to C/2: 512 -> 256 for MultiRes-ResNet50, 131,072 weights, which Table 4 counts.
@@ -127,23 +127,25 @@ class PixelCorrelation(nn.Module):
         super().__init__()
         self.theta = nn.Conv2d(channels, channels // 2, kernel_size=1, bias=False)
 
-    def embed(self, features: Tensor, shallow: Shallow | None = None) -> Tensor:
+    def embed(self, features: Tensor, low_level: LowLevelFeatures | None = None) -> Tensor:
         """Return theta(x), (B, D, H, W) float32, of (B, C, H, W) features, detached; `shallow` is not looked at."""
-        del shallow
+        del low_level
         return self.theta(features.detach().float())
 
-    def affinity(self, features: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None) -> Tensor:
+    def affinity(
+        self, features: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
+    ) -> Tensor:
         """Return the (B, HW, HW) affinity of (B, C, H, W) features, which are detached first."""
-        return affinity(self.embed(features, shallow), valid=valid)
+        return affinity(self.embed(features, low_level), valid=valid)
 
     def forward(
-        self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None
+        self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:
         """Refine `cam` by the affinity of `features`.
 
         Args:
             features: (B, C, H, W); detached here, so that gradients reach theta alone.
-            cam: (B, K, H, W) prepared maps (`cams.prepare_for_refinement`), detached as well.
+            cam: (B, K, H, W) prepared maps (`cams.make_pcm_input`), detached as well.
             valid: (B, 1, H, W) bool or None, see `affinity`.
             shallow: for refiners that look at more than the features.
 
@@ -151,4 +153,4 @@ class PixelCorrelation(nn.Module):
             (B, K, H, W) float32; a convex mean of each map, so its range does not grow.
         """
         with torch.autocast(features.device.type, enabled=False):  # cosines of half-precision vectors are too coarse
-            return refine(self.embed(features, shallow), cam, valid=valid)
+            return apply_affinity(self.embed(features, low_level), cam, valid=valid)

@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ..errors import InputError
-from .extras.seam_pcm import ShallowPixelCorrelation
+from .extras.seam_pcm import SeamPCM
 from .extras.self_attention import SelfAttention
-from .pcm import PixelCorrelation
+from .pcm import PCM
 
 REFINERS: dict[str, Callable[[int, Sequence[int]], nn.Module | None]] = {
-    "pcm": lambda channels, shallow: PixelCorrelation(channels),
-    "pcm_shallow": ShallowPixelCorrelation,
-    "self_attention": lambda channels, shallow: SelfAttention(channels),
-    "none": lambda channels, shallow: None,
+    "pcm": lambda channels, low_level: PCM(channels),
+    "pcm_shallow": SeamPCM,
+    "self_attention": lambda channels, low_level: SelfAttention(channels),
+    "none": lambda channels, low_level: None,
 }
 
 
-def build_refiner(name: str, channels: int, *, shallow: Sequence[int]) -> nn.Module | None:
+def build_refiner(name: str, channels: int, *, low_level: Sequence[int]) -> nn.Module | None:
     """Make a refiner by name.
 
     Args:
@@ -39,4 +39,4 @@ def build_refiner(name: str, channels: int, *, shallow: Sequence[int]) -> nn.Mod
     """
     if name not in REFINERS:
         raise InputError(f"there is no refiner {name!r}; choose one of {', '.join(REFINERS)}")
-    return REFINERS[name](channels, shallow)
+    return REFINERS[name](channels, low_level)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .multires import Output
+from .multires import ModelOutput
 
 STEP = 32
 """Sides of the films looked at are multiples of the coarsest stride, so that all maps cover the film evenly."""
 
 
-def averaged_output(
+def tta_forward(
     model: nn.Module, images: Tensor, *, scales: Sequence[float] = (1.0,), flip: bool = False, maps: bool = True
-) -> Output:
+) -> ModelOutput:
     """Run a model on a batch at each scale, with `flip` mirrored too, and average what it says.
 
     Args:
@@ -43,12 +43,12 @@ def averaged_output(
     for scale, mirrored in looks:
         seen = rescale(images, scale)
         logits, *drawn = model(seen.flip(-1) if mirrored else seen, maps=maps)
-        outputs.append(Output(logits, *(m.flip(-1) if mirrored and m is not None else m for m in drawn)))
-    return Output(*(None if part[0] is None else mean(part) for part in zip(*outputs, strict=True)))
+        outputs.append(ModelOutput(logits, *(m.flip(-1) if mirrored and m is not None else m for m in drawn)))
+    return ModelOutput(*(None if part[0] is None else mean(part) for part in zip(*outputs, strict=True)))
 
 
 def rescale(images: Tensor, scale: float) -> Tensor:
-    """Resize (B, 3, H, W) images, see `averaged_output`."""
+    """Resize (B, 3, H, W) images, see `tta_forward`."""
     if scale == 1:
         return images
     size = [max(STEP, math.floor(scale * side / STEP + 0.5) * STEP) for side in images.shape[-2:]]

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS, NO_FINDING, SEPARATOR
-from ..io import whole_file
+from ..io import atomic_write
 from .anatomy import Body
-from .radiograph import draw_film
+from .radiograph import synthesize_radiograph
 
 ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -64,7 +64,7 @@ PLATES = (("2500,2048", "0.168,0.168"), ("2992,2991", "0.143,0.143"), ("3056,254
 
 
 @dataclass(frozen=True)
-class Visit:
+class Study:
     """One image of one patient, before it is drawn."""
 
     patient_id: int
@@ -108,7 +108,7 @@ def write_demo_data(
     if patients < 2:
         raise InputError(f"demo data need at least 2 patients, one for training and one for the test, not {patients}")
     folder = Path(folder)
-    visits = plan_visits(patients, seed=seed)
+    visits = plan_studies(patients, seed=seed)
     _refuse_strangers(folder, {visit.image_index for visit in visits})
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -132,12 +132,12 @@ def write_demo_data(
         "test_list.txt": "\n".join(lists[1]),
         "BBox_List_2017.csv": "\n".join([BOX_HEADER, *box_rows, ""]),
     }.items():
-        with whole_file(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(text, newline="\n")
     return folder
 
 
-def plan_visits(patients: int, *, seed: int = 0) -> list[Visit]:
+def plan_studies(patients: int, *, seed: int = 0) -> list[Study]:
     """Draw who comes, when, with what: the images in NIH's order, not yet drawn.
 
     Among the diseased each finding leads in its turn, in the test set as in the other one.
@@ -162,7 +162,7 @@ def _leads(rng: np.random.Generator, count: int) -> list[str | None]:
     return [deck[i] for i in rng.permutation(count)]
 
 
-def _history(rng: np.random.Generator, patient_id: int, lead: str | None, test: bool) -> list[Visit]:
+def _history(rng: np.random.Generator, patient_id: int, lead: str | None, test: bool) -> list[Study]:
     """All visits of one patient: lasting findings stay, acute ones come and go."""
     sex = "F" if rng.random() < 0.44 else "M"
     age = int(np.clip(rng.normal(48 if lead is None else 56, 16), 12, 92))
@@ -185,12 +185,12 @@ def _history(rng: np.random.Generator, patient_id: int, lead: str | None, test: 
         findings = tuple(name for name in FINDINGS if name in state)
         view = "AP" if rng.random() < (0.8 if bedridden else 0.08) else "PA"
         film_seed = int(rng.integers(2**31))
-        visits.append(Visit(patient_id, follow_up, sex, age, view, findings, body, site_seed, film_seed, test))
+        visits.append(Study(patient_id, follow_up, sex, age, view, findings, body, site_seed, film_seed, test))
         age = min(95, age + int(rng.random() < 0.4))
     return visits
 
 
-def _entry(visit: Visit, size: str, spacing: str) -> str:
+def _entry(visit: Study, size: str, spacing: str) -> str:
     """A row of the label table."""
     labels = SEPARATOR.join(visit.findings) or NO_FINDING
     return (
@@ -206,7 +206,7 @@ def _refuse_strangers(folder: Path, expected: set[str]) -> None:
         raise InputError(f"{folder} already holds other images ({min(strangers)}, ...); name an empty folder")
 
 
-def draw_visit(visit: Visit, images: Path) -> dict[str, tuple[float, float, float, float]]:
+def synthesize_study(visit: Study, images: Path) -> dict[str, tuple[float, float, float, float]]:
     """Draw one film into the folder `images` and return its boxes."""
     import cv2
 
@@ -215,19 +215,21 @@ def draw_visit(visit: Visit, images: Path) -> dict[str, tuple[float, float, floa
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):
         quick += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
-    film = draw_film(visit.body, visit.findings, view=visit.view, site_seed=visit.site_seed, film_seed=visit.film_seed)
-    with whole_file(images / visit.image_index) as temporary:
+    film = synthesize_radiograph(
+        visit.body, visit.findings, view=visit.view, site_seed=visit.site_seed, film_seed=visit.film_seed
+    )
+    with atomic_write(images / visit.image_index) as temporary:
         temporary.write_bytes(cv2.imencode(".png", film.pixels, quick)[1].tobytes())
     return film.boxes
 
 
-def _draw_all(visits: list[Visit], images: Path, *, workers: int | None, progress: bool) -> list[dict]:
+def _draw_all(visits: list[Study], images: Path, *, workers: int | None, progress: bool) -> list[dict]:
     """Draw every visit, in several processes where there is enough to do."""
     from tqdm.auto import tqdm
 
     bar = partial(tqdm, total=len(visits), desc="drawing", unit="film", disable=not progress)
     workers = min(workers or os.cpu_count() or 1, 1 + len(visits) // 24)
-    draw = partial(draw_visit, images=images)
+    draw = partial(synthesize_study, images=images)
     if workers == 1:
         return list(bar(map(draw, visits)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:

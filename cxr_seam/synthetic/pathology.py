@@ -135,8 +135,8 @@ def pneumothorax(chest: Chest, rng: np.random.Generator, strength: float) -> np.
     lung = thorax.lungs[side].astype(np.uint8)
     sx, sy = 0.90 - 0.10 * rng.random() - 0.13 * strength, 0.93 - 0.10 * rng.random() - 0.08 * strength
     x, y = MIDLINE + SIDES[side] * 0.12 * thorax.body.half_width, thorax.angles[side] - 6
-    shrink = np.array([[sx, 0, x * (1 - sx)], [0, sy, y * (1 - sy)]])
-    inner = cv2.warpAffine(lung, shrink, (GRID, GRID), flags=cv2.INTER_NEAREST) * lung
+    resize_square = np.array([[sx, 0, x * (1 - sx)], [0, sy, y * (1 - sy)]])
+    inner = cv2.warpAffine(lung, resize_square, (GRID, GRID), flags=cv2.INTER_NEAREST) * lung
     rim = cv2.morphologyEx(lung - inner, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     outline = cv2.findContours(inner, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     line = soften(strokes([max(outline, key=len)[:, 0].astype(float)], width=2), 0.7)

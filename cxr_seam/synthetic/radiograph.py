@@ -30,7 +30,9 @@ class Film:
     to_film: np.ndarray  # (2, 3) affine map from grid to film coordinates
 
 
-def draw_film(body: Body, findings: Sequence[str], *, view: str = "PA", site_seed: int = 0, film_seed: int = 0) -> Film:
+def synthesize_radiograph(
+    body: Body, findings: Sequence[str], *, view: str = "PA", site_seed: int = 0, film_seed: int = 0
+) -> Film:
     """Draw one film of a person.
 
     `site_seed` settles where the person's findings sit (keep it over follow-ups), `film_seed` how strong they are

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.cam import keep_maximum
+from ..models.cam import suppress_non_max
 
 
 def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
@@ -46,7 +46,7 @@ def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None,
     return loss.mean()
 
 
-def hard_pixel_mean(loss: Tensor, *, fraction: float, valid: Tensor) -> Tensor:
+def ohem_mean(loss: Tensor, *, fraction: float, valid: Tensor) -> Tensor:
     """Mean over images of the mean of each image's hardest pixel losses (OHEM, Sect. 4.4).
 
     Args:
@@ -63,14 +63,14 @@ def hard_pixel_mean(loss: Tensor, *, fraction: float, valid: Tensor) -> Tensor:
     return ((hardest * taken).sum(dim=1) / kept).mean()
 
 
-def equivariant_cross_regularization(
+def ecr_loss(
     *,
     cam_moved: Tensor,
     refined_moved: Tensor,
     cam_transformed: Tensor,
     refined_transformed: Tensor,
     valid: Tensor,
-    hard_fraction: float,
+    ohem_fraction: float,
 ) -> Tensor:
     """Eq. 6 with its two norms added: |A(y^o) - cam^t| + |A(cam^o) - y^t|, hardest pixels only.
 
@@ -84,19 +84,19 @@ def equivariant_cross_regularization(
         cam_transformed: cam^t, unrefined map of the transformed image.
         refined_transformed: y^t, the refined one.
         valid: (B, 1, H, W) bool, where the transformed image has content.
-        hard_fraction: see `hard_pixel_mean`.
+        ohem_fraction: see `ohem_mean`.
 
     Returns:
         A scalar, 0 exactly when the refined maps equal the targets on the kept pixels.
     """
-    first = (keep_maximum(cam_transformed.detach()) - refined_moved).abs()
-    second = (keep_maximum(cam_moved.detach()) - refined_transformed).abs()
-    return hard_pixel_mean(first, fraction=hard_fraction, valid=valid) + hard_pixel_mean(
-        second, fraction=hard_fraction, valid=valid
+    first = (suppress_non_max(cam_transformed.detach()) - refined_moved).abs()
+    second = (suppress_non_max(cam_moved.detach()) - refined_transformed).abs()
+    return ohem_mean(first, fraction=ohem_fraction, valid=valid) + ohem_mean(
+        second, fraction=ohem_fraction, valid=valid
     )
 
 
-def pooled_soft_margin(refined: Tensor, labels: Tensor, *, valid: Tensor) -> Tensor:
+def msml_loss(refined: Tensor, labels: Tensor, *, valid: Tensor) -> Tensor:
     """Multi-label soft margin loss of the refined maps' global average (MSML, Sect. 4.4).
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.multires import LocalizationModel
-from ..recipes import BackbonePhase, Recipe, SeamPhase
+from ..recipes import ClassifierStage, Recipe, SeamStage
 from .losses import balanced_bce
 from .seam import SeamObjective
 
@@ -23,10 +23,10 @@ class ClassificationObjective(nn.Module):
 
     monitor = ("validation_auc", "max")
 
-    def __init__(self, model: LocalizationModel, phase: BackbonePhase) -> None:
+    def __init__(self, model: LocalizationModel, phase: ClassifierStage) -> None:
         """Freeze what the phase does not train."""
         super().__init__()
-        train_only_classifier(model, phase)
+        freeze_for_classifier_stage(model, phase)
         self.model = model
         self.smoothing = phase.label_smoothing
 
@@ -49,15 +49,15 @@ class JointObjective(SeamObjective):
 
     monitor = ClassificationObjective.monitor
 
-    def __init__(self, model: LocalizationModel, *, backbone: BackbonePhase, seam: SeamPhase) -> None:
+    def __init__(self, model: LocalizationModel, *, backbone: ClassifierStage, seam: SeamStage) -> None:
         """Freeze what neither phase trains.
 
         Raises:
             InputError: see `seam.SeamObjective`.
         """
         super().__init__(model, seam)
-        train_only_classifier(model, backbone)
-        model.pcm.requires_grad_(True)
+        freeze_for_classifier_stage(model, backbone)
+        model.refiner.requires_grad_(True)
         self.smoothing = backbone.label_smoothing
 
     def forward(
@@ -69,7 +69,7 @@ class JointObjective(SeamObjective):
             "loss", its parts "classification", "ecr" and "msml", and "logits" (B, 14).
         """
         classification, logits = classify(self.model, images, labels, part=part, smoothing=self.smoothing)
-        with not_training(self.model):
+        with eval_mode(self.model):
             refinement = super().forward(images, labels, generator=generator, part=part)
         loss = classification + refinement["loss"]
         return {**refinement, "loss": loss, "classification": classification, "logits": logits}
@@ -83,15 +83,13 @@ def classify(
     return balanced_bce(logits, labels[part], batch=labels, smoothing=smoothing), logits
 
 
-def train_only_classifier(model: LocalizationModel, phase: BackbonePhase) -> None:
+def freeze_for_classifier_stage(model: LocalizationModel, phase: ClassifierStage) -> None:
     """Freeze all of a model that the first phase does not train."""
-    model.train_only_from_stride(
-        phase.trainable_from_stride, head=phase.head_trainable, frozen_statistics=phase.frozen_statistics
-    )
+    model.freeze_below(phase.freeze_below_stride, head=phase.train_head, freeze_bn_stats=phase.freeze_bn_stats)
 
 
 @contextmanager
-def not_training(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch a module to evaluation and back."""
     before = module.training
     module.eval()
@@ -104,7 +102,7 @@ def not_training(module: nn.Module) -> Iterator[None]:
 def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:
     """The objective of the phase that `recipe` trains."""
     if recipe.joint:
-        return JointObjective(model, backbone=recipe.backbone, seam=recipe.seam)
-    if recipe.seam is not None:
-        return SeamObjective(model, recipe.seam)
-    return ClassificationObjective(model, recipe.backbone)
+        return JointObjective(model, backbone=recipe.classifier_stage, seam=recipe.seam_stage)
+    if recipe.seam_stage is not None:
+        return SeamObjective(model, recipe.seam_stage)
+    return ClassificationObjective(model, recipe.classifier_stage)

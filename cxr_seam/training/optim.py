@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import InputError
-from ..recipes import Phase, Recipe
+from ..recipes import Recipe, Stage
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-REFINER = "pcm"
+REFINER = "refiner"
 """The part of a model that a joint recipe trains at a rate of its own."""
 
 
@@ -33,7 +33,7 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) 
     Raises:
         InputError: there is no such optimiser, or "adam" is to decay weights, which it would do in another way.
     """
-    phase = recipe.phase
+    phase = recipe.stage
     if phase.optimiser not in OPTIMISERS:
         raise InputError(f"there is no optimiser {phase.optimiser!r}; choose {' or '.join(OPTIMISERS)}")
     decays = phase.optimiser == "adamw" and phase.weight_decay > 0
@@ -48,7 +48,7 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) 
         [
             {
                 "params": parameters,
-                "lr": recipe.seam.learning_rate if refines else phase.learning_rate,
+                "lr": recipe.seam_stage.learning_rate if refines else phase.learning_rate,
                 "weight_decay": phase.weight_decay if heavy else 0.0,
             }
             for (refines, heavy), parameters in sorted(groups.items())
@@ -59,10 +59,10 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) 
     )
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int) -> Any:
+def make_schedule(optimiser: torch.optim.Optimizer, phase: Stage, *, steps: int) -> Any:
     """The learning-rate schedule: "plateau" is stepped once an epoch, "constant" never, the others once an update.
 
-    "cosine" raises the rate in equal steps over the first `warm_up` of the updates, then lowers it along half a cosine
+    "cosine" raises the rate in equal steps over the first `warmup_fraction` of the updates, then lowers it along half a cosine
     to 0 (Loshchilov and Hutter 2017, without restarts).
 
     Raises:
@@ -76,7 +76,7 @@ def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int)
         rates = [group["lr"] for group in optimiser.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rates, total_steps=steps, cycle_momentum=False)
     if phase.schedule == "cosine":
-        rising = round(phase.warm_up * steps)
+        rising = round(phase.warmup_fraction * steps)
 
         def share(done: int) -> float:
             """Of the full rate, for the update after `done` others."""
@@ -90,7 +90,7 @@ def make_schedule(optimiser: torch.optim.Optimizer, phase: Phase, *, steps: int)
     raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle, cosine or constant")
 
 
-def moves_each_update(phase: Phase) -> bool:
+def steps_per_batch(phase: Stage) -> bool:
     """Whether the schedule is stepped once an update."""
     return phase.schedule in ("one_cycle", "cosine")
 

@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.dataset import Films
+from ..data.dataset import ChestXrayDataset
 from ..errors import InputError
-from ..models.checkpoint import FILM_SIZE, read_header
+from ..models.checkpoint import CACHE_SIZE, read_header
 from ..recipes import Recipe, recipe_from_dict, recipe_to_dict
-from .trainer import Loop
+from .trainer import Trainer
 
 HEADER = "cxr_seam_state"
 
@@ -40,7 +40,7 @@ class DamagedStateError(InputError):
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come.
 
     Attributes:
@@ -58,24 +58,24 @@ class Progress:
     seconds: float = 0.0
 
 
-def describe_films(train_films: Films, validation_films: Films, *, start: Path | None) -> dict[str, Any]:
+def data_fingerprint(train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, start: Path | None) -> dict[str, Any]:
     """What a run works on.
 
     Args:
-        train_films: to learn from.
-        validation_films: to choose the best epoch by.
+        train_set: to learn from.
+        val_set: to choose the best epoch by.
         start: checkpoint of the earlier phase, None for a first one.
     """
     return {
-        FILM_SIZE: train_films.size,
-        "training films": _fingerprint(train_films),
-        "validation films": _fingerprint(validation_films),
-        PIXELS: f"{train_films.checksum}, {validation_films.checksum}",
+        CACHE_SIZE: train_set.size,
+        "training films": _fingerprint(train_set),
+        "validation films": _fingerprint(val_set),
+        PIXELS: f"{train_set.checksum}, {val_set.checksum}",
         "model it starts from": None if start is None else _weights(start),
     }
 
 
-def describe_run(recipe: Recipe, films: Mapping[str, Any]) -> dict[str, Any]:
+def run_fingerprint(recipe: Recipe, films: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: all fields of the recipe and what it works on, as JSON gives them back."""
     return json.loads(json.dumps({**recipe_to_dict(recipe), **films}))
 
@@ -90,12 +90,12 @@ def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is of another version (its run is no object); delete it and train anew")
     recipe = {key: run[key] for key in run if key in {field.name for field in fields(Recipe)}}
     try:
-        return describe_run(recipe_from_dict(recipe), {key: run[key] for key in run if key not in recipe})
+        return run_fingerprint(recipe_from_dict(recipe), {key: run[key] for key in run if key not in recipe})
     except InputError as error:
         raise InputError(f"{path} is of another version ({error}); delete it and train anew") from error
 
 
-def _fingerprint(films: Films) -> str:
+def _fingerprint(films: ChestXrayDataset) -> str:
     digest = hashlib.sha256("\n".join(films.image_index).encode())
     digest.update(films.labels.tobytes())
     return f"{len(films)} films, {digest.hexdigest()[:16]}"
@@ -125,7 +125,7 @@ def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapp
     Raises:
         InputError: names the file and every field that differs.
     """
-    way_out = "choose another folder, or train anew with restart=True (--restart), which replaces it"
+    way_out = "choose another folder, or train anew with restart=True (--overwrite), which replaces it"
     if theirs is None:
         raise InputError(f"{path} does not say which films it was trained on, as earlier versions did not; {way_out}")
     before, now = flat(theirs), flat(ours)
@@ -141,28 +141,28 @@ def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapp
         raise InputError(f"{path} is of another run: {'; '.join(differ)}; {way_out}")
 
 
-def save_state(path: Path, loop: Loop, *, progress: Progress, run: Mapping[str, Any]) -> None:
+def save_state(path: Path, trainer: Trainer, *, progress: TrainState, run: Mapping[str, Any]) -> None:
     """Write the state of a run, between two updates, to `path`; the caller sees to a temporary name."""
-    optimiser = loop.optimiser.state_dict()
-    tensors = {f"objective.{key}": value for key, value in loop.module.state_dict().items()}
-    if loop.averaged is not None:
-        tensors |= {f"averaged.{key}": value for key, value in loop.averaged.state_dict().items()}
+    optimiser = trainer.optimiser.state_dict()
+    tensors = {f"objective.{key}": value for key, value in trainer.module.state_dict().items()}
+    if trainer.averaged is not None:
+        tensors |= {f"averaged.{key}": value for key, value in trainer.averaged.state_dict().items()}
     for place, values in optimiser["state"].items():
         tensors |= {f"optimiser.{place}.{key}": value for key, value in values.items()}
-    tensors |= {"draws": loop.generator.get_state(), "random.cpu": torch.get_rng_state()}
-    if loop.losses:
-        tensors["losses"] = torch.stack(loop.losses)
-    if loop.accelerator.device.type == "cuda":
+    tensors |= {"draws": trainer.generator.get_state(), "random.cpu": torch.get_rng_state()}
+    if trainer.losses:
+        tensors["losses"] = torch.stack(trainer.losses)
+    if trainer.accelerator.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    scaler = loop.accelerator.scaler
+    scaler = trainer.accelerator.scaler
     header = {
         "format": FORMAT,
         "run": run,
         "progress": vars(progress),
-        "terms": loop.terms,
-        "pieces": loop.pieces.count,
+        "terms": trainer.terms,
+        "pieces": trainer.pieces.count,
         "groups": optimiser["param_groups"],
-        "schedule": None if loop.schedule is None else loop.schedule.state_dict(),
+        "schedule": None if trainer.schedule is None else trainer.schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     header = json.loads(json.dumps(header))  # as it will be read
@@ -217,7 +217,7 @@ def latest_state(
         except DamagedStateError as error:
             if path == paths[-1]:
                 later = f", and so are {', '.join(other.name for other in paths[:-1])}" if paths[1:] else ""
-                raise InputError(f"{error} to train anew{later}; or use restart=True (--restart)") from error
+                raise InputError(f"{error} to train anew{later}; or use restart=True (--overwrite)") from error
             warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
             continue
         require_same_run(path, theirs=_completed(header["run"], path), ours=run)
@@ -225,7 +225,7 @@ def latest_state(
     return None
 
 
-def restore(loop: Loop, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+def restore(trainer: Trainer, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainState:
     """Set a fresh loop to where a saved one was; the number of processes may be another.
 
     Random states are the main process's. Others draw anew, which matters to networks with drop connect only: every
@@ -235,52 +235,52 @@ def restore(loop: Loop, path: Path, header: Mapping[str, Any], tensors: Mapping[
         InputError: the state, as `read_state` gives it, is not one of such a loop.
     """
     try:
-        return _restored(loop, header, tensors)
+        return _restored(trainer, header, tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path} does not hold what {loop.recipe.name} needs to go on ({reason}); delete it: the state before it "
+            f"{path} does not hold what {trainer.recipe.name} needs to go on ({reason}); delete it: the state before it "
             "is taken then, or where there is none, training begins anew"
         ) from error
 
 
-def _restored(loop: Loop, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
-    loop.module.load_state_dict(_below(tensors, "objective."))
-    if loop.averaged is not None:
-        loop.averaged.load_state_dict(_below(tensors, "averaged."))
+def _restored(trainer: Trainer, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainState:
+    trainer.module.load_state_dict(_below(tensors, "objective."))
+    if trainer.averaged is not None:
+        trainer.averaged.load_state_dict(_below(tensors, "averaged."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "optimiser.").items():
         place, _, name = key.partition(".")
         state.setdefault(int(place), {})[name] = value
     groups = [group | {"betas": tuple(group["betas"])} for group in header["groups"]]
-    loop.optimiser.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in loop.optimiser.state.items():
+    trainer.optimiser.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in trainer.optimiser.state.items():
         if any(values[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):
             raise ValueError("a moment of the optimiser has another shape than its weight")
         # Back to the parameter's layout in memory, in which the first run had them.
         like = {k: torch.empty_like(parameter).copy_(v) for k, v in values.items() if v.shape == parameter.shape}
         values.update(like)
     schedule = header["schedule"]
-    if (schedule is None) != (loop.schedule is None) or (schedule is not None and "last_epoch" not in schedule):
+    if (schedule is None) != (trainer.schedule is None) or (schedule is not None and "last_epoch" not in schedule):
         raise ValueError("its schedule is none, or of another kind")
     if schedule is not None:
-        loop.schedule.load_state_dict(schedule)
-    if header["scaler"] is not None and loop.accelerator.scaler is not None:
-        loop.accelerator.scaler.load_state_dict(header["scaler"])
-    progress = Progress(**header["progress"])
+        trainer.schedule.load_state_dict(schedule)
+    if header["scaler"] is not None and trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(header["scaler"])
+    progress = TrainState(**header["progress"])
     losses = tensors.get("losses")
     numbers = (progress.seconds, progress.epoch)
     if not all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError("its epoch or seconds are no number")
     if len(progress.history) != progress.epoch or (losses is not None and losses.shape[1:] != (len(header["terms"]),)):
         raise ValueError("its history or its losses are of another length")
-    loop.begin(progress.epoch)
-    loop.go_on(header["terms"], losses)
-    loop.pieces.count = int(header["pieces"])
-    loop.generator.set_state(tensors["draws"])
-    if loop.accelerator.is_main_process:
+    trainer.begin(progress.epoch)
+    trainer.go_on(header["terms"], losses)
+    trainer.pieces.count = int(header["pieces"])
+    trainer.generator.set_state(tensors["draws"])
+    if trainer.accelerator.is_main_process:
         torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and loop.accelerator.device.type == "cuda":
+        if "random.cuda" in tensors and trainer.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"])
     return progress
 

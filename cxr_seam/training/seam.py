@@ -15,12 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data.transforms import black, find_equivariance, motion_valid, move, send_motion
+from ..data.transforms import find_equivariance, motion_valid, move, pad_value, send_motion
 from ..findings import FINDINGS
-from ..models.cam import append_background, max_normalise, prepare_for_refinement
+from ..models.cam import append_background, make_pcm_input, max_normalise
 from ..models.multires import LocalizationModel
-from ..recipes import SeamPhase
-from .losses import equivariant_cross_regularization, pooled_soft_margin
+from ..recipes import SeamStage
+from .losses import ecr_loss, msml_loss
 
 
 class SeamObjective(nn.Module):
@@ -29,7 +29,7 @@ class SeamObjective(nn.Module):
     monitor = ("validation_loss", "min")
     """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
 
-    def __init__(self, model: LocalizationModel, phase: SeamPhase) -> None:
+    def __init__(self, model: LocalizationModel, phase: SeamStage) -> None:
         """Freeze all of `model` but its refiner.
 
         Raises:
@@ -37,7 +37,7 @@ class SeamObjective(nn.Module):
         """
         super().__init__()
         self.draw_motion = find_equivariance(phase.equivariance)
-        model.train_only_pcm()
+        model.freeze_all_but_refiner()
         self.model = model
         self.phase = phase
 
@@ -49,12 +49,12 @@ class SeamObjective(nn.Module):
             valid: (B, 1, h, w) bool or None for the branch whose images are whole.
         """
         with torch.no_grad():
-            features, shallow = self.model.encode(images)
+            features, low_level = self.model.encode(images)
             cam = self.model.activate(features).float()
         if valid is None:
-            return cam, self.model.pcm(features, prepare_for_refinement(cam), shallow=shallow)
+            return cam, self.model.refiner(features, make_pcm_input(cam), low_level=low_level)
         cam = cam * valid
-        return cam, self.model.pcm(features, prepare_for_refinement(cam), valid=valid, shallow=shallow) * valid
+        return cam, self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level) * valid
 
     def forward(
         self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
@@ -73,7 +73,7 @@ class SeamObjective(nn.Module):
         motion = self.draw_motion(len(labels), self.phase, generator=generator)
         motion = send_motion(motion, images.device, part=part)
         labels = labels[part]
-        outside = black(images)
+        outside = pad_value(images)
         moved = move(images - outside, motion) + outside  # what comes from outside the film is black
 
         cam, refined = self.branch(images, valid=None)
@@ -81,18 +81,18 @@ class SeamObjective(nn.Module):
         cam_transformed, refined_transformed = self.branch(moved, valid=valid)
 
         present = labels[:, :, None, None]
-        ecr = equivariant_cross_regularization(
+        ecr = ecr_loss(
             cam_moved=move(with_background(cam, present), motion),
             refined_moved=move(present_maps(refined, present), motion),
             cam_transformed=with_background(cam_transformed, present),
             refined_transformed=present_maps(refined_transformed, present),
             valid=valid,
-            hard_fraction=self.phase.hard_fraction,
+            ohem_fraction=self.phase.ohem_fraction,
         )
         everywhere = torch.ones_like(valid)
         msml = 0.5 * (
-            pooled_soft_margin(refined[:, : len(FINDINGS)], labels, valid=everywhere)
-            + pooled_soft_margin(refined_transformed[:, : len(FINDINGS)], labels, valid=valid)
+            msml_loss(refined[:, : len(FINDINGS)], labels, valid=everywhere)
+            + msml_loss(refined_transformed[:, : len(FINDINGS)], labels, valid=valid)
         )
         return {"loss": self.phase.msml_weight * msml + self.phase.ecr_weight * ecr, "ecr": ecr, "msml": msml}
 

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError
-from ..io import UnwritableError, files_in, whole_file
-from ..models.checkpoint import is_half_written, is_of_run, is_state
+from ..io import WriteError, atomic_write, list_files
+from ..models.checkpoint import is_of_run, is_partial_file, is_state
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes a run's files into a folder.
 
     Attributes:
@@ -31,7 +31,7 @@ class Keeper:
         owed: name -> content of what nothing else can make again, until it is written.
     """
 
-    def __init__(self, folder: Path, *, name: str, scratch: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, name: str, local_dir: Path | None = None) -> None:
         """Keep the files of the recipe called `name`.
 
         What an earlier run of it could not copy waits again; what it was killed in writing is removed.
@@ -39,12 +39,12 @@ class Keeper:
         Raises:
             InputError: a place is there and cannot be read; what it holds must be known before a run begins.
         """
-        self.folder, self.name, self.scratch = Path(folder), name, scratch
-        for path in (path for place in self.places for path in files_in(place)):
-            if is_half_written(path.name, name):
+        self.folder, self.name, self.local_dir = Path(folder), name, local_dir
+        for path in (path for place in self.places for path in list_files(place)):
+            if is_partial_file(path.name, name):
                 with suppress(OSError):
                     path.unlink()
-        left = [path for path in files_in(scratch) if is_of_run(path.name, name)] if scratch else []
+        left = [path for path in list_files(local_dir) if is_of_run(path.name, name)] if local_dir else []
         self.waiting = [path.name for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
         self.owed: dict[str, bytes] = {}
         self._disk = mount_point(self.folder)
@@ -53,7 +53,7 @@ class Keeper:
         """Write what is owed.
 
         Raises:
-            UnwritableError: see `write`; it stays owed.
+            WriteError: see `write`; it stays owed.
         """
         for name, content in list(self.owed.items()):
             self.write(name, lambda path, content=content: path.write_bytes(content))
@@ -67,21 +67,21 @@ class Keeper:
             save: writes the path that it is given.
 
         Raises:
-            UnwritableError: the folder (with a scratch folder, that one) cannot be written.
+            WriteError: the folder (with a scratch folder, that one) cannot be written.
         """
-        if self.scratch is None:
+        if self.local_dir is None:
             self._require_disk(name)
-            with whole_file(self.folder / name, durable=True) as temporary:
+            with atomic_write(self.folder / name, durable=True) as temporary:
                 save(temporary)
             return
-        with whole_file(self.scratch / name, durable=True) as temporary:
+        with atomic_write(self.local_dir / name, durable=True) as temporary:
             save(temporary)
         self.waiting = [other for other in self.waiting if other != name] + [name]
         try:
             self.deliver()
-        except UnwritableError as error:
+        except WriteError as error:
             warnings.warn(
-                f"{error}; training goes on, {len(self.waiting)} files wait in {self.scratch} and are copied when the "
+                f"{error}; training goes on, {len(self.waiting)} files wait in {self.local_dir} and are copied when the "
                 "folder is there again",
                 stacklevel=2,
             )
@@ -92,7 +92,7 @@ class Keeper:
         A state that finds no room keeps back other states and no model, which are smaller and worth more.
 
         Raises:
-            UnwritableError: the folder cannot be written; what is not copied waits on.
+            WriteError: the folder cannot be written; what is not copied waits on.
         """
         failed = None
         for name in list(self.waiting):
@@ -100,15 +100,15 @@ class Keeper:
                 continue
             try:
                 self._require_disk(name)
-                with whole_file(self.folder / name, durable=True) as temporary:
-                    shutil.copyfile(self.scratch / name, temporary)
-            except UnwritableError as error:
+                with atomic_write(self.folder / name, durable=True) as temporary:
+                    shutil.copyfile(self.local_dir / name, temporary)
+            except WriteError as error:
                 failed = failed or error
                 if not is_state(name, self.name):
                     break
                 continue
             self.waiting.remove(name)
-            (self.scratch / name).unlink(missing_ok=True)
+            (self.local_dir / name).unlink(missing_ok=True)
         if failed is not None:
             raise failed
 
@@ -119,11 +119,11 @@ class Keeper:
             InputError: says where the files lie that could not be copied.
         """
         for name in [name for name in self.waiting if is_state(name, self.name)]:
-            self._remove(name, self.scratch)
+            self._remove(name, self.local_dir)
         try:
             self.deliver()
-        except UnwritableError as error:
-            raise InputError(f"{error}, then copy {', '.join(self.waiting)} there from {self.scratch}") from error
+        except WriteError as error:
+            raise InputError(f"{error}, then copy {', '.join(self.waiting)} there from {self.local_dir}") from error
 
     def remove(self, name: str) -> None:
         """Remove a file; what cannot be removed stays."""
@@ -131,24 +131,24 @@ class Keeper:
             self._remove(name, place)
 
     def _remove(self, name: str, place: Path) -> None:
-        if place == self.scratch:
+        if place == self.local_dir:
             self.waiting = [other for other in self.waiting if other != name]
         with suppress(OSError):
-            if self.scratch is not None and (place / name).exists():
+            if self.local_dir is not None and (place / name).exists():
                 (place / name).write_bytes(b"")  # Drive keeps removed files for a month, at their size
             (place / name).unlink()
 
     @property
     def places(self) -> list[Path]:
         """Where files may lie; what lies in the first is newer."""
-        return [self.folder] if self.scratch is None else [self.scratch, self.folder]
+        return [self.folder] if self.local_dir is None else [self.local_dir, self.folder]
 
     def find(self, path: Path) -> Path | None:
         """The file that is kept at `path`, where it is now: it may wait in scratch still. None where there is none.
 
         An empty one was being removed.
         """
-        found = (place / path.name for place in self.places if place / path.name in files_in(place))
+        found = (place / path.name for place in self.places if place / path.name in list_files(place))
         return next(filter(_has_content, found), None)
 
     def states(self) -> list[Path]:
@@ -161,7 +161,7 @@ class Keeper:
         return sorted(found, key=lambda path: path.name, reverse=True)
 
     def _states_in(self, place: Path) -> list[Path]:
-        found = (path for path in files_in(place) if is_state(path.name, self.name) and _has_content(path))
+        found = (path for path in list_files(place) if is_state(path.name, self.name) and _has_content(path))
         return sorted(found, key=lambda path: path.name, reverse=True)
 
     def keep_states(self, count: int) -> None:
@@ -180,7 +180,7 @@ class Keeper:
         A disk that is mounted anew has the same mount point and is taken again.
         """
         if not os.path.ismount(self._disk):
-            raise UnwritableError(f"{self.folder / name} could not be written (its disk is gone); reconnect its folder")
+            raise WriteError(f"{self.folder / name} could not be written (its disk is gone); reconnect its folder")
 
 
 def mount_point(path: Path) -> Path:

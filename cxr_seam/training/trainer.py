@@ -17,21 +17,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.dataset import Batches, Films, load
-from ..data.transforms import augment, to_input
-from ..device import Pieces, find_hardware, step
+from ..data.dataset import Batches, ChestXrayDataset, load
+from ..data.transforms import augment, eval_transform
+from ..device import Pieces, select_device, step
 from ..errors import InputError
 from ..findings import FINDINGS
 from ..metrics.classification import choose_thresholds, classification_table, mean_auc
 from ..recipes import Recipe
 from .distributed import leave_at_exit, synchronise
-from .optim import average_of, make_optimiser, make_schedule, moves_each_update
+from .optim import average_of, make_optimiser, make_schedule, steps_per_batch
 
 CHECKED_EVERY = {"cpu": 1, "cuda": 32}
 """Updates after which the losses are looked at: each look makes a GPU wait."""
 
 
-class Loop:
+class Trainer:
     """What training a recipe's phase needs, set up for the device at hand.
 
     Attributes:
@@ -50,7 +50,7 @@ class Loop:
         losses: of this epoch's batches so far, each with its terms, (batches, terms) float32.
     """
 
-    def __init__(self, objective: nn.Module, recipe: Recipe, films: Films) -> None:
+    def __init__(self, objective: nn.Module, recipe: Recipe, films: ChestXrayDataset) -> None:
         """Set up the training of `recipe`'s phase on `films`.
 
         Args:
@@ -67,7 +67,7 @@ class Loop:
                 f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {films.size}; "
                 f"prepare them again with size {recipe.image_size}"
             )
-        hardware, phase = find_hardware(), recipe.phase
+        hardware, phase = select_device(), recipe.stage
         self.recipe, self.films = recipe, films
         self.accelerator = accelerator = Accelerator(
             mixed_precision=hardware.mixed_precision, cpu=hardware.device == "cpu"
@@ -91,7 +91,7 @@ class Loop:
             objective = synchronise(objective, device=accelerator.device)
         # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
         optimiser = make_optimiser(objective, recipe, fused=True if hardware.device == "cuda" else None)
-        updates = phase.epochs * math.ceil(len(self.sampler) / phase.accumulation)
+        updates = phase.epochs * math.ceil(len(self.sampler) / phase.grad_accum_steps)
         self.schedule = make_schedule(optimiser, phase, steps=updates)
         self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
         self.module = accelerator.unwrap_model(self.objective)
@@ -125,7 +125,7 @@ class Loop:
         Raises:
             InputError: the loss is no longer a finite number, or the memory is too small for a single film.
         """
-        accumulation, every = self.recipe.phase.accumulation, CHECKED_EVERY[self.accelerator.device.type]
+        grad_accum_steps, every = self.recipe.stage.grad_accum_steps, CHECKED_EVERY[self.accelerator.device.type]
         self.objective.train()
         taken: list[tuple[Tensor, list[int]]] = []
         done = self.sampler.start
@@ -136,10 +136,10 @@ class Loop:
         for (pixels, _), places in zip(batches, self.sampler.whole(), strict=True):
             taken.append((pixels, places))
             done += 1
-            if len(taken) == accumulation or done == len(self.sampler):
+            if len(taken) == grad_accum_steps or done == len(self.sampler):
                 self.update(taken)
                 taken.clear()
-                if done == len(self.sampler) or done % (accumulation * every) == 0:
+                if done == len(self.sampler) or done % (grad_accum_steps * every) == 0:
                     self.check()
                 yield done
 
@@ -168,13 +168,13 @@ class Loop:
         Raises:
             InputError: see `memory.step`.
         """
-        phase = self.recipe.phase
-        if phase.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.clip_norm)
+        phase = self.recipe.stage
+        if phase.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.max_grad_norm)
         step(self.optimiser)
         if self.averaged is not None:
             self.averaged.update_parameters(self.module)
-        if moves_each_update(phase):
+        if steps_per_batch(phase):
             self.schedule.step()
 
     def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor]:
@@ -210,7 +210,7 @@ class Loop:
                 share = (piece.stop - piece.start) / len(labels)
                 # Gradients are averaged over processes, where the shares of a batch are to be added.
                 weight = share * self.accelerator.num_processes
-                self.accelerator.backward(result["loss"] * weight / self.recipe.phase.accumulation)
+                self.accelerator.backward(result["loss"] * weight / self.recipe.stage.grad_accum_steps)
             self.terms = [name for name in result if name != "logits"]
             total = total + torch.stack([result[name].detach().float() for name in self.terms]) * share
         return total
@@ -273,16 +273,19 @@ VALIDATION_SEED = 1
 
 
 @torch.inference_mode()
-def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndarray | None]:
+def validate(trainer: Trainer, films: ChestXrayDataset) -> tuple[dict[str, float | None], np.ndarray | None]:
     """Measure a loop's objective on `films`, without augmentation; several processes take a part of each batch.
 
     Returns:
         "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
         logits (N, 14) float32, None there too. The same in all processes.
     """
-    objective, accelerator = loop.judged.eval(), loop.accelerator
+    objective, accelerator = trainer.judged.eval(), trainer.accelerator
     batches = Batches(
-        len(films), loop.recipe.phase.batch_size, process=loop.sampler.process, processes=loop.sampler.processes
+        len(films),
+        trainer.recipe.stage.batch_size,
+        process=trainer.sampler.process,
+        processes=trainer.sampler.processes,
     )
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     total = torch.zeros((), device=accelerator.device)
@@ -290,8 +293,10 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
     classified = False
     for (pixels, _), places in zip(load(films, batches), batches.whole(), strict=True):
         part, labels = batches.part(len(places)), torch.from_numpy(films.labels[places])
-        measure = partial(measure_batch, loop, objective, pixels=pixels, labels=labels, part=part, generator=generator)
-        share, found = loop.pieces.until_they_fit(measure, films=len(pixels), generator=generator)
+        measure = partial(
+            measure_batch, trainer, objective, pixels=pixels, labels=labels, part=part, generator=generator
+        )
+        share, found = trainer.pieces.until_they_fit(measure, films=len(pixels), generator=generator)
         total += share
         if len(found):
             classified, logits[places[part]] = True, torch.cat(found)
@@ -306,7 +311,7 @@ def validate(loop: Loop, films: Films) -> tuple[dict[str, float | None], np.ndar
 
 
 def measure_batch(
-    loop: Loop, objective: nn.Module, *, pixels: Tensor, labels: Tensor, part: slice, generator: torch.Generator
+    trainer: Trainer, objective: nn.Module, *, pixels: Tensor, labels: Tensor, part: slice, generator: torch.Generator
 ) -> tuple[Tensor, list[Tensor]]:
     """This process's share of a batch's loss, summed over films, and the logits of its pieces, if there are any.
 
@@ -318,9 +323,9 @@ def measure_batch(
         part: which of the batch this process's films are.
         generator: for the whole batch.
     """
-    images, labels = to_input(loop.send(pixels), size=loop.recipe.image_size), loop.send(labels)
+    images, labels = eval_transform(trainer.send(pixels), size=trainer.recipe.image_size), trainer.send(labels)
     share, logits = torch.zeros((), device=images.device), []
-    for piece, own in loop.pieces.split(images, part, generator=generator):
+    for piece, own in trainer.pieces.split(images, part, generator=generator):
         if len(own):  # a last batch of fewer films than processes
             result = objective(own, labels, generator=generator, part=piece)
             share += result["loss"] * len(own)
@@ -329,7 +334,7 @@ def measure_batch(
     return share, logits
 
 
-def named_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+def select_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
     """The probability from which on each finding is called present (`choose_thresholds`), None where not defined."""
     chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
     return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}

@@ -13,22 +13,22 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from ..data.cache import Store
-from ..data.dataset import Films
-from ..data.image_io import open_radiograph, shrink
-from ..data.nih import NihTables
+from ..data.cache import ImageCache
+from ..data.dataset import ChestXrayDataset
+from ..data.image_io import load_image, resize_square
+from ..data.nih import NihMetadata
 from ..errors import InputError
-from ..evaluation.evaluate import family_predictors
+from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
-from ..evaluation.results import said
+from ..evaluation.results import format_estimate
 from ..findings import BOXED_FINDINGS, FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE, heat_maps
 from ..inference.predictor import Prediction, Predictor
-from ..inference.view_check import doubts_about
-from ..io import whole_file
-from ..metrics.boxes import iou, overlap
-from ..metrics.localization import best_boxes, with_probability
+from ..inference.view_check import check_frontal
+from ..io import atomic_write
+from ..metrics.boxes import box_overlap, iou
+from ..metrics.localization import best_boxes, rank_by_probability
 from ..workspace import Workspace
 from .render import PANEL_WIDTH, Panel, render_png
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Example:
     """One film, ready to be shown; figures and the explorer take these. Nothing of it changes once it is made.
 
     Attributes:
@@ -46,7 +46,7 @@ class Case:
         labels: the findings it is labelled with.
         probabilities: model name -> (14,) in [0, 1]. The order of the names is the order of the panels.
         cams: model name -> (14, h, w), raw or refined class activation maps, any float; the same names.
-        box_thresholds: model name -> Q of its recipe, which its boxes are drawn and judged with; the same names.
+        cam_thresholds: model name -> Q of its recipe, which its boxes are drawn and judged with; the same names.
         true_boxes: columns `finding`, `x`, `y`, `w`, `h` in pixels of the 1024 x 1024 original; may be empty.
         patient_id: whose film it is; None for a film that somebody brought, of which nothing but its pixels is known.
         doubts: why it may be no frontal chest film, a sentence each (`frontal`).
@@ -60,10 +60,10 @@ class Case:
     labels: tuple[str, ...]
     probabilities: Mapping[str, np.ndarray]
     cams: Mapping[str, np.ndarray]
-    box_thresholds: Mapping[str, float]
+    cam_thresholds: Mapping[str, float]
     true_boxes: pd.DataFrame
     patient_id: int | None = None
-    doubts: tuple[str, ...] = ()
+    image_warnings: tuple[str, ...] = ()
     _hits: dict[tuple[str, str], bool | None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Case:
             raise InputError(
                 f"{self.image_index}: a film must be (H, W) uint8, not {self.film.shape} {self.film.dtype}"
             )
-        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.box_thresholds):
+        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.cam_thresholds):
             raise InputError(f"{self.image_index}: give maps, probabilities and Q of the same models, at least one")
         for model, cam in self.cams.items():
             if cam.ndim != 3 or len(cam) != len(FINDINGS) or len(self.probabilities[model]) != len(FINDINGS):
@@ -100,13 +100,13 @@ class Case:
         that the boxes drawn are the boxes scored.
         """
         heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return original_boxes(heatmap, threshold=self.box_thresholds[model])
+        return original_boxes(heatmap, threshold=self.cam_thresholds[model])
 
     def true(self, finding: str) -> np.ndarray:
         """Return the true boxes of `finding`, (M, 4) x, y, w, h in pixels of the original."""
         return self.true_boxes[XYWH].to_numpy(dtype=np.float64)[self.true_boxes["finding"].to_numpy() == finding]
 
-    def is_hit(self, model: str, finding: str) -> bool | None:
+    def is_correct(self, model: str, finding: str) -> bool | None:
         """Tell whether `model`'s best box has an IoU above 0.1 with a true one; None where there is no true one.
 
         The answer is kept: menus ask for it of every film, again and again.
@@ -136,39 +136,39 @@ ALL, LABELLED, HITS, MISSES = "all", "labelled", "hits", "misses"
 """Which cases to look at: any, those labelled with a finding, those where a model's best box is right, or wrong."""
 
 
-def choose_cases(
-    cases: Sequence[Case], *, which: str, finding: str, model: str, patient_id: int | None = None
+def filter_examples(
+    examples: Sequence[Example], *, which: str, finding: str, model: str, patient_id: int | None = None
 ) -> list[int]:
     """Choose cases by label, by patient, or by whether a model finds what is there.
 
     Args:
         cases: to choose from.
-        which: `ALL`, `LABELLED`, `HITS` of `model` (`Case.is_hit`) or `MISSES`.
+        which: `ALL`, `LABELLED`, `HITS` of `model` (`Example.is_correct`) or `MISSES`.
         finding: whose labels, hits or misses.
         model: whose hits or misses.
         patient_id: whose films; None: anybody's.
 
     Returns:
-        Places in `cases`, in their order. Films without a true box of the finding are neither hits nor misses.
+        Places in `cases`, in their order. Images without a true box of the finding are neither hits nor misses.
     """
     chosen = []
-    for place, case in enumerate(cases):
-        if patient_id is not None and case.patient_id != patient_id:
+    for place, example in enumerate(examples):
+        if patient_id is not None and example.patient_id != patient_id:
             continue
         if which in (HITS, MISSES):
-            fits = case.is_hit(model, finding) is (which == HITS)
+            fits = example.is_correct(model, finding) is (which == HITS)
         else:
-            fits = which == ALL or finding in case.labels
+            fits = which == ALL or finding in example.labels
         if fits:
             chosen.append(place)
     return chosen
 
 
-def choose_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: int) -> dict[str, str]:
+def pick_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: int) -> dict[str, str]:
     """Choose films with true boxes: for each boxed finding the first `per_finding` of the table that are not yet taken.
 
     Args:
-        truth: true boxes (`NihTables.boxes`).
+        truth: true boxes (`NihMetadata.boxes`).
         available: names of the films at hand, such as a store.
         per_finding: how many films of each finding; fewer where there are fewer.
 
@@ -183,61 +183,61 @@ def choose_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding
     return chosen
 
 
-def build_cases(
+def load_examples(
     workspace: Workspace, *, per_finding: int = 3, predictors: dict[str, Predictor] | None = None
-) -> list[Case]:
+) -> list[Example]:
     """Show films with true boxes to a workspace's trained models.
 
     Args:
         workspace: with prepared images and at least one trained model.
-        per_finding: films of each boxed finding, see `choose_boxed`.
+        per_finding: films of each boxed finding, see `pick_boxed`.
         predictors: the models, where they are loaded already.
 
     Raises:
         InputError: no image is prepared, none carries a box, or no model is trained.
     """
-    store, tables = workspace.store(), workspace.tables()
-    predictors = predictors or family_predictors(workspace.family, workspace.models)
-    chosen = choose_boxed(tables.boxes, store, per_finding=per_finding)
-    return make_cases(predictors, list(chosen), store=store, tables=tables)
+    cache, tables = workspace.cache(), workspace.tables()
+    predictors = predictors or load_predictors(workspace.recipes, workspace.models)
+    chosen = pick_boxed(tables.boxes, cache, per_finding=per_finding)
+    return make_examples(predictors, list(chosen), cache=cache, tables=tables)
 
 
-def make_cases(
-    predictors: dict[str, Predictor], image_index: Sequence[str], *, store: Store, tables: NihTables
-) -> list[Case]:
-    """Show the films called `image_index` to models (`evaluation.family_predictors`), one case a film.
+def make_examples(
+    predictors: dict[str, Predictor], image_index: Sequence[str], *, cache: ImageCache, tables: NihMetadata
+) -> list[Example]:
+    """Show the films called `image_index` to models (`evaluation.load_predictors`), one case a film.
 
     Raises:
         InputError: there is no film, or one is missing in the store or in the tables.
     """
-    films = Films(store, tables, image_index=image_index)
+    films = ChestXrayDataset(cache, tables, image_index=image_index)
     probabilities: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
     cams: dict[str, dict[str, np.ndarray]] = {name: {} for name in films.image_index}
-    box_thresholds: dict[str, float] = {}
+    cam_thresholds: dict[str, float] = {}
     for key, predictor in predictors.items():
         for names, output in predictor.batches(films, maps=True, what=f"look, {key}"):
             scores = output.logits.sigmoid().numpy()
             for model, maps in maps_by_model(key, output).items():
-                box_thresholds[model] = predictor.recipe.box_threshold
+                cam_thresholds[model] = predictor.recipe.cam_threshold
                 for name, score, cam in zip(names, scores, maps.numpy(), strict=True):
                     probabilities[name][model], cams[name][model] = score, cam
     return [
-        Case(
+        Example(
             image_index=name,
-            film=np.array(store.images[row]),
+            film=np.array(cache.images[row]),
             labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
             probabilities=probabilities[name],
             cams=cams[name],
-            box_thresholds=box_thresholds,
+            cam_thresholds=cam_thresholds,
             true_boxes=tables.boxes.loc[tables.boxes["image_index"] == name, ["finding", *XYWH]],
             patient_id=int(tables.images.at[name, "patient_id"]),
         )
-        for name, row, labels in zip(films.image_index, store.rows(films.image_index), films.labels, strict=True)
+        for name, row, labels in zip(films.image_index, cache.rows(films.image_index), films.labels, strict=True)
     ]
 
 
-def case_of_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str) -> Case:
-    """Show a film that somebody brought to models (`evaluation.family_predictors`).
+def example_from_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str) -> Example:
+    """Show a film that somebody brought to models (`evaluation.load_predictors`).
 
     Args:
         predictors: at least one.
@@ -247,35 +247,35 @@ def case_of_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str)
     Raises:
         InputError: the file is no readable image, see `radiographs.read_radiograph`.
     """
-    radiograph = open_radiograph(data, name=name)
-    probabilities, cams, box_thresholds = {}, {}, {}
+    radiograph = load_image(data, name=name)
+    probabilities, cams, cam_thresholds = {}, {}, {}
     for key, predictor in predictors.items():
-        film = shrink(radiograph.pixels, predictor.film_size)
+        film = resize_square(radiograph.pixels, predictor.cache_size)
         output = predictor.run(torch.from_numpy(film)[None, None])
         for model, maps in maps_by_model(key, output).items():
             probabilities[model], cams[model] = output.logits[0].sigmoid().numpy(), maps[0].numpy()
-            box_thresholds[model] = predictor.recipe.box_threshold
-    return Case(
+            cam_thresholds[model] = predictor.recipe.cam_threshold
+    return Example(
         image_index=name,
         film=radiograph.pixels,
         labels=(),
         probabilities=probabilities,
         cams=cams,
-        box_thresholds=box_thresholds,
+        cam_thresholds=cam_thresholds,
         true_boxes=pd.DataFrame(columns=["finding", *XYWH]),
-        doubts=doubts_about(radiograph),
+        image_warnings=check_frontal(radiograph),
     )
 
 
-def figure_rows(cases: Sequence[Case]) -> list[tuple[Case, str]]:
+def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
     """One case for each boxed finding that occurs, as in Fig. 7; another film in every row where there are enough."""
-    rows: list[tuple[Case, str]] = []
+    rows: list[tuple[Example, str]] = []
     for finding in BOXED_FINDINGS:
-        shown = [case for case, _ in rows]
-        candidates = [case for case in cases if len(case.true(finding))]
+        shown = [example for example, _ in rows]
+        candidates = [example for example in examples if len(example.true(finding))]
         # A film with two boxes would otherwise stand for both findings.
-        fresh = [case for case in candidates if case not in shown]
-        rows += [(case, finding) for case in (fresh or candidates)[:1]]
+        fresh = [example for example in candidates if example not in shown]
+        rows += [(example, finding) for example in (fresh or candidates)[:1]]
     return rows
 
 
@@ -306,7 +306,7 @@ def prediction_png(
         pixels = cv2.resize(prediction.film, (width, max(1, round(width * height / across))))
     to_original = ORIGINAL_SIZE / np.array([across, height, across, height])
     panels = []
-    for finding in prediction.likely(findings):
+    for finding in prediction.top_k(findings):
         decision = {True: ", present", False: ", not present", None: ""}[prediction.present[finding]]
         note = f"probability {prediction.probabilities[finding]:.2f}{decision}"
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
@@ -314,10 +314,10 @@ def prediction_png(
     return render_png(pixels, panels, true_boxes=np.empty((0, 4)), width=width)
 
 
-def write_film(case: Case, path: str | os.PathLike[str]) -> Path:
+def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
     """Write a case's film as a grey image file; the suffix of `path` chooses the format. Returns `path`."""
-    with whole_file(path) as temporary:
-        Image.fromarray(case.film).save(temporary)
+    with atomic_write(path) as temporary:
+        Image.fromarray(example.film).save(temporary)
     return Path(path)
 
 
@@ -331,7 +331,7 @@ RULE = (
 )
 
 
-def judge(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+def score_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
     """Judge the best box of each film and finding that has a true box.
 
     Args:
@@ -348,19 +348,19 @@ def judge(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame)
     found = pairs["x"].notna()
     pairs["iou"] = 0.0
     predicted, true = (pairs.loc[found, [f"{c}{end}" for c in XYWH]].to_numpy(dtype=float) for end in ("", "_true"))
-    pairs.loc[found, "iou"] = overlap(predicted, true, measure="iou")
-    judged = with_probability(pairs.groupby(key, sort=True)["iou"].max().reset_index(), probabilities)
+    pairs.loc[found, "iou"] = box_overlap(predicted, true, measure="iou")
+    judged = rank_by_probability(pairs.groupby(key, sort=True)["iou"].max().reset_index(), probabilities)
     judged["hit"] = judged["iou"] > HIT
     return judged.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
 
 
-def surest(judged: pd.DataFrame, *, hit: bool) -> list[tuple[str, str]]:
+def most_confident(judged: pd.DataFrame, *, hit: bool) -> list[tuple[str, str]]:
     """The surest hit, or miss, of each boxed finding that has one: (image_index, finding) in NIH's order."""
     first = judged[judged["hit"] == hit].drop_duplicates("finding").set_index("finding")["image_index"]
     return [(first[finding], finding) for finding in BOXED_FINDINGS if finding in first.index]
 
 
-def tally(judged: pd.DataFrame, best_box: Mapping[str, Any]) -> str:
+def count_text(judged: pd.DataFrame, best_box: Mapping[str, Any]) -> str:
     """Say how many are hits, and how many false positives the best boxes cost on all films.
 
     Args:
@@ -368,7 +368,7 @@ def tally(judged: pd.DataFrame, best_box: Mapping[str, Any]) -> str:
         best_box: "localization.METHOD.best_box" of results.json, of the same method.
     """
     scores = best_box[f"iou>{HIT}"]
-    count, cost = scores["micro"]["false_positives"], said(scores["macro"]["false_positives_per_image"])
+    count, cost = scores["micro"]["false_positives"], format_estimate(scores["macro"]["false_positives_per_image"])
     return (
         f"{judged['hit'].sum():,} of {len(judged):,} films and findings with a true box are hits, at {count:,} false "
         f"positives, {cost} per film and finding."

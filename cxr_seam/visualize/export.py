@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..data.image_io import SUFFIXES, image_files, open_radiograph
+from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Prediction, Predictor
-from ..io import UnwritableError, whole_file
+from ..io import WriteError, atomic_write
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -38,7 +38,7 @@ RESULT = "_heatmaps"
 """What a film's name is followed by in the names of its results."""
 
 
-def named_files(places: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+def output_stems(places: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Name the image files that paths stand for by what their results will be called.
 
     A file is called by its stem; one in a folder that was given, by its path below that folder, without suffix. Files
@@ -89,14 +89,14 @@ def predict_files(
 
     Args:
         predictor: the model.
-        files: see `named_files`.
+        files: see `output_stems`.
         out: made if it is missing.
 
     Yields:
         Path and prediction, or path and the error that took its place.
 
     Raises:
-        UnwritableError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     films, probabilities, boxes = [], [], []
     out = Path(out)
@@ -109,7 +109,7 @@ def predict_files(
                 films.append(row | {"error": str(answer)})
             else:
                 height, width = answer.size
-                films.append(row | {"width": width, "height": height, "warnings": "; ".join(answer.doubts)})
+                films.append(row | {"width": width, "height": height, "warnings": "; ".join(answer.image_warnings)})
                 probabilities += [
                     {"film": name, "finding": finding, "probability": answer.probabilities[finding], "present": present}
                     for finding, present in answer.present.items()
@@ -128,7 +128,7 @@ def _pictured(prediction: Prediction, stem: Path) -> Prediction | InputError:
     """The prediction, its pictures written; the error where its file, read a second time, is there no more."""
     try:
         write_pictures(prediction, stem)
-    except UnwritableError:
+    except WriteError:
         raise
     except InputError as error:
         return error
@@ -139,13 +139,13 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
     """Write STEM_heatmaps.png and, where the film is DICOM, STEM_heatmaps.dcm with the same picture."""
     from .examples import prediction_png
 
-    radiograph = open_radiograph(prediction.path)
+    radiograph = load_image(prediction.path)
     png = prediction_png(prediction, pixels=radiograph.pixels, width=WIDTH)
-    with whole_file(stem.with_name(f"{stem.name}{RESULT}.png")) as temporary:
+    with atomic_write(stem.with_name(f"{stem.name}{RESULT}.png")) as temporary:
         temporary.write_bytes(png)
     if radiograph.header is not None:
         made = prediction_dicom(prediction, radiograph.header, png)
-        with whole_file(stem.with_name(f"{stem.name}{RESULT}.dcm")) as temporary:
+        with atomic_write(stem.with_name(f"{stem.name}{RESULT}.dcm")) as temporary:
             made.save_as(temporary, enforce_file_format=True)
 
 
@@ -166,14 +166,14 @@ def prediction_dicom(prediction: Prediction, film: Dataset, png: bytes) -> Datas
 def as_text(prediction: Prediction) -> str:
     """What a prediction says, in lines: probabilities, decisions, and the best box of each finding."""
     lines = ["Probability, decision, best box in pixels of the film (x, y, width, height)"]
-    for finding in prediction.likely(len(FINDINGS)):
+    for finding in prediction.top_k(len(FINDINGS)):
         decision = {True: "present", False: "not present", None: "no threshold"}[prediction.present[finding]]
         boxes = prediction.boxes_of(finding)
         box = ", ".join(f"{value:.0f}" for value in boxes[0]) if len(boxes) else "none"
         lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {decision}, box {box}")
-    return "\r\n".join([*lines, *(f"Warning: {doubt}" for doubt in prediction.doubts)])
+    return "\r\n".join([*lines, *(f"Warning: {doubt}" for doubt in prediction.image_warnings)])
 
 
 def _write_table(table: pd.DataFrame, path: Path, columns: list[str]) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         table.reindex(columns=columns).to_csv(temporary, index=False, float_format="%.6g")  # hundredths of a pixel

@@ -1,7 +1,7 @@
 """The figures of the paper, and contact sheets of films: functions that return a matplotlib Figure.
 
 No figure touches pyplot's global state, and each one shows itself where a notebook shows the value of a cell.
-Films are shown on a dark ground.
+Images are shown on a dark ground.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data.dataset import Films
+from ..data.dataset import ChestXrayDataset
 from ..data.transforms import augment
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.results import said
+from ..evaluation.results import format_estimate
 from ..findings import FINDINGS, ORIGINAL_SIZE, XYWH
-from ..io import whole_file
+from ..io import atomic_write
 from ..recipes import Recipe
 from ..workspace import Workspace
 
@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..evaluation.results import COMPARISON, CONTROL, MODEL
 from ..metrics.classification import classification_table, mean_auc
-from .examples import Case, choose_boxed
-from .overlay import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, overlay
+from .examples import Example, pick_boxed
+from .overlay import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, overlay_heatmap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ _TITLE_WIDTH = 30  # characters above a film of a contact sheet
 
 def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
     """Write a figure to `path`, whole or not at all; the suffix chooses the format (.png, .pdf, .svg)."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=dpi, facecolor=figure.get_facecolor())
 
 
@@ -72,7 +72,7 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
         for number, (name, history) in enumerate(histories.items()):
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             losses = [record[key] for record in history]
-            first_pcm = next((i for i, r in enumerate(history) if r["phase"] == "pcm"), len(history))
+            first_pcm = next((i for i, r in enumerate(history) if r["stage"] == "seam"), len(history))
             epochs = np.arange(len(history))
             for part, line in ((slice(0, first_pcm), "-"), (slice(first_pcm, None), "--")):
                 label = name if epochs[part].size and (line == "-" or first_pcm == 0) else None
@@ -81,7 +81,7 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
         axes.xaxis.get_major_locator().set_params(integer=True)
         plain(axes)
     panels[0].set_ylabel("Loss")
-    if any(record["phase"] == "pcm" for history in histories.values() for record in history):
+    if any(record["stage"] == "seam" for history in histories.values() for record in history):
         panels[1].plot([], [], "k--", linewidth=1.4, label="PCM phase (SEAM losses)")
     panels[1].legend(frameon=False, fontsize=9)
     return figure
@@ -122,9 +122,9 @@ def plot_roc(
             continue
         false_rate, true_rate, _ = roc_curve(np.asarray(labels)[:, number], np.asarray(probabilities)[:, number])
         value = {"value": auc, "low": None, "high": None} if scores is None else scores["findings"][finding]["auc"]
-        axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {said(value)}", **style)
+        axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {format_estimate(value)}", **style)
     defined = int(table["auc"].notna().sum())
-    text = f"mean AUC {said(mean)} over {defined} findings" if defined else "AUC not defined"
+    text = f"mean AUC {format_estimate(mean)} over {defined} findings" if defined else "AUC not defined"
     axes.set(
         xlabel="1 - specificity",
         ylabel="Sensitivity",
@@ -178,7 +178,7 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1") -> Figure:
             }
         drawn = slice(1, None)  # a logarithmic axis has no place for the first point, 0
         x, y = (curve[key][drawn] for key in ("false_positives_per_image", "accuracy"))
-        (line,) = axes.plot(x, y, label=f"{method}: {said(at) or 'not defined'}", **style)
+        (line,) = axes.plot(x, y, label=f"{method}: {format_estimate(at) or 'not defined'}", **style)
         lines.append((-1 if at["value"] is None else at["value"], line))
         if kind == MODEL and at["low"] is not None:
             nudged = 0.5 * 1.05 ** (number - 1)  # side by side
@@ -196,7 +196,7 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1") -> Figure:
     return figure
 
 
-def plot_heatmap_grid(rows: Sequence[tuple[Case, str]], *, opacity: float = OPACITY) -> Figure:
+def plot_heatmap_grid(rows: Sequence[tuple[Example, str]], *, opacity: float = OPACITY) -> Figure:
     """Draw heat maps and boxes, a row for each film and finding, a column for each model.
 
     Source: Fig. 7; predicted boxes, at the Q of each model's recipe, red; true ones green and dashed; each model's
@@ -212,18 +212,18 @@ def plot_heatmap_grid(rows: Sequence[tuple[Case, str]], *, opacity: float = OPAC
     if not rows:
         raise InputError("there is no film to draw; give at least one case and finding")
     models = rows[0][0].models
-    if any(case.models != models for case, _ in rows):
+    if any(example.models != models for example, _ in rows):
         raise InputError("all rows of a grid must show the same models in the same order")
     figure = blank_figure(2.6 * len(models) + 0.4, 2.6 * len(rows) + 0.75, dark=True)
     grid = figure.subplots(len(rows), len(models), squeeze=False)
-    for (case, finding), line in zip(rows, grid, strict=True):
+    for (example, finding), line in zip(rows, grid, strict=True):
         for model, axes in zip(models, line, strict=True):
-            show(axes, overlay(case.film, case.heatmap(model, finding), opacity=opacity))
-            add_boxes(axes, case.predicted(model, finding), case.film.shape, true=False)
-            add_boxes(axes, case.true(finding), case.film.shape, true=True)
-            corner(axes, f"{case.probability(model, finding):.2f}")
+            show(axes, overlay_heatmap(example.film, example.heatmap(model, finding), opacity=opacity))
+            add_boxes(axes, example.predicted(model, finding), example.film.shape, true=False)
+            add_boxes(axes, example.true(finding), example.film.shape, true=True)
+            corner(axes, f"{example.probability(model, finding):.2f}")
         line[0].set_ylabel(
-            f"{finding.replace('_', ' ')}\n{case.image_index.removesuffix('.png')}", color=LIGHT, fontsize=9
+            f"{finding.replace('_', ' ')}\n{example.image_index.removesuffix('.png')}", color=LIGHT, fontsize=9
         )
     for model, axes in zip(models, grid[0], strict=True):
         axes.set_title(model, color=LIGHT, fontsize=11)
@@ -370,22 +370,22 @@ def box_legend(figure: Figure) -> None:
     )
 
 
-def contact_sheet(workspace: Workspace) -> Figure:
+def plot_samples(workspace: Workspace) -> Figure:
     """Draw one film for each boxed finding that occurs, with the true boxes of that finding.
 
     Raises:
         InputError: no image is prepared, or none carries a box.
     """
-    store, tables = workspace.store(), workspace.tables()
-    chosen = choose_boxed(tables.boxes, store, per_finding=1)
-    films = [np.array(store.images[row]) for row in store.rows(chosen)]
+    cache, tables = workspace.cache(), workspace.tables()
+    chosen = pick_boxed(tables.boxes, cache, per_finding=1)
+    films = [np.array(cache.images[row]) for row in cache.rows(chosen)]
     titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in chosen.items()]
     key = pd.MultiIndex.from_frame(tables.boxes[["image_index", "finding"]])
     boxes = [tables.boxes.loc[key.isin([pair]), XYWH].to_numpy() for pair in chosen.items()]
     return plot_films(films, titles, boxes=boxes)
 
 
-def augmentation_sheet(films: Films, recipe: Recipe, *, place: int = 0, variations: int = 9) -> Figure:
+def plot_augmentations(films: ChestXrayDataset, recipe: Recipe, *, place: int = 0, variations: int = 9) -> Figure:
     """Draw the film at `place` of `films` and some of the variations of it that training would see (Sect. 5.2)."""
     pixels, _ = films.__getitems__([place])
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -397,6 +397,6 @@ def augmentation_sheet(films: Films, recipe: Recipe, *, place: int = 0, variatio
 
 def roc_figure(evaluation: Evaluation) -> Figure:
     """Fig. 6: the ROC curves of the most refined model, with intervals of their areas."""
-    model = evaluation.most_refined
+    model = evaluation.final_model
     scores = evaluation.results["classification"][model]
     return plot_roc(evaluation.labels, evaluation.probabilities[model], title=model, scores=scores)

@@ -33,7 +33,7 @@ _EDGE = (0, 0, 0)
 _DASH, _GAP = 7, 5  # pixels
 
 
-def overlay(
+def overlay_heatmap(
     film: np.ndarray, heatmap: np.ndarray, *, opacity: float = OPACITY, colour_map: str = "inferno"
 ) -> np.ndarray:
     """Lay a heat map over a film.
@@ -63,10 +63,10 @@ def overlay(
         raise InputError("a heat map must lie in [0, 1]; make it with cxr_seam.heatmaps.heat_maps")
     share = (opacity * heatmap.astype(np.float32))[..., None]
     grey = film[..., None].astype(np.float32)
-    return np.rint(grey + share * (heat_colours(heatmap, colour_map) - grey)).astype(np.uint8)
+    return np.rint(grey + share * (apply_colour_map(heatmap, colour_map) - grey)).astype(np.uint8)
 
 
-def heat_colours(values: np.ndarray, colour_map: str) -> np.ndarray:
+def apply_colour_map(values: np.ndarray, colour_map: str) -> np.ndarray:
     """Colours (H, W, 3) uint8 RGB of values (H, W) in [0, 1]."""
     import cv2
 

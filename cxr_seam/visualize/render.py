@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from .overlay import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes, heat_colours, overlay
+from .overlay import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR, apply_colour_map, draw_boxes, overlay_heatmap
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -170,7 +170,7 @@ def _view(film: np.ndarray, panel: Panel, true_boxes: np.ndarray, **look: Any) -
     import cv2
 
     height, width = film.shape
-    picture = overlay(film, np.clip(_resized(panel.heatmap, (width, height)), 0, 1), **look)
+    picture = overlay_heatmap(film, np.clip(_resized(panel.heatmap, (width, height)), 0, 1), **look)
     picture = draw_boxes(picture, panel.boxes, colour=PREDICTED_COLOUR)
     picture = draw_boxes(picture, true_boxes, colour=TRUE_COLOUR, dashed=True)
     if panel.mark is not None:
@@ -185,7 +185,7 @@ def _lines_of_legend(canvas: np.ndarray, top: int, colour_map: str, *, predicted
     import cv2
 
     line = top + FOOT // 2
-    canvas[line - 5 : line + 5, MARGIN : MARGIN + 90] = heat_colours(np.linspace(0, 1, 90)[None], colour_map)
+    canvas[line - 5 : line + 5, MARGIN : MARGIN + 90] = apply_colour_map(np.linspace(0, 1, 90)[None], colour_map)
     if predicted:
         cv2.line(canvas, (MARGIN + 240, line), (MARGIN + 268, line), PREDICTED_COLOUR, 2)
     if true:

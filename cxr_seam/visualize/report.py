@@ -19,27 +19,27 @@ import pandas as pd
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.published import SLIPS
-from ..evaluation.results import MODEL, difference_frame, headline
+from ..evaluation.results import MODEL, difference_table, summary_table
 from ..evaluation.tables import (
     NOT_INSTALLED,
     POINTING,
-    accuracy_frame,
-    checkpoint_frame,
-    draws_note,
-    family_histories,
-    froc_frame,
-    localization_frame,
-    mean_auc_frame,
-    operating_frame,
+    accuracy_table,
+    bootstrap_note,
+    checkpoint_table,
+    comparability_note,
+    froc_table,
+    load_histories,
+    localization_comparison,
+    mean_auc_table,
+    operating_point_table,
     recipe_table,
-    standing,
     table_1,
     table_4,
 )
 from ..findings import FINDINGS
-from ..io import whole_file
+from ..io import atomic_write
 from ..workspace import DEMO_PATIENTS, Workspace
-from .examples import RULE, choose_boxed, figure_rows, judge, make_cases, surest, tally
+from .examples import RULE, count_text, make_examples, most_confident, one_per_finding, pick_boxed, score_best_boxes
 from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, roc_figure
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def write_report(workspace: Workspace, evaluation: Evaluation) -> Path:
         InputError: the films have gone since, or the file cannot be written.
     """
     path = workspace.results.with_name("report.html")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(report_page(workspace, evaluation).html(), encoding="utf-8")
     return path
 
@@ -162,19 +162,19 @@ def report_page(workspace: Workspace, evaluation: Evaluation) -> Page:
     page = Page(f"cxr-seam: {results['data']['description']}")
     page.heading(page.title, level=1)
     page.text("Research software, not a medical device. Do not decide about a patient by it.", mark=True)
-    page.text(standing(results))
+    page.text(comparability_note(results))
     if workspace.data in DEMO_PATIENTS:
         page.text("The films are drawn by the program; these numbers say nothing about patients.", mark=True)
     page.heading("Headline")
     page.text(HOW_TO_READ)
-    page.table(headline(results), tight=True)
-    if note := draws_note(results):
+    page.table(summary_table(results), tight=True)
+    if note := bootstrap_note(results):
         page.text(note)
     page.text(
         "Differences with paired intervals; where an interval holds 0, it may be chance. The best model and the best "
         "control were picked by these very films, which the interval does not tell of."
     )
-    page.table(difference_frame(results), tight=True)
+    page.table(difference_table(results), tight=True)
     _classification(page, evaluation)
     _localization(page, evaluation)
     page.heading("Table 4: parameters and time")
@@ -194,48 +194,48 @@ def _classification(page: Page, evaluation: Evaluation) -> None:
     page.heading("Classification")
     page.text("Table 1: area under the ROC curve. The PCM leaves probabilities as they are, so it has no column.")
     page.table(table_1(results), tight=True)
-    model = evaluation.most_refined
+    model = evaluation.final_model
     page.figure(roc_figure(evaluation), f"Fig. 6: ROC curves of {model}, with 95 % intervals of the area.")
     page.text(f"{model}, at thresholds that were chosen on the validation films and stored with the checkpoint:")
-    page.table(operating_frame(results, model))
+    page.table(operating_point_table(results, model))
     page.text(
         "Mean AUC beside what others report. Only rows of the official test list compare and have a rank; equal ones "
         "share it."
     )
-    page.table(mean_auc_frame(results), index=False)
+    page.table(mean_auc_table(results), index=False)
 
 
 def _localization(page: Page, evaluation: Evaluation) -> None:
     results = evaluation.results
     page.heading("Localization")
     page.figure(plot_froc(results), "FROC: accuracy against false positives per film and finding, IoU > 0.1.")
-    page.table(froc_frame(results))
+    page.table(froc_table(results))
     page.text(POINTING)
     page.text(
         "Tables 2 and 3, the paper's rule: all boxes, IoBB > 0.1. Wang et al. divide false positives by the boxes; "
         "counts compare. Macro is the mean over the findings; micro counts all boxes alike and sums false positives."
     )
-    page.table(localization_frame(results), tight=True)
+    page.table(localization_comparison(results), tight=True)
     page.text(
         "The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with "
         "a probability above 0.5. Controls without a probability keep all their boxes."
     )
-    page.table(localization_frame(results, kind="gated_boxes"), tight=True)
+    page.table(localization_comparison(results, kind="gated_boxes"), tight=True)
     page.text("The stricter reading: the single best box of each film and finding, IoU > 0.1.")
-    page.table(localization_frame(results, kind="best_box", score="iou>0.1"), tight=True)
+    page.table(localization_comparison(results, kind="best_box", score="iou>0.1"), tight=True)
     for measure, name in (("iobb", "IoBB"), ("iou", "IoU")):
         page.text(
             f"Macro accuracy of all boxes by threshold of the {name}, each at the false positives that it costs. Not "
             "ranked: most print no false positives."
         )
-        page.table(accuracy_frame(results, measure), index=False)
+        page.table(accuracy_table(results, measure), index=False)
     page.text("Known slips of the printed tables:")
     page.points(SLIPS)
 
 
 def _training(page: Page, workspace: Workspace) -> None:
     try:
-        histories = family_histories(workspace.family, workspace.models)
+        histories = load_histories(workspace.recipes, workspace.models)
     except InputError:  # a checkpoint may come without its history
         return
     page.heading("Training")
@@ -245,36 +245,36 @@ def _training(page: Page, workspace: Workspace) -> None:
 
 
 def _films(page: Page, workspace: Workspace, evaluation: Evaluation) -> None:
-    store, tables = workspace.store(), workspace.tables()
+    cache, tables = workspace.cache(), workspace.tables()
     models = [row["method"] for row in evaluation.results["ranking"] if row["kind"] == MODEL]
     method = evaluation.methods[models[0]]
-    probabilities = pd.DataFrame(evaluation.probabilities[models[0]], workspace.test_films().image_index, FINDINGS)
-    judged = judge(method.boxes, evaluation.truth, probabilities)
-    first = choose_boxed(evaluation.truth, store, per_finding=1)
-    chosen = {hit: surest(judged, hit=hit) for hit in (True, False)}
+    probabilities = pd.DataFrame(evaluation.probabilities[models[0]], workspace.test_dataset().image_index, FINDINGS)
+    judged = score_best_boxes(method.boxes, evaluation.truth, probabilities)
+    first = pick_boxed(evaluation.truth, cache, per_finding=1)
+    chosen = {hit: most_confident(judged, hit=hit) for hit in (True, False)}
     names = dict.fromkeys([*first, *(name for pairs in chosen.values() for name, _ in pairs)])
-    made = make_cases(evaluation.predictors, list(names), store=store, tables=tables)
-    cases = {case.image_index: case for case in made}
-    page.heading("Films")
+    made = make_examples(evaluation.predictors, list(names), cache=cache, tables=tables)
+    examples = {example.image_index: example for example in made}
+    page.heading("ChestXrayDataset")
     page.text("Predicted boxes are solid and red, true ones dashed and green; the number is the probability.")
-    rows = figure_rows([cases[name] for name in first])
+    rows = one_per_finding([examples[name] for name in first])
     page.figure(plot_heatmap_grid(rows), "Fig. 7: the first film of each finding in the box table.", film=True)
     page.heading(f"Hits and misses of {models[0]}", level=3)
     page.text(RULE)
-    counted = tally(judged, evaluation.results["localization"][models[0]]["best_box"])
+    counted = count_text(judged, evaluation.results["localization"][models[0]]["best_box"])
     page.text(f"{counted} The model is the best-ranked one; the others stand beside it.")
     for hit, caption in ((True, "The surest hits."), (False, "The surest misses.")):
-        if rows := [(cases[name], finding) for name, finding in chosen[hit]]:
+        if rows := [(examples[name], finding) for name, finding in chosen[hit]]:
             page.figure(plot_heatmap_grid(rows), caption, film=True)
 
 
 def _origin(page: Page, workspace: Workspace, results: Mapping[str, Any]) -> None:
     page.heading("Where the numbers come from")
-    about = {**results["data"], "created": results["created"], "draws of patients": results["draws"]}
-    about["seed of the draws"] = results["seed"]
-    page.table(pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in about.items()}}))
-    page.table(checkpoint_frame(results))
-    page.table(recipe_table(workspace.family).astype(str))
+    metadata = {**results["data"], "created": results["created"], "draws of patients": results["draws"]}
+    metadata["seed of the draws"] = results["seed"]
+    page.table(pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in metadata.items()}}))
+    page.table(checkpoint_table(results))
+    page.table(recipe_table(workspace.recipes).astype(str))
     page.table(pd.DataFrame({"version": results["versions"]}).fillna(NOT_INSTALLED))
     page.points(results["notes"])
     page.heading("Limits")

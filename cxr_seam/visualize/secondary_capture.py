@@ -73,7 +73,7 @@ def secondary_capture(film: Dataset, picture: np.ndarray, *, comment: str = "") 
         A data set with file meta information; write it with `save_as(path, enforce_file_format=True)`.
 
     Example:
-        >>> secondary_capture(open_radiograph("film.dcm").header, picture).save_as("heatmaps.dcm")
+        >>> secondary_capture(load_image("film.dcm").header, picture).save_as("heatmaps.dcm")
     """
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset

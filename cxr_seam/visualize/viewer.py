@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.image_io import shrink
-from ..data.transforms import to_input
+from ..data.image_io import resize_square
+from ..data.transforms import eval_transform
 from ..errors import InputError
-from ..evaluation.evaluate import models_of
+from ..evaluation.evaluate import models_in_method
 from ..evaluation.results import REFINED
 from ..findings import FINDINGS
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
-from ..models.pcm import PixelCorrelation, rows_of_affinity, unit_length
-from .examples import ALL, HITS, LABELLED, MISSES, Case, best_iou, case_of_file, choose_cases, original_boxes
+from ..models.pcm import PCM, affinity_rows, l2_normalise
+from .examples import ALL, HITS, LABELLED, MISSES, Example, best_iou, example_from_file, filter_examples, original_boxes
 from .overlay import COLOUR_MAPS, OPACITY
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 
@@ -45,19 +45,19 @@ class Controls:
         widget: the box around all of them.
     """
 
-    def __init__(self, cases: Sequence[Case], *, finding: str, with_pcm: bool, with_upload: bool) -> None:
+    def __init__(self, examples: Sequence[Example], *, finding: str, add_seam_stage: bool, with_upload: bool) -> None:
         """Make them for `cases`; `finding` is shown first."""
         import ipywidgets as widgets
 
-        patients = sorted({case.patient_id for case in cases if case.patient_id is not None})
-        self.which = _control(widgets.Dropdown, "Films", options=_CHOICES, value=ALL)
-        self.model = _control(widgets.Dropdown, "of model", options=cases[0].models)
+        patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
+        self.which = _control(widgets.Dropdown, "ChestXrayDataset", options=_CHOICES, value=ALL)
+        self.model = _control(widgets.Dropdown, "of model", options=examples[0].models)
         self.patient = _control(
             widgets.Dropdown, "Patient", options=[("all patients", ANYBODY), *((str(p), p) for p in patients)]
         )
         self.finding = _control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
         self.image = _control(widgets.Dropdown, "Film", options=[("", 0)])
-        self.threshold = _share("Threshold Q", cases[0].box_thresholds[cases[0].models[0]], low=0.05)
+        self.threshold = _share("Threshold Q", examples[0].cam_thresholds[examples[0].models[0]], low=0.05)
         self.opacity = _share("Opacity", OPACITY, low=0.0)
         self.colours = _control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
         self.narrow = _control(widgets.Checkbox, "Narrow page", value=False)
@@ -74,7 +74,7 @@ class Controls:
         drawn_by = [self.colours, self.threshold, self.opacity, self.narrow]
         place = [self.across, self.down]
         self.all = [*chosen_by, *drawn_by, *place]
-        shown = [*chosen_by, *drawn_by, *(place if with_pcm else []), *([self.upload] if with_upload else [])]
+        shown = [*chosen_by, *drawn_by, *(place if add_seam_stage else []), *([self.upload] if with_upload else [])]
         columns = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(290px, 1fr))", grid_gap="2px 12px")
         self.widget = widgets.VBox([widgets.GridBox(shown, layout=columns), self.picture, self.line])
 
@@ -110,11 +110,11 @@ def _share(name: str, value: float, *, low: float) -> Any:
 
 def has_pcm(predictor: Predictor) -> bool:
     """Whether a model's refiner is the PCM."""
-    return isinstance(predictor.model.pcm, PixelCorrelation)
+    return isinstance(predictor.model.refiner, PCM)
 
 
 @torch.inference_mode()
-def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
+def pcm_embedding(predictor: Predictor, film: np.ndarray) -> Tensor:
     """Embed every place of a film as the PCM does.
 
     Args:
@@ -130,35 +130,35 @@ def embed_film(predictor: Predictor, film: np.ndarray) -> Tensor:
     model = predictor.model
     if not has_pcm(predictor):
         raise InputError("this model has no PCM to look into; take a MultiRes model whose refiner is the PCM")
-    prepared = torch.from_numpy(shrink(film, predictor.film_size))[None, None]
-    images = to_input(prepared.to(predictor.device), size=predictor.recipe.image_size)
-    theta = model.pcm.embed(*model.encode(images))
-    return unit_length(theta)[0].reshape(theta.shape[1:]).cpu()
+    prepared = torch.from_numpy(resize_square(film, predictor.cache_size))[None, None]
+    images = eval_transform(prepared.to(predictor.device), size=predictor.recipe.image_size)
+    theta = model.refiner.embed(*model.encode(images))
+    return l2_normalise(theta)[0].reshape(theta.shape[1:]).cpu()
 
 
-def affinity_row(embedding: Tensor, *, across: float, down: float) -> np.ndarray:
+def attention_map(embedding: Tensor, *, across: float, down: float) -> np.ndarray:
     """One row of `pcm.affinity`, without the other rows.
 
     Args:
-        embedding: (D, h, w) of unit length, see `embed_film`.
+        embedding: (D, h, w) of unit length, see `pcm_embedding`.
         across, down: the place, as shares of width and height in [0, 1].
 
     Returns:
         (h, w) float32, not negative; sums to 1, or to 0 where a place resembles nothing, not even itself.
     """
-    row, column = cell_of(embedding.shape[1:], across=across, down=down)
+    row, column = feature_pixel(embedding.shape[1:], across=across, down=down)
     query = embedding.flatten(start_dim=1)[None]
-    weights = rows_of_affinity(embedding[:, row, column][None, :, None], query, None)
+    weights = affinity_rows(embedding[:, row, column][None, :, None], query, None)
     return weights.reshape(embedding.shape[1:]).numpy()
 
 
-def cell_of(shape: tuple[int, ...], *, across: float, down: float) -> tuple[int, int]:
+def feature_pixel(shape: tuple[int, ...], *, across: float, down: float) -> tuple[int, int]:
     """Row and column of the cell of a map (h, w) that a place lies in; places are shares in [0, 1]."""
     height, width = shape
     return min(int(down * height), height - 1), min(int(across * width), width - 1)
 
 
-def share_of_half(weights: np.ndarray) -> float:
+def half_mass_area(weights: np.ndarray) -> float:
     """The smallest share of the film that carries half of a row's weight: 0.5 where all places count alike."""
     largest_first = np.sort(weights.ravel())[::-1].cumsum(dtype=np.float64)
     if not largest_first[-1]:
@@ -166,7 +166,7 @@ def share_of_half(weights: np.ndarray) -> float:
     return (int(np.searchsorted(largest_first, largest_first[-1] / 2)) + 1) / weights.size
 
 
-class Explorer(Controls):
+class Viewer(Controls):
     """Look through cases: finding, film, threshold Q and opacity; every model side by side as in Fig. 7.
 
     Make it the last line of a notebook cell. The controls can also be set from a program.
@@ -179,13 +179,13 @@ class Explorer(Controls):
         widget: the box around these and the controls, which are those of `Controls`.
 
     Example:
-        >>> explorer = Explorer(cases)
+        >>> explorer = Viewer(cases)
         >>> explorer.threshold.value = 0.5
     """
 
     def __init__(
         self,
-        cases: Sequence[Case],
+        examples: Sequence[Example],
         *,
         predictors: Mapping[str, Predictor] | None = None,
         finding: str | None = None,
@@ -195,7 +195,7 @@ class Explorer(Controls):
 
         Args:
             cases: at least one.
-            predictors: the models that made the cases (`evaluation.family_predictors`); without them no film can be
+            predictors: the models that made the cases (`evaluation.load_predictors`); without them no film can be
                 brought, the PCM cannot be asked, and nothing is decided from the probabilities.
             finding: shown first; by default one that the first case has a true box of, else its first label.
             width: of a panel in pixels, on a wide page.
@@ -203,15 +203,15 @@ class Explorer(Controls):
         Raises:
             InputError: there is no case, or the finding is unknown.
         """
-        if not cases:
+        if not examples:
             raise InputError("there is no case to look at; make some from a model and its films")
-        self._cases = list(cases)
+        self._cases = list(examples)
         self._predictors, self._width = dict(predictors or {}), width
         refined = self._predictors.get(REFINED)
         self._pcm = refined if refined is not None and has_pcm(refined) else None
-        self._own: list[Case] = []
-        self._embedded: tuple[Case, Any] | None = None
-        self._heatmap = lru_cache(maxsize=8)(Case.heatmap)  # of the film and finding in sight, for every slider
+        self._own: list[Example] = []
+        self._embedded: tuple[Example, Any] | None = None
+        self._heatmap = lru_cache(maxsize=8)(Example.heatmap)  # of the film and finding in sight, for every slider
         self._busy, self._one_at_a_time = False, RLock()
         if finding is None:
             first = self._cases[0]
@@ -219,7 +219,7 @@ class Explorer(Controls):
         if finding not in FINDINGS:
             raise InputError(f"unknown finding {finding!r}; the known ones are {', '.join(FINDINGS)}")
         super().__init__(
-            self._cases, finding=finding, with_pcm=self._pcm is not None, with_upload=bool(self._predictors)
+            self._cases, finding=finding, add_seam_stage=self._pcm is not None, with_upload=bool(self._predictors)
         )
         for control in self.all:
             control.observe(lambda change: self._change({change["owner"]}), names="value")
@@ -248,7 +248,7 @@ class Explorer(Controls):
         """Fill the menu of films; the film shown stays where it still fits."""
         self.model.disabled = self.which.value not in (HITS, MISSES)
         patient = None if self.patient.value == ANYBODY else self.patient.value
-        places = choose_cases(
+        places = filter_examples(
             self._cases,
             which=self.which.value,
             finding=self.finding.value,
@@ -277,20 +277,20 @@ class Explorer(Controls):
             self.picture.layout.display = "none"
             self.line.value = _said("No film fits; choose another finding or patient, or all films.")
             return
-        case = self._cases[self.image.value]
-        true_boxes = case.true(finding)
+        example = self._cases[self.image.value]
+        true_boxes = example.true(finding)
         panels, notes = [], []
-        for model in case.models:
-            heatmap = self._heatmap(case, model, finding, size=PAPER_SIZE)
+        for model in example.models:
+            heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
             boxes = original_boxes(heatmap, threshold=self.threshold.value)
-            said, found = f"{finding} {case.probability(model, finding):.2f}", _count(len(boxes))
+            said, found = f"{finding} {example.probability(model, finding):.2f}", _count(len(boxes))
             if len(true_boxes):
                 found += f", IoU {best_iou(boxes, true_boxes):.2f}"
             panels.append(Panel(model, f"{said.replace('_', ' ')}\n{found}", heatmap, boxes))
-            notes.append(f"{model}: {said}, {found}{self._decision(case, model)}")
-        below = self._asked(case)
+            notes.append(f"{model}: {said}, {found}{self._decision(example, model)}")
+        below = self._asked(example)
         self.picture.value = render_png(
-            case.film,
+            example.film,
             panels,
             true_boxes=true_boxes,
             opacity=self.opacity.value,
@@ -298,53 +298,55 @@ class Explorer(Controls):
             narrow=self.narrow.value,
             colour_map=self.colours.value,
             below=below,
-            bars=self._bars(case),
+            bars=self._bars(example),
             chosen=finding,
         )
         self.picture.layout.display = None
-        labelled = "labelled with it" if finding in case.labels else "not labelled with it"
+        labelled = "labelled with it" if finding in example.labels else "not labelled with it"
         known = f"{labelled}, true: {_count(len(true_boxes))}."
-        if case in self._own:
-            doubts = f" Is it a frontal chest film? {'; '.join(case.doubts)}." if case.doubts else ""
-            known = f"a film of yours, of which no truth is known.{doubts}"
-        words = f"{finding} on {case.image_index}, {known} {'; '.join(notes)}."
+        if example in self._own:
+            image_warnings = (
+                f" Is it a frontal chest film? {'; '.join(example.image_warnings)}." if example.image_warnings else ""
+            )
+            known = f"a film of yours, of which no truth is known.{image_warnings}"
+        words = f"{finding} on {example.image_index}, {known} {'; '.join(notes)}."
         if below is not None:
             words += f" For the marked place the PCM draws on the whole film: {below.note}.".replace("\n", " ")
         self.line.value = _said(words)
 
-    def _decision(self, case: Case, model: str) -> str:
+    def _decision(self, example: Example, model: str) -> str:
         """What the model's stored threshold makes of the probability, in words; nothing where there is none."""
         threshold = self._thresholds_of(model)[FINDINGS.index(self.finding.value)]
         if np.isnan(threshold):
             return ""
-        present = case.probability(model, self.finding.value) >= threshold
+        present = example.probability(model, self.finding.value) >= threshold
         return f", called {'present' if present else 'absent'} (threshold {threshold:.2f})"
 
     def _thresholds_of(self, model: str) -> np.ndarray:
         """The probability (14,) from which on a model calls a finding present; NaN where that is not known."""
-        key = next((key for key in self._predictors if model in models_of(key)), None)
-        return self._predictors[key].threshold_values if key else np.full(len(FINDINGS), np.nan)
+        key = next((key for key in self._predictors if model in models_in_method(key)), None)
+        return self._predictors[key].thresholds_array if key else np.full(len(FINDINGS), np.nan)
 
-    def _bars(self, case: Case) -> list[Bars]:
+    def _bars(self, example: Example) -> list[Bars]:
         """Bars of the models; those that share their probabilities, as MultiRes with and without PCM do, share bars."""
         bars: list[Bars] = []
-        for model in case.models:
-            values = case.probabilities[model]
+        for model in example.models:
+            values = example.probabilities[model]
             if bars and np.array_equal(values, bars[-1].probabilities):
                 bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
             else:
                 bars.append(Bars(model, values, self._thresholds_of(model)))
         return bars
 
-    def _asked(self, case: Case) -> Panel | None:
+    def _asked(self, example: Example) -> Panel | None:
         """The row of the affinity for the place of the sliders; None without a PCM."""
         if self._pcm is None:
             return None
-        if self._embedded is None or self._embedded[0] is not case:
-            self._embedded = case, embed_film(self._pcm, case.film)
+        if self._embedded is None or self._embedded[0] is not example:
+            self._embedded = example, pcm_embedding(self._pcm, example.film)
         place = (self.across.value / 100, self.down.value / 100)
-        row = affinity_row(self._embedded[1], across=place[0], down=place[1])
-        note = f"half of the weight\non {share_of_half(row):.0%} of the film"
+        row = attention_map(self._embedded[1], across=place[0], down=place[1])
+        note = f"half of the weight\non {half_mass_area(row):.0%} of the film"
         return Panel("PCM: drawn on for the ring", note, row / max(row.max(), 1e-12), np.empty((0, 4)), place)
 
     def _take(self, change: Any) -> None:
@@ -354,13 +356,13 @@ class Explorer(Controls):
             self.upload.set_trait("value", type(self.upload.value)())  # else the same file would not be told of again
         for name, data in files:
             try:
-                case = case_of_file(self._predictors, data, name=name)
+                example = example_from_file(self._predictors, data, name=name)
             except InputError as error:
                 self.line.value = _said(f"{error}. The picture is still that of the film before.", role="alert")
                 return
             with self._one_at_a_time:
-                self._cases.append(case)
-                self._own.append(case)
+                self._cases.append(example)
+                self._own.append(example)
                 self._busy = True  # the menus are set together; the picture follows once
                 try:
                     self.which.value, self.patient.value = ALL, ANYBODY
@@ -381,8 +383,8 @@ def _said(words: str, *, role: str = "status") -> str:
     return f'<p role="{role}" style="line-height: 1.4">{escape(words)}</p>'
 
 
-def _caption(case: Case, *, own: bool) -> str:
-    return f"{case.image_index}: {'yours' if own else ', '.join(case.labels) or 'no finding'}"
+def _caption(example: Example, *, own: bool) -> str:
+    return f"{example.image_index}: {'yours' if own else ', '.join(example.labels) or 'no finding'}"
 
 
 def _count(boxes: int) -> str:
@@ -425,7 +427,7 @@ const timer = setInterval(() => {
         if (name && handle) handle.setAttribute("aria-label", name);
     }
     for (const picture of document.querySelectorAll("img.widget-image:not([alt])"))
-        picture.alt = "Films with heat maps, boxes and probabilities; the sentence below says what they show.";
+        picture.alt = "Images with heat maps, boxes and probabilities; the sentence below says what they show.";
     if (!--looks) clearInterval(timer);
 }, 500);
 """

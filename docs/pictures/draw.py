@@ -21,20 +21,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
 
-from cxr_seam.data.transforms import rotate, rotation_valid, to_input
-from cxr_seam.evaluation.evaluate import family_predictors
+from cxr_seam.data.transforms import eval_transform, rotate, rotation_valid
+from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED, load_results
-from cxr_seam.evaluation.tables import family_histories
+from cxr_seam.evaluation.tables import load_histories
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.heatmaps import heat_maps
 from cxr_seam.models.backbones import build_backbone
 from cxr_seam.models.multires import MergeBlock
-from cxr_seam.recipes import SeamPhase
+from cxr_seam.recipes import SeamStage
 from cxr_seam.training.seam import SeamObjective
-from cxr_seam.visualize.examples import build_cases, figure_rows
-from cxr_seam.visualize.figures import COLOURS, contact_sheet, plot_froc, plot_heatmap_grid, plot_loss_curves
-from cxr_seam.visualize.overlay import overlay
-from cxr_seam.visualize.viewer import Explorer
+from cxr_seam.visualize.examples import load_examples, one_per_finding
+from cxr_seam.visualize.figures import COLOURS, plot_froc, plot_heatmap_grid, plot_loss_curves, plot_samples
+from cxr_seam.visualize.overlay import overlay_heatmap
+from cxr_seam.visualize.viewer import Viewer
 from cxr_seam.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent
@@ -175,22 +175,24 @@ def merge_block() -> Figure:
 
 def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
     """The Siamese step of the second phase, on a film of the demo with the maps of the trained model."""
-    case = next(
-        case for case, finding in figure_rows(build_cases(workspace, predictors=predictors)) if finding == SHOWN
+    example = next(
+        example
+        for example, finding in one_per_finding(load_examples(workspace, predictors=predictors))
+        if finding == SHOWN
     )
     model, index, size = predictors[REFINED].model, FINDINGS.index(SHOWN), predictors[REFINED].recipe.image_size
     degrees = torch.tensor([DEGREES])
-    film = torch.from_numpy(case.film)[None, None]
+    film = torch.from_numpy(example.film)[None, None]
     turned = rotate(film, degrees).round().to(torch.uint8)
-    step_of_training = SeamObjective(model, SeamPhase()).eval()
+    step_of_training = SeamObjective(model, SeamStage()).eval()
     with torch.inference_mode():
-        raw, refined = step_of_training.branch(to_input(film, size=size), valid=None)
+        raw, refined = step_of_training.branch(eval_transform(film, size=size), valid=None)
         valid = rotation_valid(degrees, height=raw.shape[-2], width=raw.shape[-1])
-        raw_turned, refined_turned = step_of_training.branch(to_input(turned, size=size), valid=valid)
+        raw_turned, refined_turned = step_of_training.branch(eval_transform(turned, size=size), valid=valid)
 
     def seen(film: torch.Tensor, cam: torch.Tensor) -> np.ndarray:
         pixels = film[0, 0].numpy()
-        return overlay(pixels, heat_maps(cam[:, index : index + 1], pixels.shape)[0, 0].numpy())
+        return overlay_heatmap(pixels, heat_maps(cam[:, index : index + 1], pixels.shape)[0, 0].numpy())
 
     figure, axes = page(112, 69)
     side, first, second, third = 15, 58, 37.5, 14.5
@@ -202,7 +204,7 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
         axes.imshow(picture, extent=extent, cmap="gray", vmin=0, vmax=255, zorder=2)
         say(axes, x, row - side / 2 - 1.6, name, size=10)
 
-    film_at("film", first, case.film, "film $x$")
+    film_at("film", first, example.film, "film $x$")
     film_at("film", third, turned[0, 0].numpy(), "turned film $A(x)$")
     film_at("raw", first, seen(film, raw), "its map $\\hat y^{\\,o}$")
     film_at("raw", second, seen(turned, rotate(raw, degrees)), "turned: $A(\\hat y^{\\,o})$")
@@ -244,20 +246,20 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
 
 def main(run: Path) -> None:
     """Draw everything from a run of the demo."""
-    workspace = Workspace.open(data="demo", recipes="demo", keep=run)
-    predictors = family_predictors(workspace.family, workspace.models)
-    cases = build_cases(workspace, per_finding=8, predictors=predictors)
-    rows = figure_rows(cases)
-    write(contact_sheet(workspace), HERE / "films.png", dpi=88)
-    write(plot_loss_curves(family_histories(workspace.family[:2], workspace.models)), HERE / "loss_curves.png", dpi=120)
+    workspace = Workspace.open(data="demo", preset="demo", output_dir=run)
+    predictors = load_predictors(workspace.recipes, workspace.models)
+    examples = load_examples(workspace, per_finding=8, predictors=predictors)
+    rows = one_per_finding(examples)
+    write(plot_samples(workspace), HERE / "films.png", dpi=88)
+    write(plot_loss_curves(load_histories(workspace.recipes[:2], workspace.models)), HERE / "loss_curves.png", dpi=120)
     write(merge_block(), HERE / "merge_block.png", dpi=120)
     write(siamese(workspace, predictors), HERE / "siamese.png", dpi=120)
-    one_each = figure_rows(build_cases(workspace, per_finding=1, predictors=predictors))
+    one_each = one_per_finding(load_examples(workspace, per_finding=1, predictors=predictors))
     write(plot_heatmap_grid(one_each[:2]), HERE / "before_and_after.png", dpi=96)
     write(plot_froc(load_results(workspace.results)), HERE / "froc.png")
-    case = next(case for case, finding in rows if finding == SHOWN)
-    explorer = Explorer([case], predictors=predictors, finding=SHOWN)
-    write(explorer.picture.value, HERE / "explorer.png")
+    example = next(example for example, finding in rows if finding == SHOWN)
+    viewer = Viewer([example], predictors=predictors, finding=SHOWN)
+    write(viewer.picture.value, HERE / "explorer.png")
     chosen = [row for row in rows if row[1] in IN_README]
     write(plot_heatmap_grid(chosen), HERE.parent / "heatmap.png")
 

@@ -63,12 +63,12 @@ def screenshots() -> Path:
 @pytest.fixture(scope="module")
 def keep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny data and the three models trained on them."""
-    workspace = Workspace.open(data="tiny", recipes="tiny", keep=tmp_path_factory.mktemp("keep"))
-    workspace.fetch()
-    for recipe in workspace.family:
-        training, validation = workspace.training_films(recipe)
-        train(recipe, workspace.models, train_films=training, validation_films=validation)
-    return workspace.keep
+    workspace = Workspace.open(data="tiny", preset="tiny", output_dir=tmp_path_factory.mktemp("keep"))
+    workspace.prepare_data()
+    for recipe in workspace.recipes:
+        training, validation = workspace.train_val_datasets(recipe)
+        train(recipe, workspace.models, train_set=training, val_set=validation)
+    return workspace.output_dir
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def address(chromium: str, keep: Path, tmp_path_factory: pytest.TempPathFactory)
         port = free.getsockname()[1]
     environment = os.environ | {
         "CXR_SEAM_DATA": "tiny",
-        "CXR_SEAM_RECIPES": "tiny",
-        "CXR_SEAM_KEEP": str(keep),
+        "CXR_SEAM_PRESET": "tiny",
+        "CXR_SEAM_OUTPUT": str(keep),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -248,12 +248,12 @@ def test_a_finding_and_a_threshold_change_picture_and_boxes(page: Any, screensho
 
 
 def test_every_control_has_a_name_for_screen_readers_and_is_reached_by_tab(page: Any) -> None:
-    names = ["Films", "Patient", "Finding", "Film", "Colours", "Threshold Q", "Opacity", "Narrow page"]
+    names = ["ChestXrayDataset", "Patient", "Finding", "Film", "Colours", "Threshold Q", "Opacity", "Narrow page"]
     names += ["PCM at x %", "PCM at y %", "Your film"]  # "of model" serves hits and misses, and sleeps until then
     kinds = [("combobox", 5), ("slider", 2), ("checkbox", 1), ("slider", 2), ("button", 1)]
     roles = [role for role, count in kinds for _ in range(count)]
     viewer = page.locator(".widget-vbox", has=page.locator(PICTURE))
-    viewer.get_by_role("combobox", name="Films", exact=True).focus()
+    viewer.get_by_role("combobox", name="ChestXrayDataset", exact=True).focus()
     for name, role in zip(names, roles, strict=True):
         control = viewer.get_by_role(role, name=re.compile(rf"^\W*{re.escape(name)}( \(\d\))?$"))
         assert control.count() == 1, name
@@ -263,7 +263,7 @@ def test_every_control_has_a_name_for_screen_readers_and_is_reached_by_tab(page:
             page.keyboard.press("Tab")
         assert control.evaluate("element => element === document.activeElement"), name
         page.keyboard.press("Tab")
-    assert viewer.get_by_role("img").get_attribute("alt").startswith("Films with heat maps")
+    assert viewer.get_by_role("img").get_attribute("alt").startswith("Images with heat maps")
 
 
 def test_a_film_can_be_brought(page: Any, screenshots: Path, keep: Path, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_film_can_be_brought(page: Any, screenshots: Path, keep: Path, tmp_pat
 
 
 def test_films_are_chosen_by_misses_and_the_empty_choice_is_told(page: Any, screenshots: Path) -> None:
-    choice, finding = page.get_by_label("Films", exact=True), page.get_by_label("Finding", exact=True)
+    choice, finding = page.get_by_label("ChestXrayDataset", exact=True), page.get_by_label("Finding", exact=True)
     finding.select_option("Hernia")  # which no film of NIH has a box of
     choice.select_option("misses of the finding")
     page.get_by_text("No film fits").wait_for()
@@ -319,8 +319,8 @@ def test_the_page_reads_in_the_dark_and_in_a_narrow_window(page: Any, screenshot
     picture, _ = _after(page, lambda: page.get_by_label("Narrow page").check())
     page.locator(PICTURE).scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "explorer_narrow_dark.png")
-    shown, controls = page.locator(PICTURE).bounding_box(), page.locator(".widget-gridbox").bounding_box()
-    assert shown["x"] + shown["width"] <= 600 and controls["x"] + controls["width"] <= 600
+    shown, baselines = page.locator(PICTURE).bounding_box(), page.locator(".widget-gridbox").bounding_box()
+    assert shown["x"] + shown["width"] <= 600 and baselines["x"] + baselines["width"] <= 600
     assert shown["width"] > 0.95 * picture.shape[1]  # its letters are as large as on a wide page
     _change_theme(page, light=True)
     page.screenshot(path=screenshots / "explorer_narrow.png")

@@ -128,9 +128,9 @@ def committed_notebooks() -> dict[str, str]:
 def run_notebook(source: str, *, on_drive: bool) -> tuple[float, int, str]:
     """Run a notebook from /content; return seconds, cells run, and the error, "" where there was none."""
     if on_drive:
-        if source.count("KEEP_ON_DRIVE = False") != 1:
-            sys.exit("a notebook has no form field KEEP_ON_DRIVE = False; run.py cannot tick it")
-        source = source.replace("KEEP_ON_DRIVE = False", "KEEP_ON_DRIVE = True")
+        if source.count("SAVE_TO_DRIVE = False") != 1:
+            sys.exit("a notebook has no form field SAVE_TO_DRIVE = False; run.py cannot tick it")
+        source = source.replace("SAVE_TO_DRIVE = False", "SAVE_TO_DRIVE = True")
         source = source.replace("UPLOAD = False", "UPLOAD = True")  # notebook 05's; answered by COLAB_UPLOAD
     notebook = nbformat.reads(source, as_version=4)
     client = NotebookClient(
@@ -168,7 +168,7 @@ def main() -> None:
         "PYTHONPATH": str(HERE / "stub"),
         "IPYTHONDIR": str(PLACE / "ipython"),
         "CXR_SEAM_DATA": "tiny",
-        "CXR_SEAM_RECIPES": "tiny",
+        "CXR_SEAM_PRESET": "tiny",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "COLAB_UPLOAD": str(ROOT / "docs" / "heatmap.png"),
@@ -176,7 +176,7 @@ def main() -> None:
     startup = PLACE / "ipython" / "profile_default" / "startup"
     empty(startup)
     (startup / "00-colab.py").write_text("import google.colab\n")  # as Colab does, before the first cell
-    os.environ.pop("CXR_SEAM_KEEP", None)
+    os.environ.pop("CXR_SEAM_OUTPUT", None)
     os.environ |= kernel | commit_as_origin()
 
     known = {name.replace("_", "-").lower(): version for name, version in before.items()}

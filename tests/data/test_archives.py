@@ -10,7 +10,7 @@ import pytest
 from helpers.archives import content, fill, name, png, tar, zipped
 from PIL import Image
 
-from cxr_seam.data.cache import Store
+from cxr_seam.data.cache import ImageCache
 from cxr_seam.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_a_truncated_tar_gives_what_it_holds_and_is_refused(kept, mode, tmp_path
     cut.write_bytes(whole.read_bytes()[: int(length * kept)])
     with pytest.raises(InputError, match="cut.tar.gz is broken or ends early.*fetch it again"):
         fill(cut, tmp_path / "store")
-    assert 0 < len(Store.open(tmp_path / "store")) < 20
+    assert 0 < len(ImageCache.open(tmp_path / "store")) < 20
     assert content(fill(whole, tmp_path / "store"))[0] == content(fill(whole, tmp_path / "fresh"))[0]
 
 
@@ -91,9 +91,9 @@ def test_gzip_members_and_padding_are_read_as_one(tmp_path):
     members = {name(k): png(k, side=40 + k) for k in range(9)}
     plain = tar(tmp_path / "plain.tar", members, mode="w")
     (tmp_path / "pieces.tar.gz").write_bytes(b"".join(in_pieces(plain.read_bytes())))
-    store = fill(tmp_path / "pieces.tar.gz", tmp_path / "store")
-    assert store.image_index == list(members)
-    assert content(store)[0] == content(fill(plain, tmp_path / "other"))[0]
+    cache = fill(tmp_path / "pieces.tar.gz", tmp_path / "store")
+    assert cache.image_index == list(members)
+    assert content(cache)[0] == content(fill(plain, tmp_path / "other"))[0]
 
 
 @pytest.mark.parametrize(

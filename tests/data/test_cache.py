@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_seam.data.cache import BLOCK, Store, prepare
+from cxr_seam.data.cache import BLOCK, ImageCache, prepare
 from cxr_seam.errors import InputError
 
 
@@ -23,42 +23,42 @@ def levels(folder, count, *, suffix=".png", side=32):
 
 
 @pytest.fixture
-def store(tmp_path):
+def cache(tmp_path):
     return prepare(levels(tmp_path / "source", 5), tmp_path / "store", size=16, progress=False)
 
 
-def test_images_are_read_by_name(store):
-    assert len(store) == 5 and store.size == 16
-    assert store.images.shape == (5, 16, 16) and store.images.dtype == np.uint8
-    rows = store.rows(["00000004_000.png", "00000001_000.png", "00000004_000.png"])
-    assert store.images[rows].mean(axis=(1, 2)).tolist() == [4, 1, 4]
-    assert store.rows([]).shape == (0,)
-    assert "00000004_000.png" in store and "00000005_000.png" not in store
+def test_images_are_read_by_name(cache):
+    assert len(cache) == 5 and cache.size == 16
+    assert cache.images.shape == (5, 16, 16) and cache.images.dtype == np.uint8
+    rows = cache.rows(["00000004_000.png", "00000001_000.png", "00000004_000.png"])
+    assert cache.images[rows].mean(axis=(1, 2)).tolist() == [4, 1, 4]
+    assert cache.rows([]).shape == (0,)
+    assert "00000004_000.png" in cache and "00000005_000.png" not in cache
 
 
-def test_reading_copies_the_rows_asked_for(store):
-    pixels = store.read([4, 1, 4])
+def test_reading_copies_the_rows_asked_for(cache):
+    pixels = cache.read([4, 1, 4])
     assert pixels.shape == (3, 16, 16) and pixels.dtype == np.uint8
     assert pixels.mean(axis=(1, 2)).tolist() == [4, 1, 4]
     pixels[0] = 0  # the reader's own copy
-    assert store.read([4]).min() == 4
-    assert store.read([]).shape == (0, 16, 16)
+    assert cache.read([4]).min() == 4
+    assert cache.read([]).shape == (0, 16, 16)
 
 
-def test_a_store_that_shrinks_or_vanishes_under_its_reader_is_told(store):
-    path = store.folder / "images.u8"
+def test_a_store_that_shrinks_or_vanishes_under_its_reader_is_told(cache):
+    path = cache.folder / "images.u8"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="images.u8 became shorter"):
-        store.read([4])
+        cache.read([4])
     path.unlink()
     with pytest.raises(InputError, match="cannot read .*images.u8"):
-        store.read([0])
+        cache.read([0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
 def test_reading_every_image_leaves_none_in_memory(tmp_path):
     """32 MB of images are read; of a mapped file all would stay resident."""
-    store = prepare(levels(tmp_path / "source", 8, side=2048), tmp_path / "store", size=2048, progress=False)
+    cache = prepare(levels(tmp_path / "source", 8, side=2048), tmp_path / "store", size=2048, progress=False)
 
     def mapped():
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -66,66 +66,66 @@ def test_reading_every_image_leaves_none_in_memory(tmp_path):
 
     before = mapped()
     for row in range(8):
-        store.read([row])
+        cache.read([row])
     assert mapped() - before < 4
-    store.images.sum()
+    cache.images.sum()
     assert mapped() - before > 24  # the measure does see a mapped file
 
 
-def test_the_first_missing_name_is_told(store):
+def test_the_first_missing_name_is_told(cache):
     with pytest.raises(InputError, match="00000007_000.png is not in the store"):
-        store.rows(["00000001_000.png", "00000007_000.png", "00000008_000.png"])
+        cache.rows(["00000001_000.png", "00000007_000.png", "00000008_000.png"])
 
 
-def test_images_cannot_be_written_to(store):
+def test_images_cannot_be_written_to(cache):
     with pytest.raises(ValueError):
-        store.images[0, 0, 0] = 1
+        cache.images[0, 0, 0] = 1
 
 
-def test_a_pickled_store_carries_no_pixels(store):
-    copy = pickle.dumps(store)
+def test_a_pickled_store_carries_no_pixels(cache):
+    copy = pickle.dumps(cache)
     assert len(copy) < 500
-    assert np.array_equal(pickle.loads(copy).images, store.images)
+    assert np.array_equal(pickle.loads(copy).images, cache.images)
 
 
 def test_a_folder_without_a_store_is_told_how_to_get_one(tmp_path):
     with pytest.raises(InputError, match="no prepared images in .*; run python -m cxr_seam prepare"):
-        Store.open(tmp_path)
+        ImageCache.open(tmp_path)
 
 
-def test_verify_finds_a_flipped_bit_and_tells_where(store):
-    store.verify()
-    path = store.folder / "images.u8"
+def test_verify_finds_a_flipped_bit_and_tells_where(cache):
+    cache.verify()
+    path = cache.folder / "images.u8"
     data = bytearray(path.read_bytes())
     data[3 * 256 + 7] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged between 00000000_000.png and 00000004_000.png"):
-        Store.open(store.folder).verify()
+        ImageCache.open(cache.folder).verify()
 
 
 def test_verify_looks_at_every_block(tmp_path):
     count = BLOCK + 3
-    store = prepare(levels(tmp_path / "source", count, side=16), tmp_path / "store", size=4, progress=False)
-    store.verify()
-    path = store.folder / "images.u8"
+    cache = prepare(levels(tmp_path / "source", count, side=16), tmp_path / "store", size=4, progress=False)
+    cache.verify()
+    path = cache.folder / "images.u8"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(InputError, match=f"{BLOCK:08}_000.png and {BLOCK + 2:08}_000.png"):
-        Store.open(store.folder).verify()
+        ImageCache.open(cache.folder).verify()
 
 
-def test_bytes_past_the_index_do_not_count(store):
-    with (store.folder / "images.u8").open("ab") as file:
+def test_bytes_past_the_index_do_not_count(cache):
+    with (cache.folder / "images.u8").open("ab") as file:
         file.write(b"\1" * 300)
-    again = Store.open(store.folder)
-    assert again.image_index == store.image_index
+    again = ImageCache.open(cache.folder)
+    assert again.image_index == cache.image_index
     again.verify()
 
 
-def test_a_shortened_image_file_is_refused(store):
-    path = store.folder / "images.u8"
+def test_a_shortened_image_file_is_refused(cache):
+    path = cache.folder / "images.u8"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="images.u8 is shorter than its index says"):
-        Store.open(store.folder)
+        ImageCache.open(cache.folder)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_a_shortened_image_file_is_refused(store):
         (lambda text: json.dumps(json.loads(text) | {"names": None}), "lacks or garbles"),
     ],
 )
-def test_a_broken_index_is_refused_in_one_sentence(change, sentence, store):
-    path = store.folder / "index.json"
+def test_a_broken_index_is_refused_in_one_sentence(change, sentence, cache):
+    path = cache.folder / "index.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=f"index.json {sentence}.*prepare again") as error:
-        Store.open(store.folder)
+        ImageCache.open(cache.folder)
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import pytest
 from helpers.dicom_files import film, of_pydicom, of_pydicom_data, written
 from pydicom import Dataset, dcmread
 
-from cxr_seam.data.image_io import image_files, open_radiograph, read_radiograph
+from cxr_seam.data.image_io import image_files, load_image, read_radiograph
 from cxr_seam.errors import InputError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
@@ -88,9 +88,9 @@ def test_padding_is_black_and_stretches_nothing():
 def test_colour_becomes_luminance_and_is_told():
     pixels = np.zeros((20, 20, 3), np.uint8)
     pixels[..., 1] = 255
-    radiograph = open_radiograph(written(film(pixels)))
+    radiograph = load_image(written(film(pixels)))
     assert (radiograph.pixels == 150).all() and radiograph.coloured == 1  # 0.587 * 255 = 149.7
-    grey = open_radiograph(written(film(np.dstack([GREY] * 3))))
+    grey = load_image(written(film(np.dstack([GREY] * 3))))
     assert np.array_equal(grey.pixels, GREY) and grey.coloured == 0
 
 
@@ -127,7 +127,7 @@ def test_ycbcr_is_the_same_picture_as_rgb():
 
 
 def test_a_real_chest_film_reads_alike_compressed_and_not():
-    plain = open_radiograph(of_pydicom_data("RG1_UNCR.dcm"))
+    plain = load_image(of_pydicom_data("RG1_UNCR.dcm"))
     assert plain.pixels.shape == (1955, 1841) and plain.header.PhotometricInterpretation == "MONOCHROME1"
     assert np.array_equal(read_radiograph(of_pydicom_data("RG1_J2KR.dcm")), plain.pixels)
     lossy = read_radiograph(of_pydicom_data("RG1_J2KI.dcm"))

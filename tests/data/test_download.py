@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from helpers.archives import content, name, png, tar, zipped
 
-from cxr_seam.data.cache import Store
+from cxr_seam.data.cache import ImageCache
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "data_download.sh")
 TABLES = ("BBox_List_2017.csv", "Data_Entry_2017_v2020.csv", "test_list.txt", "train_val_list.txt")
@@ -148,7 +148,7 @@ def dest(tmp_path):
 def test_download_prepare_delete_and_do_nothing_the_second_time(download, server, dest):
     status, said = download("--archives", "1-2")
     assert status == 0, said
-    store = Store.open(dest / "store_16")
+    store = ImageCache.open(dest / "store_16")
     assert sorted(store.image_index) == [name(k) for k in (0, 1, 2, 3, 10, 11, 12, 13)]
     assert store.images[store.rows([name(12)])].mean() == 12
     assert store.sources == (("images_001.tar.gz", 4), ("images_002.tar.gz", 4))
@@ -167,16 +167,16 @@ def test_a_further_archive_is_added(download, server, dest):
     server.asked.clear()
     assert download("--archives", "1,2")[0] == 0
     assert server.paths() == [SECOND]
-    assert len(Store.open(dest / "store_16")) == 8
+    assert len(ImageCache.open(dest / "store_16")) == 8
 
 
 def test_originals_are_kept_and_used_again(download, server, dest):
-    assert download("--archives", "1", "--keep-originals")[0] == 0
+    assert download("--archives", "1", "--output-originals")[0] == 0
     assert (dest / "archives" / "images_001.tar.gz").read_bytes() == server.files[FIRST]
     server.asked.clear()
-    assert download("--archives", "1", "--keep-originals", "--size", "8")[0] == 0
+    assert download("--archives", "1", "--output-originals", "--size", "8")[0] == 0
     assert server.asked == []
-    assert Store.open(dest / "store_8").size == 8
+    assert ImageCache.open(dest / "store_8").size == 8
 
 
 def test_tables_only(download, server, dest):
@@ -197,7 +197,7 @@ def test_a_wrong_checksum_is_refused_and_deleted_and_the_next_run_recovers(downl
     assert list((dest / "archives").iterdir()) == []
     server.files[FIRST] = right
     assert download("--archives", "1", sums=sums)[0] == 0
-    assert len(Store.open(dest / "store_16")) == 4
+    assert len(ImageCache.open(dest / "store_16")) == 4
 
 
 def test_the_published_checksums_stand_in_the_script(download, server):
@@ -215,7 +215,7 @@ def test_a_dropped_connection_is_taken_up_again(ranges, download, server, dest):
     half = len(server.files[FIRST]) // 2
     assert server.asked[4] == (FIRST, None)
     assert (FIRST, f"bytes={half}-") in server.asked[5:]
-    assert len(Store.open(dest / "store_16")) == 4
+    assert len(ImageCache.open(dest / "store_16")) == 4
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0], ids=["part", "whole"])
@@ -226,7 +226,7 @@ def test_what_an_earlier_run_left_is_taken_up(share, download, server, dest):
     status, said = download("--archives", "1")
     assert status == 0, said
     assert server.asked[-1] == (FIRST, f"bytes={int(len(data) * share)}-")
-    assert len(Store.open(dest / "store_16")) == 4
+    assert len(ImageCache.open(dest / "store_16")) == 4
 
 
 def test_a_web_page_instead_of_an_archive_is_told(download, server, dest):
@@ -264,7 +264,7 @@ def test_a_busy_server_is_asked_again(status, download, server, dest):
     code, said = download("--archives", "1")
     assert code == 0, said
     assert server.paths().count(FIRST) == 2
-    assert len(Store.open(dest / "store_16")) == 4
+    assert len(ImageCache.open(dest / "store_16")) == 4
 
 
 def test_a_server_that_stays_busy_is_told_with_its_status(download, server, dest):
@@ -287,7 +287,7 @@ def test_a_full_disk_is_told(download, dest):
 def test_killed_anywhere_the_next_run_goes_on_to_the_same_bytes(command, download, server, dest, tmp_path):
     """Killed for good after ever longer times, in downloads and between them, until it came to its end."""
     assert download("--archives", "1-2")[0] == 0
-    whole = content(Store.open(dest / "store_16"))
+    whole = content(ImageCache.open(dest / "store_16"))
     shutil.rmtree(dest)
     server.pause = 0.3
     killed = 0
@@ -307,7 +307,7 @@ def test_killed_anywhere_the_next_run_goes_on_to_the_same_bytes(command, downloa
             killed += 1
     assert killed >= 3
     assert status == 0
-    assert content(Store.open(dest / "store_16")) == whole
+    assert content(ImageCache.open(dest / "store_16")) == whole
     assert {path.name for path in dest.iterdir()} == {*TABLES, "store_16"}
     for table in TABLES:
         assert (dest / table).read_bytes() == server.files[f"/{table}"]
@@ -328,7 +328,7 @@ def test_an_entry_that_is_no_image_is_told_and_the_others_are_kept(download, ser
     assert status == 1
     assert "1 image could not be read" in said and name(2) in said and "Traceback" not in said
     assert "some images of images_001 could not be read" in said
-    assert Store.open(dest / "store_16").image_index == [name(k) for k in (1, 3, 10, 11, 12, 13)]
+    assert ImageCache.open(dest / "store_16").image_index == [name(k) for k in (1, 3, 10, 11, 12, 13)]
     server.asked.clear()
     assert download("--archives", "1-2")[0] == 0  # its checksum was right: another copy would be no better
     assert server.asked == []
@@ -343,7 +343,7 @@ def test_a_damaged_image_of_an_archive_without_checksum_is_fetched_again(downloa
     assert status == 1 and "some images of images_003 could not be read" in said
     server.files[path] = right
     assert download("--source", "huggingface", "--archives", "3")[0] == 0
-    assert sorted(Store.open(dest / "store_16").image_index) == [name(k) for k in range(3)]
+    assert sorted(ImageCache.open(dest / "store_16").image_index) == [name(k) for k in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_the_mirrors_zip_archives_say_that_no_checksum_is_known(download, server
     status, said = download("--source", "huggingface", "--archives", "3")
     assert status == 0, said
     assert "no checksum is known for images_003.zip" in said
-    assert len(Store.open(dest / "store_16")) == 3
+    assert len(ImageCache.open(dest / "store_16")) == 3
 
 
 def test_a_zip_cut_short_is_deleted(download, server, dest, tmp_path):

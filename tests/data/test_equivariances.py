@@ -14,11 +14,11 @@ from cxr_seam.data.transforms import (
     move,
 )
 from cxr_seam.errors import InputError
-from cxr_seam.recipes import SeamPhase
+from cxr_seam.recipes import SeamStage
 
 
 def drawn(name, count=4000, seed=0, **changes):
-    phase = replace(SeamPhase(), **changes)
+    phase = replace(SeamStage(), **changes)
     return find_equivariance(name)(count, phase, generator=torch.Generator().manual_seed(seed))
 
 

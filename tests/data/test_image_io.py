@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_seam.data.image_io import read_radiograph, shrink
+from cxr_seam.data.image_io import read_radiograph, resize_square
 from cxr_seam.errors import InputError
 
 RAMP = np.arange(32 * 40, dtype=np.uint32).reshape(32, 40)
@@ -217,18 +217,18 @@ def test_a_file_too_long_to_be_a_radiograph_is_not_read(tmp_path, monkeypatch):
 def test_shrinking_is_the_mean_of_each_area():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
     means = pixels.reshape(16, 4, 16, 6).mean(axis=(1, 3))
-    assert np.abs(shrink(pixels, 16) - means).max() <= 0.5 + 1e-6
+    assert np.abs(resize_square(pixels, 16) - means).max() <= 0.5 + 1e-6
 
 
 def test_shrinking_one_axis_while_the_other_grows_does_not_alias():
     # Columns alternate 0 and 200: averaging gives 100 everywhere, sampling would give 0 or 200.
     pixels = np.tile(np.array([0, 200], np.uint8), (10, 64))
-    assert (shrink(pixels, 32) == 100).all()
+    assert (resize_square(pixels, 32) == 100).all()
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (100, 30), (31, 77), (32, 32)])
 def test_the_result_is_a_square_of_the_size_asked_for(shape):
-    result = shrink(np.full(shape, 77, np.uint8), 32)
+    result = resize_square(np.full(shape, 77, np.uint8), 32)
     assert result.shape == (32, 32) and result.dtype == np.uint8
     assert (result == 77).all()
 
@@ -244,4 +244,4 @@ def test_real_rgba_radiographs_equal_their_red_channel(nih_root):
 def test_real_originals_shrink_to_the_published_small_ones(nih_root):
     for path in sorted((nih_root / "images").iterdir())[:5]:
         small = read_radiograph(nih_root / "images_256" / f"{path.stem}.jpg").astype(int)
-        assert np.abs(shrink(read_radiograph(path), 256) - small).mean() < 2  # JPEG's loss, no shift, no flip
+        assert np.abs(resize_square(read_radiograph(path), 256) - small).mean() < 2  # JPEG's loss, no shift, no flip

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from cxr_seam.data.nih import choose_training_images, load_tables
+from cxr_seam.data.nih import train_val_split, load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 
@@ -44,7 +44,7 @@ def write_tables(folder, *, header=HEADER_2020, rows=ROWS, age="58", ending="", 
 
 @pytest.fixture(scope="module")
 def official(nih_root):
-    return load_tables(nih_root)
+    return load_metadata(nih_root)
 
 
 def patients(tables, names):
@@ -113,7 +113,7 @@ def test_boxes_lie_in_the_image_only_when_read_as_x_y_w_h(official):
 
 
 def test_the_papers_training_images(official):
-    train, validation = choose_training_images(official, validation_fraction=0.2, disease_free=5000, seed=0)
+    train, validation = train_val_split(official, validation_fraction=0.2, disease_free=5000, seed=0)
     assert len(train) + len(validation) == len({*train, *validation}) == 36_024 + 5000
     assert {*train, *validation} <= set(official.train_val)
     of_train, of_validation = patients(official, train), patients(official, validation)
@@ -125,16 +125,16 @@ def test_the_papers_training_images(official):
 
 def test_the_choice_depends_on_the_seed_alone(official):
     options = {"validation_fraction": 0.2, "disease_free": 500}
-    first = choose_training_images(official, seed=1, **options)
-    assert first == choose_training_images(official, seed=1, **options)
-    assert first != choose_training_images(official, seed=2, **options)
+    first = train_val_split(official, seed=1, **options)
+    assert first == train_val_split(official, seed=1, **options)
+    assert first != train_val_split(official, seed=2, **options)
     shuffled = list(reversed(official.train_val))
-    assert first == choose_training_images(official, seed=1, available=shuffled, **options)
+    assert first == train_val_split(official, seed=1, available=shuffled, **options)
 
 
 def test_only_available_images_are_chosen(official):
     available = official.train_val[:300] + official.test[:300]
-    train, validation = choose_training_images(
+    train, validation = train_val_split(
         official, validation_fraction=0.25, disease_free=10**6, seed=0, available=available
     )
     assert {*train, *validation} == set(official.train_val[:300])  # fewer disease-free than asked for: all of them
@@ -151,7 +151,7 @@ def test_only_available_images_are_chosen(official):
     ids=["2020", "2017", "2020.gz", "2017.gz"],
 )
 def test_both_releases_read_alike(variant, tmp_path):
-    tables = load_tables(write_tables(tmp_path, **variant))
+    tables = load_metadata(write_tables(tmp_path, **variant))
     assert tables.images.index.tolist() == [image for image, _ in ROWS]
     assert tables.images["patient_id"].tolist() == [1, 1, 2, 3]
     assert tables.images["age"].tolist() == [58.0] * 4
@@ -165,21 +165,21 @@ def test_both_releases_read_alike(variant, tmp_path):
 
 
 def test_pneumonia_is_not_found_in_pneumothorax(tmp_path):
-    tables = load_tables(write_tables(tmp_path))
+    tables = load_metadata(write_tables(tmp_path))
     assert tables.images.loc["00000001_001.png", "Pneumonia"] == 0
     assert tables.images[list(FINDINGS)].to_numpy().dtype == np.uint8
 
 
 @pytest.mark.parametrize(("age", "years"), [("013M", 13 / 12), ("001D", 1 / 365.25), ("414", 414), ("", math.nan)])
 def test_ages_are_years(age, years, tmp_path):
-    read = load_tables(write_tables(tmp_path, age=age)).images["age"].iloc[0]
+    read = load_metadata(write_tables(tmp_path, age=age)).images["age"].iloc[0]
     assert read == pytest.approx(years, nan_ok=True)
 
 
 def test_lists_with_windows_line_ends_read_alike(tmp_path):
     write_tables(tmp_path)
     (tmp_path / "test_list.txt").write_bytes(b"00000003_000.png\r\n00000004_000.png\r\n")
-    assert load_tables(tmp_path).test == ("00000003_000.png", "00000004_000.png")
+    assert load_metadata(tmp_path).test == ("00000003_000.png", "00000004_000.png")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_lists_with_windows_line_ends_read_alike(tmp_path):
 )
 def test_a_wrong_table_is_named_in_one_sentence(broken, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence) as error:
-        load_tables(write_tables(tmp_path, **broken))
+        load_metadata(write_tables(tmp_path, **broken))
     assert "\n" not in str(error.value)
 
 
@@ -216,7 +216,7 @@ def test_a_wrong_file_is_named_in_one_sentence(name, content, sentence, tmp_path
     write_tables(tmp_path)
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=sentence):
-        load_tables(tmp_path)
+        load_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [30, 5])
@@ -225,7 +225,7 @@ def test_a_table_whose_compression_is_cut_short_is_refused(cut, tmp_path):
     path = tmp_path / "Data_Entry_2017_v2020.csv.gz"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(InputError, match="cannot read .*Data_Entry_2017_v2020.csv.gz"):
-        load_tables(tmp_path)
+        load_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -235,20 +235,20 @@ def test_a_missing_table_is_named(name, tmp_path):
     write_tables(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(InputError, match=f"{name}.*data_download.sh"):
-        load_tables(tmp_path)
+        load_metadata(tmp_path)
 
 
 def test_labels_of_an_unknown_image_are_refused(tmp_path):
     with pytest.raises(InputError, match="00000009_000.png is not in the label table"):
-        load_tables(write_tables(tmp_path)).labels(["00000001_000.png", "00000009_000.png"])
+        load_metadata(write_tables(tmp_path)).labels(["00000001_000.png", "00000009_000.png"])
 
 
 def test_a_small_set_still_has_both_sides(tmp_path):
-    tables = load_tables(write_tables(tmp_path))
+    tables = load_metadata(write_tables(tmp_path))
     for seed in range(5):
-        train, validation = choose_training_images(tables, validation_fraction=0.01, disease_free=1, seed=seed)
+        train, validation = train_val_split(tables, validation_fraction=0.01, disease_free=1, seed=seed)
         assert train and validation
-    train, validation = choose_training_images(tables, validation_fraction=0, disease_free=0, seed=0)
+    train, validation = train_val_split(tables, validation_fraction=0, disease_free=0, seed=0)
     assert train == ["00000001_001.png", "00000002_000.png"] and validation == []
 
 
@@ -256,7 +256,7 @@ def test_a_small_set_still_has_both_sides(tmp_path):
 def test_one_patient_alone_is_trained_on(fraction, official):
     alone = [name for name in official.train_val if name.startswith("00000001_")]
     options = {"validation_fraction": fraction, "disease_free": 5000, "seed": 0, "available": alone}
-    train, validation = choose_training_images(official, **options)
+    train, validation = train_val_split(official, **options)
     assert sorted(train) == sorted(alone) and alone and validation == []
 
 
@@ -270,13 +270,13 @@ def test_one_patient_alone_is_trained_on(fraction, official):
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(options, sentence, tmp_path):
-    tables = load_tables(write_tables(tmp_path))
+    tables = load_metadata(write_tables(tmp_path))
     with pytest.raises(InputError, match=sentence):
-        choose_training_images(tables, **{"validation_fraction": 0.2, "disease_free": 1, "seed": 0, **options})
+        train_val_split(tables, **{"validation_fraction": 0.2, "disease_free": 1, "seed": 0, **options})
 
 
 def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(official):
     options = {"validation_fraction": 0.2, "seed": 3}
-    everything = choose_training_images(official, disease_free=None, **options)
-    assert everything == choose_training_images(official, disease_free=10**6, **options)
+    everything = train_val_split(official, disease_free=None, **options)
+    assert everything == train_val_split(official, disease_free=10**6, **options)
     assert sorted(sum(everything, [])) == sorted(official.train_val)

@@ -17,15 +17,15 @@ from helpers.archives import content, fill, name, png, tar, tree, zipped
 from PIL import Image
 
 from cxr_seam.__main__ import main
-from cxr_seam.data.cache import Store
+from cxr_seam.data.cache import ImageCache
 from cxr_seam.data.image_io import read_radiograph
 from cxr_seam.errors import InputError
 
 FOUR = {f"images/{name(k)}": png(10 * k) for k in range(1, 5)}
 
 
-def levels(store: Store) -> dict[str, float]:
-    return dict(zip(store.image_index, store.images.mean(axis=(1, 2)).tolist(), strict=True))
+def levels(cache: ImageCache) -> dict[str, float]:
+    return dict(zip(cache.image_index, cache.images.mean(axis=(1, 2)).tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def levels(store: Store) -> dict[str, float]:
 def test_every_kind_of_source_gives_the_same_images(make, tmp_path):
     source = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    store = fill(source, tmp_path / "store")
-    assert levels(store) == {name(k): 10 * k for k in range(1, 5)}
-    assert store.sources == ((source.name, 4),)
-    store.verify()
+    cache = fill(source, tmp_path / "store")
+    assert levels(cache) == {name(k): 10 * k for k in range(1, 5)}
+    assert cache.sources == ((source.name, 4),)
+    cache.verify()
     added = set(tmp_path.rglob("*")) - set(before)
     assert {path.name for path in added} == {"store", "images.u8", "index.json"}  # nothing was unpacked
 
@@ -64,9 +64,9 @@ def test_a_second_run_adds_only_what_is_missing(tmp_path):
 def test_the_first_source_wins_and_suffixes_do_not_matter(tmp_path):
     tree(tmp_path / "a", {name(1): png(10)})
     tree(tmp_path / "b", {"00000001_000.jpg": png(90, kind="JPEG"), "00000002_000.JPEG": png(20, kind="JPEG")})
-    store = fill([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
-    assert levels(store) == {name(1): 10, name(2): 20}
-    assert store.sources == (("a", 1), ("b", 1))
+    cache = fill([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
+    assert levels(cache) == {name(1): 10, name(2): 20}
+    assert cache.sources == (("a", 1), ("b", 1))
 
 
 def test_a_broken_copy_is_replaced_by_the_next_source(tmp_path):
@@ -74,8 +74,8 @@ def test_a_broken_copy_is_replaced_by_the_next_source(tmp_path):
     tree(tmp_path / "b", {name(1): png(30)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        store = fill([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
-    assert levels(store) == {name(2): 20, name(1): 30}
+        cache = fill([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
+    assert levels(cache) == {name(2): 20, name(1): 30}
 
 
 def test_only_the_names_asked_for_are_prepared(tmp_path):
@@ -88,9 +88,9 @@ def test_only_the_names_asked_for_are_prepared(tmp_path):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_bytes_do_not_depend_on_the_threads(workers, tmp_path):
     source = tar(tmp_path / "a.tar.gz", {name(k): png(k, side=16 + 40 * (k % 3)) for k in range(60)})
-    store = fill(source, tmp_path / "store", workers=workers)
-    assert store.image_index == [name(k) for k in range(60)]
-    assert levels(store) == {name(k): k for k in range(60)}
+    cache = fill(source, tmp_path / "store", workers=workers)
+    assert cache.image_index == [name(k) for k in range(60)]
+    assert levels(cache) == {name(k): k for k in range(60)}
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
@@ -108,8 +108,8 @@ def test_broken_images_are_named_once_and_the_rest_is_kept(kind, tmp_path):
     }
     make = {"folder": tree, "tar": tar, "zip": zipped}[kind]
     with pytest.warns(UserWarning, match="4 images could not be read") as caught:
-        store = fill(make(tmp_path / "source", members), tmp_path / "store")
-    assert levels(store) == {name(1): 10, name(6): 60}
+        cache = fill(make(tmp_path / "source", members), tmp_path / "store")
+    assert levels(cache) == {name(1): 10, name(6): 60}
     assert len(caught) == 1
     text = str(caught[0].message)
     assert all(name(k) in text for k in (2, 3, 4, 5)) and "\n" not in text
@@ -124,15 +124,15 @@ def test_sources_without_images_are_refused(tmp_path):
     with pytest.raises(InputError, match="none of the images .* could be read; the first"):
         fill(tree(tmp_path / "bad", {name(1): b"x"}), tmp_path / "store")
     with pytest.raises(InputError, match="no prepared images"):
-        Store.open(tmp_path / "store")
+        ImageCache.open(tmp_path / "store")
 
 
 def test_another_size_needs_another_folder(tmp_path):
-    store = fill(tree(tmp_path / "a", FOUR), tmp_path / "store")
-    before = content(store)
+    cache = fill(tree(tmp_path / "a", FOUR), tmp_path / "store")
+    before = content(cache)
     with pytest.raises(InputError, match="holds images of size 16, not 24"):
         fill(tmp_path / "a", tmp_path / "store", size=24)
-    assert content(store) == before
+    assert content(cache) == before
     with pytest.raises(InputError, match="size must be"):
         fill(tmp_path / "a", tmp_path / "other", size=0)
 
@@ -159,13 +159,13 @@ def test_a_full_disk_is_told_and_the_next_run_completes(tmp_path):
     done = run_child(
         "import resource, sys; from cxr_seam.__main__ import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "sys.exit(main(['prepare', sys.argv[1], '--store', sys.argv[2], '--size', '16']))",
+        "sys.exit(main(['prepare', sys.argv[1], '--cache', sys.argv[2], '--size', '16']))",
         source,
         tmp_path / "store",
     )
     assert done.returncode == 2
     assert "cannot write to" in done.stderr and "make room" in done.stderr and "Traceback" not in done.stderr
-    part = Store.open(tmp_path / "store")
+    part = ImageCache.open(tmp_path / "store")
     part.verify()
     assert len(part) == 10_000 // 16**2  # what was prepared is kept
     assert content(fill(source, tmp_path / "store")) == content(fill(source, tmp_path / "whole"))
@@ -179,7 +179,7 @@ def test_memory_does_not_grow_with_the_archive(tmp_path):
     for count in (40, 240):  # 10 and 63 MB of PNGs
         source = tar(tmp_path / f"{count}.tar.gz", {name(k): buffer.getvalue() for k in range(count)})
         done = run_child(
-            "import sys; from cxr_seam.prepare import prepare\n"
+            "import sys; from cxr_seam.data.cache import prepare\n"
             "prepare(sys.argv[1], sys.argv[2], size=64, workers=2, progress=False)\n"
             "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])",
             source,
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_archive(tmp_path):
 
 def test_the_command_line_tells_of_broken_images_by_its_status(tmp_path, capsys):
     source = tree(tmp_path / "a", {name(1): png(10), name(2): b"no image"})
-    words = ["prepare", str(source), "--store", str(tmp_path / "store"), "--size", "16"]
+    words = ["prepare", str(source), "--cache", str(tmp_path / "store"), "--size", "16"]
     assert main(words) == 3
     assert "cxr_seam: 1 image could not be read" in capsys.readouterr().err
     (source / name(2)).unlink()
@@ -238,7 +238,7 @@ def test_a_killed_run_leaves_a_store_that_the_next_run_completes(tmp_path, monke
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
 
-    part = Store.open(tmp_path / "store")
+    part = ImageCache.open(tmp_path / "store")
     part.verify()
     assert 0 < len(part) < 600
     assert part.image_index == [name(k) for k in range(len(part))]
@@ -250,15 +250,15 @@ def test_the_real_originals_and_the_small_images_prepare_together(nih_root, tmp_
     stems = {path.stem for path in (nih_root / "images").iterdir()}
     small = sorted(path for path in (nih_root / "images_256").iterdir() if path.stem not in stems)[:5]
     names = sorted({path.name for path in originals} | {f"{path.stem}.png" for path in small})
-    store = fill([nih_root / "images", nih_root / "images_256"], tmp_path / "store", size=256, names=names)
-    assert sorted(store.image_index) == names
-    assert store.image_index[:3] == [path.name for path in originals]
-    assert store.sources == (("images", 3), ("images_256", 5))
+    cache = fill([nih_root / "images", nih_root / "images_256"], tmp_path / "store", size=256, names=names)
+    assert sorted(cache.image_index) == names
+    assert cache.image_index[:3] == [path.name for path in originals]
+    assert cache.sources == (("images", 3), ("images_256", 5))
     # 1024 to 256 is the mean of each 4x4 block.
     blocks = read_radiograph(originals[0]).reshape(256, 4, 256, 4).mean(axis=(1, 3))
-    assert np.abs(store.images[0] - blocks).max() <= 0.5
-    last = store.image_index[-1]
-    assert np.array_equal(store.images[-1], read_radiograph(nih_root / "images_256" / f"{Path(last).stem}.jpg"))
+    assert np.abs(cache.images[0] - blocks).max() <= 0.5
+    last = cache.image_index[-1]
+    assert np.array_equal(cache.images[-1], read_radiograph(nih_root / "images_256" / f"{Path(last).stem}.jpg"))
 
 
 def test_the_real_part_has_the_images_it_lists(nih_root):

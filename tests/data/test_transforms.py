@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cxr_seam.data.transforms import augment, draw, draw_crops, draw_tones, retone, shrink_batch, to_input, warp
+from cxr_seam.data.transforms import augment, draw, sample_crops, draw_tones, retone, resize_area, eval_transform, warp
 from cxr_seam.recipes import Augmentation
 
 
@@ -48,7 +48,7 @@ def test_all_four_in_one_sampling_equal_torchvisions_one_after_the_other(angle):
 
 def test_crops_have_the_recipes_distribution():
     recipe = Augmentation()
-    crops = draw_crops(20_000, recipe, generator=torch.Generator().manual_seed(0))
+    crops = sample_crops(20_000, recipe, generator=torch.Generator().manual_seed(0))
     left, top, width, height = crops.unbind(dim=1)
     assert (left >= 0).all() and (top >= 0).all()
     assert (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
@@ -65,7 +65,7 @@ def test_crops_match_torchvisions_random_resized_crop_in_mean_and_spread():
     blank = torch.zeros(1, 1000, 1000)
     draws = [RandomResizedCrop.get_params(blank, list(recipe.crop_area), list(recipe.crop_aspect)) for _ in range(4000)]
     theirs = torch.tensor(draws, dtype=torch.float32)[:, [1, 0, 3, 2]] / 1000  # left, top, width, height
-    ours = draw_crops(4000, recipe, generator=torch.Generator().manual_seed(0))
+    ours = sample_crops(4000, recipe, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ours.mean(dim=0), theirs.mean(dim=0), atol=0.005)
     assert torch.allclose(ours.std(dim=0), theirs.std(dim=0), atol=0.005)
 
@@ -84,7 +84,7 @@ def test_augment_carries_out_what_was_drawn():
     recipe = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), rotation_degrees=0.0)
     films = (film() * 255).byte().repeat(200, 1, 1, 1)
     varied = augment(films, recipe, size=64, generator=torch.Generator().manual_seed(0))
-    plain, mirrored = to_input(films, size=64)[0], to_input(films, size=64)[0].flip(-1)
+    plain, mirrored = eval_transform(films, size=64)[0], eval_transform(films, size=64)[0].flip(-1)
     kept = [torch.allclose(v, plain, atol=1e-3) for v in varied]
     turned = [torch.allclose(v, mirrored, atol=1e-3) for v in varied]
     assert all(a != b for a, b in zip(kept, turned, strict=True))
@@ -104,8 +104,8 @@ def test_same_seed_same_batch_and_shape():
 
 def test_shrinking_averages_areas_and_input_is_imagenet_normalised():
     films = torch.from_numpy(np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4)) * 10
-    assert torch.allclose(shrink_batch(films, 2)[0, 0] * 255, torch.tensor([[25.0, 45.0], [105.0, 125.0]]), atol=1e-4)
-    first = to_input(films, size=2)[0, :, 0, 0]
+    assert torch.allclose(resize_area(films, 2)[0, 0] * 255, torch.tensor([[25.0, 45.0], [105.0, 125.0]]), atol=1e-4)
+    first = eval_transform(films, size=2)[0, :, 0, 0]
     expected = [(25 / 255 - mean) / std for mean, std in [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]]
     assert torch.allclose(first, torch.tensor(expected), atol=1e-5)
 
@@ -147,5 +147,5 @@ def test_a_part_of_a_batch_has_the_tones_of_the_whole():
     whole = varied(films, None)
     assert torch.equal(varied(films[3:], (5, slice(3, 5))), whole[3:])
     plain = augment(films, Augmentation(), size=32, generator=torch.Generator().manual_seed(1))
-    empty = plain == to_input(torch.zeros_like(films), size=32)
+    empty = plain == eval_transform(torch.zeros_like(films), size=32)
     assert empty.any() and torch.equal(whole[empty], plain[empty])  # what is outside the film stays black

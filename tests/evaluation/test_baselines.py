@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes, prior_boxes
 from cxr_seam.findings import BOXED_FINDINGS
@@ -64,7 +64,7 @@ def test_prior_repeats_by_seed_whatever_the_order():
 
 def test_nobody_is_given_a_mean_that_holds_their_own_boxes(nih_root):
     """Move one patient's boxes far away: what that patient is given stays, what others are given may not."""
-    tables = load_tables(nih_root)
+    tables = load_metadata(nih_root)
     official = tables.boxes
     patient_of = tables.images["patient_id"].reindex(official["image_index"].unique()).to_dict()
     assert len(patient_of) == 880
@@ -81,7 +81,7 @@ def test_nobody_is_given_a_mean_that_holds_their_own_boxes(nih_root):
 
 def test_prior_knows_where_a_heart_lies(nih_root):
     """Hearts lie in one place, so their mean box beats any centred one; for the rest the two are alike."""
-    tables = load_tables(nih_root)
+    tables = load_metadata(nih_root)
     official = tables.boxes
     images = list(official["image_index"].unique())
     patient_of = tables.images["patient_id"].reindex(images).to_dict()

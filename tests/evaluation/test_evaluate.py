@@ -10,20 +10,20 @@ import torch
 from helpers.batches import ROOT
 from sklearn.metrics import roc_auc_score
 
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.evaluate import digest, evaluate, family_predictors, split_of
-from cxr_seam.evaluation.methods import control_methods
+from cxr_seam.evaluation.evaluate import digest, evaluate, load_predictors, split_of
+from cxr_seam.evaluation.methods import baseline_methods
 from cxr_seam.evaluation.results import COSTS, FIGURES, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family
+from cxr_seam.presets import get_preset
 from cxr_seam.visualize.report import report_page
 from cxr_seam.workspace import Workspace
 
-FAMILY = find_family("tiny")
+FAMILY = get_preset("tiny")
 DRAWS = 40
 THRESHOLD = 0.4
 
@@ -31,13 +31,13 @@ THRESHOLD = 0.4
 @pytest.fixture(scope="module")
 def workspace(demo_folder, demo_store, tmp_path_factory):
     """A few phantoms, a standard and a refined model, neither of them trained."""
-    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path_factory.mktemp("keep"))
-    workspace.fetch()
+    workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("keep"))
+    workspace.prepare_data()
     for recipe in (FAMILY[0], FAMILY[2]):
         torch.manual_seed(0)
         model = build_model(recipe.model, weights="none")
-        about = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
-        save_checkpoint(best_path(workspace.models, recipe.name), model, about=about)
+        metadata = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
+        save_checkpoint(best_path(workspace.models, recipe.name), model, metadata=metadata)
     return workspace
 
 
@@ -61,16 +61,16 @@ def test_three_models_come_from_two_checkpoints_beside_comparisons_and_controls(
     kinds = {name: scores["kind"] for name, scores in results["localization"].items()}
     assert [name for name, kind in kinds.items() if kind == "model"] == [STANDARD, MULTIRES, REFINED]
     assert sum(kind == "control" for kind in kinds.values()) == 6
-    assert [about["models"] for about in results["checkpoints"].values()] == [[STANDARD], [MULTIRES, REFINED]]
+    assert [metadata["models"] for metadata in results["checkpoints"].values()] == [[STANDARD], [MULTIRES, REFINED]]
 
 
 def test_a_checkpoint_is_known_by_the_bytes_of_its_file(results, models):
-    for name, about in results["checkpoints"].items():
-        assert about["sha256"] == hashlib.sha256(best_path(models, name).read_bytes()).hexdigest()
+    for name, metadata in results["checkpoints"].items():
+        assert metadata["sha256"] == hashlib.sha256(best_path(models, name).read_bytes()).hexdigest()
 
 
 def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, models, workspace):
-    films = workspace.test_films()
+    films = workspace.test_dataset()
     model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
     pixels, labels = films.__getitems__(range(len(films)))
     grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
@@ -142,8 +142,8 @@ def test_a_films_mean_box_moves_with_the_other_halfs_boxes_and_never_with_its_ow
     for patient in dict.fromkeys(patient_of.values()):
         own = evaluation.truth["image_index"].map(patient_of) == patient
         moved = evaluation.truth.assign(x=evaluation.truth["x"] + 10_000 * own)
-        controls = control_methods(films, moved, patient_of=patient_of, probabilities=probabilities)
-        after = controls["Mean box of the other half"].boxes
+        baselines = baseline_methods(films, moved, patient_of=patient_of, probabilities=probabilities)
+        after = baselines["Mean box of the other half"].boxes
         mine = before["image_index"].map(patient_of) == patient
         pd.testing.assert_frame_equal(before[mine], after[mine])
         given = after.loc[~mine.to_numpy() & (after["x"] != before["x"]), "finding"]
@@ -172,7 +172,7 @@ def test_differences_and_draws_belong_together(results):
 
 
 def test_the_split_says_whose_list_and_how_much_of_it(results, nih_root, tmp_path):
-    official = load_tables(nih_root).test
+    official = load_metadata(nih_root).test
     assert len(official) == 25_596
     assert split_of("nih", official, official[::-1]) == "all of the official test list"
     assert split_of(str(nih_root), official, official[:438]) == "part of the official test list"
@@ -263,8 +263,8 @@ def test_the_page_names_every_key_and_no_other(results):
 
 
 def test_one_trained_model_is_enough(workspace, tmp_path):
-    alone = Workspace.open(data=workspace.data, recipes="tiny", keep=tmp_path)
-    alone.fetch()
+    alone = Workspace.open(data=workspace.data, preset="tiny", output_dir=tmp_path)
+    alone.prepare_data()
     best_path(alone.models, FAMILY[0].name).parent.mkdir(parents=True)
     best_path(alone.models, FAMILY[0].name).write_bytes(best_path(workspace.models, FAMILY[0].name).read_bytes())
     found = evaluate(alone, draws=5)
@@ -279,28 +279,28 @@ def test_one_trained_model_is_enough(workspace, tmp_path):
 
 def test_nothing_trained_is_told(tmp_path):
     with pytest.raises(InputError, match="no trained model in .*run notebooks 02 and 03"):
-        family_predictors(FAMILY, tmp_path)
+        load_predictors(FAMILY, tmp_path)
 
 
 def test_first_phase_stands_in_where_the_second_is_not_trained(tmp_path):
     recipe = FAMILY[1]
     model = build_model(recipe.model, weights="none")
-    save_checkpoint(best_path(tmp_path, recipe.name), model, about=Checkpoint(recipe))
-    assert list(family_predictors(FAMILY, tmp_path)) == [MULTIRES]
+    save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
+    assert list(load_predictors(FAMILY, tmp_path)) == [MULTIRES]
 
 
 def test_a_pcm_that_goes_on_from_an_earlier_backbone_is_refused(tmp_path):
     for seed, recipe in enumerate(FAMILY[1:]):
         torch.manual_seed(seed)
         model = build_model(recipe.model, weights="none")
-        save_checkpoint(best_path(tmp_path, recipe.name), model, about=Checkpoint(recipe))
+        save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
     with pytest.raises(InputError, match="earlier model than .*run notebook 03 again"):
-        family_predictors(FAMILY, tmp_path)
+        load_predictors(FAMILY, tmp_path)
 
 
 def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, workspace, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
-    films = workspace.boxed_films()
+    films = workspace.boxed_dataset()
     prediction = predictor.predict(demo_folder / "images" / films.image_index[0])
     batch = predictor.logits(films)
     expected = 1 / (1 + np.exp(-batch[0]))

@@ -21,20 +21,20 @@ from cxr_seam.evaluation.results import (
     SEEN_BOXES,
     STANDARD,
     compare,
-    difference_frame,
-    headline,
+    difference_table,
+    format_estimate,
     load_results,
     paired_differences,
     ranking,
-    said,
     save_results,
+    summary_table,
 )
-from cxr_seam.evaluation.tables import froc_frame, localization_frame, operating_frame
+from cxr_seam.evaluation.tables import froc_table, localization_comparison, operating_point_table
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.visualize.figures import plot_froc
 
 
-def measured(value, low=None, high=None):
+def estimate(value, low=None, high=None):
     return {"value": value, "low": low, "high": high}
 
 
@@ -45,15 +45,15 @@ def method(kind: str, *, froc: float, best: float, every: float, cost: float) ->
         row = {
             "boxes": 10,
             "correct": round(10 * accuracy),
-            "accuracy": measured(accuracy, accuracy - 0.1, accuracy + 0.1),
+            "accuracy": estimate(accuracy, accuracy - 0.1, accuracy + 0.1),
             "false_positives": 7,
-            "false_positives_per_image": measured(false_positives),
-            "false_positives_per_box": measured(2 * false_positives),
+            "false_positives_per_image": estimate(false_positives),
+            "false_positives_per_box": estimate(2 * false_positives),
         }
         return {"findings": dict.fromkeys(BOXED_FINDINGS, row), "macro": row, "micro": row}
 
     overlaps = ("iobb>0.1", "iobb>0.25", "iobb>0.5", "iou>0.1", "iou>0.2", "iou>0.3", "iou>0.4", "iou>0.5")
-    at = {x: {"findings": {}, "macro": measured(froc, froc - 0.1, froc + 0.1)} for x in ("0.25", "0.5", "1.0")}
+    at = {x: {"findings": {}, "macro": estimate(froc, froc - 0.1, froc + 0.1)} for x in ("0.25", "0.5", "1.0")}
     curve = {"false_positives_per_image": [0, 0.1, 1], "accuracy": [0, froc / 2, froc]}
     return {
         "kind": kind,
@@ -72,12 +72,12 @@ def results() -> dict:
         "positives": 3,
         "negatives": 7,
         "threshold": 0.25,
-        "auc": measured(0.75, 0.61, 0.84),
-        **dict.fromkeys(("average_precision", "sensitivity", "specificity", "f1"), measured(0.5, 0.4, 0.6)),
+        "auc": estimate(0.75, 0.61, 0.84),
+        **dict.fromkeys(("average_precision", "sensitivity", "specificity", "f1"), estimate(0.5, 0.4, 0.6)),
     }
-    undefined = dict.fromkeys(finding, measured(None)) | {"positives": 0, "negatives": 10, "threshold": None}
+    undefined = dict.fromkeys(finding, estimate(None)) | {"positives": 0, "negatives": 10, "threshold": None}
     findings = {name: finding for name in FINDINGS[:-1]} | {FINDINGS[-1]: undefined}
-    mean = {"auc": measured(0.75, 0.7, 0.8), "average_precision": measured(0.4, 0.3, 0.5), "findings_defined": 13}
+    mean = {"auc": estimate(0.75, 0.7, 0.8), "average_precision": estimate(0.4, 0.3, 0.5), "findings_defined": 13}
     classification = {"findings": findings, "mean": mean}
     localization = {
         "Random 32x32 map": method("control", froc=0.0, best=0.0, every=1.0, cost=112.0),
@@ -112,11 +112,11 @@ def results() -> dict:
 def test_ranked_by_froc_then_best_box_and_never_by_boxes_bought(results):
     """The random map has an accuracy of 1 under the paper's rule and comes last; of equal FROCs the best box tells."""
     assert [row["method"] for row in results["ranking"]] == [MULTIRES, STANDARD, "Random 32x32 map"]
-    assert list(headline(results).index) == [MULTIRES, STANDARD, "Random 32x32 map"]
+    assert list(summary_table(results).index) == [MULTIRES, STANDARD, "Random 32x32 map"]
 
 
 def test_a_method_without_a_value_is_ranked_last(results):
-    results["localization"][MULTIRES]["froc"]["iou>0.1"]["at"]["0.5"]["macro"] = measured(None)
+    results["localization"][MULTIRES]["froc"]["iou>0.1"]["at"]["0.5"]["macro"] = estimate(None)
     assert ranking(results)[-1]["method"] == MULTIRES
 
 
@@ -127,13 +127,13 @@ def test_equal_methods_share_a_rank_and_the_next_is_lower_by_their_number(result
 
 
 def test_what_a_rank_costs_is_a_measured_value(results):
-    results["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["false_positives_per_image"] = measured(2, 1, 3)
+    results["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["false_positives_per_image"] = estimate(2, 1, 3)
     costs = {row["method"]: row["false_positives_per_image"] for row in ranking(results)}
-    assert costs[STANDARD] == measured(2, 1, 3) and costs[MULTIRES] == measured(0.5)
+    assert costs[STANDARD] == estimate(2, 1, 3) and costs[MULTIRES] == estimate(0.5)
 
 
 def test_no_accuracy_stands_without_its_false_positives(results):
-    table = headline(results)
+    table = summary_table(results)
     assert list(table.columns) == [
         "mean AUC",
         "FROC at 0.5 (IoU>0.1)",
@@ -151,17 +151,17 @@ def test_no_accuracy_stands_without_its_false_positives(results):
         "1.000",
     ]
     assert table.loc["Random 32x32 map", "mean AUC"] == ""  # it classifies nothing
-    quantities = localization_frame(results).index.get_level_values(2)
+    quantities = localization_comparison(results).index.get_level_values(2)
     assert (quantities == "accuracy").sum() <= quantities.str.startswith("false positives").sum()
 
 
 def test_differences_are_paired_by_hand(results):
     """MultiRes - Standard: equal draws of the AUC; FROC draws differ by 0.1 wherever both are defined."""
     pair = results["differences"][f"{MULTIRES} - {STANDARD}"]
-    assert pair[MEAN_AUC] == measured(0, 0, 0)
+    assert pair[MEAN_AUC] == estimate(0, 0, 0)
     assert (pair[FROC]["value"], pair[FROC]["low"], pair[FROC]["high"]) == pytest.approx((0, 0.1, 0.1))
     assert pair[ALL_BOXES]["value"] == pytest.approx(-0.1) and pair[ALL_BOXES]["high"] == -0.25
-    assert difference_frame(results).iloc[0, 0] == "0.000 (0.000-0.000)"
+    assert difference_table(results).iloc[0, 0] == "0.000 (0.000-0.000)"
 
 
 def test_a_difference_of_accuracies_stands_beside_that_of_their_false_positives(results):
@@ -169,7 +169,7 @@ def test_a_difference_of_accuracies_stands_beside_that_of_their_false_positives(
     for name, draws in ((STANDARD, [1, 2, 0, 1, 1]), (MULTIRES, [2.5, 3.5, 1.5, 2.5, 2.5])):
         results["samples"][name][COSTS[ALL_BOXES]] = draws
     results["differences"] = paired_differences(results)
-    table = difference_frame(results)
+    table = difference_table(results)
     columns = list(table.columns)
     assert columns[columns.index("best box (IoU>0.1)") + 1] == "its false positives"
     assert columns[columns.index("all boxes (IoBB>0.1)") + 1] == "their false positives"
@@ -180,12 +180,12 @@ def test_a_difference_of_accuracies_stands_beside_that_of_their_false_positives(
 
 def test_the_mean_average_precision_is_paired_too(results):
     scores = copy.deepcopy(results["classification"][STANDARD])
-    scores["mean"]["average_precision"] = measured(0.1)
+    scores["mean"]["average_precision"] = estimate(0.1)
     results["classification"][STANDARD] = scores
     results["samples"][STANDARD][MEAN_AVERAGE_PRECISION] = [0.1, 0.2, 0.1, 0.1, 0.1]
     results["samples"][MULTIRES][MEAN_AVERAGE_PRECISION] = [0.3, 0.4, 0.3, 0.3, 0.3]
     value = paired_differences(results)[f"{MULTIRES} - {STANDARD}"][MEAN_AVERAGE_PRECISION]
-    assert value == pytest.approx(measured(0.3, 0.2, 0.2))
+    assert value == pytest.approx(estimate(0.3, 0.2, 0.2))
 
 
 def test_the_best_model_stands_against_the_best_control_that_has_seen_no_boxes(results):
@@ -201,30 +201,30 @@ def test_the_best_model_stands_against_the_best_control_that_has_seen_no_boxes(r
     assert {figure: value["value"] for figure, value in pair.items()} == pytest.approx(
         {FROC: 0.2, BEST_BOX: 0.4, COSTS[BEST_BOX]: 0, ALL_BOXES: 0.1, COSTS[ALL_BOXES]: 1.1}
     )
-    assert difference_frame(results | {"differences": pairs}).loc[f"{MULTIRES} - Centre box", "mean AUC"] == ""
+    assert difference_table(results | {"differences": pairs}).loc[f"{MULTIRES} - Centre box", "mean AUC"] == ""
 
 
 def test_a_value_is_said_with_its_interval():
-    assert said(measured(0.6871, 0.61, 0.7449)) == "0.687 (0.610-0.745)"
-    assert said(measured(-0.05, -0.1, 0.02)) == "-0.050 (-0.100 to 0.020)"
-    assert said(measured(0.5, 0.25, 0.75), digits=2) == "0.50 (0.25-0.75)"
-    assert (said(measured(0.5)), said(measured(None))) == ("0.500", "")
+    assert format_estimate(estimate(0.6871, 0.61, 0.7449)) == "0.687 (0.610-0.745)"
+    assert format_estimate(estimate(-0.05, -0.1, 0.02)) == "-0.050 (-0.100 to 0.020)"
+    assert format_estimate(estimate(0.5, 0.25, 0.75), digits=2) == "0.50 (0.25-0.75)"
+    assert (format_estimate(estimate(0.5)), format_estimate(estimate(None))) == ("0.500", "")
 
 
 def test_an_interval_above_0_is_printed_above_0():
     """Whether 0 lies in it is what a reader asks of the interval of a difference."""
-    assert said(measured(0.004, 0.0012, 0.0068)) == "0.004 (0.001-0.007)"
+    assert format_estimate(estimate(0.004, 0.0012, 0.0068)) == "0.004 (0.001-0.007)"
 
 
 def test_there_is_no_minus_zero():
-    assert said(measured(-0.0)) == said(measured(-0.0004)) == "0.000"
-    assert said(measured(-1e-9, -0.0002, 0.0001)) == "0.000 (0.000-0.000)"
+    assert format_estimate(estimate(-0.0)) == format_estimate(estimate(-0.0004)) == "0.000"
+    assert format_estimate(estimate(-1e-9, -0.0002, 0.0001)) == "0.000 (0.000-0.000)"
 
 
 def test_two_results_on_the_same_films_are_paired(results):
     other = copy.deepcopy(results)
     other["samples"][STANDARD][BEST_BOX] = [0.2] * 5
-    other["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["accuracy"] = measured(0.6)
+    other["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["accuracy"] = estimate(0.6)
     comparison = compare(results, other)
     assert comparison.paired == {"classification": True, "localization": True} and "Paired" in comparison.reason
     row = comparison.table.loc[(STANDARD, "best box (IoU>0.1)")]
@@ -276,10 +276,10 @@ def test_missing_old_and_damaged_results_are_told(tmp_path):
 
 
 def test_operating_points_and_froc_as_tables(results):
-    table = operating_frame(results, STANDARD)
+    table = operating_point_table(results, STANDARD)
     assert table.loc["Mass", ["positive films", "threshold", "F1"]].tolist() == ["3", "0.250", "0.500 (0.400-0.600)"]
     assert table.loc["Hernia", "sensitivity"] == "not defined"
-    assert froc_frame(results).loc[MULTIRES, "at 0.5"] == "0.300 (0.200-0.400)"
+    assert froc_table(results).loc[MULTIRES, "at 0.5"] == "0.300 (0.200-0.400)"
 
 
 def test_froc_figure_lists_methods_best_first_and_cuts_no_model_off(results):

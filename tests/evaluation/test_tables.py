@@ -9,11 +9,11 @@ import pytest
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.evaluation.tables import (
-    accuracy_frame,
+    accuracy_table,
+    comparability_note,
     is_official,
-    localization_frame,
-    mean_auc_frame,
-    standing,
+    localization_comparison,
+    mean_auc_table,
     table_1,
     table_4,
 )
@@ -25,7 +25,7 @@ RANDOM = "Random 32x32 map"
 IMAGES, BOXES = 4, 80
 
 
-def measured(value, low=None, high=None):
+def estimate(value, low=None, high=None):
     return {"value": value, "low": low, "high": high}
 
 
@@ -34,10 +34,10 @@ def rows(accuracy: float, count: int) -> dict:
 
     def row(false_positives: int, findings: int) -> dict:
         return {
-            "accuracy": measured(accuracy, accuracy - 0.1, accuracy + 0.1),
+            "accuracy": estimate(accuracy, accuracy - 0.1, accuracy + 0.1),
             "false_positives": false_positives,
-            "false_positives_per_image": measured(false_positives / IMAGES / findings),
-            "false_positives_per_box": measured(false_positives / BOXES / findings),
+            "false_positives_per_image": estimate(false_positives / IMAGES / findings),
+            "false_positives_per_box": estimate(false_positives / BOXES / findings),
         }
 
     return {
@@ -57,10 +57,10 @@ def scores(accuracy: float, count: int, note: str = "") -> dict:
 
 @pytest.fixture
 def results() -> dict:
-    finding = {"auc": measured(0.75, 0.61, 0.84)}
-    findings = {name: finding for name in FINDINGS[:-1]} | {FINDINGS[-1]: {"auc": measured(None)}}
+    finding = {"auc": estimate(0.75, 0.61, 0.84)}
+    findings = {name: finding for name in FINDINGS[:-1]} | {FINDINGS[-1]: {"auc": estimate(None)}}
     models = {
-        model: {"findings": findings, "mean": {"auc": measured(0.75, 0.7, 0.8), "findings_defined": 13}}
+        model: {"findings": findings, "mean": {"auc": estimate(0.75, 0.7, 0.8), "findings_defined": 13}}
         for model in (STANDARD, MULTIRES, REFINED)
     }
     return {
@@ -77,14 +77,14 @@ def make_official(results: dict) -> None:
 
 
 def test_what_does_not_compare_is_marked_by_name_and_never_ranked(results):
-    table = mean_auc_frame(results).set_index("model")
+    table = mean_auc_table(results).set_index("model")
     for name in ("CheXNet", "SynthEnsemble", "MobileNetV2", STANDARD, MULTIRES):
         assert table.loc[name, "note"].startswith("NOT COMPARABLE") and table.loc[name, "rank"] == "-", name
     for name in ("CRAL DenseNet121", "MultiRes-ResNet50", "EVA-X-B"):
         assert "NOT COMPARABLE" not in table.loc[name, "note"] and table.loc[name, "rank"].isdigit(), name
-    assert standing(results).count("NOT COMPARABLE") == 2
+    assert comparability_note(results).count("NOT COMPARABLE") == 2
     for measure in ("iobb", "iou"):
-        table = accuracy_frame(results, measure).set_index("model")
+        table = accuracy_table(results, measure).set_index("model")
         assert all(table.loc[name, "note"].startswith("NOT COMPARABLE") for name in (STANDARD, RANDOM))
         assert "NOT COMPARABLE" not in table.loc["DenseNet121 at 512 px, CAM", "note"]
         assert "rank" not in table
@@ -94,13 +94,13 @@ def test_what_does_not_compare_is_marked_by_name_and_never_ranked(results):
 
 def test_only_the_whole_official_list_is_ranked_with_the_published(results):
     make_official(results)
-    assert is_official(results) and is_official(results, boxed=True) and "NOT" not in standing(results)
-    table = mean_auc_frame(results)
+    assert is_official(results) and is_official(results, boxed=True) and "NOT" not in comparability_note(results)
+    table = mean_auc_table(results)
     ours = table[table["source"] == "here"].iloc[0]
     # 0.750 is below Yao et al.'s 0.761 and above Wang et al.'s 0.745.
     assert table["model"].tolist()[int(ours["rank"]) - 2] == "Multi-resolution ResNet50"
     assert set(table.loc[table["rank"] == "-", "model"]) == {"CheXNet", "SynthEnsemble", "MobileNetV2"}
-    located = accuracy_frame(results, "iou").set_index("model")["note"]
+    located = accuracy_table(results, "iou").set_index("model")["note"]
     assert located[STANDARD] == "" and located[RANDOM] == "never saw a film"
     assert located["CLARiTy, 512 px"].startswith("NOT COMPARABLE")
 
@@ -108,7 +108,7 @@ def test_only_the_whole_official_list_is_ranked_with_the_published(results):
 def test_a_mean_over_thirteen_findings_is_not_ranked_with_means_over_fourteen(results):
     make_official(results)
     results["classification"][STANDARD]["mean"]["findings_defined"] = 13
-    row = mean_auc_frame(results).set_index("model").loc[STANDARD]
+    row = mean_auc_table(results).set_index("model").loc[STANDARD]
     assert (row["rank"], row["note"]) == ("-", "NOT COMPARABLE; over 13 findings")
 
 
@@ -117,16 +117,16 @@ def test_equal_values_share_a_rank(results):
     make_official(results)
     for model, value in ((STANDARD, 0.8168), (MULTIRES, 0.81743)):
         results["classification"][model] = results["classification"][model] | {
-            "mean": {"auc": measured(value), "findings_defined": 14}
+            "mean": {"auc": estimate(value), "findings_defined": 14}
         }
-    rank = mean_auc_frame(results).set_index("model")["rank"]
+    rank = mean_auc_table(results).set_index("model")["rank"]
     assert rank[STANDARD] == rank[MULTIRES] == rank["ResNet50, ImageNet weights, all layers tuned, 224 px"] == "9"
     assert (rank["DenseNet121"], rank["CRAL DenseNet121"]) == ("8", "12")
 
 
 def test_no_accuracy_is_printed_without_its_false_positives(results):
     """Each threshold's own: 448, 449, 450 of a finding on four films are 112, 112.25, 112.5 per film."""
-    table = accuracy_frame(results, "iobb").set_index("model")
+    table = accuracy_table(results, "iobb").set_index("model")
     assert table.loc[RANDOM, [">0.1", ">0.25", ">0.5"]].tolist() == [
         "0.900 (0.800-1.000) at 112.000",
         "0.900 (0.800-1.000) at 112.250",
@@ -138,7 +138,7 @@ def test_no_accuracy_is_printed_without_its_false_positives(results):
     # Wang et al.: (.8323 + .3506 + .7998 + .5589 + .6423 + .6047 + .9055 + .4776) / 8 = 0.646
     assert table.loc["ResNet50", ">0.1"] == "0.629 at 0.646" and "per box" in table.loc["ResNet50", "false positives"]
     for measure in ("iobb", "iou"):
-        table = accuracy_frame(results, measure).set_index("model")
+        table = accuracy_table(results, measure).set_index("model")
         cells = table.filter(like=">").stack()
         unprinted = cells[~cells.str.contains(" at ") & (cells != "")]
         known = [name for name, _ in unprinted.index if table.loc[name, "false positives"] != "not printed"]
@@ -146,10 +146,10 @@ def test_no_accuracy_is_printed_without_its_false_positives(results):
 
 
 def test_accuracies_keep_the_decimals_of_their_sources(results):
-    table = accuracy_frame(results, "iou").set_index("model")
+    table = accuracy_table(results, "iou").set_index("model")
     assert table.loc["DenseNet121 at 512 px, CAM", ">0.1"] == "0.56"
     assert table.loc["CLARiTy, 512 px", [">0.1", ">0.5"]].tolist() == ["0.81", "0.32"]
-    assert mean_auc_frame(results).set_index("model").loc["Foundation X", "mean AUC"] == "0.8335"
+    assert mean_auc_table(results).set_index("model").loc["Foundation X", "mean AUC"] == "0.8335"
 
 
 def test_table_1_leaves_the_repeated_column_out_and_says_what_is_not_defined(results):
@@ -162,22 +162,22 @@ def test_table_1_leaves_the_repeated_column_out_and_says_what_is_not_defined(res
 
 
 def test_tables_2_and_3_show_the_published_with_the_quotient_they_print(results):
-    table = localization_frame(results)
+    table = localization_comparison(results)
     refined = table.loc[(PAPER, "MultiRes-ResNet50 + PCM", "accuracy")]
     assert (refined["macro"], refined["micro"]) == ("0.417", "0.449")
     assert (WANG, "ResNet50", "false positives per box") in table.index
     assert (WANG, "ResNet50", "false positives per image") not in table.index  # theirs are per box
-    best = localization_frame(results, kind="best_box", score="iou>0.1")
+    best = localization_comparison(results, kind="best_box", score="iou>0.1")
     assert not best.index.get_level_values(0).str.contains("Wang").any()
     with pytest.raises(InputError, match=r"iobb>0\.1"):
-        localization_frame(results, score="dice")
+        localization_comparison(results, score="dice")
     with pytest.raises(InputError, match="best_box"):
-        localization_frame(results, kind="worst_box")
+        localization_comparison(results, kind="worst_box")
 
 
 def test_false_positives_are_counted_and_divided(results):
     """Four of each of eight findings, on four films with 80 true boxes; the published counts give their quotients."""
-    table = localization_frame(results)
+    table = localization_comparison(results)
     (here,) = {source for source, *_ in table.index if source.startswith("here")}
     ours = table.xs((here, STANDARD), level=(0, 1))
     assert ours.loc["false positives", ["Mass", "macro", "micro"]].tolist() == ["4", "", "32"]
@@ -192,7 +192,7 @@ def test_false_positives_are_counted_and_divided(results):
 
 
 def test_gated_boxes_are_a_table_of_their_own(results):
-    table = localization_frame(results, kind="gated_boxes")
+    table = localization_comparison(results, kind="gated_boxes")
     assert table.xs("false positives", level=2)["micro"].tolist() == ["8", "8"]  # one of each finding
     assert table.xs("accuracy", level=2)["macro"].tolist() == ["0.250 (0.150-0.350)", "0.450 (0.350-0.550)"]
     assert all(source.startswith("here") for source, *_ in table.index)  # nobody prints theirs

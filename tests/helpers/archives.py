@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr_seam.data.cache import Store, prepare
+from cxr_seam.data.cache import ImageCache, prepare
 
 
 def png(level: int, *, side: int = 32, kind: str = "PNG") -> bytes:
@@ -46,9 +46,9 @@ def tree(folder: Path, members: dict[str, bytes]) -> Path:
     return folder
 
 
-def fill(source, folder, **options) -> Store:
+def fill(source, folder, **options) -> ImageCache:
     return prepare(source, folder, **{"size": 16, "progress": False, **options})
 
 
-def content(store: Store) -> tuple[bytes, bytes]:
-    return (store.folder / "images.u8").read_bytes(), (store.folder / "index.json").read_bytes()
+def content(cache: ImageCache) -> tuple[bytes, bytes]:
+    return (cache.folder / "images.u8").read_bytes(), (cache.folder / "index.json").read_bytes()

@@ -18,11 +18,11 @@ def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, 
     return images, labels
 
 
-def two_sets(folder: Path, store, *, training: int, validation: int) -> list:
+def two_sets(folder: Path, cache, *, training: int, validation: int) -> list:
     """The first films of a store, to train on, and the next ones, to validate on."""
-    from cxr_seam.data.dataset import Films
-    from cxr_seam.data.nih import load_tables
+    from cxr_seam.data.dataset import ChestXrayDataset
+    from cxr_seam.data.nih import load_metadata
 
-    tables, names = load_tables(folder), store.image_index
+    tables, names = load_metadata(folder), cache.image_index
     parts = (names[:training], names[training : training + validation])
-    return [Films(store, tables, image_index=part) for part in parts]
+    return [ChestXrayDataset(cache, tables, image_index=part) for part in parts]

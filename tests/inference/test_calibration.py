@@ -8,14 +8,14 @@ import torch
 from helpers.batches import two_sets
 
 from cxr_seam.findings import FINDINGS
-from cxr_seam.inference.calibration import look, looks_again
+from cxr_seam.inference.calibration import look, needs_calibration
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import choose_thresholds
 from cxr_seam.models.checkpoint import best_path, last_path, load_checkpoint
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
 
-RECIPE = replace(find_recipe("multires_tiny"), test_scales=(1.0, 1.5), test_flip=True)
+RECIPE = replace(get_recipe("multires_tiny"), tta_scales=(1.0, 1.5), tta_flip=True)
 pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
 
@@ -27,17 +27,19 @@ def films(demo_folder, demo_store):
 @pytest.fixture(scope="module")
 def folder(films, tmp_path_factory):
     path = tmp_path_factory.mktemp("looks")
-    train(RECIPE, path, train_films=films[0], validation_films=films[1])
+    train(RECIPE, path, train_set=films[0], val_set=films[1])
     return path
 
 
 def test_thresholds_are_those_of_what_prediction_says_of_the_validation_films(folder, films):
     for path in (best_path(folder, RECIPE.name), last_path(folder, RECIPE.name)):
-        model, about = load_checkpoint(path)
-        kept = np.array([np.nan if about.thresholds[name] is None else about.thresholds[name] for name in FINDINGS])
+        model, metadata = load_checkpoint(path)
+        kept = np.array(
+            [np.nan if metadata.thresholds[name] is None else metadata.thresholds[name] for name in FINDINGS]
+        )
         expected = choose_thresholds(films[1].labels, Predictor.load(path).probabilities(films[1]))
         np.testing.assert_allclose(kept, expected, atol=1e-6)
-        once = Predictor(model, find_recipe("multires_tiny")).probabilities(films[1])
+        once = Predictor(model, get_recipe("multires_tiny")).probabilities(films[1])
         assert np.nanmax(np.abs(choose_thresholds(films[1].labels, once) - expected)) > 1e-3  # one look says otherwise
 
 
@@ -50,8 +52,8 @@ def test_all_films_are_looked_at_in_order_as_in_prediction(folder, films):
 
 
 def test_a_second_phase_with_looks_of_its_own_has_thresholds_of_its_own(folder, films):
-    second = replace(find_recipe("multires_tiny_pcm"), test_scales=(1.5,))
-    train(second, folder, train_films=films[0], validation_films=films[1])
+    second = replace(get_recipe("multires_tiny_pcm"), tta_scales=(1.5,))
+    train(second, folder, train_set=films[0], val_set=films[1])
     path = best_path(folder, second.name)
     kept = load_checkpoint(path)[1].thresholds
     expected = choose_thresholds(films[1].labels, Predictor.load(path).probabilities(films[1]))
@@ -70,12 +72,12 @@ def test_to_look_draws_no_random_number(folder, films):
     ("changes", "again"),
     [
         ({}, False),
-        ({"test_scales": (1.5,)}, True),
-        ({"test_scales": (1.0, 1.5)}, True),
-        ({"test_flip": True}, True),
-        ({"map_normalisation": "usual"}, True),
-        ({"map_normalisation": "min_max"}, False),
+        ({"tta_scales": (1.5,)}, True),
+        ({"tta_scales": (1.0, 1.5)}, True),
+        ({"tta_flip": True}, True),
+        ({"cam_baseline": "negative_mean"}, True),
+        ({"cam_baseline": "min"}, False),
     ],
 )
 def test_one_look_is_enough_where_prediction_looks_once_and_compares_with_nothing(changes, again):
-    assert looks_again(replace(find_recipe("multires_tiny"), **changes)) is again
+    assert needs_calibration(replace(get_recipe("multires_tiny"), **changes)) is again

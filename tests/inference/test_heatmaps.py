@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.inference.heatmaps import above_floor, heat_maps
-from cxr_seam.presets import find_recipe
+from cxr_seam.inference.heatmaps import heat_maps, subtract_baseline
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
 
 
@@ -77,19 +77,19 @@ def test_bad_input_is_told_in_a_sentence():
 def test_the_floor_of_a_map_by_hand():
     """From its own minimum, -6, the map of 2 above it stands at 0 and 8: half-way up is 4 / 8."""
     cam = torch.tensor([[[[-6.0, 2.0]], [[-3.0, -1.0]], [[4.0, 4.0]]]])
-    assert above_floor(cam, "relu") is cam
-    lifted = above_floor(cam, "min_max")
+    assert subtract_baseline(cam, "zero") is cam
+    lifted = subtract_baseline(cam, "min")
     assert lifted.flatten(start_dim=2).tolist() == [[[0, 8], [0, 2], [0, 0]]]
     maps = heat_maps(lifted, (1, 4))[0, :, 0]
     assert maps[0].tolist() == maps[1].tolist() == [0, 0.25, 0.75, 1]  # a map that is negative everywhere has a peak
     assert heat_maps(cam, (1, 4))[0, 1].max() == 0 and maps[2].max() == 0
-    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose one of relu, min_max, usual"):
-        above_floor(cam, "mean")
+    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose one of zero, min, negative_mean"):
+        subtract_baseline(cam, "mean")
 
 
 def test_a_recipe_of_maps_that_there_are_not_is_refused_before_it_is_trained(tmp_path, demo_store, demo_folder):
-    films = Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index)
-    recipe = replace(find_recipe("multires_tiny"), map_normalisation="mean")
+    films = ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index)
+    recipe = replace(get_recipe("multires_tiny"), cam_baseline="mean")
     with pytest.raises(InputError, match="no normalisation 'mean' of maps"):
-        train(recipe, tmp_path, train_films=films, validation_films=films)
+        train(recipe, tmp_path, train_set=films, val_set=films)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -10,19 +10,19 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from cxr_seam.data.dataset import Films
+from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
-from cxr_seam.inference.calibration import usual_of
-from cxr_seam.inference.heatmaps import above_floor, heat_maps
+from cxr_seam.inference.calibration import negative_mean_cam
+from cxr_seam.inference.heatmaps import heat_maps, subtract_baseline
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, last_path, load_checkpoint, save_checkpoint
-from cxr_seam.models.multires import Output, build_model
-from cxr_seam.presets import find_recipe
+from cxr_seam.models.multires import ModelOutput, build_model
+from cxr_seam.presets import get_recipe
 from cxr_seam.training import fit as training
 from cxr_seam.training.fit import train
 
-FIRST = replace(find_recipe("multires_tiny"), map_normalisation="usual")
-SECOND = replace(find_recipe("multires_tiny_pcm"), map_normalisation="usual")
+FIRST = replace(get_recipe("multires_tiny"), cam_baseline="negative_mean")
+SECOND = replace(get_recipe("multires_tiny_pcm"), cam_baseline="negative_mean")
 
 pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
@@ -34,9 +34,9 @@ def films(demo_folder, demo_store):
 
 @pytest.fixture(scope="module")
 def trained(films, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("usual")
+    folder = tmp_path_factory.mktemp("negative_mean")
     for recipe in (FIRST, SECOND):
-        train(recipe, folder, train_films=films[0], validation_films=films[1])
+        train(recipe, folder, train_set=films[0], val_set=films[1])
     return folder
 
 
@@ -49,12 +49,12 @@ class Grey(nn.Module):
 
     def forward(self, images, *, maps=True):
         cam = F.avg_pool2d(images[:, :1], 8) * self.strength
-        return Output(cam.mean(dim=(-2, -1)), cam, None)
+        return ModelOutput(cam.mean(dim=(-2, -1)), cam, None)
 
 
 def test_the_mean_is_one_over_the_films_without_the_finding(films):
     """By hand: the mean film of those without it, as the network sees it."""
-    found = usual_of(Grey(), films[1], recipe=FIRST)
+    found = negative_mean_cam(Grey(), films[1], recipe=FIRST)
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
     grey = films[1].__getitems__(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
     seen = ((grey - 0.485) / 0.229).reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4))
@@ -64,34 +64,34 @@ def test_the_mean_is_one_over_the_films_without_the_finding(films):
 
 
 def test_a_finding_that_every_film_shows_has_none(films):
-    every = Films.__new__(Films)
+    every = ChestXrayDataset.__new__(ChestXrayDataset)
     every.__dict__.update(films[1].__dict__, labels=films[1].labels.copy())
     every.labels[:, 3] = 1
-    assert not usual_of(Grey(), every, recipe=FIRST)["cam"][3].any()
+    assert not negative_mean_cam(Grey(), every, recipe=FIRST)["cam"][3].any()
 
 
 def test_a_map_as_usual_shows_nothing_and_what_is_unusual_shows_where():
-    usual = torch.rand(14, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 - 9
-    cam = usual.repeat(2, 1, 1, 1)
+    negative_mean = torch.rand(14, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 - 9
+    cam = negative_mean.repeat(2, 1, 1, 1)
     cam[1, :, 2, 6] += 0.5
-    maps = heat_maps(above_floor(cam, "usual", usual=usual), 8)
+    maps = heat_maps(subtract_baseline(cam, "negative_mean", negative_mean=negative_mean), 8)
     assert not maps[0].any()
     assert (maps[1, :, 2, 6] == 1).all() and maps[1].sum() == 14
     assert not heat_maps(cam, 8).any()  # nowhere positive: measured from zero the same maps are empty
 
 
 def test_usual_maps_of_another_size_are_resized():
-    usual = torch.linspace(0, 1, 16).expand(14, 16, 16)  # a slope stays a slope
+    negative_mean = torch.linspace(0, 1, 16).expand(14, 16, 16)  # a slope stays a slope
     cam = torch.linspace(1 / 60, 1 - 1 / 60, 8).expand(1, 14, 8, 8)
-    assert above_floor(cam, "usual", usual=usual).abs().max() < 0.02
+    assert subtract_baseline(cam, "negative_mean", negative_mean=negative_mean).abs().max() < 0.02
 
 
 def test_training_keeps_them_beside_the_weights_and_prediction_takes_them_off(trained, films):
     for recipe, kinds in ((FIRST, {"cam", "refined"}), (SECOND, {"cam", "refined"})):
         path = best_path(trained, recipe.name)
-        model, about = load_checkpoint(path)
-        assert set(about.usual) == kinds
-        plain = Predictor(model, replace(recipe, map_normalisation="relu"))
+        model, metadata = load_checkpoint(path)
+        assert set(metadata.negative_mean) == kinds
+        plain = Predictor(model, replace(recipe, cam_baseline="zero"))
         pixels, labels = films[1].__getitems__(range(len(films[1])))
         seen, found = plain.run(pixels), Predictor.load(path).run(pixels)
         for kind in kinds:
@@ -100,20 +100,20 @@ def test_training_keeps_them_beside_the_weights_and_prediction_takes_them_off(tr
                 mean = maps[labels[:, k] == 0, k].double().mean(dim=0)
                 assert torch.allclose(above[:, k].double(), maps[:, k] - mean, atol=1e-5)
         assert torch.equal(seen.logits, found.logits)
-    theta = [load_file(best_path(trained, recipe.name))["pcm.theta.weight"] for recipe in (FIRST, SECOND)]
+    theta = [load_file(best_path(trained, recipe.name))["refiner.theta.weight"] for recipe in (FIRST, SECOND)]
     assert not torch.equal(*theta)
 
 
 def test_other_recipes_keep_none(films, tmp_path):
-    plain = find_recipe("multires_tiny")
-    train(plain, tmp_path, train_films=films[0], validation_films=films[1])
-    assert load_checkpoint(best_path(tmp_path, plain.name))[1].usual is None
-    assert not [key for key in load_file(last_path(tmp_path, plain.name)) if key.startswith("usual")]
+    plain = get_recipe("multires_tiny")
+    train(plain, tmp_path, train_set=films[0], val_set=films[1])
+    assert load_checkpoint(best_path(tmp_path, plain.name))[1].negative_mean is None
+    assert not [key for key in load_file(last_path(tmp_path, plain.name)) if key.startswith("negative_mean")]
 
 
 def test_a_model_without_them_says_so():
     predictor = Predictor(build_model(FIRST.model, weights="none"), FIRST)
-    with pytest.raises(InputError, match="measured from usual ones, but the model has none; see usual.look_again"):
+    with pytest.raises(InputError, match="measured from usual ones, but the model has none; see usual.calibrate"):
         predictor.run(torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
 
 
@@ -122,36 +122,38 @@ def test_a_model_without_them_says_so():
 )
 def test_usual_maps_of_another_shape_are_refused(odd, tmp_path):
     path = tmp_path / "x.safetensors"
-    save_checkpoint(path, build_model(FIRST.model, weights="none"), about=Checkpoint(FIRST, usual=odd))
+    save_checkpoint(path, build_model(FIRST.model, weights="none"), metadata=Checkpoint(FIRST, negative_mean=odd))
     with pytest.raises(InputError, match="the usual maps in .*x.safetensors are of another shape; train again"):
         load_checkpoint(path)
 
 
 def test_a_nan_in_them_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
-    usual = {"cam": torch.full((14, 8, 8), torch.nan)}
-    save_checkpoint(path, build_model(FIRST.model, weights="none"), about=Checkpoint(FIRST, usual=usual))
-    with pytest.raises(InputError, match=r"hold NaN or infinite numbers \(usual.cam\)"):
+    negative_mean = {"cam": torch.full((14, 8, 8), torch.nan)}
+    save_checkpoint(
+        path, build_model(FIRST.model, weights="none"), metadata=Checkpoint(FIRST, negative_mean=negative_mean)
+    )
+    with pytest.raises(InputError, match=r"hold NaN or infinite numbers \(negative_mean.cam\)"):
         load_checkpoint(path)
 
 
 def test_they_are_measured_of_the_best_epoch_and_of_the_last_alone(films, tmp_path, monkeypatch):
     aucs, measured = iter([0.6, 0.5, 0.55]), []
-    judge, measure = training.validate, training.look_again
+    judge, measure = training.validate, training.calibrate
 
-    def validate(loop, seen):
-        found, logits = judge(loop, seen)
+    def validate(trainer, seen):
+        found, logits = judge(trainer, seen)
         measured.append(0)
         return found | {"validation_auc": next(aucs)}, logits
 
-    def look_again(*words, **options):
+    def calibrate(*words, **options):
         measured[-1] += 1
         return measure(*words, **options)
 
     monkeypatch.setattr(training, "validate", validate)
-    monkeypatch.setattr(training, "look_again", look_again)
-    recipe = replace(FIRST, backbone=replace(FIRST.backbone, epochs=3))
-    train(recipe, tmp_path, train_films=films[0], validation_films=films[1])
+    monkeypatch.setattr(training, "calibrate", calibrate)
+    recipe = replace(FIRST, classifier_stage=replace(FIRST.classifier_stage, epochs=3))
+    train(recipe, tmp_path, train_set=films[0], val_set=films[1])
     assert measured == [1, 0, 1]
     for path in (best_path, last_path):
-        assert load_checkpoint(path(tmp_path, recipe.name))[1].usual
+        assert load_checkpoint(path(tmp_path, recipe.name))[1].negative_mean

@@ -22,24 +22,24 @@ from pydicom import DataElement, dcmread
 
 from cxr_seam.__main__ import main
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.image_io import read_radiograph, shrink
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.image_io import read_radiograph, resize_square
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.inference.heatmaps import heat_maps
-from cxr_seam.inference.predictor import FilmWarning, Prediction, Predictions, Predictor
+from cxr_seam.inference.predictor import ImageWarning, Prediction, Predictions, Predictor
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family
-from cxr_seam.training.resume import describe_films
+from cxr_seam.presets import get_preset
+from cxr_seam.training.resume import data_fingerprint
 from cxr_seam.visualize.examples import prediction_png
-from cxr_seam.visualize.export import named_files, predict_files
+from cxr_seam.visualize.export import output_stems, predict_files
 
-RECIPE = find_family("tiny")[2]
+RECIPE = get_preset("tiny")[2]
 PAGE = (ROOT / "docs" / "own-image.md").read_text()
-pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.predict.FilmWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.inference.predictor.ImageWarning")
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def checkpoint(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.best.safetensors"
     thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Hernia": None}
-    about = Checkpoint(RECIPE, epoch=1, thresholds=thresholds)
-    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), about=about)
+    metadata = Checkpoint(RECIPE, epoch=1, thresholds=thresholds)
+    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), metadata=metadata)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def films(demo_folder) -> list[Path]:
 
 
 def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor, demo_folder, tmp_path):
-    store = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
-    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
+    cache = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
+    films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
     predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
     pixels, _ = films.__getitems__(range(5))
     assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
@@ -84,14 +84,14 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
         heat_map = prediction.heat_map(finding)
         assert heat_map.shape == (200, 300) and heat_map.min() >= 0 and heat_map.max() <= 1
         paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
-        expected = boxes_from_heatmap(paper, threshold=RECIPE.box_threshold).xywh * np.array([300, 200, 300, 200]) / 256
+        expected = boxes_from_heatmap(paper, threshold=RECIPE.cam_threshold).xywh * np.array([300, 200, 300, 200]) / 256
         assert prediction.boxes_of(finding) == pytest.approx(expected)
 
 
 def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minimum(predictor, films):
-    changed = Predictor(predictor.model, replace(predictor.recipe, test_flip=True, map_normalisation="min_max"))
+    changed = Predictor(predictor.model, replace(predictor.recipe, tta_flip=True, cam_baseline="min"))
     size = predictor.recipe.image_size
-    pixels = torch.from_numpy(np.stack([shrink(read_radiograph(path), size) for path in films[:2]]))[:, None]
+    pixels = torch.from_numpy(np.stack([resize_square(read_radiograph(path), size) for path in films[:2]]))[:, None]
     one, other = predictor.run(pixels), predictor.run(pixels.flip(-1))
     logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
     maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
@@ -103,7 +103,7 @@ def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minim
 def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, films):
     """The first phase has a refiner too, with weights as they were drawn."""
     pixels = torch.from_numpy(predictor.predict(films[0]).film)[None, None]
-    first = Predictor(predictor.model, find_family("tiny")[1])
+    first = Predictor(predictor.model, get_preset("tiny")[1])
     output = first.run(pixels)
     assert output.refined is not None and not torch.equal(output.refined, output.cam)
     assert np.array_equal(first.predict(films[0]).cam, output.cam[0].numpy())
@@ -148,7 +148,7 @@ def test_more_films_than_a_batch_keep_their_order(predictor, films, monkeypatch)
 def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(films[0].read_bytes()[:200])
-    with pytest.warns(FilmWarning, match="left out: .*bad.png is broken"):
+    with pytest.warns(ImageWarning, match="left out: .*bad.png is broken"):
         predictions = predictor.predict([films[0], bad, films[1]])
     assert [p.path for p in predictions] == [str(films[0]), str(films[1])]
     assert list(predictions.failures) == [str(bad)] and "broken" in predictions.failures[str(bad)]
@@ -160,8 +160,8 @@ def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp
 
 def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
     Image.fromarray(np.full((90, 90), 60, np.uint8)).save(tmp_path / "grey.png")
-    with pytest.warns(FilmWarning, match="grey.png: bright and dark do not lie as on a frontal chest film"):
-        assert predictor.predict(tmp_path / "grey.png").doubts
+    with pytest.warns(ImageWarning, match="grey.png: bright and dark do not lie as on a frontal chest film"):
+        assert predictor.predict(tmp_path / "grey.png").image_warnings
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
@@ -182,30 +182,30 @@ def test_many_predictions_are_small_in_memory(predictor):
     assert sum(part.nbytes for part in (prediction.film, prediction.cam)) < 300_000
     assert prediction.film.base is None or prediction.film.base.nbytes < 300_000
     assert prediction.cam.base is None
-    assert np.array_equal(prediction.film, shrink(read_radiograph(path), RECIPE.image_size))
+    assert np.array_equal(prediction.film, resize_square(read_radiograph(path), RECIPE.image_size))
 
 
 def test_results_are_named_after_their_files(tmp_path):
     for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
-    named = named_files([tmp_path / "in"])
+    named = output_stems([tmp_path / "in"])
     assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
-    assert named_files([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
+    assert output_stems([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
     with pytest.raises(InputError, match="out are heat maps of an earlier call"):
-        named_files([tmp_path / "in" / "out"])
+        output_stems([tmp_path / "in" / "out"])
 
 
 def test_files_of_one_name_keep_what_tells_them_apart(tmp_path):
     for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
-    pair = named_files([tmp_path / "a.png", tmp_path / "a.dcm"])
+    pair = output_stems([tmp_path / "a.png", tmp_path / "a.dcm"])
     assert {name: path.suffix for name, path in pair.items()} == {"a.png": ".png", "a.dcm": ".dcm"}
-    discs = named_files([tmp_path / "disc", tmp_path / "other"])
+    discs = output_stems([tmp_path / "disc", tmp_path / "other"])
     assert list(discs) == [os.path.join("disc", "IM0001"), os.path.join("other", "IM0001")]
     with pytest.raises(InputError, match="two files are called disc.IM0001,"):
-        named_files([tmp_path / "disc", tmp_path / "again" / "disc"])
+        output_stems([tmp_path / "disc", tmp_path / "again" / "disc"])
 
 
 def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypatch, capsys):
@@ -220,7 +220,7 @@ def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypat
 
 
 def test_whoever_stops_after_some_films_has_the_tables_of_these(predictor, films, tmp_path):
-    for _ in predict_files(predictor, named_files(films[:3]), tmp_path):
+    for _ in predict_files(predictor, output_stems(films[:3]), tmp_path):
         break
     assert list(pd.read_csv(tmp_path / "films.csv")["film"]) == [films[0].stem]
     assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
@@ -237,14 +237,14 @@ def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path
             (tmp_path / f"{number}.dcm").write_bytes(written(made))
         found = predictor.predict(tmp_path)
     assert len(found) == len(odd) and not found.failures
-    assert not any("not square" in doubt for prediction in found for doubt in prediction.doubts)
+    assert not any("not square" in doubt for prediction in found for doubt in prediction.image_warnings)
 
 
 def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo_folder, tmp_path):
-    store = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
-    films = Films(store, load_tables(demo_folder), image_index=store.image_index[:5])
-    about = Checkpoint(RECIPE, films=describe_films(films, films, start=None))
-    path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, about=about)
+    cache = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
+    films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
+    metadata = Checkpoint(RECIPE, films=data_fingerprint(films, films, start=None))
+    path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, metadata=metadata)
     pixels, _ = films.__getitems__(range(5))
     expected = predictor.run(pixels)
     predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in films.image_index])
@@ -332,7 +332,7 @@ def test_a_home_folder_is_a_folder(predictor, films, tmp_path, monkeypatch):
         (tmp_path / "films" / path.name).write_bytes(path.read_bytes())
     found = predictor.predict("~/films")
     assert isinstance(found, Predictions) and len(found) == 2  # all of it, not its first film
-    assert list(named_files(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
+    assert list(output_stems(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
 
 
 def test_a_path_that_no_file_can_have_is_told(predictor):

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from helpers.dicom_files import film, of_pydicom_data, written
 
-from cxr_seam.data.image_io import Radiograph, open_radiograph, read_radiograph
-from cxr_seam.inference.view_check import LEAST_AGREEMENT, LONGEST, MEAN_FILM, agreement, doubts_about
+from cxr_seam.data.image_io import Radiograph, load_image, read_radiograph
+from cxr_seam.inference.view_check import LEAST_AGREEMENT, LONGEST, MEAN_FILM, agreement, check_frontal
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def share_noticed(films, change) -> float:
 
 
 def test_false_alarms_are_rare_on_real_films_and_rarer_still_on_those_the_mean_was_not_made_from(films, test_list):
-    noticed = {name for name, pixels in films.items() if doubts_about(Radiograph(pixels))}
+    noticed = {name for name, pixels in films.items() if check_frontal(Radiograph(pixels))}
     assert len(films) == 2610 and len(noticed) == 44  # as the module says: 1.7 %
     assert len(noticed & test_list) == 10 and len(films.keys() & test_list) == 718  # 1.4 %
 
@@ -60,13 +60,13 @@ def test_no_more_than_a_few_of_nihs_originals_are_as_long_as_is_warned_of(nih_ro
 
 def test_an_unusual_film_is_told_what_it_resembles(films):
     pixels = films["00000001_000"]
-    assert doubts_about(Radiograph(pixels)) == ()
+    assert check_frontal(Radiograph(pixels)) == ()
     for change, words in (
         (pixels[::-1], "upside down"),
         (255 - pixels, "with black and white exchanged"),
         (np.rot90(pixels), "turned on its"),
     ):
-        (doubt,) = doubts_about(Radiograph(np.ascontiguousarray(change)))
+        (doubt,) = check_frontal(Radiograph(np.ascontiguousarray(change)))
         assert f"{words} it does" in doubt or f"{words} other side it does" in doubt or f"{words} side it does" in doubt
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_film_is_noticed():
         cv2.putText(page, "All happy families are alike; each unhappy", (40, line), 0, 0.9, 0, 2)
     blank, noise = np.full((300, 300), 90, np.uint8), generator.integers(0, 256, (500, 500), dtype=np.uint8)
     for picture in (page, blank, noise):
-        assert any("do not lie as on a frontal chest film" in doubt for doubt in doubts_about(Radiograph(picture)))
+        assert any("do not lie as on a frontal chest film" in doubt for doubt in check_frontal(Radiograph(picture)))
 
 
 def test_photographs_are_noticed_by_colour_and_without():
@@ -85,13 +85,13 @@ def test_photographs_are_noticed_by_colour_and_without():
     for name in ("china.jpg", "flower.jpg"):
         photograph = datasets.load_sample_image(name)
         data = cv2.imencode(".png", photograph[..., ::-1])[1].tobytes()
-        doubts = doubts_about(open_radiograph(data))
-        assert any("coloured" in doubt for doubt in doubts)
-        assert any("do not lie as on" in doubt for doubt in doubts)
+        image_warnings = check_frontal(load_image(data))
+        assert any("coloured" in doubt for doubt in image_warnings)
+        assert any("do not lie as on" in doubt for doubt in image_warnings)
 
 
 def test_long_strips_are_noticed():
-    assert any("longer" in doubt for doubt in doubts_about(Radiograph(np.zeros((300, 1000), np.uint8))))
+    assert any("longer" in doubt for doubt in check_frontal(Radiograph(np.zeros((300, 1000), np.uint8))))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_long_strips_are_noticed():
 )
 def test_the_header_is_read(entries, words):
     header = film(np.zeros((40, 40), np.uint8), **entries)
-    said = doubts_about(Radiograph(MEAN_AS_FILM, header=header))
+    said = check_frontal(Radiograph(MEAN_AS_FILM, header=header))
     assert len(said) == len(words) and all(word in doubt for word, doubt in zip(words, said, strict=True))
 
 
@@ -119,17 +119,17 @@ MEAN_AS_FILM = np.clip(128 + 2 * np.kron(MEAN_FILM, np.ones((4, 4))), 0, 255).as
 
 
 def test_real_dicom_films():
-    chest, extremity = (open_radiograph(of_pydicom_data(f"{name}_J2KR.dcm")) for name in ("RG1", "RG3"))
-    assert doubts_about(chest) == ()
-    assert any("shows EXTREMITY" in doubt for doubt in doubts_about(extremity))
-    assert any("do not lie as on" in doubt for doubt in doubts_about(Radiograph(extremity.pixels)))
+    chest, extremity = (load_image(of_pydicom_data(f"{name}_J2KR.dcm")) for name in ("RG1", "RG3"))
+    assert check_frontal(chest) == ()
+    assert any("shows EXTREMITY" in doubt for doubt in check_frontal(extremity))
+    assert any("do not lie as on" in doubt for doubt in check_frontal(Radiograph(extremity.pixels)))
 
 
 def test_drawn_films_raise_no_doubt(demo_folder):
-    doubts = [doubts_about(open_radiograph(path)) for path in sorted((demo_folder / "images").iterdir())]
-    assert sum(map(bool, doubts)) <= 0.02 * len(doubts)
+    image_warnings = [check_frontal(load_image(path)) for path in sorted((demo_folder / "images").iterdir())]
+    assert sum(map(bool, image_warnings)) <= 0.02 * len(image_warnings)
 
 
 def test_doubts_need_a_header_that_was_written(tmp_path):
-    radiograph = open_radiograph(written(film(MEAN_AS_FILM, ViewPosition="LATERAL")))
-    assert doubts_about(radiograph) == ("its header says that the view is LATERAL, not frontal",)
+    radiograph = load_image(written(film(MEAN_AS_FILM, ViewPosition="LATERAL")))
+    assert check_frontal(radiograph) == ("its header says that the view is LATERAL, not frontal",)

@@ -72,7 +72,7 @@ def test_both_launchers_train_in_two_processes(tmp_path):
     def program(*words):
         return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
 
-    program("-m", "cxr_seam", "fetch", "--data", "tiny", "--recipes", "tiny")
+    program("-m", "cxr_seam", "download", "--data", "tiny", "--preset", "tiny")
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     verb = ["-m", "cxr_seam", "train", "multires_tiny", "--data", "tiny"]

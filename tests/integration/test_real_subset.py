@@ -3,13 +3,13 @@
 import pytest
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import choose_training_images
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import train_val_split
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.training.fit import train
-from cxr_seam.visualize.examples import build_cases, figure_rows
+from cxr_seam.visualize.examples import load_examples, one_per_finding
 from cxr_seam.visualize.figures import plot_heatmap_grid, save
 from cxr_seam.workspace import Workspace
 
@@ -17,32 +17,32 @@ from cxr_seam.workspace import Workspace
 @pytest.fixture(scope="module")
 def workspace(nih_root, tmp_path_factory):
     """The 60 originals and some of the 256-pixel images, and a model of each kind trained for an epoch."""
-    workspace = Workspace.open(data=str(nih_root), recipes="tiny", keep=tmp_path_factory.mktemp("real"))
+    workspace = Workspace.open(data=str(nih_root), preset="tiny", output_dir=tmp_path_factory.mktemp("real"))
     originals = {path.stem + ".png" for path in (nih_root / "images").iterdir()}
     tables = workspace.tables()
     shrunk = {path.stem + ".png" for path in (nih_root / "images_256").iterdir()}
     wanted = originals | set(sorted(shrunk & set(tables.train_val))[:60])
     folders = [nih_root / "images", nih_root / "images_256"]
-    prepare(folders, workspace.store_folder, size=256, names=wanted, progress=False)
-    for recipe in workspace.family:
-        training, validation = workspace.training_films(recipe)
-        train(recipe, workspace.models, train_films=training, validation_films=validation)
+    prepare(folders, workspace.cache_folder, size=256, names=wanted, progress=False)
+    for recipe in workspace.recipes:
+        training, validation = workspace.train_val_datasets(recipe)
+        train(recipe, workspace.models, train_set=training, val_set=validation)
     return workspace
 
 
 def test_originals_and_their_boxes_are_there(workspace, nih_root):
     originals = [path.stem + ".png" for path in (nih_root / "images").iterdir()]
-    assert len(originals) == 60 and all(name in workspace.store() for name in originals)
+    assert len(originals) == 60 and all(name in workspace.cache() for name in originals)
     # three of the 60 originals are RGBA; none was lost on the way
     tables = workspace.tables()
-    boxed = tables.boxes[tables.boxes["image_index"].isin(workspace.store().image_index)]
+    boxed = tables.boxes[tables.boxes["image_index"].isin(workspace.cache().image_index)]
     assert set(boxed["finding"]) == set(BOXED_FINDINGS)
 
 
 def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
     tables = workspace.tables()
-    chosen = choose_training_images(
-        tables, validation_fraction=0.2, disease_free=5000, seed=0, available=workspace.store().image_index
+    chosen = train_val_split(
+        tables, validation_fraction=0.2, disease_free=5000, seed=0, available=workspace.cache().image_index
     )
     patients = [set(tables.images.loc[names, "patient_id"]) for names in chosen]
     assert not patients[0] & patients[1]
@@ -50,11 +50,11 @@ def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
 
 
 def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
-    boxed = workspace.boxed_films()
-    assert isinstance(boxed, Films) and set(boxed.image_index) <= set(workspace.tables().test)
+    boxed = workspace.boxed_dataset()
+    assert isinstance(boxed, ChestXrayDataset) and set(boxed.image_index) <= set(workspace.tables().test)
     results = evaluate(workspace, draws=100).results
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
-    rows = figure_rows(build_cases(workspace, per_finding=1))
+    rows = one_per_finding(load_examples(workspace, per_finding=1))
     assert [finding for _, finding in rows] == list(BOXED_FINDINGS)
     save(plot_heatmap_grid(rows), tmp_path / "fig7.png")
     assert (tmp_path / "fig7.png").stat().st_size > 100_000

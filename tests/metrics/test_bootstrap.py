@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from cxr_seam.errors import InputError
-from cxr_seam.metrics.bootstrap import DRAWS, difference, draw_patients, interval, measured
+from cxr_seam.metrics.bootstrap import DRAWS, bootstrap_patients, difference, estimate, percentile_ci
 
 PATIENTS = [3, 1, 1, 12, 3, 1]
 
 
 def test_a_draw_has_as_many_patients_as_there_are_and_all_their_images() -> None:
-    draws = draw_patients(PATIENTS)
+    draws = bootstrap_patients(PATIENTS)
     assert len(draws) == DRAWS == 1000 and draws.counts.shape == (1000, 3)
     assert draws.counts.dtype.kind == "u" and (draws.counts.sum(axis=1) == 3).all()
     weights = draws.weights(0, 1000)
@@ -24,16 +24,16 @@ def test_a_draw_has_as_many_patients_as_there_are_and_all_their_images() -> None
 
 
 def test_same_patients_and_seed_give_same_draws_in_any_order_and_number_of_images() -> None:
-    draws = draw_patients(PATIENTS, draws=50)
-    turned = draw_patients(PATIENTS[::-1], draws=50)
+    draws = bootstrap_patients(PATIENTS, draws=50)
+    turned = bootstrap_patients(PATIENTS[::-1], draws=50)
     assert (draws.weights(0, 50)[:, ::-1] == turned.weights(0, 50)).all()
-    as_text = draw_patients(np.array(["12", "3", "1"]), draws=50)
+    as_text = bootstrap_patients(np.array(["12", "3", "1"]), draws=50)
     assert (as_text.weights(0, 50) == draws.weights(0, 50)[:, [3, 0, 1]]).all()
-    assert (draw_patients(PATIENTS, draws=50, seed=1).counts != draws.counts).any()
+    assert (bootstrap_patients(PATIENTS, draws=50, seed=1).counts != draws.counts).any()
 
 
 def test_totals_are_sums_over_the_images_that_a_draw_repeats() -> None:
-    draws = draw_patients(PATIENTS, draws=40)
+    draws = bootstrap_patients(PATIENTS, draws=40)
     values = np.arange(12.0).reshape(6, 2)
     slow = [values[np.repeat(np.arange(6), weights)].sum(axis=0) for weights in draws.weights(0, 40)]
     assert (draws.totals(values) == slow).all()
@@ -42,8 +42,8 @@ def test_totals_are_sums_over_the_images_that_a_draw_repeats() -> None:
 
 def test_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
     values = np.random.default_rng(1).normal(5, 2, size=400)
-    draws = draw_patients(range(400), draws=4000)
-    found = measured(values.mean(), draws.totals(values) / 400)
+    draws = bootstrap_patients(range(400), draws=4000)
+    found = estimate(values.mean(), draws.totals(values) / 400)
     half_width = 1.96 * values.std() / 20
     assert found["value"] == values.mean()
     assert found["low"] == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
@@ -53,18 +53,18 @@ def test_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
 def test_images_of_one_patient_are_no_further_evidence() -> None:
     """Ten copies of each film give the interval of one; a bootstrap over films would shrink it by sqrt(10)."""
     values = np.random.default_rng(2).random(50)
-    once = draw_patients(range(50)).totals(values) / 50
-    copied = draw_patients(np.repeat(range(50), 10)).totals(np.repeat(values, 10)) / 500
-    assert interval(copied) == pytest.approx(interval(once))
+    once = bootstrap_patients(range(50)).totals(values) / 50
+    copied = bootstrap_patients(np.repeat(range(50), 10)).totals(np.repeat(values, 10)) / 500
+    assert percentile_ci(copied) == pytest.approx(percentile_ci(once))
 
 
 def test_draws_without_a_value_are_left_out_up_to_half() -> None:
     samples = np.r_[np.linspace(0, 1, 101), np.full(101, np.nan)]
-    assert measured(0.4, samples) == pytest.approx({"value": 0.4, "low": 0.025, "high": 0.975})
-    assert measured(0.4, np.r_[samples, np.nan]) == {"value": 0.4, "low": None, "high": None}
+    assert estimate(0.4, samples) == pytest.approx({"value": 0.4, "low": 0.025, "high": 0.975})
+    assert estimate(0.4, np.r_[samples, np.nan]) == {"value": 0.4, "low": None, "high": None}
     for undefined in (None, np.nan):
-        assert measured(undefined, samples) == {"value": None, "low": None, "high": None}
-    low, high = interval(np.stack([samples, np.full(202, np.nan)]), axis=1)
+        assert estimate(undefined, samples) == {"value": None, "low": None, "high": None}
+    low, high = percentile_ci(np.stack([samples, np.full(202, np.nan)]), axis=1)
     assert low[0] == pytest.approx(0.025) and high[0] == pytest.approx(0.975)
     assert np.isnan([low[1], high[1]]).all()
 
@@ -83,12 +83,12 @@ def test_a_difference_is_taken_draw_by_draw() -> None:
 
 def test_bad_input_is_told_in_a_sentence() -> None:
     with pytest.raises(InputError, match="no patient_id"):
-        draw_patients([1, np.nan])
+        bootstrap_patients([1, np.nan])
     with pytest.raises(InputError, match="no patient_id"):
-        draw_patients(["a", None])
+        bootstrap_patients(["a", None])
     with pytest.raises(InputError, match="from 0 images"):
-        draw_patients([])
+        bootstrap_patients([])
     with pytest.raises(InputError, match="cannot draw 0 times"):
-        draw_patients([1], draws=0)
+        bootstrap_patients([1], draws=0)
     with pytest.raises(InputError, match="values for 2 images but the draws are of 6"):
-        draw_patients(PATIENTS, draws=2).totals(np.ones(2))
+        bootstrap_patients(PATIENTS, draws=2).totals(np.ones(2))

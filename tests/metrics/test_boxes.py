@@ -7,7 +7,7 @@ import pytest
 
 from cxr_seam.errors import InputError
 from cxr_seam.inference.boxes import boxes_from_heatmap
-from cxr_seam.metrics.boxes import iobb, iou, overlap
+from cxr_seam.metrics.boxes import box_overlap, iobb, iou
 
 
 def test_one_rectangle():
@@ -165,6 +165,6 @@ def test_overlap_of_nothing():
 
 def test_overlap_refuses_what_it_does_not_know():
     with pytest.raises(InputError, match="dice"):
-        overlap(np.zeros(4), np.zeros(4), measure="dice")
+        box_overlap(np.zeros(4), np.zeros(4), measure="dice")
     with pytest.raises(InputError, match="x, y, w, h"):
         iou(np.zeros((2, 3)), np.zeros((2, 4)))

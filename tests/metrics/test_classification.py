@@ -8,13 +8,13 @@ import pytest
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.metrics import classification
-from cxr_seam.metrics.bootstrap import draw_patients
+from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.classification import (
+    bootstrap_auc_ap,
     choose_thresholds,
     classification_scores,
     classification_table,
     mean_auc,
-    weighted_ranking,
 )
 
 
@@ -63,8 +63,8 @@ def test_auc_and_average_precision_are_scikit_learns_in_every_draw(
     generator = np.random.default_rng(4)
     labels = (generator.random(300) < share).astype(np.int64)
     scores = np.round(generator.normal(size=300) + labels, decimals)
-    draws = draw_patients(generator.integers(90, size=300), draws=53)
-    auc, average_precision = weighted_ranking(labels, scores, draws=draws)
+    draws = bootstrap_patients(generator.integers(90, size=300), draws=53)
+    auc, average_precision = bootstrap_auc_ap(labels, scores, draws=draws)
     compared = 0
     for draw, weights in enumerate(draws.weights(0, 53)):
         if len(np.unique(labels[weights > 0])) == 2:
@@ -82,7 +82,7 @@ def test_a_draw_is_the_films_it_repeats() -> None:
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
     labels, probabilities = _scores(60, seed=5)
-    draws = draw_patients(np.arange(60) // 2, draws=30)
+    draws = bootstrap_patients(np.arange(60) // 2, draws=30)
     thresholds = np.full(14, 0.4)
     samples = classification._metrics(labels, probabilities, thresholds, draws)
     for draw, weights in enumerate(draws.weights(0, 30)):
@@ -100,7 +100,7 @@ def test_a_draw_is_the_films_it_repeats() -> None:
 
 
 def _four_films() -> tuple[np.ndarray, np.ndarray]:
-    """Films of four patients; Cardiomegaly is nowhere, Effusion everywhere, the others are alike."""
+    """Images of four patients; Cardiomegaly is nowhere, Effusion everywhere, the others are alike."""
     labels = np.tile([[1], [0], [1], [0]], 14)
     labels[:, 1], labels[:, 2] = 0, 1
     return labels, np.tile([[0.9], [0.6], [0.6], [0.2]], 14)
@@ -112,7 +112,7 @@ def test_metrics_by_hand() -> None:
     thresholds = np.full(14, 0.5)
     thresholds[3] = np.nan
     table, samples = classification_scores(
-        labels, probabilities, draws=draw_patients("abcd", draws=60), thresholds=thresholds
+        labels, probabilities, draws=bootstrap_patients("abcd", draws=60), thresholds=thresholds
     )
     row = table["findings"]["Atelectasis"]
     values = {name: entry["value"] for name, entry in row.items() if isinstance(entry, dict)}
@@ -129,7 +129,7 @@ def test_metrics_by_hand() -> None:
 def test_what_is_not_defined_says_so_and_why() -> None:
     labels, probabilities = _four_films()
     undefined = {"value": None, "low": None, "high": None}
-    draws = draw_patients("abcd", draws=60)
+    draws = bootstrap_patients("abcd", draws=60)
     table, _ = classification_scores(labels, probabilities, draws=draws)
     assert list(table["findings"]) == list(FINDINGS)
     for finding, missing in (("Cardiomegaly", "positive"), ("Effusion", "negative")):
@@ -145,7 +145,7 @@ def test_what_is_not_defined_says_so_and_why() -> None:
         "auc": undefined,
         "average_precision": undefined,
         "findings_defined": 0,
-        "draws_defined": 0,
+        "num_valid": 0,
     }
     assert np.isnan(samples["mean_auc"]).all()
 
@@ -154,11 +154,11 @@ def test_a_draw_without_a_findings_only_patient_is_left_out_of_the_mean() -> Non
     labels, probabilities = _scores(80, seed=6)
     labels[:, 13] = 0
     labels[3:5, 13] = 1
-    draws = draw_patients(np.arange(80) // 2, draws=300)
+    draws = bootstrap_patients(np.arange(80) // 2, draws=300)
     without = (draws.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
     table, samples = classification_scores(labels, probabilities, draws=draws)
     assert len(without) > 0
-    assert table["mean"]["draws_defined"] == 300 - len(without)
+    assert table["mean"]["num_valid"] == 300 - len(without)
     assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
 
 
@@ -190,6 +190,8 @@ def test_bad_input_is_told_in_a_sentence():
         classification_table(labels, probabilities)
     labels, probabilities = _scores()
     with pytest.raises(InputError, match="values for 40 images but the draws are of 3"):
-        classification_scores(labels, probabilities, draws=draw_patients("abc", draws=2))
+        classification_scores(labels, probabilities, draws=bootstrap_patients("abc", draws=2))
     with pytest.raises(InputError, match="one threshold for each of 14"):
-        classification_scores(labels, probabilities, draws=draw_patients(range(40), draws=2), thresholds=np.ones(13))
+        classification_scores(
+            labels, probabilities, draws=bootstrap_patients(range(40), draws=2), thresholds=np.ones(13)
+        )

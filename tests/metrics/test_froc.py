@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes
 from cxr_seam.findings import BOXED_FINDINGS
-from cxr_seam.metrics.bootstrap import draw_patients
+from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, match
-from cxr_seam.metrics.froc import Froc, froc, froc_of
+from cxr_seam.metrics.froc import Froc, froc, froc_from_matches
 from cxr_seam.metrics.localization import localization_scores, localization_table
 
 HERE, THERE = (100, 100, 100, 100), (600, 600, 50, 50)  # they do not touch
@@ -188,8 +188,8 @@ def test_against_plain_loops(seed, measure):
 def test_draws_are_what_resampling_the_patients_gives():
     predicted, truth, patient_id = some_tables(5, count=90)
     images = [f"{i}" for i in range(12)]
-    draws = draw_patients(patient_id, draws=12, seed=1)
-    curve = froc_of(match(predicted, truth, images=images), measure="iou", threshold=0.2)
+    draws = bootstrap_patients(patient_id, draws=12, seed=1)
+    curve = froc_from_matches(match(predicted, truth, images=images), measure="iou", threshold=0.2)
     accuracies = curve.accuracies([0.25, 1], draws.weights(0, 12))
     assert accuracies.shape == (12, 2, 8)
     assert np.isnan(accuracies[..., 2:]).all()
@@ -204,7 +204,7 @@ def test_looking_at_few_levels_at_a_time_changes_nothing(monkeypatch):
     predicted, truth, patient_id = some_tables(2, count=400)
     predicted["score"] = np.random.default_rng(0).random(400)  # no ties: a level for each false positive
     curve = froc(predicted, truth, images=[f"{i}" for i in range(12)])
-    weights = draw_patients(patient_id, draws=30).weights(0, 30)
+    weights = bootstrap_patients(patient_id, draws=30).weights(0, 30)
     all_at_once = curve.accuracies([0.25, 1, 30], weights)
     monkeypatch.setattr("cxr_seam.metrics.froc._FIRST_LEVELS", 1)
     np.testing.assert_array_equal(curve.accuracies([0.25, 1, 30], weights), all_at_once)
@@ -233,7 +233,7 @@ def test_any_rising_change_of_the_scores_leaves_the_curve():
 
 def test_the_same_box_everywhere_is_a_straight_line_on_the_official_boxes(nih_root):
     """Centre boxes all tie, so at x the accuracy is x / (false positives per image) of the whole, for each finding."""
-    official = load_tables(nih_root).boxes
+    official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     centre = centre_boxes(images)
     table = localization_table(centre, official, images=images, measure="iou")
@@ -246,12 +246,12 @@ def test_the_same_box_everywhere_is_a_straight_line_on_the_official_boxes(nih_ro
 
 def test_a_model_whose_probabilities_know_the_films_gains_over_the_same_boxes(nih_root):
     """With the image's own labels as probabilities, false positives come last: no box elsewhere goes before."""
-    official = load_tables(nih_root).boxes
+    official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     centre = centre_boxes(images)
     labels = set(zip(official["image_index"], official["finding"], strict=True))
     probability = [float(key in labels) for key in zip(centre["image_index"], centre["finding"], strict=True)]
-    draws = draw_patients(range(len(images)), draws=20)
+    draws = bootstrap_patients(range(len(images)), draws=20)
     (plain, _), (told, _) = (
         localization_scores(table, official, images=images, draws=draws)
         for table in (centre, centre.assign(probability=probability))

@@ -6,15 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
-from cxr_seam.metrics.bootstrap import draw_patients
+from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, iobb, iou
 from cxr_seam.metrics.froc import froc
-from cxr_seam.metrics.localization import best_boxes, gate, localization_scores, localization_table, with_probability
+from cxr_seam.metrics.localization import (
+    best_boxes,
+    filter_by_probability,
+    localization_scores,
+    localization_table,
+    rank_by_probability,
+)
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:
@@ -167,19 +173,19 @@ def test_probabilities_are_those_of_image_and_finding():
     predicted = _boxes(
         ("b.png", "Mass", 0, 0, 9, 9, 0.5), ("a.png", "Mass", 0, 0, 9, 9, 0.5), ("b.png", "Nodule", 0, 0, 9, 9, 0.5)
     )
-    assert with_probability(predicted, probabilities)["probability"].tolist() == [0.4, 0.2, 0.3]
+    assert rank_by_probability(predicted, probabilities)["probability"].tolist() == [0.4, 0.2, 0.3]
     assert "probability" not in predicted
     with pytest.raises(InputError, match="Mass on c.png"):
-        with_probability(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), probabilities)
+        rank_by_probability(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), probabilities)
     with pytest.raises(InputError, match="not logits"):
-        with_probability(predicted, probabilities - 1)
+        rank_by_probability(predicted, probabilities - 1)
 
 
 def test_gate_keeps_what_is_above_it():
     predicted = _boxes(*[("a.png", "Mass", x, 0, 9, 9, 1.0) for x in range(3)]).assign(probability=[0.5, 0.51, 0.2])
-    assert gate(predicted)["x"].tolist() == [1]
-    assert gate(predicted, probability=0.1)["x"].tolist() == [0, 1, 2]
-    assert len(gate(predicted.drop(columns="probability"))) == 3
+    assert filter_by_probability(predicted)["x"].tolist() == [1]
+    assert filter_by_probability(predicted, probability=0.1)["x"].tolist() == [0, 1, 2]
+    assert len(filter_by_probability(predicted.drop(columns="probability"))) == 3
 
 
 def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
@@ -194,7 +200,7 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
     """Each draw is made in earnest: tables with the films of a patient as often as drawn, scored as any other."""
     images = [f"{i}" for i in range(15)]
     predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
-    draws = draw_patients([i // 2 for i in range(15)], draws=30, seed=2)
+    draws = bootstrap_patients([i // 2 for i in range(15)], draws=30, seed=2)
     scores, samples = localization_scores(predicted, truth, images=images, draws=draws)
 
     slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "gated_boxes": []}
@@ -245,7 +251,7 @@ def test_scores_by_hand():
         ("a.png", "Mass", 700, 700, 10, 10, 1.0),
         ("b.png", "Mass", 0, 0, 50, 50, 1.0),  # the true box itself
     ).assign(probability=[0.4, 0.4, 0.9])
-    draws = draw_patients(["p", "q"], draws=100)
+    draws = bootstrap_patients(["p", "q"], draws=100)
     points = pd.DataFrame({"image_index": ["a.png", "b.png"], "finding": "Mass", "hit": [0.0, 1.0]})
     scores, _ = localization_scores(predicted, truth, images=["a.png", "b.png"], draws=draws, points=points)
 
@@ -278,7 +284,7 @@ def test_scores_by_hand():
 def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
     """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
     truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
-    draws = draw_patients(["p", "q"], draws=50)
+    draws = bootstrap_patients(["p", "q"], draws=50)
     scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
     has_b, has_c = (draws.weights(0, 50) > 0).T
     both = has_b & has_c
@@ -287,15 +293,15 @@ def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
         expected = np.zeros(50) if name.endswith("per_image") else np.where(both, 0, np.nan)
         np.testing.assert_array_equal(values, expected)
     rows = scores["best_box"]["iou>0.1"]
-    assert rows["macro"]["draws_defined"] == scores["froc"]["iou>0.1"]["at"]["0.5"]["draws_defined"] == both.sum() < 50
-    assert rows["findings"]["Mass"]["draws_defined"] == has_b.sum() != has_c.sum()
-    assert rows["findings"]["Nodule"]["draws_defined"] == has_c.sum()
-    assert rows["findings"]["Effusion"]["draws_defined"] == 0
-    assert rows["micro"]["draws_defined"] == 50
+    assert rows["macro"]["num_valid"] == scores["froc"]["iou>0.1"]["at"]["0.5"]["num_valid"] == both.sum() < 50
+    assert rows["findings"]["Mass"]["num_valid"] == has_b.sum() != has_c.sum()
+    assert rows["findings"]["Nodule"]["num_valid"] == has_c.sum()
+    assert rows["findings"]["Effusion"]["num_valid"] == 0
+    assert rows["micro"]["num_valid"] == 50
 
 
 def test_scores_of_nothing_and_of_the_wrong_draws():
-    draws = draw_patients(["p", "q"], draws=10)
+    draws = bootstrap_patients(["p", "q"], draws=10)
     scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], draws=draws)
     assert scores["froc"]["iou>0.1"]["at"]["1.0"]["macro"]["value"] == 0
     assert scores["pointing_game"] is None
@@ -309,7 +315,7 @@ def test_scores_of_nothing_and_of_the_wrong_draws():
 
 @pytest.fixture(scope="module")
 def official(nih_root) -> pd.DataFrame:
-    return load_tables(nih_root).boxes
+    return load_metadata(nih_root).boxes
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes
-from cxr_seam.metrics.bootstrap import draw_patients
-from cxr_seam.metrics.pointing_game import inside, pointing_game, points, points_of_boxes
+from cxr_seam.metrics.bootstrap import bootstrap_patients
+from cxr_seam.metrics.pointing_game import box_points, inside, pointing_game, points
 
 COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
 
@@ -81,7 +81,7 @@ def test_game_by_hand():
         [("a", "Mass", 1.0), ("b", "Mass", 0.5), ("c", "Mass", 0.0), ("c", "Nodule", 0.0), ("x", "Nodule", 1.0)],
         columns=["image_index", "finding", "hit"],
     )
-    draws = draw_patients(["p", "p", "q"], draws=200)
+    draws = bootstrap_patients(["p", "p", "q"], draws=200)
     game = pointing_game(table, images=["a", "b", "c"], draws=draws)  # x is not among the films
     assert game["findings"]["Mass"]["value"] == 0.5
     assert game["findings"]["Nodule"]["value"] == 0
@@ -95,7 +95,7 @@ def test_intervals_against_a_loop_that_resamples_patients():
     generator = np.random.default_rng(1)
     images, patient_id = [f"{i}" for i in range(20)], generator.integers(0, 8, 20)
     table = pd.DataFrame({"image_index": images, "finding": "Mass", "hit": generator.random(20)})
-    draws = draw_patients(patient_id, draws=40, seed=3)
+    draws = bootstrap_patients(patient_id, draws=40, seed=3)
     means = [np.repeat(table["hit"].to_numpy(), weights).mean() for weights in draws.weights(0, 40)]
     mass = pointing_game(table, images=images, draws=draws)["findings"]["Mass"]
     assert (mass["low"], mass["high"]) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
@@ -107,7 +107,7 @@ def test_boxes_point_with_their_centre():
         [("a", "Mass", 0, 0, 100, 100), ("a", "Mass", 300, 300, 100, 100), ("b", "Mass", 0, 0, 9, 9)], columns=COLUMNS
     )
     predicted = pd.DataFrame([("a", "Mass", 300, 300, 100, 100, 1.0)], columns=[*COLUMNS, "score"])
-    table = points_of_boxes(predicted, truth)  # b has no predicted box: a miss
+    table = box_points(predicted, truth)  # b has no predicted box: a miss
     assert table.to_numpy().tolist() == [["a", "Mass", 1.0], ["b", "Mass", 0.0]]
 
 
@@ -121,12 +121,12 @@ def test_inside_is_half_open_and_nan_is_nowhere():
 
 def test_the_middle_of_the_film_on_the_official_boxes(nih_root):
     """How many true boxes hold the pixel 512, 512, counted from the file itself."""
-    official = load_tables(nih_root).boxes
+    official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     x, y, w, h = official[["x", "y", "w", "h"]].to_numpy().T
     holds = (x <= 512) & (512 < x + w) & (y <= 512) & (512 < y + h)
     game = pointing_game(
-        points_of_boxes(centre_boxes(images), official), images=images, draws=draw_patients(images, draws=2)
+        box_points(centre_boxes(images), official), images=images, draws=bootstrap_patients(images, draws=2)
     )
     for finding, value in game["findings"].items():
         assert value["value"] == pytest.approx(holds[official["finding"] == finding].mean())

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from cxr_seam.errors import InputError
-from cxr_seam.models.backbones import BACKBONES, STRIDES, PadTo, build_backbone
+from cxr_seam.models.backbones import BACKBONES, STRIDES, PadToMultiple, build_backbone
 from cxr_seam.models.multires import build_model, count_parameters
 
 PUBLISHED = {
@@ -82,20 +82,20 @@ def test_stages_compute_what_the_whole_network_computes(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_multires_model_trains_all_of_it(name):
     model = build_model(f"multires_{name}", weights="none")
-    model.train_only_from_stride(2)
+    model.freeze_below(2)
     model.train()
     model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), maps=False).logits.sum().backward()
-    without = [key for key, p in model.named_parameters() if p.grad is None and not key.startswith("pcm.")]
+    without = [key for key, p in model.named_parameters() if p.grad is None and not key.startswith("refiner.")]
     assert not without
-    model.train_only_from_stride(16)
+    model.freeze_below(16)
     assert not any(stage.training for stage in model.train().backbone.stages[:3])
 
 
 def test_padding_repeats_the_last_row_and_column_and_leaves_whole_maps_alone():
     maps = torch.arange(6.0).reshape(1, 1, 2, 3)
-    assert PadTo(2)(maps).tolist() == [[[[0, 1, 2, 2], [3, 4, 5, 5]]]]
-    assert PadTo(3)(maps).tolist() == [[[[0, 1, 2], [3, 4, 5], [3, 4, 5]]]]
-    assert PadTo(1)(maps) is maps
+    assert PadToMultiple(2)(maps).tolist() == [[[[0, 1, 2, 2], [3, 4, 5, 5]]]]
+    assert PadToMultiple(3)(maps).tolist() == [[[[0, 1, 2], [3, 4, 5], [3, 4, 5]]]]
+    assert PadToMultiple(1)(maps) is maps
 
 
 def test_imagenet_weights_load_from_a_file_without_their_classifier(tmp_path):

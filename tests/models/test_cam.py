@@ -1,6 +1,6 @@
 import torch
 
-from cxr_seam.models.cam import append_background, keep_maximum, max_normalise, prepare_for_refinement
+from cxr_seam.models.cam import append_background, make_pcm_input, max_normalise, suppress_non_max
 
 
 def test_max_normalise_by_hand():
@@ -17,25 +17,25 @@ def test_background_is_one_minus_the_maximum():
 def test_keep_maximum_leaves_the_input_alone_and_keeps_ties():
     cam = torch.tensor([[[[0.2, 0.5]], [[0.7, 0.5]]]])
     before = cam.clone()
-    assert torch.equal(keep_maximum(cam), torch.tensor([[[[0.0, 0.5]], [[0.7, 0.5]]]]))
+    assert torch.equal(suppress_non_max(cam), torch.tensor([[[[0.0, 0.5]], [[0.7, 0.5]]]]))
     assert torch.equal(cam, before)
 
 
 def test_prepared_maps_take_the_background_before_the_suppression_and_are_detached():
     cam = torch.tensor([[[[1.0, 0.4]], [[0.5, 1.0]]]], requires_grad=True)
-    prepared = prepare_for_refinement(cam)
+    prepared = make_pcm_input(cam)
     expected = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 0.0]]]])
     assert torch.equal(prepared, expected)
     assert not prepared.requires_grad
     half = torch.tensor([[[[1.0, 0.25]], [[1.0, 0.5]]]])
-    assert torch.equal(prepare_for_refinement(half)[0, 2], torch.tensor([[0.0, 0.5]]))
+    assert torch.equal(make_pcm_input(half)[0, 2], torch.tensor([[0.0, 0.5]]))
 
 
 def test_a_background_of_the_models_own_is_kept_and_normalised_like_the_others():
     cam = torch.zeros(1, 15, 1, 2)
     cam[0, 3] = torch.tensor([4.0, 1.0])
     cam[0, 14] = torch.tensor([-1.0, 8.0])
-    prepared = prepare_for_refinement(cam)
+    prepared = make_pcm_input(cam)
     assert prepared.shape == (1, 15, 1, 2)
     assert prepared[0, 14].tolist() == [[0.0, 1.0]]  # not 1 - max = 0, 0.75
     assert prepared[0, 3].tolist() == [[1.0, 0.25]]

@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from cxr_seam.errors import InputError
 from cxr_seam.models.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 
-RECIPE = find_recipe("multires_tiny")
+RECIPE = get_recipe("multires_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,13 @@ def model():
 def test_what_is_loaded_computes_what_was_saved(model, tmp_path):
     path = tmp_path / "a model ä.safetensors"
     saved = Checkpoint(RECIPE, epoch=3, metrics={"validation_auc": 0.75}, thresholds={"Mass": 0.25, "Hernia": None})
-    save_checkpoint(path, model, about=saved)
-    loaded, about = load_checkpoint(path)
+    save_checkpoint(path, model, metadata=saved)
+    loaded, metadata = load_checkpoint(path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(loaded(images), model(images), strict=True):
             assert torch.equal(ours, theirs)
-    assert about == saved
+    assert metadata == saved
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 
@@ -52,13 +52,13 @@ def test_missing_foreign_and_truncated_files_are_told(model, tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(InputError, match="foreign.safetensors holds weights but no cxr_seam header"):
         load_checkpoint(tmp_path / "foreign.safetensors")
-    whole = save_checkpoint(tmp_path / "whole.safetensors", model, about=Checkpoint(RECIPE)).read_bytes()
+    whole = save_checkpoint(tmp_path / "whole.safetensors", model, metadata=Checkpoint(RECIPE)).read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="half.safetensors"):
         load_checkpoint(tmp_path / "half.safetensors")
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):
-    save_checkpoint(tmp_path / "m.safetensors", model, about=Checkpoint(find_recipe("tiny")))
+    save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(get_recipe("tiny")))
     with pytest.raises(InputError, match="m.safetensors do not fit a efficientnet_lite0"):
         load_checkpoint(tmp_path / "m.safetensors")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_seam.data.transforms import normalise
+from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import MergeBlock, build_model, count_parameters, model_names
 from cxr_seam.models.pooling import lse_pool
@@ -83,7 +83,7 @@ def test_merge_block_enlarges_with_aligned_corners():
 
 def test_first_phase_freezes_the_fine_stages_with_their_statistics_and_leaves_theta_alone(small):
     model = build_model("multires_resnet18", weights="none")
-    model.train_only_from_stride(16)
+    model.freeze_below(16)
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -123,4 +123,4 @@ def test_unknown_names_are_told():
 
 def test_black_pixels_have_imagenets_normalised_value():
     expected = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
-    assert torch.allclose(normalise(torch.zeros(1, 1, 1, 1)).flatten(), expected)
+    assert torch.allclose(imagenet_normalise(torch.zeros(1, 1, 1, 1)).flatten(), expected)

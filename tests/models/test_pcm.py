@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cxr_seam.models import pcm
-from cxr_seam.models.pcm import PixelCorrelation, affinity, refine
+from cxr_seam.models.pcm import PCM, affinity, apply_affinity
 
 
 def slow_refinement(features: np.ndarray, theta: np.ndarray, cam: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ def example(seed=0):
     features = torch.randn(2, 8, 3, 4, generator=generator)
     cam = torch.rand(2, 5, 3, 4, generator=generator)
     torch.manual_seed(seed)
-    return PixelCorrelation(8), features, cam
+    return PCM(8), features, cam
 
 
 def test_equals_equation_2_written_as_loops():
@@ -90,7 +90,7 @@ def test_blocks_give_the_whole_matrix_times_the_maps_forward_and_backward(rows, 
             refined = torch.bmm(affinity(own, valid=valid), values).transpose(1, 2).reshape(cam.shape)
         else:
             monkeypatch.setattr(pcm, "BLOCK_VALUES", rows * 2 * 12)
-            refined = refine(own, cam, valid=valid)
+            refined = apply_affinity(own, cam, valid=valid)
         (refined * weights).sum().backward()
         maps.append(refined.detach())
         gradients.append(own.grad)
@@ -99,20 +99,20 @@ def test_blocks_give_the_whole_matrix_times_the_maps_forward_and_backward(rows, 
 
 def test_no_block_is_larger_than_promised(monkeypatch):
     sizes = []
-    rows_of = pcm.rows_of_similarity
+    rows_of = pcm.similarity_rows
 
     def watch(*inputs):
         result = rows_of(*inputs)
         sizes.append(result.numel())
         return result
 
-    monkeypatch.setattr(pcm, "rows_of_similarity", watch)
+    monkeypatch.setattr(pcm, "similarity_rows", watch)
     monkeypatch.setattr(pcm, "BLOCK_VALUES", 1000)
     embedding = torch.randn(2, 4, 16, 16, requires_grad=True)
-    refine(embedding, torch.rand(2, 3, 16, 16)).sum().backward()
+    apply_affinity(embedding, torch.rand(2, 3, 16, 16)).sum().backward()
     assert max(sizes) <= 1000 and sum(sizes) == 2 * (2 * 256 * 256)  # each block once forward, once backward
 
 
 def test_theta_halves_the_width_and_has_no_bias():
     # method of Table 4: 512 -> 256 without bias is 131,072 weights
-    assert sum(p.numel() for p in PixelCorrelation(512).parameters()) == 131_072
+    assert sum(p.numel() for p in PCM(512).parameters()) == 131_072

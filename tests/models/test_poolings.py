@@ -13,10 +13,10 @@ from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.lse_lba import AdaptiveLogSumExpPool
 from cxr_seam.models.extras.max_min import MaxMinPool
 from cxr_seam.models.extras.pcam import ProbabilisticCamPool, pcam_weights
-from cxr_seam.models.multires import build_model, model_of
+from cxr_seam.models.multires import build_from_recipe, build_model
 from cxr_seam.models.pooling import lse_pool
 from cxr_seam.models.poolings import POOLINGS, build_pooling
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 
 CHANNELS, FINDINGS = 6, 14
 
@@ -166,9 +166,9 @@ def test_max_min_has_maximum_and_average_of_the_cam_as_limits():
 def test_a_model_of_any_pooling_differs_from_the_papers_in_its_pooling_alone(name):
     torch.manual_seed(0)
     paper = build_model("multires_resnet18", weights="none").eval()
-    recipe = replace(find_recipe("multires_resnet50"), model="multires_resnet18", pooling=name)
+    recipe = replace(get_recipe("multires_resnet50"), model="multires_resnet18", pooling=name)
     torch.manual_seed(0)
-    model = model_of(recipe, weights="none").eval()
+    model = build_from_recipe(recipe, weights="none").eval()
     ours, theirs = model.state_dict(), paper.state_dict()
     assert {key for key in ours if not key.startswith("pool.")} == set(theirs)
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
@@ -184,12 +184,12 @@ def test_a_model_of_any_pooling_differs_from_the_papers_in_its_pooling_alone(nam
 def test_a_pooling_with_parameters_is_trained_and_frozen_with_the_head(name):
     model = build_model("multires_resnet18", weights="none", pooling=name)
     for head in (True, False):
-        model.train_only_from_stride(16, head=head)
+        model.freeze_below(16, head=head)
         assert {p.requires_grad for p in model.pool.parameters()} == {head}
         assert model.train().pool.training == head
-    model.train_only_pcm()
+    model.freeze_all_but_refiner()
     assert not any(p.requires_grad for p in model.pool.parameters()) and not model.train().pool.training
-    model.train_only_from_stride(16)
+    model.freeze_below(16)
     model.train()(torch.randn(2, 3, 64, 64)).logits.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.pool.parameters())
 

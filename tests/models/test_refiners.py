@@ -9,11 +9,11 @@ import torchvision
 
 from cxr_seam.errors import InputError
 from cxr_seam.models import pcm
-from cxr_seam.models.cam import prepare_for_refinement
-from cxr_seam.models.extras.seam_pcm import REDUCED, ShallowPixelCorrelation
+from cxr_seam.models.cam import make_pcm_input
+from cxr_seam.models.extras.seam_pcm import REDUCED, SeamPCM
 from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.pcm import PixelCorrelation, Shallow
+from cxr_seam.models.pcm import PCM, LowLevelFeatures
 from cxr_seam.models.refiners import REFINERS, build_refiner
 
 NAMES = [name for name in REFINERS if name != "none"]
@@ -23,17 +23,17 @@ CHANNELS, WIDTHS = 16, (5, 7)
 def example(name, seed=0):
     """A refiner, features (2, 16, 3, 4), maps, and what the network saw before."""
     torch.manual_seed(seed)
-    refiner = build_refiner(name, CHANNELS, shallow=WIDTHS)
-    shallow = Shallow(torch.randn(2, 3, 24, 32), (torch.randn(2, 5, 6, 8), torch.randn(2, 7, 3, 4)))
-    return refiner, torch.randn(2, CHANNELS, 3, 4), torch.rand(2, 15, 3, 4), shallow
+    refiner = build_refiner(name, CHANNELS, low_level=WIDTHS)
+    low_level = LowLevelFeatures(torch.randn(2, 3, 24, 32), (torch.randn(2, 5, 6, 8), torch.randn(2, 7, 3, 4)))
+    return refiner, torch.randn(2, CHANNELS, 3, 4), torch.rand(2, 15, 3, 4), low_level
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_map_stays_constant_and_no_range_grows(name):
-    refiner, features, cam, shallow = example(name)
+    refiner, features, cam, low_level = example(name)
     constant = torch.full_like(cam, 0.3)
-    assert torch.allclose(refiner(features, constant, shallow=shallow), constant, atol=1e-6)
-    refined = refiner(features, cam, shallow=shallow)
+    assert torch.allclose(refiner(features, constant, low_level=low_level), constant, atol=1e-6)
+    refined = refiner(features, cam, low_level=low_level)
     assert refined.shape == cam.shape and refined.dtype == torch.float32
     assert (refined.amax(dim=(2, 3)) <= cam.amax(dim=(2, 3)) + 1e-6).all()
     assert (refined.amin(dim=(2, 3)) >= cam.amin(dim=(2, 3)) - 1e-6).all()
@@ -41,25 +41,25 @@ def test_a_constant_map_stays_constant_and_no_range_grows(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_refining_is_the_affinity_times_the_maps_whose_rows_sum_to_one(name):
-    refiner, features, cam, shallow = example(name)
+    refiner, features, cam, low_level = example(name)
     valid = torch.rand(2, 1, 3, 4) < 0.7
     for where in (None, valid):
-        weights = refiner.affinity(features, valid=where, shallow=shallow)
+        weights = refiner.affinity(features, valid=where, low_level=low_level)
         sums = weights.sum(dim=-1)  # an empty pixel may resemble no other; a valid one resembles itself
         assert (sums[valid.flatten(1)] - 1).abs().max() < 1e-5 and (weights >= 0).all()
         assert where is not None or torch.allclose(sums, torch.ones(2, 12), atol=1e-5)
         expected = torch.bmm(weights, cam.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(cam.shape)
-        assert torch.allclose(refiner(features, cam, valid=where, shallow=shallow), expected, atol=1e-5)
+        assert torch.allclose(refiner(features, cam, valid=where, low_level=low_level), expected, atol=1e-5)
     assert (weights.masked_select(~valid.flatten(2)) == 0).all()  # nothing draws on what is not valid
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter_and_nothing_before(name):
-    refiner, features, cam, shallow = example(name)
-    seen = (features, cam, shallow.images, *shallow.maps)
+    refiner, features, cam, low_level = example(name)
+    seen = (features, cam, low_level.images, *low_level.maps)
     for values in seen:
         values.requires_grad_()
-    refiner(features, cam, shallow=shallow).square().sum().backward()
+    refiner(features, cam, low_level=low_level).square().sum().backward()
     assert all(values.grad is None for values in seen)
     assert all(p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in refiner.parameters())
 
@@ -69,8 +69,8 @@ def test_blocks_change_neither_maps_nor_gradients(name, monkeypatch):
     maps, gradients = [], []
     for values in (2**22, 150):
         monkeypatch.setattr(pcm, "BLOCK_VALUES", values)
-        refiner, features, cam, shallow = example(name)
-        refined = refiner(features, cam, shallow=shallow)
+        refiner, features, cam, low_level = example(name)
+        refined = refiner(features, cam, low_level=low_level)
         refined.square().sum().backward()
         maps.append(refined.detach())
         gradients.append([p.grad for p in refiner.parameters()])
@@ -80,10 +80,10 @@ def test_blocks_change_neither_maps_nor_gradients(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mixed_precision_does_not_reach_a_refiner(name):
-    refiner, features, cam, shallow = example(name)
-    plain = refiner(features, cam, shallow=shallow)
+    refiner, features, cam, low_level = example(name)
+    plain = refiner(features, cam, low_level=low_level)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(refiner(features, cam, shallow=shallow), plain)
+        assert torch.equal(refiner(features, cam, low_level=low_level), plain)
 
 
 def test_attention_is_vaswanis_written_as_loops():
@@ -119,11 +119,11 @@ def test_pixels_of_one_content_draw_on_each_other_alike_in_attention():
 
 
 def test_the_shallow_pcm_embeds_image_shallow_maps_and_features_as_written_by_hand():
-    refiner, features, _, shallow = example("pcm_shallow")
+    refiner, features, _, low_level = example("pcm_shallow")
     row, column = 1, 2
-    image = shallow.images[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].mean(dim=(1, 2))
-    first = shallow.maps[0][0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
-    second = shallow.maps[1][0, :, row, column]
+    image = low_level.images[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].mean(dim=(1, 2))
+    first = low_level.maps[0][0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
+    second = low_level.maps[1][0, :, row, column]
     reduced = [
         (convolution.weight[:, :, 0, 0] @ seen).relu()
         for convolution, seen in zip(refiner.reduce, (first, second), strict=True)
@@ -131,20 +131,20 @@ def test_the_shallow_pcm_embeds_image_shallow_maps_and_features_as_written_by_ha
     assert [len(r) for r in reduced] == list(REDUCED)
     joined = torch.cat([image, *reduced, features[0, :, row, column]])
     expected = refiner.theta.weight[:, :, 0, 0] @ joined
-    assert torch.allclose(refiner.embed(features, shallow)[0, :, row, column], expected, atol=1e-5)
+    assert torch.allclose(refiner.embed(features, low_level)[0, :, row, column], expected, atol=1e-5)
 
 
 def test_the_shallow_pcm_tells_pixels_apart_that_only_the_image_tells_apart():
-    refiner, features, cam, shallow = example("pcm_shallow")
+    refiner, features, cam, low_level = example("pcm_shallow")
     flat = torch.ones_like(features)
-    images = torch.zeros_like(shallow.images)
-    maps = tuple(torch.zeros_like(seen) for seen in shallow.maps)
-    even = refiner.affinity(flat, shallow=Shallow(images, maps))
+    images = torch.zeros_like(low_level.images)
+    maps = tuple(torch.zeros_like(seen) for seen in low_level.maps)
+    even = refiner.affinity(flat, low_level=LowLevelFeatures(images, maps))
     images[:, :, :, 16:] = 50.0  # a bright right half
-    halves = refiner.affinity(flat, shallow=Shallow(images, maps)).reshape(2, 3, 4, 3, 4)
+    halves = refiner.affinity(flat, low_level=LowLevelFeatures(images, maps)).reshape(2, 3, 4, 3, 4)
     assert torch.allclose(even, torch.full_like(even, 1 / 12), atol=1e-5)
     assert (halves[:, :, 2:, :, 2:] > halves[:, :, 2:, :, :2].amax()).all()
-    assert torch.allclose(PixelCorrelation(CHANNELS)(flat, cam), cam.mean(dim=(2, 3), keepdim=True), atol=1e-5)
+    assert torch.allclose(PCM(CHANNELS)(flat, cam), cam.mean(dim=(2, 3), keepdim=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", REFINERS)
@@ -154,8 +154,8 @@ def test_a_model_of_any_refiner_differs_from_the_papers_in_its_refiner_alone(nam
         torch.manual_seed(0)
         models.append(build_model("multires_resnet18", weights="none", refiner=refiner).eval())
     theirs, ours = (m.state_dict() for m in models)
-    assert {k for k in ours if not k.startswith("pcm.")} == {k for k in theirs if not k.startswith("pcm.")}
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours if not k.startswith("pcm."))
+    assert {k for k in ours if not k.startswith("refiner.")} == {k for k in theirs if not k.startswith("refiner.")}
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if not k.startswith("refiner."))
     images = torch.randn(2, 3, 65, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, output = (m(images) for m in models)
@@ -163,30 +163,30 @@ def test_a_model_of_any_refiner_differs_from_the_papers_in_its_refiner_alone(nam
         if name == "none":
             assert output.refined is None
             with pytest.raises(InputError, match="no PCM to train"):
-                models[1].train_only_pcm()
+                models[1].freeze_all_but_refiner()
         else:
-            features, shallow = models[1].encode(images)
-            refined = models[1].pcm(features, prepare_for_refinement(output.cam), shallow=shallow)
+            features, low_level = models[1].encode(images)
+            refined = models[1].refiner(features, make_pcm_input(output.cam), low_level=low_level)
             assert torch.equal(output.refined, refined[:, :14]) and output.refined.shape == output.cam.shape
 
 
 def test_a_trained_model_can_be_given_another_refiner_and_trains_that_alone():
     model = build_model("multires_resnet18", weights="none")
-    before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("pcm.")}
-    model.give_refiner("pcm_shallow")
-    model.train_only_pcm()
+    before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("refiner.")}
+    model.set_refiner("pcm_shallow")
+    model.freeze_all_but_refiner()
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
-        "pcm.theta.weight",
-        "pcm.reduce.0.weight",
-        "pcm.reduce.1.weight",
+        "refiner.theta.weight",
+        "refiner.reduce.0.weight",
+        "refiner.reduce.1.weight",
     }
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k in before)
     standard = build_model("resnet18", weights="none", refiner="self_attention")
-    assert standard.pcm is None
+    assert standard.refiner is None
 
 
 def test_the_shallow_pcm_has_the_convolutions_of_its_source():
-    refiner = ShallowPixelCorrelation(512, (256, 512))
+    refiner = SeamPCM(512, (256, 512))
     counts = [p.numel() for p in refiner.parameters()]
     assert sorted(counts) == sorted([256 * 64, 512 * 128, (512 + 3 + 192) * ((512 + 3 + 192) // 2)])
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxr_seam.models.multires import Output, build_model
-from cxr_seam.models.tta import averaged_output, rescale
+from cxr_seam.models.multires import ModelOutput, build_model
+from cxr_seam.models.tta import rescale, tta_forward
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -23,19 +23,19 @@ class Means(nn.Module):
         self.sizes.append(tuple(images.shape[-2:]))
         cam = F.avg_pool2d(images[:, :1], 8).repeat(1, 14, 1, 1)
         logits = images[..., : images.shape[-1] // 2].mean(dim=(-2, -1))[:, :1].repeat(1, 14)
-        return Output(logits, cam, cam + 1) if maps else Output(logits, None, None)
+        return ModelOutput(logits, cam, cam + 1) if maps else ModelOutput(logits, None, None)
 
 
 def test_one_plain_look_is_the_models_very_answer():
     model = build_model("multires_resnet18", weights="none").eval()
     with torch.no_grad():
-        for ours, expected in zip(averaged_output(model, IMAGES), model(IMAGES), strict=True):
+        for ours, expected in zip(tta_forward(model, IMAGES), model(IMAGES), strict=True):
             assert torch.equal(ours, expected)
 
 
 def test_mirrored_looks_agree_where_the_model_knows_no_side():
     """The maps of a film and of its mirror image are each other's mirror image; logits are the mean of both halves."""
-    found = averaged_output(Means(), IMAGES, flip=True)
+    found = tta_forward(Means(), IMAGES, flip=True)
     plain = Means()(IMAGES)
     assert torch.allclose(found.cam, plain.cam, atol=1e-6) and torch.allclose(found.refined, plain.refined, atol=1e-6)
     assert torch.allclose(found.logits, IMAGES[:, :1].mean(dim=(-2, -1)).repeat(1, 14), atol=1e-6)
@@ -44,7 +44,7 @@ def test_mirrored_looks_agree_where_the_model_knows_no_side():
 def test_with_flip_a_film_and_its_mirror_image_are_called_the_same():
     model = build_model("multires_resnet18", weights="none").eval()
     with torch.no_grad():
-        one, other = (averaged_output(model, images, flip=True) for images in (IMAGES, IMAGES.flip(-1)))
+        one, other = (tta_forward(model, images, flip=True) for images in (IMAGES, IMAGES.flip(-1)))
         assert not torch.allclose(model(IMAGES).logits, model(IMAGES.flip(-1)).logits, rtol=1e-3)
     assert torch.allclose(one.logits, other.logits, rtol=1e-4)
     assert torch.allclose(one.cam, other.cam.flip(-1), rtol=1e-3, atol=1e-5)
@@ -55,7 +55,7 @@ def test_looks_at_other_scales_come_back_to_the_first_ones_maps():
     """A slope stays a slope whatever size it is drawn at: the mean over scales is that slope, but at the edges."""
     slope = torch.linspace(-1, 1, 96).expand(1, 3, 64, 96)
     model = Means()
-    found = averaged_output(model, slope, scales=(1.0, 1.3, 2.0), flip=False)
+    found = tta_forward(model, slope, scales=(1.0, 1.3, 2.0), flip=False)
     assert model.sizes == [(64, 96), (96, 128), (128, 192)]  # 83 x 125 is no multiple of 32
     assert found.cam.shape == (1, 14, 8, 12)
     assert torch.allclose(found.cam[..., 1:-1], Means()(slope).cam[..., 1:-1], atol=0.02)
@@ -68,7 +68,7 @@ def test_a_size_between_two_multiples_of_32_is_the_larger_one():
 
 
 def test_maps_are_left_out_where_none_are_asked_for():
-    found = averaged_output(Means(), IMAGES, scales=(1.0, 0.5), flip=True, maps=False)
+    found = tta_forward(Means(), IMAGES, scales=(1.0, 0.5), flip=True, maps=False)
     assert found.cam is None and found.refined is None
     halves = [F.interpolate(IMAGES, size=(32, 64), mode="bilinear", antialias=True), IMAGES]  # 48 is as near to 64
     expected = np.mean([half[:, 0].mean(dim=(-2, -1)).numpy() for half in halves], axis=0)

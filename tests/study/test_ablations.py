@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from ablations import ablate, ablation_frame
+from ablations import ablate, ablation_table
 from variants import QUESTIONS, Models, changed_fields, choices, is_trained
 
 from cxr_seam.__main__ import main
@@ -28,10 +28,10 @@ from cxr_seam.models.checkpoint import (
     save_checkpoint,
 )
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family
+from cxr_seam.presets import get_preset
 from cxr_seam.workspace import Workspace
 
-_, MULTI, PCM = find_family("tiny")
+_, MULTI, PCM = get_preset("tiny")
 DRAWS = 30
 
 
@@ -39,15 +39,15 @@ def save_pair(folder, *, seed: int = 0) -> None:
     """A MultiRes model that is not trained, and the same with another theta."""
     torch.manual_seed(seed)
     model = build_model(MULTI.model, weights="none")
-    save_checkpoint(best_path(folder, MULTI.name), model, about=Checkpoint(MULTI, epoch=1))
-    torch.nn.init.normal_(model.pcm.theta.weight)
-    save_checkpoint(best_path(folder, PCM.name), model, about=Checkpoint(PCM, epoch=1))
+    save_checkpoint(best_path(folder, MULTI.name), model, metadata=Checkpoint(MULTI, epoch=1))
+    torch.nn.init.normal_(model.refiner.theta.weight)
+    save_checkpoint(best_path(folder, PCM.name), model, metadata=Checkpoint(PCM, epoch=1))
 
 
 @pytest.fixture(scope="module")
 def workspace(demo_folder, demo_store, tmp_path_factory):
-    workspace = Workspace.open(data=str(demo_folder), recipes="tiny", keep=tmp_path_factory.mktemp("keep"))
-    workspace.fetch()
+    workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("keep"))
+    workspace.prepare_data()
     save_pair(workspace.models)
     return workspace
 
@@ -62,37 +62,37 @@ def rows(results, question, maps=REFINED):
 
 
 def test_a_choice_changes_what_it_names_and_nothing_else():
-    """The demo's own recipes train theta at 1e-3 in 1 epoch without accumulation; the paper at 1e-6 in 3 with 3."""
-    _, multires, pcm = find_family("demo")
+    """The demo's own recipes train theta at 1e-3 in 1 epoch without grad_accum_steps; the paper at 1e-6 in 3 with 3."""
+    _, multires, pcm = get_preset("demo")
     changed = {q: {c.name: changed_fields(c, multires, pcm) for c in choices(q, multires, pcm)} for q in QUESTIONS}
-    printed = {"seam.epochs": 3, "seam.learning_rate": 1e-6, "seam.accumulation": 3}
-    assert list(changed["theta"].values()) == [{"seam": None}, printed, {}]
-    assert list(changed["ohem"].values()) == [{}, {"seam.hard_fraction": 1.0}]
+    printed = {"seam_stage.epochs": 3, "seam_stage.learning_rate": 1e-6, "seam_stage.grad_accum_steps": 3}
+    assert list(changed["theta"].values()) == [{"seam_stage": None}, printed, {}]
+    assert list(changed["ohem"].values()) == [{}, {"seam_stage.ohem_fraction": 1.0}]
     assert list(changed["background"].values()) == [{}, {"background": "output"}]
-    assert list(changed["head"].values()) == [{}, {"backbone.head_trainable": False}]
+    assert list(changed["head"].values()) == [{}, {"classifier_stage.train_head": False}]
     assert list(changed["gamma"].values()) == [{"lse_gamma": 5.0}, {}, {"lse_gamma": 20.0}]
-    values = [{"box_threshold": q} for q in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    values = [{"cam_threshold": q} for q in (0.5, 0.6, 0.7, 0.8, 0.9)]
     assert list(changed["q"].values()) == [*values[:2], {}, *values[3:]]
 
 
 @pytest.mark.parametrize(("family", "rate", "epochs"), [("resnet50", 1e-6, 3), ("efficientnet_b4", 1e-5, 1)])
 def test_of_the_papers_own_recipes_the_printed_theta_is_their_own(family, rate, epochs):
     """Sect. 5.1: 1E-06 for 3 epochs with ResNet50, 1E-05 and 1 epoch with EfficientNetB4."""
-    _, multires, pcm = find_family(family)
+    _, multires, pcm = get_preset(family)
     _, printed, faster = choices("theta", multires, pcm)
     assert printed.own and printed.second is pcm
-    assert (printed.second.seam.learning_rate, printed.second.seam.epochs) == (rate, epochs)
-    assert not faster.own and changed_fields(faster, multires, pcm) == {"seam.learning_rate": 1e-3}
+    assert (printed.second.seam_stage.learning_rate, printed.second.seam_stage.epochs) == (rate, epochs)
+    assert not faster.own and changed_fields(faster, multires, pcm) == {"seam_stage.learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_each_model_that_is_trained_has_a_name_of_its_own(question):
-    _, multires, pcm = find_family("demo")
+    _, multires, pcm = get_preset("demo")
     recipes = {r.name: r for c in choices(question, multires, pcm) for r in (c.first, c.second) if r is not None}
     for choice in choices(question, multires, pcm):
         for recipe in (choice.first, choice.second):
             if recipe is not None:
-                assert replace(recipe, box_threshold=0) == replace(recipes[recipe.name], box_threshold=0)
+                assert replace(recipe, cam_threshold=0) == replace(recipes[recipe.name], cam_threshold=0)
 
 
 def test_a_recipe_that_chooses_otherwise_stands_first_in_its_own_row():
@@ -127,20 +127,20 @@ def test_an_untrained_refiner_is_the_one_that_training_would_begin_with(workspac
     before = torch.get_rng_state()
     first, second = (models.predictor(untrained).model.state_dict() for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert "pcm.query.weight" in first and all(torch.equal(second[key], value) for key, value in first.items())
+    assert "refiner.query.weight" in first and all(torch.equal(second[key], value) for key, value in first.items())
 
 
 def test_as_printed_is_trained_with_the_printed_numbers_and_moves_theta_hardly(results, workspace):
     """Adam moves a weight by little more than its rate in a step: a few of 1e-6 here, and none of any other weight."""
-    folder = workspace.keep / "ablations"
+    folder = workspace.output_dir / "ablations"
     path = best_path(folder, f"{PCM.name}_theta_as_printed")
-    phase = read_header(path).recipe.seam
-    assert (phase.learning_rate, phase.epochs, phase.accumulation) == (1e-6, 3, 3)
+    phase = read_header(path).recipe.seam_stage
+    assert (phase.learning_rate, phase.epochs, phase.grad_accum_steps) == (1e-6, 3, 3)
     records = [json.loads(line) for line in history_path(folder, f"{PCM.name}_theta_as_printed").open()]
     assert [record["learning_rate"] for record in records] == [1e-6] * 3
     after, before = (load_checkpoint(p)[0].state_dict() for p in (path, best_path(workspace.models, MULTI.name)))
     moved = {key: (after[key] - value).abs().max().item() for key, value in before.items()}
-    assert 0 < moved.pop("pcm.theta.weight") < 1e-5
+    assert 0 < moved.pop("refiner.theta.weight") < 1e-5
     assert set(moved.values()) == {0}
 
 
@@ -155,7 +155,7 @@ def test_theta_and_q_leave_the_auc_bit_for_bit(results):
 def test_each_q_is_scored_on_boxes_of_its_own(results, workspace):
     """Against boxes made here in one batch by another way."""
     models = Models(workspace)
-    films, truth = workspace.boxed_films(), workspace.tables().boxes
+    films, truth = workspace.boxed_dataset(), workspace.tables().boxes
     output = models.predictor(choices("q", MULTI, PCM)[0]).run(films.__getitems__(range(len(films)))[0])
     maps = heat_maps(output.refined[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
     for q in (0.5, 0.9):
@@ -195,35 +195,35 @@ def test_a_difference_is_the_choice_minus_the_own(results):
 
 def test_a_second_phase_stands_on_its_own_first_phase(results, workspace):
     """Only theta differs between the two."""
-    folder = workspace.keep / "ablations"
+    folder = workspace.output_dir / "ablations"
     first, second = (
         load_checkpoint(best_path(folder, f"{MULTI.name}_head_frozen{end}"))[0].state_dict() for end in ("", "_pcm")
     )
-    assert {key for key, value in first.items() if not torch.equal(value, second[key])} == {"pcm.theta.weight"}
+    assert {key for key, value in first.items() if not torch.equal(value, second[key])} == {"refiner.theta.weight"}
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(results, workspace):
-    files = sorted((workspace.keep / "ablations").iterdir())
+    files = sorted((workspace.output_dir / "ablations").iterdir())
     before = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files]
     again = ablate(workspace, questions=["head"], draws=DRAWS)
-    assert sorted((workspace.keep / "ablations").iterdir()) == files
+    assert sorted((workspace.output_dir / "ablations").iterdir()) == files
     assert [(path.stat().st_mtime_ns, path.stat().st_size) for path in files] == before
     assert again["rows"] == [row for row in results["rows"] if row["question"] == "head"]
     assert is_trained(
-        choices("theta", MULTI, PCM)[1].second, workspace.keep / "ablations"
+        choices("theta", MULTI, PCM)[1].second, workspace.output_dir / "ablations"
     )  # asked before each training
 
 
 def test_the_files_hold_what_is_returned(workspace, capsys):
     """Of the verb too, which prints a line for each row."""
-    words = ["ablate", "--questions", "q", "--draws", str(DRAWS), "--recipes", "tiny"]
-    assert main([*words, "--data", workspace.data, "--keep", str(workspace.keep)]) == 0
-    written = json.loads((workspace.keep / "ablations.json").read_text())
-    table = pd.read_csv(workspace.keep / "ablations.csv")
+    words = ["ablate", "--questions", "q", "--n-bootstrap", str(DRAWS), "--preset", "tiny"]
+    assert main([*words, "--data", workspace.data, "--output", str(workspace.output_dir)]) == 0
+    written = json.loads((workspace.output_dir / "ablations.json").read_text())
+    table = pd.read_csv(workspace.output_dir / "ablations.csv")
     assert [row["choice"] for row in written["rows"]] == ["0.5", "0.6", "0.7", "0.8", "0.9"]
     assert table[f"{MEAN_AUC}.value"].tolist() == [row[MEAN_AUC]["value"] for row in written["rows"]]
-    assert ablation_frame(written).to_string() in capsys.readouterr().out
-    assert [choice for _, choice, _ in ablation_frame(written).index if choice.endswith("*")] == ["0.7 *"]
+    assert ablation_table(written).to_string() in capsys.readouterr().out
+    assert [choice for _, choice, _ in ablation_table(written).index if choice.endswith("*")] == ["0.7 *"]
 
 
 def test_training_counts_as_done_only_to_its_end_by_this_recipe_and_on_this_backbone(tmp_path):
@@ -237,15 +237,15 @@ def test_training_counts_as_done_only_to_its_end_by_this_recipe_and_on_this_back
     assert not is_trained(PCM, tmp_path)
     history.write_text(record)
     other = build_model(MULTI.model, weights="none")
-    save_checkpoint(best_path(tmp_path, MULTI.name), other, about=Checkpoint(MULTI, epoch=1))
+    save_checkpoint(best_path(tmp_path, MULTI.name), other, metadata=Checkpoint(MULTI, epoch=1))
     assert not is_trained(PCM, tmp_path)
 
 
 def test_without_boxes_questions_about_boxes_get_a_sentence(workspace, tmp_path, monkeypatch):
-    tables, store = workspace.tables(), workspace.store()
+    tables, cache = workspace.tables(), workspace.cache()
     monkeypatch.setattr(Workspace, "tables", lambda self: replace(tables, boxes=tables.boxes.iloc[:0]))
-    monkeypatch.setattr(Workspace, "store", lambda self: store)
-    elsewhere = replace(workspace, keep=tmp_path)
+    monkeypatch.setattr(Workspace, "store", lambda self: cache)
+    elsewhere = replace(workspace, output_dir=tmp_path)
     save_pair(elsewhere.models)
     results = ablate(elsewhere, questions=["theta", "q"], draws=DRAWS)
     assert results["rows"] == [] and set(results["notes"]) == {"theta", "q"}
@@ -255,12 +255,12 @@ def test_without_boxes_questions_about_boxes_get_a_sentence(workspace, tmp_path,
 
 def test_what_is_missing_or_unknown_is_told(workspace, tmp_path):
     with pytest.raises(InputError, match="there is no .*multires_tiny.best.*notebooks 02 and 03"):
-        ablate(replace(workspace, keep=tmp_path))
+        ablate(replace(workspace, output_dir=tmp_path))
     with pytest.raises(InputError, match="no question 'momentum'; choose of theta, ohem"):
         ablate(workspace, questions=["momentum"])
     save_pair(tmp_path / "models")
     save_checkpoint(
-        best_path(tmp_path / "models", MULTI.name), build_model(MULTI.model, weights="none"), about=Checkpoint(MULTI)
+        best_path(tmp_path / "models", MULTI.name), build_model(MULTI.model, weights="none"), metadata=Checkpoint(MULTI)
     )
     with pytest.raises(InputError, match="goes on from an earlier model .*run notebook 03 again"):
-        ablate(replace(workspace, keep=tmp_path))
+        ablate(replace(workspace, output_dir=tmp_path))

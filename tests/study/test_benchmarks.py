@@ -16,15 +16,24 @@ import pytest
 import torch
 from PIL import Image
 
-from cxr_seam.data.cache import Store
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.cache import ImageCache
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.results import ALL_BOXES, FROC, MEAN_AUC, METRICS, MULTIRES, REFINED, key_value, load_results
+from cxr_seam.evaluation.results import (
+    ALL_BOXES,
+    FROC,
+    MEAN_AUC,
+    METRICS,
+    MULTIRES,
+    REFINED,
+    get_estimate,
+    load_results,
+)
 from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.inference.heatmaps import heat_maps
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.boxes import overlap
+from cxr_seam.metrics.boxes import box_overlap
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.resume import flat
 
@@ -140,7 +149,7 @@ def test_without_json_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys
     assert printed[-1] == "Not measured: the rest"
 
 
-STUDY = ("--seeds", "0,1", "--size", "64", "--epochs", "1", "--draws", "20")
+STUDY = ("--seeds", "0,1", "--size", "64", "--epochs", "1", "--n-bootstrap", "20")
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +166,12 @@ def line_of(study: Path, row: str, maps: str) -> dict[str, Any]:
 
 
 def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
-    for row in ("paper", "min_max"):
+    for row in ("paper", "min"):
         runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
         for maps in (MULTIRES, REFINED):
             line = line_of(study, row, maps)
             for metric in METRICS:
-                values = [key_value(results, maps, metric)["value"] for results in runs]
+                values = [get_estimate(results, maps, metric)["value"] for results in runs]
                 assert line[metric]["value"] == pytest.approx(np.mean(values))
             accuracies = [r["localization"][maps]["best_box"]["iou>0.3"]["macro"]["accuracy"]["value"] for r in runs]
             assert line["best box (IoU>0.3)"][0] == pytest.approx(np.mean(accuracies))
@@ -178,7 +187,7 @@ def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
 
 
 def test_a_row_is_compared_with_the_papers_draw_by_draw(study: Path) -> None:
-    ours, papers = line_of(study, "min_max", REFINED), line_of(study, "paper", REFINED)
+    ours, papers = line_of(study, "min", REFINED), line_of(study, "paper", REFINED)
     assert papers["difference"] == {}
     for maps in (MULTIRES, REFINED):
         of_maps, difference = line_of(study, "paper", maps), ours["difference"][maps]
@@ -186,10 +195,10 @@ def test_a_row_is_compared_with_the_papers_draw_by_draw(study: Path) -> None:
     own = ours["difference"][REFINED]
     assert own[MEAN_AUC]["value"] == 0 == own["auc_without_shrunk"]["value"]  # the same model: boxes alone differ
     draws = {}
-    for row in ("min_max", "paper"):
+    for row in ("min", "paper"):
         runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
         draws[row] = np.mean([np.array(run["samples"][REFINED][ALL_BOXES], dtype=float) for run in runs], axis=0)
-    ends = np.nanquantile(draws["min_max"] - draws["paper"], [0.025, 0.975])
+    ends = np.nanquantile(draws["min"] - draws["paper"], [0.025, 0.975])
     assert [own[ALL_BOXES]["low"], own[ALL_BOXES]["high"]] == pytest.approx(ends.tolist())
 
 
@@ -211,11 +220,11 @@ def test_a_row_is_held_against_the_row_that_it_changes(part_of_study: Any) -> No
     out, rows = part_of_study
 
     def changed(seed: int) -> dict[str, Any]:
-        against = {"paper": "min_max", "min_max": "strong"}
+        against = {"paper": "min", "min": "strong"}
         return {name: replace(rows(seed)[name], against=other) for name, other in against.items()}
 
     study_table.write(out, settings={}, rows=changed)
-    paper, min_max = (line_of(out, row, REFINED) for row in ("paper", "min_max"))
+    paper, min_max = (line_of(out, row, REFINED) for row in ("paper", "min"))
     assert min_max["difference"] == {}  # there is no row `strong` here
     more = paper["difference"][REFINED][ALL_BOXES]["value"]
     assert more == pytest.approx(paper[ALL_BOXES]["value"] - min_max[ALL_BOXES]["value"])
@@ -231,7 +240,7 @@ def test_refined_maps_are_held_against_raw_ones_where_a_row_has_no_others(part_o
         del raw[part][REFINED]
     path.write_text(json.dumps(raw))
     study_table.write(out, settings={}, rows=rows)
-    ours, papers = line_of(out, "min_max", REFINED), line_of(out, "paper", MULTIRES)
+    ours, papers = line_of(out, "min", REFINED), line_of(out, "paper", MULTIRES)
     more = f"{ours[FROC]['value'] - papers[FROC]['value']:.3f}"
     row = next(
         line for line in (out / "table.md").read_text().splitlines() if line.startswith(f"| min_max | {REFINED}")
@@ -263,10 +272,10 @@ def test_a_table_shows_no_row_of_other_recipes(part_of_study: Any, file: str) ->
 
     out, rows = part_of_study
     before = told_of(rows(0)["paper"])
-    before["recipes"][0]["backbone"]["learning_rate"] = 1.0
+    before["recipes"][0]["classifier_stage"]["learning_rate"] = 1.0
     path = out / "rows" / file
-    about = json.loads(path.read_text()) | before if path.exists() else {"rows": [before], "maps": {}}
-    path.write_text(json.dumps(about))
+    metadata = json.loads(path.read_text()) | before if path.exists() else {"rows": [before], "maps": {}}
+    path.write_text(json.dumps(metadata))
     with pytest.raises(InputError, match="was measured with other recipes of that name; delete it or rename the row"):
         study_table.write(out, settings={}, rows=rows)
 
@@ -304,7 +313,7 @@ def test_a_row_measured_before_tight_boxes_had_intervals_stands_without(part_of_
     forget(out / "rows" / "paper.s0" / "row.json", "best_box iou>0.3")
     study_table.write(out, settings={}, rows=rows)
     assert line_of(out, "paper", REFINED)["best_box iou>0.3"]["value"] is None
-    ours = line_of(out, "min_max", REFINED)
+    ours = line_of(out, "min", REFINED)
     assert ours["best_box iou>0.3"]["value"] is not None and "best_box iou>0.3" not in ours["difference"][REFINED]
 
 
@@ -329,7 +338,9 @@ def test_an_agreement_of_other_seeds_is_not_shown_and_is_named_where_it_would_be
     assert "paper.agreement.json is of the seeds 0 and 2; delete it, or name these first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("backbone", "rate", "epochs"), [("resnet50", 1e-6, 3), ("efficientnet_lite0", 1e-5, 1)])
+@pytest.mark.parametrize(
+    ("classifier_stage", "rate", "epochs"), [("resnet50", 1e-6, 3), ("efficientnet_lite0", 1e-5, 1)]
+)
 def test_the_papers_row_has_its_second_phase(
     backbone: str, rate: float, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +349,7 @@ def test_the_papers_row_has_its_second_phase(
     from study_rows import study_rows
 
     rows = study_rows(backbone=backbone, size=256, epochs=9, seed=0, images=lambda recipe: 7_106)
-    seam = rows["paper"].recipes[-1].seam
+    seam = rows["paper"].recipes[-1].seam_stage
     assert (seam.learning_rate, seam.epochs) == (rate, epochs)
 
 
@@ -350,26 +361,28 @@ def test_no_box_is_scored_on_films_that_an_unknown_filter_has_shrunk(
     from study_folder import Study
 
     names = sorted(path.name for path in (demo_folder / "images").iterdir())
-    boxed = sorted(set(names) & set(load_tables(demo_folder).boxes["image_index"]))[0]
+    boxed = sorted(set(names) & set(load_metadata(demo_folder).boxes["image_index"]))[0]
     data = tmp_path / "data"
     shutil.copytree(demo_folder, data, ignore=shutil.ignore_patterns("images"))
     for folder in ("images_256", "images_128"):
         (data / folder).mkdir()
         shutil.copy(demo_folder / "images" / boxed, data / folder)
     options = ("efficientnet_lite0", 64, 1, 20)
-    Study(data, tmp_path / "larger", *options).fetch()
-    store = Store.open(tmp_path / "larger" / "data" / "store_64")
-    assert [tuple(source) for source in store.sources] == [("images_256", 1)] and list(store.image_index) == [boxed]
+    Study(data, tmp_path / "larger", *options).prepare_data()
+    cache = ImageCache.open(tmp_path / "larger" / "data" / "store_64")
+    assert [tuple(source) for source in cache.sources] == [("images_256", 1)] and list(cache.image_index) == [boxed]
     (data / "images_256" / boxed).unlink()
     with pytest.raises(InputError, match=rf"images_128 has films with true boxes \({boxed}\)"):
-        Study(data, tmp_path / "shrunk", *options).fetch()
+        Study(data, tmp_path / "shrunk", *options).prepare_data()
     shutil.copy(demo_folder / "images" / next(name for name in names if name != boxed), data / "images_256")
-    Study(data, tmp_path / "unused", "efficientnet_lite0", 256, 1, 20).fetch()  # which takes nothing from images_128
+    Study(
+        data, tmp_path / "unused", "efficientnet_lite0", 256, 1, 20
+    ).prepare_data()  # which takes nothing from images_128
 
 
 def test_the_centred_box_is_ranked_by_the_rows_probabilities(study: Path) -> None:
     """Rows of one model have one ranking; however boxes are ranked, all of them together meet no more."""
-    line = line_of(study, "min_max", REFINED)
+    line = line_of(study, "min", REFINED)
     assert line["centre_ranked"] == line_of(study, "paper", REFINED)["centre_ranked"]  # the same probabilities
     centre = line_of(study, "centre box, half of film", "")
     assert centre["best_box iou>0.1"]["value"] >= line["centre_ranked"]["value"] > 0  # all boxes at any price
@@ -397,9 +410,9 @@ def test_the_agreement_told_is_that_of_the_two_seeds_models(
     from study_agreement import agreement_of
 
     predictors = [Predictor.load(study / "models" / f"paper_pcm.s{seed}.best.safetensors") for seed in (0, 1)]
-    tables, store, gains = load_tables(demo_folder), Store.open(study / "data" / "store_64"), []
-    names = store.image_index
-    seen = [Films(store, tables, image_index=part) for part in (names[::2], names[1::2])]
+    tables, cache, gains = load_metadata(demo_folder), ImageCache.open(study / "data" / "store_64"), []
+    names = cache.image_index
+    seen = [ChestXrayDataset(cache, tables, image_index=part) for part in (names[::2], names[1::2])]
     for films in seen:
         pixels = films.__getitems__(range(len(films)))[0]
         maps = [heat_maps(reader.run(pixels).refined, 256).numpy() for reader in predictors]
@@ -408,7 +421,7 @@ def test_the_agreement_told_is_that_of_the_two_seeds_models(
             shown = np.flatnonzero(films.labels[:, k])
             if len(shown) >= 3:
                 one, other = (np.stack([best_box(of[film, k]) for film in shown]) for of in maps)
-                meets = overlap(one[:, None], other[None], measure="iou") > 0.1
+                meets = box_overlap(one[:, None], other[None], measure="iou") > 0.1
                 others = meets[~np.eye(len(shown), dtype=bool)]
                 of_findings.append(meets.diagonal().mean() - others.mean())
         gains.append(np.mean(of_findings))
@@ -424,7 +437,7 @@ def test_the_agreement_told_is_that_of_the_two_seeds_models(
     assert found[REFINED]["covered"]["value"] == pytest.approx(np.nanmean(lost[:, shown], axis=0).mean(), abs=1e-5)
 
 
-def lost_where_covered(reader: Predictor, judge: Predictor, films: Films) -> np.ndarray:
+def lost_where_covered(reader: Predictor, judge: Predictor, films: ChestXrayDataset) -> np.ndarray:
     """Film by film: a square of 16 of 64 pixels around the reader's best box shows the mean film."""
     pixels = films.__getitems__(range(len(films)))[0]
     mean = pixels.double().mean(dim=0).round().to(torch.uint8)
@@ -474,7 +487,7 @@ def test_no_row_of_the_study_has_more_image_passes_than_the_papers_and_each_has_
     from study_rows import passes, study_rows
 
     def images(recipe: Recipe) -> int:
-        return 7_106 if recipe.data.disease_free_images else 8_219
+        return 7_106 if recipe.data.num_normal_images else 8_219
 
     found = study_rows(backbone="efficientnet_lite0", size=128, epochs=9, seed=1, images=images)
     recipes = {recipe.name: recipe for row in found.values() for recipe in row.recipes}
@@ -487,31 +500,39 @@ def test_no_row_of_the_study_has_more_image_passes_than_the_papers_and_each_has_
 
 
 CHANGED = {
-    "all_images": {"data.disease_free_images", "backbone.epochs"},
-    "rate": {"backbone.learning_rate"},
-    "whole_backbone": {"backbone.trainable_from_stride"},
+    "all_images": {"data.num_normal_images", "classifier_stage.epochs"},
+    "rate": {"classifier_stage.learning_rate"},
+    "whole_backbone": {"classifier_stage.freeze_below_stride"},
     "pcam": {"pooling"},
     "joint": {"joint", "seam"},
-    "usual": {"at_test.map_normalisation"},
-    "test_flip": {"at_test.test_flip"},
-    "without_usual": {"at_test.map_normalisation"},
-    "without_scales": {"at_test.test_scales"},
-    "without_flip": {"at_test.test_flip"},
-    "looked_once": {"at_test.test_flip", "at_test.test_scales"},
-    "with_q_0.7": {"at_test.box_threshold"},
-    "with_papers_boxes": {"at_test.box_threshold", "at_test.map_normalisation"},
-    "without_all_images": {"data.disease_free_images", "backbone.epochs"},
+    "negative_mean": {"at_test.cam_baseline"},
+    "tta_flip": {"at_test.tta_flip"},
+    "without_negative_mean": {"at_test.cam_baseline"},
+    "without_scales": {"at_test.tta_scales"},
+    "without_flip": {"at_test.tta_flip"},
+    "looked_once": {"at_test.tta_flip", "at_test.tta_scales"},
+    "with_q_0.7": {"at_test.cam_threshold"},
+    "with_papers_boxes": {"at_test.cam_threshold", "at_test.cam_baseline"},
+    "without_all_images": {"data.num_normal_images", "classifier_stage.epochs"},
     "without_pcam": {"pooling"},
     "without_pcam_on_draw": {"pooling"},
     "with_attention": {"pooling"},
-    "with_averaged": {"backbone.ema_decay"},
-    "with_smoothing": {"backbone.label_smoothing"},
+    "with_averaged": {"classifier_stage.ema_decay"},
+    "with_smoothing": {"classifier_stage.label_smoothing"},
     "with_tones": {"augmentation.gamma", "augmentation.contrast", "augmentation.brightness"},
     "with_wide_crops": {"augmentation.crop_area"},
-    "without_whole_backbone": {"backbone.trainable_from_stride"},
+    "without_whole_backbone": {"classifier_stage.freeze_below_stride"},
     "without_rate": {
         f"backbone.{name}"
-        for name in ("accumulation", "learning_rate", "betas", "optimiser", "weight_decay", "schedule", "warm_up")
+        for name in (
+            "grad_accum_steps",
+            "learning_rate",
+            "betas",
+            "optimiser",
+            "weight_decay",
+            "schedule",
+            "warmup_fraction",
+        )
     },
 }
 
@@ -521,7 +542,7 @@ def test_a_row_differs_from_the_one_it_is_held_against_in_what_it_says_alone(mon
     from study_rows import study_rows, told_of
 
     def images(recipe: Recipe) -> int:
-        return 7_106 if recipe.data.disease_free_images else 8_219
+        return 7_106 if recipe.data.num_normal_images else 8_219
 
     rows = study_rows(backbone="efficientnet_lite0", size=128, epochs=9, seed=0, images=images)
     assert all(row.against in rows for row in rows.values())
@@ -529,4 +550,4 @@ def test_a_row_differs_from_the_one_it_is_held_against_in_what_it_says_alone(mon
         ours, theirs = (told_of(rows[row]) for row in (name, rows[name].against))
         ours, theirs = (flat({**t["recipes"][0], "at_test": t["at_test"]}) for t in (ours, theirs))
         differing = {path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path)} - {"name"}
-        assert {path.split(".")[0] if path.startswith("seam") else path for path in differing} == fields, name
+        assert {path.split(".")[0] if path.startswith("seam_stage") else path for path in differing} == fields, name

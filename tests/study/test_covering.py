@@ -6,15 +6,15 @@ import pytest
 import torch
 from covering import covering_drops, mean_drop, mean_film, square
 
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.findings import FINDINGS
-from cxr_seam.metrics.bootstrap import draw_patients
+from cxr_seam.metrics.bootstrap import bootstrap_patients
 
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    return Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index[:40])
+    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:40])
 
 
 def boxes_on(films, x, y, w, h):
@@ -89,7 +89,7 @@ def test_the_mean_is_over_findings_of_means_over_films_and_a_draw_counts_films_a
     drops = np.full((6, 14), np.nan)
     drops[:, 0] = [1, 2, 3, 4, 5, 6]
     drops[:2, 1] = [10, 20]
-    draws = draw_patients([1, 1, 2, 2, 3, 4], draws=50)
+    draws = bootstrap_patients([1, 1, 2, 2, 3, 4], draws=50)
     value, samples = mean_drop(drops, draws)
     assert value == pytest.approx((3.5 + 15) / 2)
     for number in range(50):

@@ -13,8 +13,8 @@ import pytest
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.synthetic.anatomy import Body, build_thorax
-from cxr_seam.synthetic.dataset import plan_visits, write_demo_data
-from cxr_seam.synthetic.radiograph import SIZE, Film, draw_film
+from cxr_seam.synthetic.dataset import plan_studies, write_demo_data
+from cxr_seam.synthetic.radiograph import SIZE, Film, synthesize_radiograph
 
 OFFICIAL_ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -43,11 +43,11 @@ def person(seed: int = 3) -> Body:
 
 @cache
 def healthy(seed: int) -> Film:
-    return draw_film(person(), [], site_seed=seed, film_seed=seed)
+    return synthesize_radiograph(person(), [], site_seed=seed, film_seed=seed)
 
 
 def ill_with(finding: str, seed: int) -> Film:
-    return draw_film(person(), [finding], site_seed=seed, film_seed=seed)
+    return synthesize_radiograph(person(), [finding], site_seed=seed, film_seed=seed)
 
 
 def inside(film: Film, box: tuple[float, ...]) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_demo_refuses_a_single_patient_and_a_folder_with_other_images(tmp_path: 
 
 
 def test_every_finding_is_frequent_and_boxed_ones_stand_in_the_test_set() -> None:
-    visits = plan_visits(420, seed=0)
+    visits = plan_studies(420, seed=0)
     counts = {name: sum(name in v.findings for v in visits) for name in FINDINGS}
     assert min(counts.values()) >= 0.05 * len(visits)
     assert 0.27 < np.mean([not v.findings for v in visits]) < 0.37
@@ -130,7 +130,7 @@ def test_every_finding_is_frequent_and_boxed_ones_stand_in_the_test_set() -> Non
 
 
 def test_follow_ups_share_the_anatomy_and_count_up() -> None:
-    visits = plan_visits(30, seed=2)
+    visits = plan_studies(30, seed=2)
     for patient in {v.patient_id for v in visits}:
         own = [v for v in visits if v.patient_id == patient]
         assert [v.follow_up for v in own] == list(range(len(own)))
@@ -142,14 +142,16 @@ def test_follow_ups_share_the_anatomy_and_count_up() -> None:
 def test_heart_is_wider_than_half_the_thorax_only_with_cardiomegaly(view: str) -> None:
     for seed in range(3):
         ratios = {
-            findings: draw_film(person(seed), findings, view=view, film_seed=seed).chest.thorax.cardiothoracic_ratio
+            findings: synthesize_radiograph(
+                person(seed), findings, view=view, film_seed=seed
+            ).chest.thorax.cardiothoracic_ratio
             for findings in ((), ("Cardiomegaly",))
         }
         assert 0.3 < ratios[()] < 0.5 < ratios[("Cardiomegaly",)] < 0.75
 
 
 def test_cardiomegaly_box_has_the_width_of_the_heart() -> None:
-    film = draw_film(person(), ["Cardiomegaly"], film_seed=1)
+    film = synthesize_radiograph(person(), ["Cardiomegaly"], film_seed=1)
     ends = film.chest.thorax.heart[[film.chest.thorax.heart[:, 0].argmin(), film.chest.thorax.heart[:, 0].argmax()]]
     placed = ends @ film.to_film[:, :2].T + film.to_film[:, 2]
     assert film.boxes["Cardiomegaly"][2] == pytest.approx(np.ptp(placed[:, 0]), rel=0.03)

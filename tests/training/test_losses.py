@@ -6,9 +6,9 @@ import torch
 
 from cxr_seam.training.losses import (
     balanced_bce,
-    equivariant_cross_regularization,
-    hard_pixel_mean,
-    pooled_soft_margin,
+    ecr_loss,
+    msml_loss,
+    ohem_mean,
 )
 
 
@@ -102,11 +102,11 @@ def test_both_sides_of_a_class_weigh_the_same_with_smoothed_labels():
 def test_hard_pixel_mean_by_hand():
     loss = torch.arange(10.0).reshape(1, 1, 2, 5)
     everywhere = torch.ones(1, 1, 2, 5, dtype=torch.bool)
-    assert hard_pixel_mean(loss, fraction=0.2, valid=everywhere).item() == 8.5  # 9 and 8
-    assert hard_pixel_mean(loss, fraction=1.0, valid=everywhere).item() == 4.5
+    assert ohem_mean(loss, fraction=0.2, valid=everywhere).item() == 8.5  # 9 and 8
+    assert ohem_mean(loss, fraction=1.0, valid=everywhere).item() == 4.5
     without_last = everywhere.clone()
     without_last[..., 1, 4] = False  # nine valid values, 20 % of them is one: 8
-    assert hard_pixel_mean(loss, fraction=0.2, valid=without_last).item() == 8
+    assert ohem_mean(loss, fraction=0.2, valid=without_last).item() == 8
 
 
 def test_hard_pixels_change_only_a_factor_where_few_channels_are_nonzero():
@@ -114,9 +114,7 @@ def test_hard_pixels_change_only_a_factor_where_few_channels_are_nonzero():
     loss = torch.zeros(1, 15, 4, 4)
     loss[:, :3] = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    assert hard_pixel_mean(loss, fraction=0.2, valid=everywhere).item() == pytest.approx(
-        loss.mean().item() * 5, rel=1e-5
-    )
+    assert ohem_mean(loss, fraction=0.2, valid=everywhere).item() == pytest.approx(loss.mean().item() * 5, rel=1e-5)
 
 
 def random_maps(seed):
@@ -127,13 +125,13 @@ def random_maps(seed):
 def ecr(cam_moved, refined_moved, cam_transformed, refined_transformed, *, fraction=0.2, valid=None):
     if valid is None:
         valid = torch.ones(2, 1, 4, 4, dtype=torch.bool)
-    return equivariant_cross_regularization(
+    return ecr_loss(
         cam_moved=cam_moved,
         refined_moved=refined_moved,
         cam_transformed=cam_transformed,
         refined_transformed=refined_transformed,
         valid=valid,
-        hard_fraction=fraction,
+        ohem_fraction=fraction,
     )
 
 
@@ -187,6 +185,6 @@ def test_pooled_soft_margin_by_hand():
     both = torch.ones(1, 1, 1, 2, dtype=torch.bool)
     first = torch.tensor([[[[True, False]]]])
     expected = (math.log(1 + math.exp(-0.5)) + rest) / 14
-    assert pooled_soft_margin(refined, labels, valid=both).item() == pytest.approx(expected, rel=1e-6)
+    assert msml_loss(refined, labels, valid=both).item() == pytest.approx(expected, rel=1e-6)
     expected = (math.log(1 + math.exp(-1.0)) + rest) / 14
-    assert pooled_soft_margin(refined, labels, valid=first).item() == pytest.approx(expected, rel=1e-6)
+    assert msml_loss(refined, labels, valid=first).item() == pytest.approx(expected, rel=1e-6)

@@ -6,51 +6,51 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
-from cxr_seam.device import is_out_of_memory, step
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
+from cxr_seam.device import is_oom, step
 from cxr_seam.errors import InputError
-from cxr_seam.inference.calibration import usual_of
-from cxr_seam.models.multires import build_model, model_of
-from cxr_seam.presets import find_recipe
+from cxr_seam.inference.calibration import negative_mean_cam
+from cxr_seam.models.multires import build_from_recipe, build_model
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
 from cxr_seam.training.objectives import make_objective
-from cxr_seam.training.trainer import Loop, validate
+from cxr_seam.training.trainer import Trainer, validate
 
 FULL = torch.cuda.OutOfMemoryError("a GPU's words")
-MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    return Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index[:21])
+    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:21])
 
 
 def loop_of(recipe, films, *, most=100):
     """A loop whose network holds no more than so many films at once."""
     torch.manual_seed(0)
-    loop = Loop(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
-    forward = loop.objective.forward
-    loop.seen = []
+    trainer = Trainer(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+    forward = trainer.objective.forward
+    trainer.seen = []
 
     def forgetful(images, labels, **options):
-        loop.seen.append(len(images))
+        trainer.seen.append(len(images))
         if len(images) > most:
             raise FULL
         return forward(images, labels, **options)
 
-    loop.objective.forward = forgetful
-    return loop
+    trainer.objective.forward = forgetful
+    return trainer
 
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
 def test_validation_in_pieces_measures_the_same(recipe, films):
     """Class weights are the whole batch's, and so are the rotations; 21 films are two batches of eight and one of 5."""
     expected, logits = validate(loop_of(recipe, films), films)
-    loop = loop_of(recipe, films, most=3)
+    trainer = loop_of(recipe, films, most=3)
     with pytest.warns(UserWarning, match="too small for 4 films at once"):
-        found, again = validate(loop, films)
-    assert loop.pieces.count == 4 and loop.seen == [8, 4, *[2] * 8, 1, 1, 1, 2]
+        found, again = validate(trainer, films)
+    assert trainer.pieces.count == 4 and trainer.seen == [8, 4, *[2] * 8, 1, 1, 1, 2]
     assert found["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-5)
     assert (logits is None) is (again is None)
     if logits is not None:
@@ -92,12 +92,12 @@ def test_what_cannot_be_helped_is_a_sentence(films, tmp_path, monkeypatch):
         raise FULL
 
     monkeypatch.setattr("cxr_seam.training.trainer.step", full)
-    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, epochs=1))
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=1))
     with (
         pytest.raises(InputError, match=r"memory is too small for this training \(a GPU's words\); close what else"),
         pytest.warns(UserWarning, match="no film that"),
     ):
-        train(recipe, tmp_path, train_films=films, validation_films=films)
+        train(recipe, tmp_path, train_set=films, val_set=films)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_what_cannot_be_helped_is_a_sentence(films, tmp_path, monkeypatch):
     ],
 )
 def test_a_memory_too_small_is_known_in_all_its_words(words):
-    assert is_out_of_memory(RuntimeError(words))
-    assert not is_out_of_memory(RuntimeError("shape '[2]' is invalid for input of size 3"))
+    assert is_oom(RuntimeError(words))
+    assert not is_oom(RuntimeError("shape '[2]' is invalid for input of size 3"))
 
 
 def test_usual_maps_in_pieces_are_the_same(films, monkeypatch):
-    recipe = replace(MULTIRES, map_normalisation="usual", test_flip=True)
-    model = model_of(recipe, weights="none").eval()
-    expected = usual_of(model, films, recipe=recipe)
+    recipe = replace(MULTIRES, cam_baseline="negative_mean", tta_flip=True)
+    model = build_from_recipe(recipe, weights="none").eval()
+    expected = negative_mean_cam(model, films, recipe=recipe)
     forward, sizes = type(model).forward, []
 
     def narrow(self, images, **options):
@@ -128,7 +128,7 @@ def test_usual_maps_in_pieces_are_the_same(films, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", narrow)
     with pytest.warns(UserWarning, match="memory is too small"):
-        found = usual_of(model, films, recipe=recipe)
+        found = negative_mean_cam(model, films, recipe=recipe)
     assert max(sizes) > 4
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)

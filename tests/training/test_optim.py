@@ -9,16 +9,16 @@ from torch import nn
 
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import all_recipes, find_recipe
-from cxr_seam.recipes import SeamPhase
+from cxr_seam.presets import get_recipe, list_recipes
+from cxr_seam.recipes import SeamStage
 from cxr_seam.training.objectives import make_objective
 from cxr_seam.training.optim import make_optimiser, make_schedule
 
-RECIPE = find_recipe("multires_tiny")
+RECIPE = get_recipe("multires_tiny")
 
 
 def with_phase(**changes):
-    return replace(RECIPE, backbone=replace(RECIPE.backbone, **changes))
+    return replace(RECIPE, classifier_stage=replace(RECIPE.classifier_stage, **changes))
 
 
 def rates(phase, steps):
@@ -33,13 +33,13 @@ def rates(phase, steps):
 
 
 def test_cosine_rises_in_equal_steps_and_falls_along_half_a_cosine():
-    phase = with_phase(schedule="cosine", warm_up=0.25, learning_rate=8.0).backbone
+    phase = with_phase(schedule="cosine", warmup_fraction=0.25, learning_rate=8.0).classifier_stage
     falling = [4 * (1 + math.cos(math.pi * place / 9)) for place in range(10)]  # 8 at its start, 0 after nine updates
     assert rates(phase, 12) == pytest.approx([8 / 3, 16 / 3, 8, *falling])
 
 
 def test_cosine_without_warm_up_begins_at_the_full_rate():
-    found = rates(with_phase(schedule="cosine", learning_rate=2.0).backbone, 4)
+    found = rates(with_phase(schedule="cosine", learning_rate=2.0).classifier_stage, 4)
     assert found == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0])
 
 
@@ -57,26 +57,28 @@ def test_weights_decay_and_biases_and_norms_do_not():
         assert torch.allclose(value, before[name] * (0.95 if name == "0.weight" else 1.0))
 
 
-@pytest.mark.parametrize("name", sorted(name for name in all_recipes() if "strong" not in name))
+@pytest.mark.parametrize("name", sorted(name for name in list_recipes() if "strong" not in name))
 def test_the_papers_recipes_have_plain_adam(name):
-    recipe = find_recipe(name)
+    recipe = get_recipe(name)
     module = nn.Sequential(nn.Conv2d(2, 3, kernel_size=1), nn.BatchNorm2d(3))
     optimiser = make_optimiser(module, recipe, fused=None)
     (group,) = optimiser.param_groups
     assert type(optimiser) is torch.optim.Adam and group["weight_decay"] == 0
-    assert (group["lr"], group["betas"]) == (recipe.phase.learning_rate, recipe.phase.betas)
+    assert (group["lr"], group["betas"]) == (recipe.stage.learning_rate, recipe.stage.betas)
     assert all(one is other for one, other in zip(group["params"], module.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
 def test_a_joint_recipes_refiner_keeps_its_own_rate(schedule):
-    recipe = replace(with_phase(schedule=schedule, learning_rate=0.1), seam=SeamPhase(learning_rate=0.001), joint=True)
+    recipe = replace(
+        with_phase(schedule=schedule, learning_rate=0.1), seam_stage=SeamStage(learning_rate=0.001), joint=True
+    )
     objective = make_objective(build_model(recipe.model, weights="none"), recipe)
     optimiser = make_optimiser(objective, recipe, fused=None)
-    steps, ratios = make_schedule(optimiser, recipe.phase, steps=5), []
+    steps, ratios = make_schedule(optimiser, recipe.stage, steps=5), []
     for _ in range(4):
         rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
-        ratios.append(rate[id(objective.model.pcm.theta.weight)] / rate[id(objective.model.classifier.weight)])
+        ratios.append(rate[id(objective.model.refiner.theta.weight)] / rate[id(objective.model.classifier.weight)])
         optimiser.step()
         steps.step()
     assert ratios == pytest.approx([0.01] * 4)

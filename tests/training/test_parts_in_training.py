@@ -7,15 +7,15 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import choose_training_images, load_tables
-from cxr_seam.evaluation.evaluate import family_predictors
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import best_path, load_checkpoint
-from cxr_seam.presets import SMALL_PCM, find_recipe, strengthen
-from cxr_seam.recipes import with_pcm
-from cxr_seam.training.fit import starting_model, starting_path, train
+from cxr_seam.presets import SMALL_PCM, get_recipe, improve
+from cxr_seam.recipes import add_seam_stage
+from cxr_seam.training.fit import init_checkpoint, init_model, train
 
 
 @pytest.mark.parametrize(
@@ -28,49 +28,51 @@ from cxr_seam.training.fit import starting_model, starting_path, train
 def test_each_phase_trains_its_own_parts_and_no_other(
     pooling, refiner, equivariance, demo_folder, demo_store, tmp_path
 ):
-    tables = load_tables(demo_folder)
-    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
-    training, validation = (Films(demo_store, tables, image_index=names) for names in chosen)
-    first = replace(find_recipe("multires_tiny"), pooling=pooling)
-    second = replace(find_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
-    second = replace(second, seam=replace(second.seam, equivariance=equivariance))
+    tables = load_metadata(demo_folder)
+    chosen = train_val_split(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    training, validation = (ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen)
+    first = replace(get_recipe("multires_tiny"), pooling=pooling)
+    second = replace(get_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
+    second = replace(second, seam_stage=replace(second.seam_stage, equivariance=equivariance))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="no film that .* is trained on shows")
         for recipe in (first, second):
-            train(recipe, tmp_path, train_films=training, validation_films=validation)
-    family = (find_recipe("tiny"), first, second)
-    assert set(family_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
+            train(recipe, tmp_path, train_set=training, val_set=validation)
+    family = (get_recipe("tiny"), first, second)
+    assert set(load_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
     starts = []
     for recipe in (first, second):
         set_seed(recipe.seed)
-        starts.append(starting_model(recipe, starting_path(recipe, tmp_path), weights="none")[0].state_dict())
+        starts.append(init_model(recipe, init_checkpoint(recipe, tmp_path), weights="none")[0].state_dict())
     ends = [load_checkpoint(best_path(tmp_path, recipe.name))[0].state_dict() for recipe in (first, second)]
-    for part, (start, end) in zip(("pool.", "pcm."), zip(starts, ends, strict=True), strict=True):
+    for part, (start, end) in zip(("pool.", "refiner."), zip(starts, ends, strict=True), strict=True):
         learned = {key for key in end if key.startswith(part)}
         assert learned and not any(torch.equal(start[key], end[key]) for key in learned)
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if not key.startswith("pcm."))
-    assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("pcm."))
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if not key.startswith("refiner."))
+    assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("refiner."))
 
 
 @pytest.mark.filterwarnings("ignore:no film that")
 def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usually_are(
     demo_folder, demo_store, tmp_path
 ):
-    tables = load_tables(demo_folder)
-    training, validation = (Films(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1))
-    first = strengthen(find_recipe("multires_tiny"))
-    second = with_pcm(first, SMALL_PCM)
+    tables = load_metadata(demo_folder)
+    training, validation = (
+        ChestXrayDataset(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1)
+    )
+    first = improve(get_recipe("multires_tiny"))
+    second = add_seam_stage(first, SMALL_PCM)
     for recipe in (first, second):
-        train(recipe, tmp_path, train_films=training, validation_films=validation)
+        train(recipe, tmp_path, train_set=training, val_set=validation)
     set_seed(first.seed)
-    start = starting_model(first, None, weights="imagenet")[0].state_dict()
+    start = init_model(first, None, weights="imagenet")[0].state_dict()
     end = load_checkpoint(best_path(tmp_path, first.name))[0].state_dict()
     first_convolution = next(iter(start))
     assert start[first_convolution].ndim == 4 and not torch.equal(start[first_convolution], end[first_convolution])
     predictor = Predictor.load(best_path(tmp_path, second.name))
-    assert set(predictor.usual) == {"cam", "refined"}
+    assert set(predictor.negative_mean) == {"cam", "refined"}
     pixels = validation.__getitems__([0])[0]
-    once = replace(first, map_normalisation="relu", test_flip=False)
-    looks = [replace(once, test_scales=(scale,)) for scale in (1.0, 1.5)]
+    once = replace(first, cam_baseline="zero", tta_flip=False)
+    looks = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
     said = [Predictor(predictor.model, how).run(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
     torch.testing.assert_close(predictor.run(pixels).logits, sum(said) / 4)  # a film is looked at larger and mirrored

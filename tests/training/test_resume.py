@@ -14,20 +14,20 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.models.checkpoint import best_path, last_path, load_checkpoint, read_header, read_history, save_checkpoint
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
 from cxr_seam.training.resume import read_state
-from cxr_seam.training.storage import Keeper
-from cxr_seam.training.trainer import CHECKED_EVERY, Loop
+from cxr_seam.training.storage import CheckpointWriter
+from cxr_seam.training.trainer import CHECKED_EVERY, Trainer
 
 KILLS = Path(__file__).parent.parent / "integration" / "survival" / "kills.py"
-PHASE = replace(find_recipe("multires_tiny").backbone, epochs=2, batch_size=4)
-MULTIRES = replace(find_recipe("multires_tiny"), backbone=PHASE)
+PHASE = replace(get_recipe("multires_tiny").classifier_stage, epochs=2, batch_size=4)
+MULTIRES = replace(get_recipe("multires_tiny"), classifier_stage=PHASE)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no film that multires_tiny"),
@@ -45,11 +45,11 @@ def films(demo_folder, demo_store):
 
 
 def fit(recipe, folder, films, **options):
-    return train(recipe, folder, train_films=films[0], validation_films=films[1], **options)
+    return train(recipe, folder, train_set=films[0], val_set=films[1], **options)
 
 
 def states(folder):
-    return Keeper(folder, name="multires_tiny").states()
+    return CheckpointWriter(folder, name="multires_tiny").states()
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def stopped(films, tmp_path, monkeypatch):
     """A folder in which a run was stopped in its second epoch, with two states."""
     count = []
 
-    def step(loop):
+    def step(trainer):
         count.append(None)
         if len(count) == 6:
             raise StopError
-        return apply(loop)
+        return apply(trainer)
 
-    apply = Loop.apply
+    apply = Trainer.apply
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "apply", step)
+        patch.setattr(Trainer, "apply", step)
         with pytest.raises(StopError):
             fit(MULTIRES, tmp_path, films, save_minutes=0)
     return tmp_path
@@ -102,11 +102,11 @@ def test_a_damaged_state_counts_for_none_once_another_was_gone_on_from(stopped, 
     latest, before = states(stopped)
     latest.write_bytes(latest.read_bytes()[:-1000])
 
-    def stop(loop):
+    def stop(trainer):
         raise StopError
 
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="is damaged"):
-        patch.setattr(Loop, "apply", stop)
+        patch.setattr(Trainer, "apply", stop)
         with pytest.raises(StopError):
             fit(MULTIRES, stopped, films)
     assert states(stopped) == [before]
@@ -124,14 +124,14 @@ def test_a_damaged_model_to_start_from_is_told(content, films, tmp_path):
     path = best_path(tmp_path, "multires_tiny")
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=r"multires_tiny.best.safetensors is (not a readable|a folder)"):
-        fit(find_recipe("multires_tiny_pcm"), tmp_path, films)
+        fit(get_recipe("multires_tiny_pcm"), tmp_path, films)
 
 
 @pytest.mark.parametrize("metrics", [{}, {"validation_auc": "high"}])
 def test_a_best_model_that_does_not_tell_its_score_is_refused(metrics, stopped, films):
     path = best_path(stopped, "multires_tiny")
-    model, about = load_checkpoint(path)
-    save_checkpoint(path, model, about=replace(about, metrics=metrics))
+    model, metadata = load_checkpoint(path)
+    save_checkpoint(path, model, metadata=replace(metadata, metrics=metrics))
     with pytest.raises(InputError, match="the best model does not tell its validation_auc"):
         fit(MULTIRES, stopped, films)
 
@@ -146,7 +146,7 @@ def test_where_all_states_are_damaged_nothing_is_begun_anew(stopped, films):
     ):
         fit(MULTIRES, stopped, films)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
-    assert len(fit(MULTIRES, stopped, films, restart=True)) == 2
+    assert len(fit(MULTIRES, stopped, films, overwrite=True)) == 2
 
 
 def test_a_single_changed_bit_is_seen(stopped, films):
@@ -210,7 +210,7 @@ def test_a_state_that_is_whole_and_odd_is_refused_in_a_sentence(change, stopped,
 
 def test_a_run_killed_before_its_first_ten_minutes_goes_on_after_its_first_epoch(films, tmp_path, capsys):
     """And whatever it kept of later epochs, the best model that lies there is not replaced by a worse one."""
-    recipe = replace(MULTIRES, backbone=replace(PHASE, epochs=4))
+    recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=4))
 
     def stop(record):
         if record["epoch"] == 2:
@@ -219,9 +219,9 @@ def test_a_run_killed_before_its_first_ten_minutes_goes_on_after_its_first_epoch
     with pytest.raises(StopError):
         fit(recipe, tmp_path, films, on_epoch=stop)
     assert [path.name for path in states(tmp_path)] == ["multires_tiny.00001-0000000.state.safetensors"]
-    model, about = load_checkpoint(best_path(tmp_path, "multires_tiny"))
-    lucky = replace(about, metrics=about.metrics | {"validation_auc": 0.999})  # as a GPU may not compute it again
-    save_checkpoint(best_path(tmp_path, "multires_tiny"), model, about=lucky)
+    model, metadata = load_checkpoint(best_path(tmp_path, "multires_tiny"))
+    lucky = replace(metadata, metrics=metadata.metrics | {"validation_auc": 0.999})  # as a GPU may not compute it again
+    save_checkpoint(best_path(tmp_path, "multires_tiny"), model, metadata=lucky)
     assert len(fit(recipe, tmp_path, films)) == 4
     assert "goes on from epoch 1, batch 0" in capsys.readouterr().out
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.999
@@ -242,9 +242,9 @@ def test_other_pixels_are_other_films(stopped, films, demo_folder, tmp_path_fact
     for path in (demo_folder / "images").iterdir():
         film = Image.open(path)
         film.point(lambda grey: min(grey + 1, 255)).save(folder / "images" / path.name)
-    store = prepare(folder / "images", folder / "store", size=64, progress=False)
-    tables = load_tables(demo_folder)
-    lighter = [Films(store, tables, image_index=part.image_index) for part in films]
+    cache = prepare(folder / "images", folder / "store", size=64, progress=False)
+    tables = load_metadata(demo_folder)
+    lighter = [ChestXrayDataset(cache, tables, image_index=part.image_index) for part in films]
     with pytest.raises(
         InputError, match="of another run: checksums of the pixels is [0-9a-f, ]+ there and [0-9a-f, ]+ here"
     ):
@@ -259,15 +259,15 @@ def test_a_state_of_an_earlier_version_that_did_not_look_at_pixels_is_gone_on_wi
 def test_no_state_holds_weights_that_a_loss_has_spoilt_and_nobody_has_looked_at_yet(films, tmp_path, monkeypatch):
     """On a GPU losses are looked at now and then only; here every third update."""
     monkeypatch.setitem(CHECKED_EVERY, "cpu", 3)
-    learn, batches = Loop.learn, []
+    learn, batches = Trainer.learn, []
 
-    def spoil(loop, images, labels, **options):
+    def spoil(trainer, images, labels, **options):
         batches.append(None)
-        return learn(loop, images * (torch.nan if len(batches) > 4 else 1), labels, **options)
+        return learn(trainer, images * (torch.nan if len(batches) > 4 else 1), labels, **options)
 
-    recipe = replace(MULTIRES, backbone=replace(PHASE, batch_size=2, accumulation=1))
+    recipe = replace(MULTIRES, classifier_stage=replace(PHASE, batch_size=2, grad_accum_steps=1))
     with monkeypatch.context() as patch, pytest.raises(InputError, match="is nan in epoch 0, batch 4"):
-        patch.setattr(Loop, "learn", spoil)
+        patch.setattr(Trainer, "learn", spoil)
         fit(recipe, tmp_path, films, save_minutes=0)
     assert len(batches) == 6
     kept = states(tmp_path)
@@ -277,7 +277,7 @@ def test_no_state_holds_weights_that_a_loss_has_spoilt_and_nobody_has_looked_at_
 
 
 def other_films(films):
-    fewer = Films.__new__(Films)
+    fewer = ChestXrayDataset.__new__(ChestXrayDataset)
     fewer.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
     return [fewer, films[1]]
 
@@ -286,7 +286,7 @@ def other_films(films):
     ("change", "named"),
     [
         (
-            lambda r, f: (replace(r, backbone=replace(r.backbone, learning_rate=0.5)), f),
+            lambda r, f: (replace(r, classifier_stage=replace(r.classifier_stage, learning_rate=0.5)), f),
             "backbone.learning_rate is 0.002",
         ),
         (lambda r, f: (replace(r, seed=3), f), "seed is 0 there and 3 here"),
@@ -297,10 +297,10 @@ def other_films(films):
 def test_a_state_of_another_run_is_refused_by_the_field_that_differs(change, named, stopped, films):
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     recipe, others = change(MULTIRES, films)
-    with pytest.raises(InputError, match=f"state.safetensors is of another run: {named}.*--restart"):
+    with pytest.raises(InputError, match=f"state.safetensors is of another run: {named}.*--overwrite"):
         fit(recipe, stopped, others)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
-    assert len(fit(recipe, stopped, others, restart=True)) == 2
+    assert len(fit(recipe, stopped, others, overwrite=True)) == 2
 
 
 def rewrite(path, change):
@@ -312,7 +312,7 @@ def rewrite(path, change):
 
 def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped, films, tmp_path):
     def make_older(header):
-        del header["run"]["test_flip"], header["run"]["joint"], header["run"]["backbone"]["ema_decay"]
+        del header["run"]["tta_flip"], header["run"]["joint"], header["run"]["classifier_stage"]["ema_decay"]
 
     latest = states(stopped)[0]
     rewrite(latest, make_older)
@@ -324,7 +324,7 @@ def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped
 
 def test_a_state_of_a_later_version_is_refused_and_stays(stopped, films):
     latest = states(stopped)[0]
-    rewrite(latest, lambda header: header["run"]["backbone"].update(colour="red"))
+    rewrite(latest, lambda header: header["run"]["classifier_stage"].update(colour="red"))
     with pytest.raises(InputError, match=r"0002.state.safetensors is of another version .*does not know: colour"):
         fit(MULTIRES, stopped, films)
     assert latest.exists()
@@ -349,15 +349,15 @@ def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):
         InputError, match="best.safetensors is of another run: seed is 0 there and 1 here; choose another"
     ):
         fit(replace(MULTIRES, seed=1), tmp_path, films)
-    fit(MULTIRES, tmp_path, films, restart=True)
+    fit(MULTIRES, tmp_path, films, overwrite=True)
     assert all(path.stat().st_mtime_ns != files[path.name] for path in tmp_path.iterdir())
 
 
 def test_a_second_phase_on_another_backbone_is_another_run(films, tmp_path):
-    refined = find_recipe("multires_tiny_pcm")
+    refined = get_recipe("multires_tiny_pcm")
     fit(MULTIRES, tmp_path, films)
     fit(refined, tmp_path, films)
-    fit(replace(MULTIRES, seed=1), tmp_path, films, restart=True)
+    fit(replace(MULTIRES, seed=1), tmp_path, films, overwrite=True)
     with pytest.raises(
         InputError, match="multires_tiny_pcm.best.safetensors is of another run: model it starts from is"
     ):
@@ -378,10 +378,10 @@ def come_back(folder):
 @pytest.mark.parametrize("back_in_time", [True, False])
 def test_a_place_that_vanishes_costs_a_warning_and_nothing_else(back_in_time, films, tmp_path):
     """The folder goes after the first epoch and is there again after the second, or not before the end."""
-    folder, scratch, recipe = (
+    folder, local_dir, recipe = (
         tmp_path / "drive",
         tmp_path / "scratch",
-        replace(MULTIRES, backbone=replace(PHASE, epochs=3)),
+        replace(MULTIRES, classifier_stage=replace(PHASE, epochs=3)),
     )
     fit(recipe, tmp_path / "whole", films)
 
@@ -393,13 +393,13 @@ def test_a_place_that_vanishes_costs_a_warning_and_nothing_else(back_in_time, fi
 
     with pytest.warns(UserWarning, match="training goes on, 1 files wait in .*scratch and are copied when"):
         if back_in_time:
-            fit(recipe, folder, films, scratch=scratch, on_epoch=on_epoch, save_minutes=0)
+            fit(recipe, folder, films, local_dir=local_dir, on_epoch=on_epoch, save_minutes=0)
         else:
             with pytest.raises(InputError, match=r"reconnect its folder, then copy .* there from .*scratch"):
-                fit(recipe, folder, films, scratch=scratch, on_epoch=on_epoch, save_minutes=0)
+                fit(recipe, folder, films, local_dir=local_dir, on_epoch=on_epoch, save_minutes=0)
             come_back(folder)
-            fit(recipe, folder, films, scratch=scratch)  # the next call copies what waits
-    assert not list(scratch.iterdir())
+            fit(recipe, folder, films, local_dir=local_dir)  # the next call copies what waits
+    assert not list(local_dir.iterdir())
     for path in (best_path, last_path):
         expected, found = (load_file(path(place, "multires_tiny")) for place in (tmp_path / "whole", folder))
         assert all(torch.equal(expected[key], found[key]) for key in expected)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from helpers.batches import random_batch
 
-from cxr_seam.data.transforms import EQUIVARIANCES, black, motion_valid, rotate, rotation_valid
+from cxr_seam.data.transforms import EQUIVARIANCES, motion_valid, pad_value, rotate, rotation_valid
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.pcm import PixelCorrelation, Shallow
-from cxr_seam.recipes import SeamPhase
-from cxr_seam.training.losses import equivariant_cross_regularization, pooled_soft_margin
+from cxr_seam.models.pcm import PCM, LowLevelFeatures
+from cxr_seam.recipes import SeamStage
+from cxr_seam.training.losses import ecr_loss, msml_loss
 from cxr_seam.training.seam import SeamObjective, present_maps, with_background
 
 
@@ -19,7 +19,7 @@ def batch(count=3, side=64):
 
 def objective(**changes):
     torch.manual_seed(0)
-    return SeamObjective(build_model("multires_resnet18", weights="none"), replace(SeamPhase(), **changes))
+    return SeamObjective(build_model("multires_resnet18", weights="none"), replace(SeamStage(), **changes))
 
 
 def loss_of(seam, seed=1):
@@ -36,7 +36,7 @@ def test_only_theta_learns_and_everything_else_stays_bit_identical():
         optimiser.step()
         optimiser.zero_grad()
     changed = [key for key, value in seam.model.state_dict().items() if not torch.equal(value, before[key])]
-    assert changed == ["pcm.theta.weight"]
+    assert changed == ["refiner.theta.weight"]
 
 
 def test_weights_of_equation_7():
@@ -64,22 +64,22 @@ def test_the_papers_rotation_is_bit_for_bit_one_angle_an_image_and_nothing_else(
     images, labels = batch()
     with torch.no_grad():
         degrees = (2 * torch.rand(3, generator=torch.Generator().manual_seed(1)) - 1) * 30
-        rotated = rotate(images - black(images), degrees) + black(images)
+        rotated = rotate(images - pad_value(images), degrees) + pad_value(images)
         cam, refined = seam.branch(images, valid=None)
         valid = rotation_valid(degrees, height=8, width=8)
         cam_transformed, refined_transformed = seam.branch(rotated, valid=valid)
         present = labels[:, :, None, None]
-        ecr = equivariant_cross_regularization(
+        ecr = ecr_loss(
             cam_moved=rotate(with_background(cam, present), degrees),
             refined_moved=rotate(present_maps(refined, present), degrees),
             cam_transformed=with_background(cam_transformed, present),
             refined_transformed=present_maps(refined_transformed, present),
             valid=valid,
-            hard_fraction=0.2,
+            ohem_fraction=0.2,
         )
         msml = 0.5 * (
-            pooled_soft_margin(refined[:, :14], labels, valid=torch.ones_like(valid))
-            + pooled_soft_margin(refined_transformed[:, :14], labels, valid=valid)
+            msml_loss(refined[:, :14], labels, valid=torch.ones_like(valid))
+            + msml_loss(refined_transformed[:, :14], labels, valid=valid)
         )
         generator = torch.Generator().manual_seed(1)
         parts = seam(images, labels, generator=generator)
@@ -106,7 +106,7 @@ def test_every_equivariance_trains_theta(name):
     seam = objective(equivariance=name)
     parts = loss_of(seam)
     parts["loss"].backward()
-    gradient = seam.model.pcm.theta.weight.grad
+    gradient = seam.model.refiner.theta.weight.grad
     assert parts["ecr"] > 0 and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
 
 
@@ -120,7 +120,7 @@ def test_an_unknown_equivariance_is_told():
 def test_what_the_network_says_of_empty_corners_counts_nowhere(name, refiner):
     """Whatever stands in images and maps where the moved film has no content, the loss stays the same."""
     seam = objective(equivariance=name)
-    seam.model.give_refiner(refiner)
+    seam.model.set_refiner(refiner)
     encode = seam.model.encode
     motion = EQUIVARIANCES[name](3, seam.phase, generator=torch.Generator().manual_seed(1))
 
@@ -133,14 +133,14 @@ def test_what_the_network_says_of_empty_corners_counts_nowhere(name, refiner):
             return torch.where(inside, values, noise)
 
         def encode_with_noise(images):
-            features, shallow = encode(images)
+            features, low_level = encode(images)
             calls.append(images)
             if len(calls) == 2:  # the transformed branch
                 valid = motion_valid(motion, height=features.shape[-2], width=features.shape[-1])
                 assert not valid.all()
-                shallow = Shallow(spoil(images, valid), tuple(spoil(seen, valid) for seen in shallow.maps))
+                low_level = LowLevelFeatures(spoil(images, valid), tuple(spoil(seen, valid) for seen in low_level.maps))
                 features = spoil(features, valid)
-            return features, shallow
+            return features, low_level
 
         seam.model.encode = encode_with_noise
         with torch.no_grad():
@@ -158,7 +158,7 @@ def test_each_image_gets_an_angle_of_its_own_from_the_generator():
 def test_mixed_precision_does_not_reach_the_rotation_or_the_affinity():
     degrees = torch.tensor([17.0, -23.0])
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    pcm = PixelCorrelation(8)
+    pcm = PCM(8)
     features, cam = torch.randn(2, 8, 6, 6), torch.rand(2, 15, 6, 6)
     plain = rotate(images, degrees), pcm(features, cam)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -178,4 +178,4 @@ def test_absent_findings_are_masked_and_background_is_one_minus_the_present_maxi
 
 def test_a_model_without_pcm_is_refused():
     with pytest.raises(InputError, match="no PCM"):
-        SeamObjective(build_model("resnet18", weights="none"), SeamPhase())
+        SeamObjective(build_model("resnet18", weights="none"), SeamStage())

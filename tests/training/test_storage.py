@@ -13,23 +13,23 @@ from helpers.disks import disk
 from safetensors.torch import load_file
 
 from cxr_seam.errors import InputError
-from cxr_seam.io import whole_file
+from cxr_seam.io import atomic_write
 from cxr_seam.models.checkpoint import (
     best_path,
     history_path,
-    is_half_written,
     is_of_run,
+    is_partial_file,
     is_state,
     last_path,
     read_history,
     state_name,
 )
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
-from cxr_seam.training.storage import Keeper, mount_point
+from cxr_seam.training.storage import CheckpointWriter, mount_point
 
-PHASE = replace(find_recipe("multires_tiny").backbone, epochs=3, batch_size=6)
-RECIPE = replace(find_recipe("multires_tiny"), backbone=PHASE)
+PHASE = replace(get_recipe("multires_tiny").classifier_stage, epochs=3, batch_size=6)
+RECIPE = replace(get_recipe("multires_tiny"), classifier_stage=PHASE)
 
 pytestmark = pytest.mark.filterwarnings("ignore:no film that")
 
@@ -40,7 +40,7 @@ def films(demo_folder, demo_store):
 
 
 def fit(recipe, folder, films, **options):
-    return train(recipe, folder, train_films=films[0], validation_films=films[1], **options)
+    return train(recipe, folder, train_set=films[0], val_set=films[1], **options)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_disk_that_dies_and_comes_back_costs_warnings_only(films, whole, tmp_p
                 drive.come()
 
         with pytest.warns(UserWarning, match="its disk is gone.*training goes on, .* wait in .*scratch"):
-            fit(RECIPE, folder, films, scratch=tmp_path / "scratch", on_epoch=on_epoch, save_minutes=0)
+            fit(RECIPE, folder, films, local_dir=tmp_path / "scratch", on_epoch=on_epoch, save_minutes=0)
         assert mount_point(folder) == drive.place
         assert_same_models(folder, whole)
         assert not list((tmp_path / "scratch").iterdir())
@@ -84,20 +84,20 @@ def test_a_disk_that_is_dead_at_the_start_is_told_before_anything_begins(films, 
     with disk(tmp_path) as drive:
         drive.die()
         with pytest.raises(InputError, match=r"drive/models cannot be read \(Transport endpoint .*\); reconnect"):
-            fit(RECIPE, drive.place / "models", films, scratch=tmp_path / "scratch")
+            fit(RECIPE, drive.place / "models", films, local_dir=tmp_path / "scratch")
     assert not (tmp_path / "scratch").exists()
 
 
 def test_where_a_disk_was_only_its_empty_folder_is_not_written(tmp_path):
     with disk(tmp_path) as drive:
-        keeper = Keeper(drive.place, name="x")
-        keeper.write("x.history.jsonl", lambda path: path.write_text("1"))
+        writer = CheckpointWriter(drive.place, name="x")
+        writer.write("x.history.jsonl", lambda path: path.write_text("1"))
         drive.go()
         with pytest.raises(InputError, match="its disk is gone"):
-            keeper.write("x.history.jsonl", lambda path: path.write_text("2"))
+            writer.write("x.history.jsonl", lambda path: path.write_text("2"))
         assert not list(drive.place.iterdir())
         drive.come()
-        keeper.write("x.history.jsonl", lambda path: path.write_text("3"))
+        writer.write("x.history.jsonl", lambda path: path.write_text("3"))
         assert (drive.behind / "x.history.jsonl").read_text() == "3"
 
 
@@ -107,8 +107,8 @@ def test_a_recipes_files_are_told_from_those_of_names_that_begin_alike(name):
     for other in ("x", "x.v2", "x.best", "a+b", "aab", "1.5", "105"):
         for path in own:
             temporary = f".{path.stem}.4711.part{path.suffix}"
-            assert is_of_run(path.name, other) is is_half_written(temporary, other) is (other == name)
-            assert not is_half_written(path.name, other) and not is_of_run(temporary, other)
+            assert is_of_run(path.name, other) is is_partial_file(temporary, other) is (other == name)
+            assert not is_partial_file(path.name, other) and not is_of_run(temporary, other)
     assert [is_state(path.name, name) for path in own] == [False, False, True]
 
 
@@ -141,8 +141,8 @@ def test_a_file_is_on_its_disk_before_its_name_and_its_name_before_the_next_file
 
     monkeypatch.setattr(os, "fsync", watched_sync)
     monkeypatch.setattr(os, "replace", watched_replace)
-    keeper = Keeper(tmp_path / "folder", name="x", scratch=tmp_path / "scratch")
-    keeper.write("x.best.safetensors", lambda path: path.write_text("1"))
+    writer = CheckpointWriter(tmp_path / "folder", name="x", local_dir=tmp_path / "scratch")
+    writer.write("x.best.safetensors", lambda path: path.write_text("1"))
     part = f".x.best.{os.getpid()}.part.safetensors"
     assert calls == [
         ("sync", part),
@@ -153,7 +153,7 @@ def test_a_file_is_on_its_disk_before_its_name_and_its_name_before_the_next_file
         ("sync", "folder"),
     ]
     calls.clear()
-    with whole_file(tmp_path / "figure.png") as temporary:  # pictures and tables need not wait for the disk
+    with atomic_write(tmp_path / "figure.png") as temporary:  # pictures and tables need not wait for the disk
         temporary.write_text("1")
     assert calls == [("rename", "figure.png")]
 
@@ -166,10 +166,10 @@ class StopError(Exception):
 def test_a_run_killed_between_the_files_of_its_last_epoch_is_complete_only_with_all_of_them(
     after, films, whole, tmp_path, monkeypatch
 ):
-    write = Keeper.write
+    write = CheckpointWriter.write
 
-    def stopping(keeper, name, save):
-        write(keeper, name, save)
+    def stopping(writer, name, save):
+        write(writer, name, save)
         stopping.written.append(name)
         if name.endswith(after) and sum(name.endswith("history.jsonl") for name in stopping.written) >= 2 + (
             after != "best.safetensors"
@@ -178,7 +178,7 @@ def test_a_run_killed_between_the_files_of_its_last_epoch_is_complete_only_with_
 
     stopping.written = []
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(Keeper, "write", stopping)
+        patch.setattr(CheckpointWriter, "write", stopping)
         # The best epoch of this run must be its last one for `best` to be written there: any score will do.
         patch.setattr("cxr_seam.training.fit.score_of", lambda objective, metrics: metrics["epoch"])
         fit(RECIPE, tmp_path, films)
@@ -190,7 +190,7 @@ def test_a_run_killed_between_the_files_of_its_last_epoch_is_complete_only_with_
     expected, found = (load_file(last_path(folder, RECIPE.name)) for folder in (whole, tmp_path))
     best = load_file(best_path(tmp_path, RECIPE.name))
     assert all(torch.equal(expected[key], found[key]) and torch.equal(expected[key], best[key]) for key in expected)
-    assert not Keeper(tmp_path, name=RECIPE.name).states()
+    assert not CheckpointWriter(tmp_path, name=RECIPE.name).states()
 
 
 def test_a_complete_run_whose_states_were_not_removed_yet_is_not_trained_again(films, whole, tmp_path, capsys):
@@ -198,10 +198,10 @@ def test_a_complete_run_whose_states_were_not_removed_yet_is_not_trained_again(f
     twin = tmp_path / "twin"
     with pytest.raises(StopError):
         fit(RECIPE, twin, films, on_epoch=lambda record: stop(record["epoch"] == 1))
-    state = Keeper(twin, name=RECIPE.name).states()[0]
+    state = CheckpointWriter(twin, name=RECIPE.name).states()[0]
     shutil.copy(state, tmp_path)
     fit(RECIPE, tmp_path, films)
-    assert "is trained already" in capsys.readouterr().out and not Keeper(tmp_path, name=RECIPE.name).states()
+    assert "is trained already" in capsys.readouterr().out and not CheckpointWriter(tmp_path, name=RECIPE.name).states()
     assert_same_models(tmp_path, whole)
 
 
@@ -222,53 +222,53 @@ def no_room(monkeypatch, *, above):
     monkeypatch.setattr(shutil, "copyfile", refuse)
 
 
-def keeping_states(keeper, numbers):
+def keeping_states(writer, numbers):
     for number in numbers:
-        keeper.write(state_name("x", epoch=number, batch=0), lambda path: path.write_bytes(b"state" * 10))
-        keeper.keep_states(2)
+        writer.write(state_name("x", epoch=number, batch=0), lambda path: path.write_bytes(b"state" * 10))
+        writer.keep_states(2)
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be written")
 def test_states_that_wait_for_a_place_cost_none_that_is_there(tmp_path, monkeypatch):
     """Scratch is gone with the machine."""
-    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
-    keeping_states(keeper, (1, 2))
+    writer = CheckpointWriter(tmp_path / "drive", name="x", local_dir=tmp_path / "scratch")
+    keeping_states(writer, (1, 2))
     there = sorted(path.name for path in (tmp_path / "drive").iterdir())
     no_room(monkeypatch, above=0)
-    keeping_states(keeper, (3, 4, 5))
+    keeping_states(writer, (3, 4, 5))
     assert sorted(path.name for path in (tmp_path / "drive").iterdir()) == there and len(there) == 2
-    assert {path.name for path in (tmp_path / "scratch").iterdir()} == set(keeper.waiting)
-    assert [path.name for path in keeper.states()[:2]] == [state_name("x", epoch=n, batch=0) for n in (5, 4)]
+    assert {path.name for path in (tmp_path / "scratch").iterdir()} == set(writer.waiting)
+    assert [path.name for path in writer.states()[:2]] == [state_name("x", epoch=n, batch=0) for n in (5, 4)]
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be written")
 def test_a_state_without_room_holds_back_no_model(tmp_path, monkeypatch):
-    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    writer = CheckpointWriter(tmp_path / "drive", name="x", local_dir=tmp_path / "scratch")
     no_room(monkeypatch, above=20)
-    keeping_states(keeper, (1,))
-    keeper.write("x.best.safetensors", lambda path: path.write_bytes(b"best"))
-    keeping_states(keeper, (2,))
-    keeper.write("x.last.safetensors", lambda path: path.write_bytes(b"last"))
+    keeping_states(writer, (1,))
+    writer.write("x.best.safetensors", lambda path: path.write_bytes(b"best"))
+    keeping_states(writer, (2,))
+    writer.write("x.last.safetensors", lambda path: path.write_bytes(b"last"))
     assert {path.name for path in (tmp_path / "drive").iterdir()} == {"x.best.safetensors", "x.last.safetensors"}
-    keeper.finish()  # the states are worth nothing any more
-    assert not keeper.waiting and not list((tmp_path / "scratch").iterdir())
+    writer.finish()  # the states are worth nothing any more
+    assert not writer.waiting and not list((tmp_path / "scratch").iterdir())
 
 
 def test_a_model_holds_back_the_states_that_speak_of_it(tmp_path, monkeypatch):
-    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    writer = CheckpointWriter(tmp_path / "drive", name="x", local_dir=tmp_path / "scratch")
     no_room(monkeypatch, above=60)
     with pytest.warns(UserWarning, match="x.best.safetensors could not be written"):
-        keeper.write("x.best.safetensors", lambda path: path.write_bytes(b"best" * 20))
-        keeping_states(keeper, (1,))
+        writer.write("x.best.safetensors", lambda path: path.write_bytes(b"best" * 20))
+        keeping_states(writer, (1,))
     assert not list((tmp_path / "drive").iterdir())
 
 
 def test_a_file_that_was_being_removed_is_not_there(tmp_path):
-    keeper = Keeper(tmp_path / "drive", name="x", scratch=tmp_path / "scratch")
+    writer = CheckpointWriter(tmp_path / "drive", name="x", local_dir=tmp_path / "scratch")
     path = tmp_path / "drive" / "x.last.safetensors"
     path.parent.mkdir()
     path.write_bytes(b"")
-    assert keeper.find(path) is None
+    assert writer.find(path) is None
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}\n", b"\xff\n", b"{\n", b"1\n2\n3\n"])

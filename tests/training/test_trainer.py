@@ -7,29 +7,29 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cxr_seam.data.dataset import Films, load
-from cxr_seam.data.nih import load_tables
+from cxr_seam.data.dataset import ChestXrayDataset, load
+from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.objectives import make_objective
-from cxr_seam.training.trainer import CHECKED_EVERY, Loop
+from cxr_seam.training.trainer import CHECKED_EVERY, Trainer
 
-MULTIRES, REFINED = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
-    return Films(demo_store, load_tables(demo_folder), image_index=demo_store.image_index[:16])
+    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:16])
 
 
 def loop_of(recipe, films):
     torch.manual_seed(0)
-    return Loop(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+    return Trainer(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
 
 
-def run(loop):
-    for _ in loop.updates():
+def run(trainer):
+    for _ in trainer.updates():
         pass
 
 
@@ -64,20 +64,23 @@ def test_the_watch_sees_what_it_watches_for():
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
 def test_nothing_in_a_step_asks_for_a_value(recipe, films):
-    loop = loop_of(recipe, films)
-    pixels, labels = next(iter(load(films, loop.sampler)))
-    loop.objective.train()
+    trainer = loop_of(recipe, films)
+    pixels, labels = next(iter(load(films, trainer.sampler)))
+    trainer.objective.train()
     with Waits() as waits:
-        loop.learn(loop.vary(pixels), labels)
+        trainer.learn(trainer.vary(pixels), labels)
     assert waits.seen == []
 
 
 def test_gradients_of_three_batches_make_one_update(films):
-    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, batch_size=4, accumulation=3, schedule="constant"))
-    loop = loop_of(recipe, films)
-    weights = next(p for p in loop.objective.parameters() if p.requires_grad)
+    recipe = replace(
+        MULTIRES,
+        classifier_stage=replace(MULTIRES.classifier_stage, batch_size=4, grad_accum_steps=3, schedule="constant"),
+    )
+    trainer = loop_of(recipe, films)
+    weights = next(p for p in trainer.objective.parameters() if p.requires_grad)
     before, moved = weights.detach().clone(), []
-    for done in loop.updates():
+    for done in trainer.updates():
         moved.append((done, not torch.equal(weights, before)))
         before = weights.detach().clone()
     assert moved == [(3, True), (4, True)]  # after the third batch, and after the fourth, which ends the epoch
@@ -89,19 +92,19 @@ def frozen_part(objective):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(films, kept):
-    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, frozen_statistics=kept))
-    loop = loop_of(recipe, films)
-    before = {key: value.clone() for key, value in frozen_part(loop.objective).state_dict().items()}
-    run(loop)
-    changed = {key for key, v in frozen_part(loop.objective).state_dict().items() if not torch.equal(v, before[key])}
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, freeze_bn_stats=kept))
+    trainer = loop_of(recipe, films)
+    before = {key: value.clone() for key, value in frozen_part(trainer.objective).state_dict().items()}
+    run(trainer)
+    changed = {key for key, v in frozen_part(trainer.objective).state_dict().items() if not torch.equal(v, before[key])}
     assert all("running" in key or "num_batches" in key for key in changed)  # weights never
     assert bool(changed) is not kept
 
 
 def test_frozen_stages_build_no_graph(films):
-    loop = loop_of(MULTIRES, films)
-    loop.objective.train()
-    maps = loop.objective.model.backbone(torch.randn(2, 3, 64, 64))
+    trainer = loop_of(MULTIRES, films)
+    trainer.objective.train()
+    maps = trainer.objective.model.backbone(torch.randn(2, 3, 64, 64))
     strides = [64 // m.shape[-1] for m in maps]
     assert [(stride, m.requires_grad) for stride, m in zip(strides, maps, strict=True)][-3:] == [
         (8, False),
@@ -111,11 +114,11 @@ def test_frozen_stages_build_no_graph(films):
 
 
 def test_a_frozen_head_stays_as_it_was_drawn(films):
-    recipe = replace(MULTIRES, backbone=replace(MULTIRES.backbone, head_trainable=False))
-    loop = loop_of(recipe, films)
-    head = nn.ModuleList([*loop.objective.model.merges, loop.objective.model.classifier])
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, train_head=False))
+    trainer = loop_of(recipe, films)
+    head = nn.ModuleList([*trainer.objective.model.merges, trainer.objective.model.classifier])
     before = {key: value.clone() for key, value in head.state_dict().items()}
-    run(loop)
+    run(trainer)
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
 
@@ -141,23 +144,23 @@ def gradients(recipe, films, most):
     """The gradients of the first update, the loop and what it warned of."""
     torch.manual_seed(0)
     objective = Forgetful(make_objective(build_model(recipe.model, weights="none"), recipe), most)
-    loop = Loop(objective, recipe, films)
+    trainer = Trainer(objective, recipe, films)
     found = {}
-    loop.apply = lambda: found.update(
+    trainer.apply = lambda: found.update(
         {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
     )
-    next(loop.updates())
-    return found, loop
+    next(trainer.updates())
+    return found, trainer
 
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
 def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
-    part = "backbone" if recipe.seam is None else "seam"
-    recipe = replace(recipe, **{part: replace(recipe.phase, batch_size=8, accumulation=2)})
+    part = "classifier_stage" if recipe.seam_stage is None else "seam"
+    recipe = replace(recipe, **{part: replace(recipe.stage, batch_size=8, grad_accum_steps=2)})
     expected, _ = gradients(recipe, films, most=8)
     with pytest.warns(UserWarning, match="too small for 4 films at once; .* goes on with 2 and accumulates 4 times"):
-        found, loop = gradients(recipe, films, most=3)
-    assert loop.pieces.count == 4 and loop.objective.seen == [
+        found, trainer = gradients(recipe, films, most=3)
+    assert trainer.pieces.count == 4 and trainer.objective.seen == [
         8,
         4,
         *[2] * 8,
@@ -165,7 +168,7 @@ def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
     assert found.keys() == expected.keys() and len(found) >= 1
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max())
-    labels = torch.from_numpy(films.labels[next(loop.sampler.whole())])
+    labels = torch.from_numpy(films.labels[next(trainer.sampler.whole())])
     assert not torch.equal(labels[:2].mean(dim=0), labels.mean(dim=0))  # the pieces' own class weights would differ
 
 
@@ -193,12 +196,12 @@ class Nan(nn.Module):
 @pytest.mark.parametrize("every", [1, 32])
 def test_a_loss_that_is_no_number_is_told_with_its_term_step_and_images(films, every, monkeypatch):
     monkeypatch.setitem(CHECKED_EVERY, "cpu", every)  # a GPU's losses are looked at later, and told no less exactly
-    recipe = replace(REFINED, seam=replace(REFINED.seam, batch_size=4))
+    recipe = replace(REFINED, seam_stage=replace(REFINED.seam_stage, batch_size=4))
     torch.manual_seed(0)
-    loop = Loop(Nan(make_objective(build_model(recipe.model, weights="none"), recipe), "msml"), recipe, films)
-    third = [", ".join(films.image_index[place] for place in batch) for batch in loop.sampler.whole()][2]
+    trainer = Trainer(Nan(make_objective(build_model(recipe.model, weights="none"), recipe), "msml"), recipe, films)
+    third = [", ".join(films.image_index[place] for place in batch) for batch in trainer.sampler.whole()][2]
     with pytest.raises(InputError) as caught:
-        run(loop)
+        run(trainer)
     text = str(caught.value)
     assert text.startswith("the term msml of the loss of multires_tiny_pcm is nan in epoch 0, batch 2;")
     assert text.endswith(third)

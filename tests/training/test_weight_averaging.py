@@ -8,17 +8,17 @@ from helpers.batches import two_sets
 from safetensors.torch import load_file
 from torch import nn
 
-from cxr_seam.data.transforms import to_input
+from cxr_seam.data.transforms import eval_transform
 from cxr_seam.models.checkpoint import best_path, last_path, load_checkpoint
-from cxr_seam.presets import find_recipe
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
 from cxr_seam.training.losses import balanced_bce
 from cxr_seam.training.optim import average_of
-from cxr_seam.training.trainer import Loop
+from cxr_seam.training.trainer import Trainer
 
-RECIPE = find_recipe("multires_tiny")
+RECIPE = get_recipe("multires_tiny")
 DECAY = 0.5
-AVERAGED = replace(RECIPE, backbone=replace(RECIPE.backbone, epochs=2, batch_size=4, ema_decay=DECAY))
+AVERAGED = replace(RECIPE, classifier_stage=replace(RECIPE.classifier_stage, epochs=2, batch_size=4, ema_decay=DECAY))
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +30,15 @@ def films(demo_folder, demo_store):
 def trained(films, tmp_path_factory):
     """A folder with an averaged run's models, and the weights after each of its updates."""
     folder, weights = tmp_path_factory.mktemp("averaged"), []
-    apply = Loop.apply
+    apply = Trainer.apply
 
-    def noted(loop):
-        apply(loop)
-        weights.append({key: value.clone() for key, value in loop.module.model.state_dict().items()})
+    def noted(trainer):
+        apply(trainer)
+        weights.append({key: value.clone() for key, value in trainer.module.model.state_dict().items()})
 
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="no film that"):
-        patch.setattr(Loop, "apply", noted)
-        history = train(AVERAGED, folder, train_films=films[0], validation_films=films[1])
+        patch.setattr(Trainer, "apply", noted)
+        history = train(AVERAGED, folder, train_set=films[0], val_set=films[1])
     return folder, weights, history
 
 
@@ -72,13 +72,13 @@ def test_what_is_kept_is_the_average_of_all_updates(trained):
 
 def test_what_is_validated_is_what_is_kept(trained, films):
     folder, _, history = trained
-    model, about = load_checkpoint(last_path(folder, RECIPE.name))
-    assert about.metrics == history[-1]
+    model, metadata = load_checkpoint(last_path(folder, RECIPE.name))
+    assert metadata.metrics == history[-1]
     losses = []
     for part in (range(4), range(4, 6)):
         pixels, labels = films[1].__getitems__(list(part))
         with torch.no_grad():
-            logits = model(to_input(pixels, size=RECIPE.image_size), maps=False).logits
+            logits = model(eval_transform(pixels, size=RECIPE.image_size), maps=False).logits
         losses.append(balanced_bce(logits, labels).item() * len(part))
     assert history[-1]["validation_loss"] == pytest.approx(sum(losses) / 6, rel=1e-4)
     best = max(history, key=lambda record: record["validation_auc"])
@@ -87,9 +87,9 @@ def test_what_is_validated_is_what_is_kept(trained, films):
 
 def test_averaging_changes_no_update(trained, films, tmp_path):
     """It looks on: losses and last weights of the run itself are those of a run without it."""
-    plain = replace(AVERAGED, backbone=replace(AVERAGED.backbone, ema_decay=None))
+    plain = replace(AVERAGED, classifier_stage=replace(AVERAGED.classifier_stage, ema_decay=None))
     with pytest.warns(UserWarning, match="no film that"):
-        history = train(plain, tmp_path, train_films=films[0], validation_films=films[1])
+        history = train(plain, tmp_path, train_set=films[0], val_set=films[1])
     _, weights, averaged = trained
     assert [r["train_loss"] for r in history] == [r["train_loss"] for r in averaged]
     last = load_file(last_path(tmp_path, RECIPE.name))

@@ -10,17 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_seam.data.transforms import normalise
+from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.visualize.examples import Case
+from cxr_seam.visualize.examples import Example
 from cxr_seam.visualize.figures import plot_augmented, plot_films, plot_heatmap_grid, plot_loss_curves, plot_roc, save
-from cxr_seam.visualize.overlay import PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes, overlay
+from cxr_seam.visualize.overlay import PREDICTED_COLOUR, TRUE_COLOUR, draw_boxes, overlay_heatmap
 
 FILM = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
 
 
-def _case(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes) -> Case:
+def _case(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes) -> Example:
     cam = np.full((14, 8, 8), -1, dtype=np.float32)
     cam[FINDINGS.index("Mass"), 2:4, 4:6] = 5
     parts = {
@@ -29,34 +29,36 @@ def _case(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes) -> Case
         "labels": ("Mass",),
         "probabilities": {name: np.linspace(0, 0.65, 14) for name in models},
         "cams": {name: cam for name in models},
-        "box_thresholds": dict.fromkeys(models, 0.7),
+        "cam_thresholds": dict.fromkeys(models, 0.7),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [512], "y": [256], "w": [256], "h": [256]}),
     }
-    return Case(**parts | changes)
+    return Example(**parts | changes)
 
 
 def test_overlay_leaves_the_film_where_the_map_is_zero_or_transparent():
     heatmap = np.zeros(FILM.shape)
     heatmap[:, 32:] = np.linspace(0.1, 1, 32)
-    shown = overlay(FILM, heatmap, opacity=0.8)
+    shown = overlay_heatmap(FILM, heatmap, opacity=0.8)
     assert shown.dtype == np.uint8
     assert (shown[:, :32] == FILM[:, :32, None]).all()
     assert (shown[:, 40:] != FILM[:, 40:, None]).any(axis=-1).mean() > 0.9
-    assert (overlay(FILM, heatmap, opacity=0) == FILM[..., None]).all()
+    assert (overlay_heatmap(FILM, heatmap, opacity=0) == FILM[..., None]).all()
 
 
 def test_overlay_is_rgb_and_full_opacity_hides_the_film_at_the_peak():
-    black, white = np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)
-    assert (overlay(black, np.ones((2, 2)), opacity=1) == overlay(white, np.ones((2, 2)), opacity=1)).all()
+    pad_value, white = np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)
+    assert (
+        overlay_heatmap(pad_value, np.ones((2, 2)), opacity=1) == overlay_heatmap(white, np.ones((2, 2)), opacity=1)
+    ).all()
     # Jet ends in a dark red and begins in a dark blue: red stands first.
-    red, _, blue = overlay(black, np.ones((2, 2)), opacity=1, colour_map="jet")[0, 0].tolist()
+    red, _, blue = overlay_heatmap(pad_value, np.ones((2, 2)), opacity=1, colour_map="jet")[0, 0].tolist()
     assert red > 100
     assert blue == 0
 
 
 def test_overlay_mixes_in_proportion():
-    colour = overlay(FILM, np.ones(FILM.shape), opacity=1)[0, 0].astype(float)
-    half = overlay(FILM, np.ones(FILM.shape), opacity=0.5)
+    colour = overlay_heatmap(FILM, np.ones(FILM.shape), opacity=1)[0, 0].astype(float)
+    half = overlay_heatmap(FILM, np.ones(FILM.shape), opacity=0.5)
     assert np.abs(half - (FILM[..., None] + colour) / 2).max() <= 0.51
 
 
@@ -72,7 +74,7 @@ def test_overlay_mixes_in_proportion():
 )
 def test_overlay_refuses_in_a_sentence(heatmap, choices, says):
     with pytest.raises(InputError, match=says):
-        overlay(FILM, heatmap, **choices)
+        overlay_heatmap(FILM, heatmap, **choices)
 
 
 def _painted(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -112,15 +114,15 @@ def test_a_case_draws_the_boxes_that_are_scored():
     # Of the map's 8 x 8 cells, columns 4-5 and rows 2-3 are 1. Bilinear slopes fall from 1 at the centres of the
     # outer cells, 4.5 and 5.5, to 0 one cell further out, so they pass 0.7 at 4.2 and 5.8; rows likewise at 2.2 and
     # 3.8. A cell is 128 pixels of the original; heat maps have pixels of 4.
-    case = _case()
+    example = _case()
     expected = np.array([[4.2, 2.2, 1.6, 1.6]]) * 128
-    assert case.predicted("MultiRes", "Mass") == pytest.approx(expected, abs=8)
+    assert example.predicted("MultiRes", "Mass") == pytest.approx(expected, abs=8)
     larger = _case(film=cv2.resize(FILM, (512, 512)))
-    assert (larger.predicted("MultiRes", "Mass") == case.predicted("MultiRes", "Mass")).all()
-    assert case.heatmap("Standard", "Mass").shape == FILM.shape
-    assert case.predicted("Standard", "Nodule").shape == (0, 4)
-    assert case.true("Mass").tolist() == [[512, 256, 256, 256]]
-    assert case.probability("Standard", "Cardiomegaly") == pytest.approx(0.05)
+    assert (larger.predicted("MultiRes", "Mass") == example.predicted("MultiRes", "Mass")).all()
+    assert example.heatmap("Standard", "Mass").shape == FILM.shape
+    assert example.predicted("Standard", "Nodule").shape == (0, 4)
+    assert example.true("Mass").tolist() == [[512, 256, 256, 256]]
+    assert example.probability("Standard", "Cardiomegaly") == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +169,13 @@ def test_grid_refuses_in_a_sentence():
 
 def _epochs(phase: str, losses: list[float]) -> list[dict]:
     return [
-        {"phase": phase, "epoch": i, "train_loss": loss, "validation_loss": loss + 1} for i, loss in enumerate(losses)
+        {"stage": phase, "epoch": i, "train_loss": loss, "validation_loss": loss + 1} for i, loss in enumerate(losses)
     ]
 
 
 def test_loss_curves_count_on_into_the_second_phase():
     figure = plot_loss_curves(
-        {"A": _epochs("backbone", [3, 2]), "B": _epochs("backbone", [5, 4]) + _epochs("pcm", [1])}
+        {"A": _epochs("classifier", [3, 2]), "B": _epochs("classifier", [5, 4]) + _epochs("seam", [1])}
     )
     train, validation = figure.axes
     drawn = {tuple(line.get_xdata()): line for line in train.lines if len(line.get_xdata())}
@@ -220,7 +222,7 @@ def test_contact_sheet():
 
 def test_augmented_films_are_shown_as_they_were_before_normalisation():
     grey = torch.from_numpy(FILM).float()[None, None] / 255
-    figure = plot_augmented(FILM, normalise(grey))
+    figure = plot_augmented(FILM, imagenet_normalise(grey))
     film, variation = (np.asarray(axes.images[0].get_array()) for axes in figure.axes[:2])
     assert (film == FILM).all()
     assert (variation == FILM).all()

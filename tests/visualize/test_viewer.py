@@ -17,28 +17,28 @@ from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.boxes import iou
-from cxr_seam.models.multires import build_model, model_of
-from cxr_seam.presets import find_family
-from cxr_seam.visualize import examples as cases
-from cxr_seam.visualize.examples import HITS, MISSES, Case, choose_cases
+from cxr_seam.models.multires import build_from_recipe, build_model
+from cxr_seam.presets import get_preset
+from cxr_seam.visualize import examples as examples
+from cxr_seam.visualize.examples import HITS, MISSES, Example, filter_examples
 from cxr_seam.visualize.overlay import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.visualize.render import FOOT, HEAD, NOTE_LINE
-from cxr_seam.visualize.viewer import Explorer, uploaded_files
+from cxr_seam.visualize.viewer import Viewer, uploaded_files
 
 
-def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",), seed: int = 0) -> Case:
+def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",), seed: int = 0) -> Example:
     generator = np.random.default_rng(seed)
     models = ("Standard", "MultiRes", "MultiRes + PCM")
     cams = {model: generator.random((14, 8, 8)).astype(np.float32) for model in models}
     for cam in cams.values():
         cam[FINDINGS.index("Hernia")] = -1
-    return Case(
+    return Example(
         image_index=name,
         film=generator.integers(0, 255, (96, 96)).astype(np.uint8),
         labels=labels,
         probabilities={model: generator.random(14) for model in models},
         cams=cams,
-        box_thresholds=dict.fromkeys(models, 0.7),
+        cam_thresholds=dict.fromkeys(models, 0.7),
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [256], "y": [128], "w": [512], "h": [640]}),
         patient_id=int(name[:8]) if name[:8].isdecimal() else None,
     )
@@ -49,26 +49,26 @@ def _decode(png: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def _boxes_of(explorer: Explorer, colour: tuple[int, int, int]) -> int:
+def _boxes_of(viewer: Viewer, colour: tuple[int, int, int]) -> int:
     """Pixels of a colour on the panels, which are 128 pixels high; the legend is left out."""
-    panels = _decode(bytes(explorer.picture.value))[HEAD + NOTE_LINE : HEAD + NOTE_LINE + 128]
+    panels = _decode(bytes(viewer.picture.value))[HEAD + NOTE_LINE : HEAD + NOTE_LINE + 128]
     return int((panels == colour).all(axis=-1).sum())
 
 
 @pytest.fixture
-def explorer() -> Explorer:
+def viewer() -> Viewer:
     pytest.importorskip("ipywidgets")
-    return Explorer([_case(), _case("00000002_000.png", labels=(), seed=1)], width=128)
+    return Viewer([_case(), _case("00000002_000.png", labels=(), seed=1)], width=128)
 
 
-def test_first_picture_shows_the_finding_that_has_a_box(explorer):
-    assert explorer.finding.value == "Mass"
-    assert _boxes_of(explorer, TRUE_COLOUR) > 0 and _boxes_of(explorer, PREDICTED_COLOUR) > 0
+def test_first_picture_shows_the_finding_that_has_a_box(viewer):
+    assert viewer.finding.value == "Mass"
+    assert _boxes_of(viewer, TRUE_COLOUR) > 0 and _boxes_of(viewer, PREDICTED_COLOUR) > 0
 
 
-def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_lost(explorer, monkeypatch):
+def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_lost(viewer, monkeypatch):
     drawing, reached = Event(), Event()
-    redraw, change = explorer._redraw, explorer._change
+    redraw, change = viewer._redraw, viewer._change
 
     def slow_redraw() -> None:
         redraw()
@@ -77,22 +77,22 @@ def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_los
             reached.wait(30)  # until the other control has been moved
 
     def told(owners: set[object]) -> None:
-        if explorer.threshold in owners:
+        if viewer.threshold in owners:
             reached.set()
         change(owners)
 
-    monkeypatch.setattr(explorer, "_redraw", slow_redraw)
-    monkeypatch.setattr(explorer, "_change", told)
-    first = Thread(target=lambda: setattr(explorer.opacity, "value", 0.3))
+    monkeypatch.setattr(viewer, "_redraw", slow_redraw)
+    monkeypatch.setattr(viewer, "_change", told)
+    first = Thread(target=lambda: setattr(viewer.opacity, "value", 0.3))
     first.start()
     assert drawing.wait(30)
-    second = Thread(target=lambda: setattr(explorer.threshold, "value", 0.95))
+    second = Thread(target=lambda: setattr(viewer.threshold, "value", 0.95))
     second.start()
     first.join(30), second.join(30)
-    after_both = explorer.picture.value
-    explorer.threshold.value = 0.5
-    explorer.threshold.value = 0.95
-    assert after_both == explorer.picture.value
+    after_both = viewer.picture.value
+    viewer.threshold.value = 0.5
+    viewer.threshold.value = 0.95
+    assert after_both == viewer.picture.value
 
 
 @pytest.mark.parametrize(
@@ -106,83 +106,83 @@ def test_a_control_moved_in_another_thread_while_the_picture_is_drawn_is_not_los
         ("narrow", True),
     ],
 )
-def test_every_control_changes_the_picture_and_back(explorer, control, value):
-    before = explorer.picture.value
-    widget = getattr(explorer, control)
+def test_every_control_changes_the_picture_and_back(viewer, control, value):
+    before = viewer.picture.value
+    widget = getattr(viewer, control)
     old = widget.value
     widget.value = value
-    assert explorer.picture.value != before
+    assert viewer.picture.value != before
     widget.value = old
-    assert explorer.picture.value == before
+    assert viewer.picture.value == before
 
 
-def test_sentence_follows(explorer):
-    case = _case()
-    assert f"Standard: Mass {case.probability('Standard', 'Mass'):.2f}" in explorer.line.value
-    assert "labelled with it, true: 1 box." in explorer.line.value
-    explorer.image.value = 1
-    assert "00000002_000.png, not labelled with it" in explorer.line.value
-    explorer.threshold.value = 1.0
-    assert explorer.line.value.count("1 box") == 4  # the true one, and the peak of each model
-    explorer.finding.value = "Hernia"
-    assert explorer.line.value.count("0 boxes") == 4
-    assert _boxes_of(explorer, TRUE_COLOUR) == _boxes_of(explorer, PREDICTED_COLOUR) == 0
+def test_sentence_follows(viewer):
+    example = _case()
+    assert f"Standard: Mass {example.probability('Standard', 'Mass'):.2f}" in viewer.line.value
+    assert "labelled with it, true: 1 box." in viewer.line.value
+    viewer.image.value = 1
+    assert "00000002_000.png, not labelled with it" in viewer.line.value
+    viewer.threshold.value = 1.0
+    assert viewer.line.value.count("1 box") == 4  # the true one, and the peak of each model
+    viewer.finding.value = "Hernia"
+    assert viewer.line.value.count("0 boxes") == 4
+    assert _boxes_of(viewer, TRUE_COLOUR) == _boxes_of(viewer, PREDICTED_COLOUR) == 0
 
 
-def test_nothing_is_printed_or_piled_up(explorer, capsys):
+def test_nothing_is_printed_or_piled_up(viewer, capsys):
     def shown(widget) -> list[str]:
         children = getattr(widget, "children", ())
         return [widget.model_id] + [each for child in children for each in shown(child)]
 
-    before = shown(explorer.widget)
+    before = shown(viewer.widget)
     for value in (0.3, 0.5, 0.9):
-        explorer.threshold.value = value
-        explorer.finding.value = "Effusion" if value == 0.5 else "Mass"
-        explorer.image.value = int(value > 0.4)
-    assert shown(explorer.widget) == before
-    assert before.count(explorer.picture.model_id) == 1
+        viewer.threshold.value = value
+        viewer.finding.value = "Effusion" if value == 0.5 else "Mass"
+        viewer.image.value = int(value > 0.4)
+    assert shown(viewer.widget) == before
+    assert before.count(viewer.picture.model_id) == 1
     assert capsys.readouterr() == ("", "")
 
 
-def test_controls_are_named_for_screen_readers(explorer):
-    for widget in (*explorer.all, explorer.upload):
+def test_controls_are_named_for_screen_readers(viewer):
+    for widget in (*viewer.all, viewer.upload):
         assert widget.description
         assert getattr(widget, "tooltip", None) or widget.description_tooltip
-    assert len({widget.description for widget in explorer.all}) == len(explorer.all)
-    assert 'role="status"' in explorer.line.value
+    assert len({widget.description for widget in viewer.all}) == len(viewer.all)
+    assert 'role="status"' in viewer.line.value
 
 
 def test_names_cannot_break_the_page():
     pytest.importorskip("ipywidgets")
-    explorer = Explorer([_case("<img src=x>.png")])
-    assert "<img" not in explorer.line.value
+    viewer = Viewer([_case("<img src=x>.png")])
+    assert "<img" not in viewer.line.value
 
 
 def test_bad_input_is_told_in_a_sentence():
     pytest.importorskip("ipywidgets")
     with pytest.raises(InputError, match="no case"):
-        Explorer([])
+        Viewer([])
     with pytest.raises(InputError, match="Cough"):
-        Explorer([_case()], finding="Cough")
+        Viewer([_case()], finding="Cough")
 
 
-def test_films_are_offered_by_patient_label_and_hit(explorer):
+def test_films_are_offered_by_patient_label_and_hit(viewer):
     def offered() -> list[int]:
-        return [place for _, place in explorer.image.options]
+        return [place for _, place in viewer.image.options]
 
-    explorer.patient.value = 2
-    assert offered() == [1] and explorer.image.value == 1
-    explorer.which.value = "labelled"
-    assert offered() == [] and "No film fits" in explorer.line.value
-    assert explorer.picture.layout.display == "none"
-    explorer.patient.value = explorer.patient.options[0][1]
-    assert offered() == [0] and explorer.picture.layout.display is None
+    viewer.patient.value = 2
+    assert offered() == [1] and viewer.image.value == 1
+    viewer.which.value = "labelled"
+    assert offered() == [] and "No film fits" in viewer.line.value
+    assert viewer.picture.layout.display == "none"
+    viewer.patient.value = viewer.patient.options[0][1]
+    assert offered() == [0] and viewer.picture.layout.display is None
     # Each film with a true box is a hit or a miss of a model, never both.
-    explorer.which.value = "hits"
+    viewer.which.value = "hits"
     hits = offered()
-    explorer.which.value = "misses"
+    viewer.which.value = "misses"
     assert sorted(hits + offered()) == [0, 1]
-    explorer.finding.value = "Nodule"
+    viewer.finding.value = "Nodule"
     assert offered() == []
 
 
@@ -190,29 +190,29 @@ def test_hits_are_those_of_the_table_of_boxes_and_are_found_once(monkeypatch):
     """The reference goes by way of the tables that are scored: heat map, boxes, best box, its IoU above 0.1."""
     some = [_case(f"0000000{seed}_000.png", seed=seed) for seed in range(8)]
     reference = {}
-    for place, case in enumerate(some):
-        for model in case.models:
-            heatmap = case.heatmap(model, "Mass", size=256)
-            table = predicted_boxes(heatmap[None], case.image_index, ["Mass"])
+    for place, example in enumerate(some):
+        for model in example.models:
+            heatmap = example.heatmap(model, "Mass", size=256)
+            table = predicted_boxes(heatmap[None], example.image_index, ["Mass"])
             best = table[XYWH].to_numpy()[:1]
-            assert case.predicted(model, "Mass") == pytest.approx(table[XYWH].to_numpy())
-            reference.setdefault(model, []).extend([place] if iou(best, case.true("Mass")).max() > 0.1 else [])
+            assert example.predicted(model, "Mass") == pytest.approx(table[XYWH].to_numpy())
+            reference.setdefault(model, []).extend([place] if iou(best, example.true("Mass")).max() > 0.1 else [])
     drawn = []
-    count = cases.original_boxes
-    monkeypatch.setattr(cases, "original_boxes", lambda *heatmap, **q: drawn.append(1) or count(*heatmap, **q))
+    count = examples.original_boxes
+    monkeypatch.setattr(examples, "original_boxes", lambda *heatmap, **q: drawn.append(1) or count(*heatmap, **q))
     for _ in range(2):
         for model, hits in reference.items():
-            assert choose_cases(some, which=HITS, finding="Mass", model=model) == hits
-            misses = choose_cases(some, which=MISSES, finding="Mass", model=model)
+            assert filter_examples(some, which=HITS, finding="Mass", model=model) == hits
+            misses = filter_examples(some, which=MISSES, finding="Mass", model=model)
             assert sorted(hits + misses) == list(range(8))
-            assert choose_cases(some, which=HITS, finding="Nodule", model=model) == []
+            assert filter_examples(some, which=HITS, finding="Nodule", model=model) == []
     assert 0 < sum(map(len, reference.values())) < 24
     assert len(drawn) == 24  # of each model on each film, once
 
 
 @pytest.fixture(scope="module")
 def predictors() -> dict[str, Predictor]:
-    standard, _, refined = find_family("tiny")
+    standard, _, refined = get_preset("tiny")
     return {
         key: Predictor(build_model(recipe.model, weights="none"), recipe)
         for key, recipe in ((STANDARD, standard), (REFINED, refined))
@@ -221,52 +221,56 @@ def predictors() -> dict[str, Predictor]:
 
 def test_q_is_at_first_that_of_the_recipe():
     pytest.importorskip("ipywidgets")
-    case = replace(_case(), box_thresholds=dict.fromkeys(_case().models, 0.95))
-    explorer = Explorer([case], width=128)
-    assert explorer.threshold.value == 0.95
+    example = replace(_case(), cam_thresholds=dict.fromkeys(_case().models, 0.95))
+    viewer = Viewer([example], width=128)
+    assert viewer.threshold.value == 0.95
     # 64 random cells, of which few are within a twentieth of the largest: other boxes than at 0.7
-    assert not np.array_equal(case.predicted("MultiRes", "Mass"), _case().predicted("MultiRes", "Mass"))
+    assert not np.array_equal(example.predicted("MultiRes", "Mass"), _case().predicted("MultiRes", "Mass"))
 
 
 def test_the_sentence_tells_what_the_stored_thresholds_decide(predictors):
     pytest.importorskip("ipywidgets")
-    case = _case()
+    example = _case()
     standard, refined = (predictors[key] for key in (STANDARD, REFINED))
     told = {
-        STANDARD: Predictor(standard.model, standard.recipe, thresholds={"Mass": case.probability(STANDARD, "Mass")}),
+        STANDARD: Predictor(
+            standard.model, standard.recipe, thresholds={"Mass": example.probability(STANDARD, "Mass")}
+        ),
         REFINED: Predictor(
-            refined.model, refined.recipe, thresholds={"Mass": case.probability("MultiRes", "Mass") + 1e-6}
+            refined.model, refined.recipe, thresholds={"Mass": example.probability("MultiRes", "Mass") + 1e-6}
         ),
     }
-    explorer = Explorer([case], predictors=told, width=128)
+    viewer = Viewer([example], predictors=told, width=128)
     # A probability at its threshold is present. MultiRes and MultiRes + PCM are one checkpoint and share thresholds.
-    standard, multires, _ = explorer.line.value.split("; ")
+    standard, multires, _ = viewer.line.value.split("; ")
     assert "called present" in standard and "called absent" in multires
-    explorer.finding.value = "Nodule"
-    assert "called" not in explorer.line.value
+    viewer.finding.value = "Nodule"
+    assert "called" not in viewer.line.value
 
 
 def test_a_refiner_that_is_no_pcm_is_not_asked_for_its_affinity():
     pytest.importorskip("ipywidgets")
-    recipe = replace(find_family("tiny")[2], refiner="self_attention")
-    explorer = Explorer([_case()], predictors={REFINED: Predictor(model_of(recipe, weights="none"), recipe)}, width=128)
-    assert explorer.picture.value and explorer.across not in explorer.widget.children[0].children
+    recipe = replace(get_preset("tiny")[2], refiner="self_attention")
+    viewer = Viewer(
+        [_case()], predictors={REFINED: Predictor(build_from_recipe(recipe, weights="none"), recipe)}, width=128
+    )
+    assert viewer.picture.value and viewer.across not in viewer.widget.children[0].children
 
 
 def test_a_place_shows_its_row_of_the_affinity_and_changes_nothing_else(predictors):
     pytest.importorskip("ipywidgets")
-    explorer = Explorer([_case(), _case("00000002_000.png", seed=1)], predictors=predictors, width=128)
-    before = _decode(bytes(explorer.picture.value))
-    explorer.across.value, explorer.down.value = 10, 90
-    after = _decode(bytes(explorer.picture.value))
+    viewer = Viewer([_case(), _case("00000002_000.png", seed=1)], predictors=predictors, width=128)
+    before = _decode(bytes(viewer.picture.value))
+    viewer.across.value, viewer.down.value = 10, 90
+    after = _decode(bytes(viewer.picture.value))
     changed = np.argwhere((before != after).any(axis=-1))
     # Its note may be wider than the film.
     assert changed[:, 0].min() >= HEAD + NOTE_LINE + 128 + FOOT and changed[:, 1].max() < 8 + 128 + 60
-    explorer.finding.value = "Nodule"
+    viewer.finding.value = "Nodule"
     cam = _case().cams[REFINED][FINDINGS.index("Nodule")]
     down, across = np.unravel_index(cam.argmax(), cam.shape)
-    assert explorer.across.value / 100 == pytest.approx((across + 0.5) / 8, abs=0.01)
-    assert explorer.down.value / 100 == pytest.approx((down + 0.5) / 8, abs=0.01)
+    assert viewer.across.value / 100 == pytest.approx((across + 0.5) / 8, abs=0.01)
+    assert viewer.down.value / 100 == pytest.approx((down + 0.5) / 8, abs=0.01)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -275,37 +279,37 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def test_a_film_of_ones_own_is_shown_and_a_bad_file_is_told(predictors):
     pytest.importorskip("ipywidgets")
-    explorer = Explorer([_case()], predictors=predictors, width=128)
-    before = explorer.picture.value
-    explorer._take({"new": ({"name": "notes.txt", "content": memoryview(b"not an image")},)})
-    assert 'role="alert"' in explorer.line.value and "notes.txt" in explorer.line.value
-    assert explorer.picture.value == before
-    explorer.which.value = "labelled"
-    explorer._take({"new": ({"name": "mine.png", "content": memoryview(_png(np.eye(64, 48, dtype=np.uint8) * 200))},)})
-    assert explorer.picture.value != before and "mine.png" in explorer.line.value
-    assert explorer.image.options[explorer.image.index][0] == "mine.png: yours"
-    assert "Is it a frontal chest film?" in explorer.line.value
+    viewer = Viewer([_case()], predictors=predictors, width=128)
+    before = viewer.picture.value
+    viewer._take({"new": ({"name": "notes.txt", "content": memoryview(b"not an image")},)})
+    assert 'role="alert"' in viewer.line.value and "notes.txt" in viewer.line.value
+    assert viewer.picture.value == before
+    viewer.which.value = "labelled"
+    viewer._take({"new": ({"name": "mine.png", "content": memoryview(_png(np.eye(64, 48, dtype=np.uint8) * 200))},)})
+    assert viewer.picture.value != before and "mine.png" in viewer.line.value
+    assert viewer.image.options[viewer.image.index][0] == "mine.png: yours"
+    assert "Is it a frontal chest film?" in viewer.line.value
     # In its own proportions.
-    assert _decode(bytes(explorer.picture.value)).shape[0] > HEAD + NOTE_LINE + round(128 * 64 / 48)
-    assert "no truth is known" in explorer.line.value and "labelled" not in explorer.line.value
-    explorer.image.value = 0
-    assert "no truth is known" not in explorer.line.value
+    assert _decode(bytes(viewer.picture.value)).shape[0] > HEAD + NOTE_LINE + round(128 * 64 / 48)
+    assert "no truth is known" in viewer.line.value and "labelled" not in viewer.line.value
+    viewer.image.value = 0
+    assert "no truth is known" not in viewer.line.value
 
 
 def test_a_film_can_be_brought_twice(predictors):
     """A browser sends a file again that has been looked at; a value that did not change would tell nobody."""
     pytest.importorskip("ipywidgets")
-    explorer = Explorer([_case()], predictors=predictors, width=128)
+    viewer = Viewer([_case()], predictors=predictors, width=128)
     content = _png(np.eye(64, dtype=np.uint8) * 200)
-    if isinstance(explorer.upload.value, dict):  # ipywidgets 7
+    if isinstance(viewer.upload.value, dict):  # ipywidgets 7
         sent = {"mine.png": {"metadata": {"name": "mine.png"}, "content": content}}
     else:
         when = datetime(2020, 3, 4)
         sent = ({"name": "mine.png", "type": "", "size": 1, "content": memoryview(content), "last_modified": when},)
     for brought in (1, 2):
-        explorer.upload.set_trait("value", sent)
-        assert "mine.png" in explorer.line.value and len(explorer.image.options) == 1 + brought
-        explorer.image.value = 0
+        viewer.upload.set_trait("value", sent)
+        assert "mine.png" in viewer.line.value and len(viewer.image.options) == 1 + brought
+        viewer.image.value = 0
 
 
 def test_uploads_are_read_as_either_version_of_ipywidgets_gives_them():

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ..pcm import PixelCorrelation, Shallow
+from ..pcm import PCM, LowLevelFeatures
 
 REDUCED = (64, 128)
 """Widths of the two shallower maps after their convolution, as in SEAM."""
 
 
-class ShallowPixelCorrelation(PixelCorrelation):
-    """`PixelCorrelation` with an embedding of the image, of two shallower maps and of the features."""
+class SeamPCM(PCM):
+    """`PCM` with an embedding of the image, of two shallower maps and of the features."""
 
     def __init__(self, channels: int, shallow_channels: Sequence[int]) -> None:
         """Make the convolutions for features with `channels` and two shallower maps with `shallow_channels`."""
@@ -34,7 +34,7 @@ class ShallowPixelCorrelation(PixelCorrelation):
             for own, reduced in zip(shallow_channels, REDUCED, strict=True)
         )
 
-    def embed(self, features: Tensor, shallow: Shallow | None = None) -> Tensor:
+    def embed(self, features: Tensor, low_level: LowLevelFeatures | None = None) -> Tensor:
         """Return theta, (B, D, H, W) float32; what it is made of is detached, so that gradients stay in here.
 
         A finer map is brought to H x W by the mean over each cell: bilinear sampling would see 4 pixels of its 64.
@@ -42,11 +42,11 @@ class ShallowPixelCorrelation(PixelCorrelation):
         Raises:
             InputError: the image and the shallower maps are not given.
         """
-        if shallow is None:
+        if low_level is None:
             raise InputError("a refiner on shallow features needs them and the image; give shallow=Shallow(...)")
         size = features.shape[-2:]
         image, *maps = (
-            F.interpolate(seen.detach().float(), size=size, mode="area") for seen in (shallow.images, *shallow.maps)
+            F.interpolate(seen.detach().float(), size=size, mode="area") for seen in (low_level.images, *low_level.maps)
         )
         reduced = [reduce(seen).relu() for reduce, seen in zip(self.reduce, maps, strict=True)]
         return self.theta(torch.cat([image, *reduced, features.detach().float()], dim=1))

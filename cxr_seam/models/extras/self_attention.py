@@ -15,13 +15,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..pcm import Shallow, refine_in_blocks
+from ..pcm import LowLevelFeatures, apply_affinity_chunked
 
 HEADS = 4
 
 
 class SelfAttention(nn.Module):
-    """Refine maps with the mean of several softmax affinities; the interface of `pcm.PixelCorrelation`."""
+    """Refine maps with the mean of several softmax affinities; the interface of `pcm.PCM`."""
 
     def __init__(self, channels: int) -> None:
         """Make queries and keys for features with `channels` channels, half as wide in all, as the PCM's theta."""
@@ -35,21 +35,23 @@ class SelfAttention(nn.Module):
         features = features.detach().float()
         return self.query(features).flatten(start_dim=2), self.key(features).flatten(start_dim=2)
 
-    def affinity(self, features: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None) -> Tensor:
+    def affinity(
+        self, features: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
+    ) -> Tensor:
         """Return the mean of the heads' affinities, (B, HW, HW) float32; rows sum to 1."""
-        del shallow
+        del low_level
         with torch.autocast(features.device.type, enabled=False):
             query, key = self.queries_and_keys(features)
             return attention_rows(query, key, None if valid is None else valid.flatten(start_dim=2))
 
     def forward(
-        self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, shallow: Shallow | None = None
+        self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:
-        """Refine `cam`; arguments and result as those of `pcm.PixelCorrelation.forward`."""
-        del shallow
+        """Refine `cam`; arguments and result as those of `pcm.PCM.forward`."""
+        del low_level
         with torch.autocast(features.device.type, enabled=False):
             query, key = self.queries_and_keys(features)
-            return refine_in_blocks(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
+            return apply_affinity_chunked(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
 
 
 def attend(some: Tensor, key: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:

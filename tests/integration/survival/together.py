@@ -48,12 +48,12 @@ def in_processes(count: int, *words: object) -> list[int]:
     return [os.waitpid(child, 0)[1] for child in children]
 
 
-def main(tables: Path, store: Path, out: Path) -> int:
+def main(tables: Path, cache: Path, out: Path) -> int:
     """Run all; status 1 where one failed that was not to be killed."""
     for name, counts in RUNS.items():
         for place, count in enumerate(counts):
             killed = place + 1 < len(counts)
-            statuses = in_processes(count, tables, store, out / name, *([3] if killed else []))
+            statuses = in_processes(count, tables, cache, out / name, *([3] if killed else []))
             if any(statuses) != killed:
                 return 1
             if killed and not list((out / name).glob("*.state.safetensors")):

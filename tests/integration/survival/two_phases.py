@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from cxr_seam.data.cache import Store
-from cxr_seam.data.dataset import Films
-from cxr_seam.data.nih import choose_training_images, load_tables
-from cxr_seam.presets import find_recipe
+from cxr_seam.data.cache import ImageCache
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import train
-from cxr_seam.training.trainer import Loop
+from cxr_seam.training.trainer import Trainer
 
-FIRST, SECOND = find_recipe("multires_tiny"), find_recipe("multires_tiny_pcm")
+FIRST, SECOND = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
@@ -32,32 +32,34 @@ def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
     again after an epoch, and maps measured from what they usually are; `joint` makes it one recipe.
     """
     phase = replace(
-        FIRST.backbone,
+        FIRST.classifier_stage,
         epochs=2,
         batch_size=5,
-        accumulation=2,
+        grad_accum_steps=2,
         schedule=schedule,
         plateau_patience=0,
         learning_rate=3e-4,
     )
-    first = replace(FIRST, model=model, weights="none", backbone=phase)
-    seam = replace(SECOND.seam, batch_size=5, accumulation=2)
+    first = replace(FIRST, model=model, weights="none", classifier_stage=phase)
+    seam = replace(SECOND.seam_stage, batch_size=5, grad_accum_steps=2)
     if more:
-        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warm_up": 0.25, "ema_decay": 0.5}
+        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warmup_fraction": 0.25, "ema_decay": 0.5}
         phase, seam = replace(phase, label_smoothing=0.1, **decaying), replace(seam, **decaying)
-        first = replace(first, backbone=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2))
-    looks = {"map_normalisation": "usual", "test_scales": (1.0, 1.5)} if again else {}
+        first = replace(
+            first, classifier_stage=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2)
+        )
+    looks = {"cam_baseline": "negative_mean", "tta_scales": (1.0, 1.5)} if again else {}
     first = replace(first, **looks)
     if joint:
-        return (replace(first, seam=seam, joint=True),)
-    return first, replace(SECOND, model=model, seam=seam, **looks)
+        return (replace(first, seam_stage=seam, joint=True),)
+    return first, replace(SECOND, model=model, seam_stage=seam, **looks)
 
 
-def films_of(tables, store):
-    """Films to learn from and to validate on, of a folder with tables and one with a store."""
-    tables, store = load_tables(tables), Store.open(store)
-    chosen = choose_training_images(tables, validation_fraction=0.25, disease_free=100, seed=0)
-    return [Films(store, tables, image_index=names) for names in chosen]
+def films_of(tables, cache):
+    """ChestXrayDataset to learn from and to validate on, of a folder with tables and one with a store."""
+    tables, cache = load_metadata(tables), ImageCache.open(cache)
+    chosen = train_val_split(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    return [ChestXrayDataset(cache, tables, image_index=names) for names in chosen]
 
 
 def in_double_precision():
@@ -72,38 +74,38 @@ def in_double_precision():
 
 def die_after(updates):
     """Have this process killed once it has made so many updates."""
-    update, made = Loop.update, []
+    update, made = Trainer.update, []
 
-    def counted(loop, batches):
-        update(loop, batches)
+    def counted(trainer, batches):
+        update(trainer, batches)
         made.append(None)
         if len(made) == updates:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Loop.update = counted
+    Trainer.update = counted
 
 
 def log_reading(path):
     """Write down which rows of the store this process reads."""
-    read = Store.read
+    read = ImageCache.read
 
-    def logged(store, rows):
+    def logged(cache, rows):
         with path.open("a") as file:
             file.write(json.dumps([int(row) for row in rows]) + "\n")
-        return read(store, rows)
+        return read(cache, rows)
 
-    Store.read = logged
+    ImageCache.read = logged
 
 
-def main(tables, store, folder, updates=None):
+def main(tables, cache, folder, updates=None):
     """Train both phases."""
     in_double_precision()
     log_reading(folder.parent / f"{folder.name}.rows-{os.environ.get('RANK', '0')}")
     if updates is not None:
         die_after(int(updates))
-    train_films, validation_films = films_of(tables, store)
+    train_set, val_set = films_of(tables, cache)
     for recipe in recipes("multires_resnet18", more=True):
-        train(recipe, folder, train_films=train_films, validation_films=validation_films, save_minutes=0)
+        train(recipe, folder, train_set=train_set, val_set=val_set, save_minutes=0)
 
 
 if __name__ == "__main__":

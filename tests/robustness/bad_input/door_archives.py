@@ -16,7 +16,7 @@ from helpers.archives import fill, name, png, tree
 from PIL import Image
 from runner import Act, Expected, Place, case, files_no_longer_than, refused, warns, works
 
-from cxr_seam.data.cache import Store
+from cxr_seam.data.cache import ImageCache
 
 ARCHIVE, FOLDER, STORE, DISK = "archive", "folder of images", "store", "place of the store"
 IMAGES = {name(k): png(10 * k) for k in range(1, 4)}
@@ -25,15 +25,15 @@ TWO = "the two images that are whole"
 FILLED = ("store", "store/images.u8", "store/index.json")
 
 
-def read(store: Store) -> str:
+def read(cache: ImageCache) -> str:
     """Which images a store holds, after it was verified."""
-    store.verify()
-    return {3: SAME, 2: TWO}.get(len(store), f"{len(store)} images")
+    cache.verify()
+    return {3: SAME, 2: TWO}.get(len(cache), f"{len(cache)} images")
 
 
 def prepared(place: Place, source: str) -> Act:
     """The act: prepare a store from a source, open it anew and verify it."""
-    return lambda: read(Store.open(fill(place.folder / source, place.folder / "store").folder))
+    return lambda: read(ImageCache.open(fill(place.folder / source, place.folder / "store").folder))
 
 
 def add(given: str, expected: Expected, file: str, data: bytes, *, leaves: tuple[str, ...] = ()) -> None:
@@ -267,7 +267,7 @@ def dangling(place: Place) -> Act:
 
 
 @case(FOLDER, "a link that leads to itself", works(SAME))
-def loop(place: Place) -> Act:
+def trainer(place: Place) -> Act:
     os.symlink(".", tree(place.folder / "films", IMAGES) / "again")
     return prepared(place, "films")
 
@@ -299,12 +299,12 @@ def store_with(given: str, expected: Expected, change: Callable[[str], str], fil
     """A case of a store whose index was changed; the act opens it, reads it and verifies it."""
 
     def lay_out(place: Place) -> Act:
-        store = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
-        path = store.folder / file
+        cache = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
+        path = cache.folder / file
         path.write_text(change(path.read_text()))
 
         def act() -> str:
-            again = Store.open(store.folder)
+            again = ImageCache.open(cache.folder)
             again.read(again.rows(IMAGES))
             return read(again)
 
@@ -343,34 +343,34 @@ store_with("sources of too few images", refused("index.json", delete), entry(sou
 
 @case(STORE, "images cut short", refused("images.u8", delete))
 def short_images(place: Place) -> Act:
-    store = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
-    os.truncate(store.folder / "images.u8", 700)
-    return lambda: Store.open(store.folder)
+    cache = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
+    os.truncate(cache.folder / "images.u8", 700)
+    return lambda: ImageCache.open(cache.folder)
 
 
 @case(STORE, "a folder for the images", refused("images.u8", delete))
 def folder_images(place: Place) -> Act:
-    store = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
-    (store.folder / "images.u8").unlink()
-    (store.folder / "images.u8").mkdir()
-    return lambda: Store.open(store.folder)
+    cache = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
+    (cache.folder / "images.u8").unlink()
+    (cache.folder / "images.u8").mkdir()
+    return lambda: ImageCache.open(cache.folder)
 
 
 @case(STORE, "missing", refused("store", "run python -m cxr_seam prepare"))
 def no_store(place: Place) -> Act:
-    return lambda: Store.open(place.folder / "store")
+    return lambda: ImageCache.open(place.folder / "store")
 
 
 @case(STORE, "a file in its place", refused("store", "run python -m cxr_seam prepare"))
 def file_store(place: Place) -> Act:
     place.write("store", b"x")
-    return lambda: Store.open(place.folder / "store")
+    return lambda: ImageCache.open(place.folder / "store")
 
 
 @case(STORE, "an image that it does not hold", refused(name(9), "prepare it first"))
 def not_held(place: Place) -> Act:
-    store = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
-    return lambda: store.rows([name(1), name(9)])
+    cache = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
+    return lambda: cache.rows([name(1), name(9)])
 
 
 @case(STORE, "another size is asked for", refused("store", "name another folder"))
@@ -407,10 +407,10 @@ def noisy(place: Place) -> None:
 
 def kept(folder: os.PathLike[str]) -> str:
     """What a store holds after its disk was full: images that verify, fewer than there were."""
-    store = Store.open(folder)
-    store.verify()
-    same = all(np.array_equal(store.images[k], NOISE[k]) for k in range(len(store)))
-    return "some whole images" if same and 0 < len(store) < len(NOISE) else f"{len(store)} images"
+    cache = ImageCache.open(folder)
+    cache.verify()
+    same = all(np.array_equal(cache.images[k], NOISE[k]) for k in range(len(cache)))
+    return "some whole images" if same and 0 < len(cache) < len(NOISE) else f"{len(cache)} images"
 
 
 @case(

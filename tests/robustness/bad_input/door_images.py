@@ -12,7 +12,7 @@ from helpers.dicom_files import film, written
 from PIL import Image
 from runner import Act, Expected, Place, case, refused, works
 
-from cxr_seam.data.image_io import image_files, open_radiograph, read_radiograph
+from cxr_seam.data.image_io import image_files, load_image, read_radiograph
 
 IMAGE, DICOM = "image", "DICOM film"
 RAMP = (np.arange(48 * 40) % 251).astype(np.uint8).reshape(48, 40)
@@ -157,7 +157,7 @@ def odd(given: str, expected: Expected, **entries: object) -> None:
             else:
                 setattr(made, keyword, value)
         path = place.write("film.dcm", written(made))
-        return lambda: SAME if np.array_equal(open_radiograph(path).pixels, RAMP) else "other pixels"
+        return lambda: SAME if np.array_equal(load_image(path).pixels, RAMP) else "other pixels"
 
     case(DICOM, given, expected)(lay_out)
 

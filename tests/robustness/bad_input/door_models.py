@@ -24,7 +24,7 @@ from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.backbones import build_backbone
 from cxr_seam.models.checkpoint import HEADER, Checkpoint, load_checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
-from cxr_seam.presets import find_family, find_recipe
+from cxr_seam.presets import get_preset, get_recipe
 from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
 from cxr_seam.training.resume import HEADER as STATE_HEADER
 from cxr_seam.training.resume import read_state
@@ -32,7 +32,7 @@ from cxr_seam.training.resume import read_state
 CHECKPOINT, WEIGHTS, RECIPE, RESULTS = "checkpoint", "starting weights", "recipe", "results.json"
 PREDICTOR, HUB = "predictor", "shared model"
 RUN, STATE = "saved state of a run", "tiny.00001-0000002.state.safetensors"
-TINY = find_recipe("tiny")
+TINY = get_recipe("tiny")
 FILE = "tiny.best.safetensors"
 LOADED = "the model that was saved"
 
@@ -41,9 +41,11 @@ LOADED = "the model that was saved"
 def whole() -> bytes:
     """A checkpoint of a small model with random weights."""
     torch.manual_seed(0)
-    about = Checkpoint(TINY, epoch=1, metrics={}, thresholds=dict.fromkeys(FINDINGS, 0.5))
+    metadata = Checkpoint(TINY, epoch=1, metrics={}, thresholds=dict.fromkeys(FINDINGS, 0.5))
     with tempfile.TemporaryDirectory() as folder:
-        return save_checkpoint(Path(folder) / FILE, build_model(TINY.model, weights="none"), about=about).read_bytes()
+        return save_checkpoint(
+            Path(folder) / FILE, build_model(TINY.model, weights="none"), metadata=metadata
+        ).read_bytes()
 
 
 @cache
@@ -67,8 +69,8 @@ def add(given: str, expected: Expected, data: Callable[[], bytes], *, name: str 
         path = place.write(name, data())
 
         def act() -> str:
-            _, about = load_checkpoint(path)
-            return LOADED if about.recipe == TINY and about.epoch == 1 else "another model"
+            _, metadata = load_checkpoint(path)
+            return LOADED if metadata.recipe == TINY and metadata.epoch == 1 else "another model"
 
         return act
 
@@ -180,7 +182,7 @@ def a_folder(place: Place) -> Act:
 
 def saving(path: Path) -> Path:
     """Save another model of the same kind."""
-    return save_checkpoint(path, predictor().model, about=Checkpoint(TINY, epoch=2))
+    return save_checkpoint(path, predictor().model, metadata=Checkpoint(TINY, epoch=2))
 
 
 @case(CHECKPOINT, "written to a full disk over a good one", refused(FILE, "free or reconnect its folder"))
@@ -304,26 +306,32 @@ recipe("no name", refused("name", "lacks a field"), lambda values: values.pop("n
 recipe("a size in letters", refused("image_size", "must be int"), setting(image_size="256"))
 recipe("a negative size", refused("image_size", "must lie between 32 and 8192"), setting(image_size=-1))
 recipe("NaN for gamma", refused("lse_gamma", "must be float"), setting(lse_gamma=float("nan")))
-recipe("no epochs", refused("epochs", "must lie between 1"), setting("backbone", epochs=0))
-recipe("half an epoch", refused("epochs", "must be int"), setting("backbone", epochs=0.5))
-recipe("a batch of no films", refused("batch_size", "must lie between 1"), setting("backbone", batch_size=0))
-recipe("an infinite rate", refused("learning_rate", "must be float"), setting("backbone", learning_rate=float("inf")))
-recipe("a rate of 0", refused("learning_rate", "must lie between"), setting("backbone", learning_rate=0))
-recipe("three betas", refused("betas", "must be tuple[float, float]"), setting("backbone", betas=[0.9, 0.9, 0.9]))
+recipe("no epochs", refused("epochs", "must lie between 1"), setting("classifier_stage", epochs=0))
+recipe("half an epoch", refused("epochs", "must be int"), setting("classifier_stage", epochs=0.5))
+recipe("a batch of no films", refused("batch_size", "must lie between 1"), setting("classifier_stage", batch_size=0))
+recipe(
+    "an infinite rate",
+    refused("learning_rate", "must be float"),
+    setting("classifier_stage", learning_rate=float("inf")),
+)
+recipe("a rate of 0", refused("learning_rate", "must lie between"), setting("classifier_stage", learning_rate=0))
+recipe(
+    "three betas", refused("betas", "must be tuple[float, float]"), setting("classifier_stage", betas=[0.9, 0.9, 0.9])
+)
 recipe("a crop of more than the film", refused("crop_area", "must lie"), setting("augmentation", crop_area=[0.8, 1.2]))
 recipe("a crop turned over", refused("crop_area", "smaller number"), setting("augmentation", crop_area=[1.0, 0.8]))
-recipe("no phase at all", refused("tiny", "give it one to train"), setting(backbone=None))
+recipe("no phase at all", refused("tiny", "give it one to train"), setting(classifier_stage=None))
 recipe("a name with a slash", refused("'a/b'", "take letters, digits"), setting(name="a/b"))
 
 
 @case(RECIPE, "a name that there is not", refused("'vgg16'", "choose one of resnet50"))
 def no_recipe(place: Place) -> Act:
-    return lambda: find_recipe("vgg16")
+    return lambda: get_recipe("vgg16")
 
 
 @case(RECIPE, "a family that there is not", refused("'vgg16'", "choose one of resnet50"))
 def no_family(place: Place) -> Act:
-    return lambda: find_family("vgg16")
+    return lambda: get_preset("vgg16")
 
 
 @case(RECIPE, "changed to what cannot be", refused("seed", "must lie between 0"))
@@ -431,11 +439,11 @@ asked(
 
 @case(PREDICTOR, "one broken film among others", warns("1 predicted", "b.png", "left out"))
 def one_broken(place: Place) -> Act:
-    from cxr_seam.synthetic.dataset import draw_visit, plan_visits
+    from cxr_seam.synthetic.dataset import plan_studies, synthesize_study
 
-    visit = plan_visits(2)[0]
+    visit = plan_studies(2)[0]
     (place.folder / "films").mkdir()
-    draw_visit(visit, place.folder / "films")
+    synthesize_study(visit, place.folder / "films")
     place.write("films/b.png", b"")
     return lambda: f"{len(predictor().predict(place.folder / 'films'))} predicted"
 

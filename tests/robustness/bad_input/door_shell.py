@@ -13,7 +13,7 @@ from door_tables import FILES, ROWS
 from helpers.archives import png
 from runner import Act, Expected, Place, Shell, case, command, refused, usage, warns, works
 
-from cxr_seam.data.cache import Store
+from cxr_seam.data.cache import ImageCache
 
 SHELL = "shell"
 
@@ -24,11 +24,11 @@ def film() -> bytes:
     import tempfile
     from pathlib import Path
 
-    from cxr_seam.synthetic.dataset import draw_visit, plan_visits
+    from cxr_seam.synthetic.dataset import plan_studies, synthesize_study
 
-    visit = plan_visits(2)[0]
+    visit = plan_studies(2)[0]
     with tempfile.TemporaryDirectory() as folder:
-        draw_visit(visit, Path(folder))
+        synthesize_study(visit, Path(folder))
         return (Path(folder) / visit.image_index).read_bytes()
 
 
@@ -44,13 +44,13 @@ def nih(place: Place, name: str = "daten") -> str:
 
 def fetched(place: Place) -> list[str]:
     """The same, prepared; the options of a workspace."""
-    options = ["--data", nih(place), "--recipes", "tiny", "--keep", "keep"]
+    options = ["--data", nih(place), "--preset", "tiny", "--output", "keep"]
     import os
 
     here = os.getcwd()
     os.chdir(place.folder)
     try:
-        done = command("fetch", *options)
+        done = command("download", *options)
         assert done.status == 0, done.err
     finally:
         os.chdir(here)
@@ -153,11 +153,11 @@ def pickled(place: Place) -> str:
     return place.write("m.safetensors", posing(place)).name
 
 
-stored = ["prepare", "films", "--store", "store", "--size", "16"]
+stored = ["prepare", "films", "--cache", "store", "--size", "16"]
 add("prepare: no source", refused("films", "correct the path"), stored)
 add("prepare: a size in letters", usage("--size", "invalid int value: 'big'"), [*stored[:5], "big"])
 add("prepare: a size of 0", refused("size", "must be from 1 to 8192"), [*stored[:5], "0"], {"films/a.png": GREY})
-add("prepare: no store named", usage("--store", "are required"), ["prepare", "films"])
+add("prepare: no store named", usage("--cache", "are required"), ["prepare", "films"])
 add(
     "prepare: into a read-only folder",
     refused("locked", "name another folder"),
@@ -173,7 +173,7 @@ add(
 add(
     "prepare: a path with spaces and umlauts",
     works("1 images of 16x16 pixels are in mein Speicher ß"),
-    ["prepare", "Röntgen bilder", "--store", "mein Speicher ß", "--size", "16"],
+    ["prepare", "Röntgen bilder", "--cache", "mein Speicher ß", "--size", "16"],
     {"Röntgen bilder/ü 1.png": GREY},
 )
 
@@ -207,45 +207,45 @@ def demo_full(place: Place) -> Act:
     return lambda: command("demo-data", "disk/demo", "--patients", "2")
 
 
-tiny = ["--recipes", "tiny", "--keep", "keep"]
+tiny = ["--preset", "tiny", "--output", "keep"]
 add(
     "fetch: data that there are not",
     refused("'nowhere'", "give a folder's path"),
-    ["fetch", "--data", "nowhere", *tiny],
+    ["download", "--data", "nowhere", *tiny],
 )
-add("fetch: a family that there is not", refused("'huge'", "choose one of"), ["fetch", "--recipes", "huge"])
+add("fetch: a family that there is not", refused("'huge'", "choose one of"), ["download", "--preset", "huge"])
 add(
     "fetch: a folder without images",
     refused("empty", "name the folder"),
-    ["fetch", "--data", "empty", *tiny],
+    ["download", "--data", "empty", *tiny],
     {"empty/a.txt": b""},
     leaves=("keep", "keep/data.json", "keep/data", "keep/data/data.json"),
 )
 add(
     "fetch: results into a file",
     refused("keep", "free or reconnect its folder"),
-    lambda place: ["fetch", "--data", nih(place), *tiny],
+    lambda place: ["download", "--data", nih(place), *tiny],
     {"keep": b"x"},
 )
 add(
     "fetch: into a folder of other data",
     refused("keep", "choose another KEEP"),
-    lambda place: ["fetch", "--data", nih(place), *tiny],
+    lambda place: ["download", "--data", nih(place), *tiny],
     {"keep/data.json": b'{"data": "others"}'},
 )
 add(
     "fetch: into a folder whose data.json is cut",
     refused("data.json", "delete"),
-    lambda place: ["fetch", "--data", nih(place), *tiny],
+    lambda place: ["download", "--data", nih(place), *tiny],
     {"keep/data.json": b'{"da'},
 )
 add(
     "fetch: a path with spaces and umlauts",
     works("3 images of 256x256 pixels are in keep/data/store_256"),
-    lambda place: ["fetch", "--data", nih(place, "Röntgen bilder"), *tiny],
+    lambda place: ["download", "--data", nih(place, "Röntgen bilder"), *tiny],
 )
 
-named = ["--keep", "keep"]
+named = ["--output", "keep"]
 add("train: a recipe that there is not", refused("'vgg16'", "choose one of"), ["train", "vgg16"])
 add(
     "train: nothing was fetched",
@@ -304,7 +304,7 @@ def cut_store(place: Place) -> list[str]:
     """Prepared films of which the last is cut."""
     options = fetched(place)
     path = next(place.folder.glob("keep/data/store_*")) / "images.u8"
-    assert len(Store.open(path.parent)) == len(ROWS)
+    assert len(ImageCache.open(path.parent)) == len(ROWS)
     path.write_bytes(path.read_bytes()[:-1])
     return ["train", "tiny", *options[:2], *named]
 
@@ -322,7 +322,7 @@ add(
 add(
     "evaluate: no draws",
     refused("0 times", "must be at least 1"),
-    lambda place: [*with_checkpoint(place, whole()), "--draws", "0"],
+    lambda place: [*with_checkpoint(place, whole()), "--n-bootstrap", "0"],
 )
 add(
     "evaluate: tables missing",
@@ -377,7 +377,7 @@ process(
 process(
     "prepare: a web page for an archive",
     refused("a.zip", "no longer serves"),
-    ["prepare", "a.zip", "--store", "s"],
+    ["prepare", "a.zip", "--cache", "s"],
     {"a.zip": b"<html>"},
 )
 process(

@@ -8,7 +8,7 @@ import zipfile
 
 from runner import Act, Place, case, refused, works
 
-from cxr_seam.data.nih import LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, choose_training_images, load_tables
+from cxr_seam.data.nih import LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata, train_val_split
 from cxr_seam.findings import FINDINGS
 
 LABELS, LIST, BOXES = "label table", "train/test list", "box table"
@@ -34,7 +34,7 @@ def tables(place: Place, changed: dict[str, bytes | str | None]) -> Act:
             place.write(f"nih/{name}", content)
 
     def act() -> str:
-        read = load_tables(place.folder / "nih")
+        read = load_metadata(place.folder / "nih")
         labels = [[f for f in FINDINGS if read.images.loc[row[:16], f]] for row in ROWS]
         same = (
             labels == [[], ["Mass", "Nodule"], ["Hernia"]]
@@ -58,7 +58,7 @@ def add(door: str, given: str, expected, changed: dict[str, bytes | str | None])
 
 
 text = FILES[ENTRIES]
-again = "fetch"
+again = "download"
 add(LABELS, "missing", refused(ENTRIES, "data_download.sh --tables-only"), {ENTRIES: None})
 add(LABELS, "empty", refused(ENTRIES, "is empty; fetch it again"), {ENTRIES: ""})
 add(LABELS, "a header and no row", refused(ENTRIES, "no row; fetch it again"), {ENTRIES: HEADER + "\n"})
@@ -85,7 +85,7 @@ add(
 )
 add(LABELS, "a wrong column: no Patient ID", refused(ENTRIES, "no column 'Patient ID'"), row(ENTRIES, "t ID", "t"))
 add(LABELS, "semicolons for commas", refused(ENTRIES, "no column 'Image Index'"), {ENTRIES: text.replace(",", ";")})
-add(LABELS, "a row with too many columns", refused(ENTRIES, "fetch"), row(ENTRIES, "Hernia,0", "Hernia,0,0,0,0"))
+add(LABELS, "a row with too many columns", refused(ENTRIES, "download"), row(ENTRIES, "Hernia,0", "Hernia,0,0,0,0"))
 add(LABELS, "the same image twice", refused(ENTRIES, "lists 00000001_000.png twice"), row(ENTRIES, "1_001", "1_000"))
 add(LABELS, "a finding that is none", refused(ENTRIES, "unknown finding 'Covid'"), row(ENTRIES, "Hernia", "Covid"))
 add(LABELS, "an empty label", refused(ENTRIES, "unknown finding ''"), row(ENTRIES, "Hernia", ""))
@@ -144,21 +144,19 @@ def folder(place: Place) -> Act:
 
 @case(LABELS, "the folder itself missing", refused("nowhere", "data_download.sh"))
 def nowhere(place: Place) -> Act:
-    return lambda: load_tables(place.folder / "nowhere")
+    return lambda: load_metadata(place.folder / "nowhere")
 
 
 @case(LABELS, "a file in the folder's place", refused("nih.csv", "data_download.sh"))
 def a_file(place: Place) -> Act:
     path = place.write("nih.csv", text)
-    return lambda: load_tables(path)
+    return lambda: load_metadata(path)
 
 
 @case(LABELS, "images that no list names", refused(TRAIN_VAL_LIST, "nothing to train on"))
 def on_no_list(place: Place) -> Act:
     tables(place, {TRAIN_VAL_LIST: "00000007_000.png"})
-    return lambda: choose_training_images(
-        load_tables(place.folder / "nih"), validation_fraction=0.5, disease_free=9, seed=0
-    )
+    return lambda: train_val_split(load_metadata(place.folder / "nih"), validation_fraction=0.5, disease_free=9, seed=0)
 
 
 add(LIST, "missing", refused(TEST_LIST, "data_download.sh"), {TEST_LIST: None})

@@ -136,7 +136,7 @@ Act = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Case:
+class Example:
     """A row of the table.
 
     Attributes:
@@ -161,7 +161,7 @@ class Case:
         return f"{self.door}: {self.given}"
 
 
-CASES: list[Case] = []
+CASES: list[Example] = []
 
 
 def case(
@@ -170,7 +170,7 @@ def case(
     """Add a function to the table."""
 
     def add(make: Callable[[Place], Act]) -> Callable[[Place], Act]:
-        CASES.append(Case(door, given, expected, make, leaves, changes))
+        CASES.append(Example(door, given, expected, make, leaves, changes))
         return make
 
     return add
@@ -213,7 +213,7 @@ def command(*words: object) -> Shell:
     return Shell(status, out.getvalue(), err.getvalue())
 
 
-def run(given: Case) -> Came:
+def run(given: Example) -> Came:
     """Run one case in a fresh folder."""
     with tempfile.TemporaryDirectory(prefix="bad input ä ") as folder:
         place = Place(Path(folder).resolve())
@@ -288,7 +288,7 @@ def _unexpected(expected: Expected, outcome: str, text: str, told: str) -> Itera
         yield f"more than a sentence: {sentence!r}"
 
 
-def _left(given: Case, outcome: str, before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
+def _left(given: Example, outcome: str, before: dict[str, int], after: dict[str, int]) -> Iterator[str]:
     for name, checksum in before.items():
         if after.get(name) != checksum and name not in given.changes:
             yield f"{name} was {'changed' if name in after else 'removed'}"

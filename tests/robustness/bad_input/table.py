@@ -18,7 +18,7 @@ import door_images  # noqa: E402, F401
 import door_models  # noqa: E402, F401
 import door_shell  # noqa: E402, F401
 import door_tables  # noqa: E402, F401
-from runner import CASES, Came, Case, run  # noqa: E402
+from runner import CASES, Came, Example, run  # noqa: E402
 
 PAGE = ROOT / "docs" / "bad-input.md"
 HEAD = """# Bad input
@@ -33,7 +33,7 @@ Written by `python tests/robustness/bad_input/table.py`; `make test` runs every 
 LONGEST = 240
 
 
-def row(case: Case, came: Came) -> str:
+def row(case: Example, came: Came) -> str:
     """A line of the page."""
     text = came.text
     while (shorter := re.sub(r"\([^()]*\)", "…", text)) != text:  # brackets within brackets go first

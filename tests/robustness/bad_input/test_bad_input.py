@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 from door_models import posing
-from runner import CASES, Case, Expected, InputError, Place, case, refused, run, works
+from runner import CASES, Example, Expected, InputError, Place, case, refused, run, works
 from table import PAGE, row
 
 
 @pytest.mark.parametrize("given", CASES, ids=lambda given: given.name)
-def test_what_must_come_comes(given: Case) -> None:
+def test_what_must_come_comes(given: Example) -> None:
     came = run(given)
     if came.outcome == "skipped":
         pytest.skip(came.text)

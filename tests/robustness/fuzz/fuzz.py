@@ -1,8 +1,8 @@
-"""Coverage-guided fuzz of the readers: fuzz.py tables|images [--seconds 60] [--keep FOLDER].
+"""Coverage-guided fuzz of the readers: fuzz.py tables|images [--seconds 60] [--output FOLDER].
 
 atheris changes small synthetic files byte by byte and keeps what leads to lines of the readers that nothing led to
 before. Any bytes must give either a result that keeps the reader's promises or an `InputError` in one line. What gives
-anything else is written to the folder of --keep and ends the run with status 1; it belongs into tests/robustness/bad_input then.
+anything else is written to the folder of --output and ends the run with status 1; it belongs into tests/robustness/bad_input then.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class Tables:
         (self.folder / TABLES[self.last]).write_bytes(self.good[self.last])
         (self.folder / TABLES[number]).write_bytes(data[1:])
         self.last = number
-        from cxr_seam.data.nih import load_tables
+        from cxr_seam.data.nih import load_metadata
 
-        tables = load_tables(self.folder)
+        tables = load_metadata(self.folder)
         x, y, w, h = tables.boxes[["x", "y", "w", "h"]].to_numpy().T
         assert np.isfinite([x, y, w, h]).all() and (w > 0).all() and (h > 0).all()
         assert (x >= -1).all() and (x + w <= 1025).all() and (y >= -1).all() and (y + h <= 1025).all()
@@ -98,7 +98,7 @@ def images(data: bytes) -> None:
 
     for name in ("film", "film.dcm"):
         try:
-            read = radiographs.open_radiograph(data, name=name)
+            read = radiographs.load_image(data, name=name)
         except InputError as error:
             require_sentence(error)
             continue
@@ -155,10 +155,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=("tables", "images"))
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder for what breaks a reader")
+    parser.add_argument("--output", type=Path, default=Path("build/fuzz"), help="folder for what breaks a reader")
     arguments = parser.parse_args()
     if "CXR_SEAM_FUZZ" in os.environ:
-        fuzz(arguments.target, seconds=arguments.seconds, keep=arguments.keep.absolute())
+        fuzz(arguments.target, seconds=arguments.seconds, output_dir=arguments.output.absolute())
         return 0
     done = subprocess.run(
         [sys.executable, *sys.argv], env=os.environ | {"CXR_SEAM_FUZZ": "1"}, stderr=subprocess.PIPE, check=False

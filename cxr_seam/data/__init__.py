@@ -1,0 +1,1 @@
+"""Read radiographs and labels, cache them at one size and turn batches into network input."""

@@ -1,11 +1,86 @@
-"""Find lung abnormalities on chest X-rays from image-level labels alone.
+"""Localize lung abnormalities on chest X-rays from image-level labels.
 
 An implementation of D'Souza, Reddy and Manjunath, "Localization of lung abnormalities on chest X-rays using
-self-supervised equivariant attention", Biomedical Engineering Letters 13 (2023), called "the paper" throughout.
+self-supervised equivariant attention", Biomedical Engineering Letters 13 (2023); "the paper" in all docstrings.
 
-The modules in the order of the paper's story: findings, recipes, pooling, cams, pcm, losses, geometry, boxes
-(they stand alone); radiographs, nih, phantom, store (data); augment, backbones, models (Sect. 4.1);
-training and seam (Sect. 4.3, 4.4); classification, localization, evaluation (Sect. 5); predict, plots, explorer.
+A multi-resolution network is trained on image labels and gives class activation maps (CAMs). A pixel correlation module
+(PCM) is then trained with SEAM, a Siamese step with two consistency losses, and refines these maps. Heat maps and boxes
+follow from the maps.
+
+The method in ten files, in reading order:
+
+1. `recipes.py`: every number of the paper, validated
+2. `models/multires.py`: backbone, merge blocks (Eq. 1), pooling and classifier as one network
+3. `models/pooling.py`: log-sum-exp pooling
+4. `models/cam.py`: class activation maps, suppression of non-maximum classes, background channel
+5. `models/pcm.py`: the pixel correlation module (Eq. 2)
+6. `training/losses.py`: balanced cross-entropy (Eq. 3-5), ECR and OHEM (Eq. 6), MSML (Eq. 7)
+7. `training/seam.py`: one Siamese step
+8. `training/trainer.py`: one training step and one epoch
+9. `inference/heatmaps.py` and `inference/boxes.py`: from CAMs to heat maps and boxes
+10. `metrics/localization.py`: which boxes are correct (Tables 2 and 3)
+
+Names in `__all__` are loaded at first use, so `import cxr_seam` is fast.
+
+Example:
+    >>> import cxr_seam as cxr
+    >>> run = cxr.Workspace.open(data="demo", preset="demo")
+    >>> run.prepare_data()
+    >>> cxr.train_missing(run)
+    >>> evaluation = cxr.evaluate(run)
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_MODULES = {
+    "examples": "visualize.examples",
+    "export": "visualize.export",
+    "figures": "visualize.figures",
+    "hub": "hub",
+    "notebook": "notebook",
+    "report": "visualize.report",
+    "tables": "evaluation.tables",
+}
+"""Modules that notebooks use, by their short names."""
+
+_OBJECTS = {
+    "FINDINGS": "findings",
+    "PRESETS": "presets",
+    "ChestXrayDataset": "data.dataset",
+    "ImageCache": "data.cache",
+    "InputError": "errors",
+    "Predictor": "inference.predictor",
+    "Recipe": "recipes",
+    "Viewer": "visualize.viewer",
+    "Workspace": "workspace",
+    "build_model": "models.multires",
+    "evaluate": "evaluation.evaluate",
+    "fit": "training.fit",
+    "get_preset": "presets",
+    "get_recipe": "presets",
+    "load_checkpoint": "models.checkpoint",
+    "train": "training.fit",
+    "train_missing": "training.fit",
+}
+"""Classes, functions and constants, and the modules that define them."""
+
+__all__ = ["__version__", *_OBJECTS, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use (PEP 562)."""
+    if name in _MODULES:
+        value: object = import_module(f".{_MODULES[name]}", __name__)
+    elif name in _OBJECTS:
+        value = getattr(import_module(f".{_OBJECTS[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, for completion in a notebook."""
+    return sorted({*globals(), *__all__})

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers.batches import ROOT
 
 import cxr_seam
-from helpers.batches import ROOT
 
 HEAVY = ("cv2", "ipywidgets", "matplotlib", "numpy", "pandas", "timm", "torch")
 

@@ -85,19 +85,6 @@ def test_a_notebooks_links_lead_to_files_of_the_repository(notebook: Path) -> No
             assert not found or (ROOT / path).exists(), f"{notebook.name} links to {link}"
 
 
-def test_the_page_on_colab_tells_of_the_versions_that_are_tested_there() -> None:
-    """And each requirement is either preinstalled there or among the additions, so that none is overlooked."""
-    page = (ROOT / "docs" / "colab.md").read_text().split("## The notebooks")[0]
-    rows = dict(re.findall(r"^\| ([\w-]+) \| ([\w. ]+) \|", page, re.MULTILINE))
-    for line in (ROOT / "tests" / "colab" / "preinstalled.txt").read_text().splitlines():
-        if not line.startswith("#"):
-            name, _, version = line.partition("==")
-            assert rows[name] == (version or "not known")
-    names = {name.replace("_", "-").lower() for name in rows}
-    for requirement in re.findall(r"^([\w-]+)>=", (ROOT / "requirements.txt").read_text(), re.MULTILINE):
-        assert requirement in names, f"run make test-colab again: {requirement} is not in docs/colab.md"
-
-
 def test_the_examples_of_reading_results_print_what_stands_below_them() -> None:
     """The figures there were worked out by hand; run compares them."""
     run("reading-results.md")

@@ -153,14 +153,6 @@ def test_every_figure_of_a_notebook_is_saved_into_the_workspace(notebook: Path) 
     assert source.count("figure = ") == source.count("save(figure, workspace.figures / ")
 
 
-def test_requirements_are_lower_bounds_only() -> None:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    requirements = [line for line in lines if line and not line.startswith("#")]
-    assert requirements and all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in requirements)
-    names = [line.split(">=")[0] for line in requirements]
-    assert "opencv-python" in names and "opencv-python-headless" not in names  # the other would replace Colab's
-
-
 @each_module
 def test_modules_are_short(module: Path) -> None:
     assert len(module.read_text().splitlines()) <= 300

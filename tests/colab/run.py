@@ -1,9 +1,9 @@
 """Run the five notebooks as Colab would, as far as a machine without network can: make test-colab.
 
-Runs in an environment of `preinstalled.txt`. What is real: Python 3.13, the versions of that file, pip, git, the
-notebooks' set-up cells as they stand, each in a kernel that has loaded google.colab before the first cell and starts in
-/content. What stands in: git's address of the repository leads to the last commit of this checkout, google.colab is the
-package in `stub`, Drive is a folder, /content a link to a folder here, and the machine has no GPU.
+The environment holds the packages of `preinstalled.txt`. Real: Python 3.13, these versions, pip, git, and the cells of
+the notebooks, each in a new kernel that has loaded google.colab before the first cell and starts in /content. Replaced:
+git fetches the repository from the last commit of this checkout, google.colab is the package in `stub`, Drive is a
+folder, /content is a link to a folder here, and the machine has no GPU.
 """
 
 from __future__ import annotations
@@ -25,16 +25,11 @@ from nbclient.exceptions import CellExecutionError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PLACE = ROOT / "build" / "colab"
+BUILD = ROOT / "build" / "colab"
 ENVIRONMENT = Path(sys.prefix)
-BEFORE = ENVIRONMENT / "preinstalled.freeze"
+BEFORE = ENVIRONMENT / "preinstalled.json"
 CONTENT = Path("/content")
-RUNTIMES = {
-    "the runtime": ("01", "02", "03", "04", "05"),
-    "Drive": ("01", "02", "03", "04", "05"),
-    "Drive, in a new runtime": ("03", "05"),
-}
-"""Where everything is kept, and which notebooks are run there. Those of a new runtime get the films by themselves."""
+DRIVE = "drive/MyDrive/cxr-seam"
 
 
 def pip(*arguments: str) -> str:
@@ -44,12 +39,12 @@ def pip(*arguments: str) -> str:
 
 
 def installed() -> dict[str, str]:
-    """Name and version of all that is installed."""
+    """Return name and version of all installed packages."""
     return {package["name"]: package["version"] for package in json.loads(pip("list", "--format", "json"))}
 
 
-def start_afresh() -> dict[str, str]:
-    """Bring the environment back to what is preinstalled, and return that."""
+def reset_environment() -> dict[str, str]:
+    """Remove what earlier runs installed, and return the preinstalled packages."""
     if not BEFORE.exists():
         BEFORE.write_text(json.dumps(installed(), indent=1) + "\n")
     before = json.loads(BEFORE.read_text())
@@ -60,17 +55,20 @@ def start_afresh() -> dict[str, str]:
     return before
 
 
-def require_nothing_changed(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
-    """Return what came to the environment; end in a sentence if a preinstalled package went or changed."""
-    changed = [f"{name} {known} -> {after.get(name)}" for name, known in before.items() if after.get(name) != known]
+def added_packages(before: dict[str, str]) -> dict[str, str]:
+    """Return the packages that were added; exit with a sentence if a preinstalled package was changed or removed."""
+    after = installed()
+    changed = [
+        f"{name} {version} -> {after.get(name)}" for name, version in before.items() if after.get(name) != version
+    ]
     if changed:
-        sys.exit(f"requirements.txt replaces what Colab brings along: {', '.join(changed)}")
+        sys.exit(f"requirements.txt replaces packages of Colab: {', '.join(changed)}")
     return {name: version for name, version in after.items() if name not in before}
 
 
 def commit_as_origin() -> dict[str, str]:
-    """Put the last commit where git looks for the repository's address; return the variables that lead it there."""
-    origin = PLACE / "origin.git"
+    """Push the last commit to a local repository; return the variables that make git read it in place of the address."""
+    origin = BUILD / "origin.git"
     shutil.rmtree(origin, ignore_errors=True)
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", origin], check=True)
     subprocess.run(["git", "-C", ROOT, "push", "--quiet", origin, "HEAD:refs/heads/main"], check=True)
@@ -84,39 +82,35 @@ def commit_as_origin() -> dict[str, str]:
 
 @contextmanager
 def content_folder() -> Iterator[Path]:
-    """Colab's /content: a link to an empty folder, taken away again."""
-    place = PLACE / "content"
-    empty(place)
-    if CONTENT.is_symlink() and CONTENT.resolve() == place:
-        yield place
-        return
+    """Make /content a link to an empty folder, and remove the link afterwards."""
+    folder = BUILD / "content"
+    make_empty(folder)
+    if not CONTENT.is_symlink() or CONTENT.resolve() != folder:
+        try:
+            CONTENT.symlink_to(folder)
+        except OSError as error:
+            sys.exit(f"{CONTENT} cannot be made ({error.strerror}); make it first: sudo ln -s {folder} {CONTENT}")
     try:
-        CONTENT.symlink_to(place)
-    except FileExistsError:
-        sys.exit(f"{CONTENT} is there and not ours; run this where there is none")
-    except OSError as error:
-        sys.exit(f"{CONTENT} cannot be made ({error.strerror}); make it first: sudo ln -s {place} {CONTENT}")
-    try:
-        yield place
+        yield folder
     finally:
         CONTENT.unlink()
 
 
-def empty(folder: Path) -> None:
-    """A folder without content."""
+def make_empty(folder: Path) -> None:
+    """Make a folder without content."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
 def new_runtime(content: Path, *, on_drive: bool) -> None:
-    """Leave what a new runtime finds: nothing, or nothing but Drive."""
+    """Remove what a new runtime does not have: everything, or everything but Drive."""
     for path in content.iterdir():
         if path.name != "drive" or not on_drive:
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def committed_notebooks() -> dict[str, str]:
-    """Number and content of the notebooks of the last commit."""
+    """Return number and content of the notebooks of the last commit."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -125,13 +119,15 @@ def committed_notebooks() -> dict[str, str]:
     return {Path(name).stem[:2]: git("show", f"HEAD:{name}") for name in names if name.endswith(".ipynb")}
 
 
-def run_notebook(source: str, *, on_drive: bool) -> tuple[float, int, str]:
-    """Run a notebook from /content; return seconds, cells run, and the error, "" where there was none."""
-    if on_drive:
-        if source.count("SAVE_TO_DRIVE = False") != 1:
-            sys.exit("a notebook has no form field SAVE_TO_DRIVE = False; run.py cannot tick it")
-        source = source.replace("SAVE_TO_DRIVE = False", "SAVE_TO_DRIVE = True")
-        source = source.replace("UPLOAD = False", "UPLOAD = True")  # notebook 05's; answered by COLAB_UPLOAD
+def tick(source: str, field: str) -> str:
+    """Set a form field of a notebook that is False to True."""
+    if source.count(f"{field} = False") != 1:
+        sys.exit(f"a notebook has no form field {field} = False")
+    return source.replace(f"{field} = False", f"{field} = True")
+
+
+def run_notebook(source: str) -> tuple[float, int, str]:
+    """Run a notebook from /content; return seconds, cells that ran, and the error, "" without one."""
     notebook = nbformat.reads(source, as_version=4)
     client = NotebookClient(
         notebook, kernel_name="python3", timeout=900, resources={"metadata": {"path": str(CONTENT)}}
@@ -148,68 +144,71 @@ def run_notebook(source: str, *, on_drive: bool) -> tuple[float, int, str]:
 
 
 def table(*rows: tuple[object, ...]) -> str:
-    """Rows as a table in Markdown, the first its head."""
+    """Return rows as a table in Markdown; the first row is the head."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def named_versions() -> Iterator[tuple[str, str]]:
-    """The packages of `preinstalled.txt` and the versions named there, "" where none is."""
-    for line in (HERE / "preinstalled.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            yield name, version
-
-
-def main() -> None:
-    """Print the report, keep it in build/colab/report.md, and end with 1 where something failed."""
-    before = start_afresh()
-    kernel = {
+def set_up_kernels() -> None:
+    """Set what every kernel finds: the stub of google.colab, tiny data, and git's address of the repository."""
+    startup = BUILD / "ipython" / "profile_default" / "startup"
+    make_empty(startup)
+    (startup / "00-colab.py").write_text("import google.colab\n")  # as Colab does, before the first cell
+    os.environ.pop("CXR_SEAM_OUTPUT", None)
+    os.environ |= commit_as_origin() | {
         "PYTHONPATH": str(HERE / "stub"),
-        "IPYTHONDIR": str(PLACE / "ipython"),
+        "IPYTHONDIR": str(BUILD / "ipython"),
         "CXR_SEAM_DATA": "tiny",
         "CXR_SEAM_PRESET": "tiny",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "COLAB_UPLOAD": str(ROOT / "docs" / "heatmap.png"),
     }
-    startup = PLACE / "ipython" / "profile_default" / "startup"
-    empty(startup)
-    (startup / "00-colab.py").write_text("import google.colab\n")  # as Colab does, before the first cell
-    os.environ.pop("CXR_SEAM_OUTPUT", None)
-    os.environ |= kernel | commit_as_origin()
 
-    known = {name.replace("_", "-").lower(): version for name, version in before.items()}
-    head = ("package", "Colab's", "here")
-    versions = [(n, v or "not known", known[n.replace("_", "-").lower()]) for n, v in named_versions()]
-    report = ["## Versions", table(head, ("Python", "3.13", sys.version.split()[0]), *versions)]
-    notebooks = committed_notebooks()
-    results, failed = [], []
-    with content_folder() as content:
-        for where, numbers in RUNTIMES.items():
-            on_drive = where.startswith("Drive")
+
+def run_all(content: Path, before: dict[str, str]) -> tuple[list[tuple[object, ...]], dict[str, str], list[str]]:
+    """Run each notebook alone in a new runtime, then all in new runtimes that share Drive.
+
+    Returns:
+        A row for each run, the packages that the first one added, and what failed.
+    """
+    rows: list[tuple[object, ...]] = []
+    added: dict[str, str] = {}
+    failed: list[str] = []
+    for on_drive, saved in ((False, "the runtime"), (True, "Drive")):
+        for number, source in committed_notebooks().items():
             new_runtime(content, on_drive=on_drive)
-            for number in numbers:
-                seconds, cells, error = run_notebook(notebooks[number], on_drive=on_drive)
-                results.append((number, where, cells, f"{seconds:.0f} s", error or "ran"))
-                print(*results[-1], sep="   ", flush=True)
-                if error:
-                    failed.append(f"{number} on {where}")
-                if len(results) == 1:
-                    added = require_nothing_changed(before, installed())
-            kept = content / ("drive/MyDrive/cxr-seam" if on_drive else "cxr-seam") / "runs" / "tiny"
-            if not (kept / "results.json").exists() or list((content / "drive").rglob("store_*")):
-                failed.append(f"results are not kept on {where}, or images are")
-    require_nothing_changed(before, installed())
-    report += [
-        "## What `pip install -r requirements.txt` did",
-        f"Of {len(before)} preinstalled packages it changed none and removed none. It added:",
+            if on_drive:
+                source = tick(source, "SAVE_TO_DRIVE")
+                source = tick(source, "UPLOAD") if number == "05" else source
+            seconds, cells, error = run_notebook(source)
+            rows.append((number, saved, cells, f"{seconds:.0f} s", error or "ran"))
+            print(*rows[-1], sep="   ", flush=True)
+            failed += [f"notebook {number}, saved on {saved}"] if error else []
+            added = added or added_packages(before)
+    if not (content / DRIVE / "runs" / "tiny" / "results.json").exists():
+        failed.append("results are not saved on Drive")
+    if list((content / "drive").rglob("cache_*")):
+        failed.append("images are saved on Drive")
+    return rows, added, failed
+
+
+def main() -> None:
+    """Print the report, write it to build/colab/report.md, and exit with 1 if a notebook failed."""
+    before = reset_environment()
+    set_up_kernels()
+    with content_folder() as content:
+        rows, added, failed = run_all(content, before)
+    added_packages(before)
+    report = [
+        "## What the set-up cell installed",
+        f"Python {sys.version.split()[0]}. Of {len(before)} preinstalled packages none was changed or removed. Added:",
         table(("package", "version"), *sorted(added.items())),
         "## The notebooks",
-        table(("notebook", "kept on", "cells run", "took", "result"), *results),
+        table(("notebook", "saved on", "cells run", "took", "result"), *rows),
     ]
     text = "\n\n".join(report) + "\n"
-    (PLACE / "report.md").write_text(text)
+    (BUILD / "report.md").write_text(text)
     print(text)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -1,7 +1,7 @@
 """Recipes beside the paper's on real radiographs: train, evaluate, and write one table. Stopped, it goes on.
 
     python benchmarks/study.py --list
-    python benchmarks/study.py --rows paper,min_max,joint --seeds 0,1
+    python benchmarks/study.py --rows paper,min,pcm_rate --seeds 0,1
 
 Every row trains on the train_val images of a folder with NIH's tables (`images`, `images_256` and `images_128`), is
 measured on its test images, and on those with true boxes, once for each seed. Models lie in OUT/models, each

@@ -22,7 +22,7 @@ PAPER, STRONG, ONCE, WITH_DRAW = "paper", "strong", "looked_once", "without_all_
 Images = Callable[[Recipe], int]
 """How many images a recipe trains on."""
 REAL_PCM = SMALL_PCM
-"""Where a row is to show what a refiner or an equivariance does: at the paper's rate it hardly moves."""
+"""Where a row is to show what a refiner does: at the paper's rate it hardly moves."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,9 @@ BACKBONE: dict[str, tuple[str, dict[str, Any]]] = {
     "betas": ("betas of (0.9, 0.999)", {"betas": (0.9, 0.999)}),
     "cosine": ("a tenth of warm-up, then a cosine to 0", {"schedule": "cosine", "warmup_fraction": 0.1}),
     "adamw": ("AdamW, weight decay of 0.05", {"optimiser": "adamw", "weight_decay": 0.05}),
-    "averaged": ("moving average of the weights, decay of 0.99", {"ema_decay": 0.99}),
-    "smoothing": ("label smoothing of 0.1", {"label_smoothing": 0.1}),
     "whole_backbone": ("all of the backbone is trained", {"freeze_below_stride": 2}),
 }
 AUGMENTATION: dict[str, tuple[str, dict[str, Any]]] = {
-    "tones": ("gamma, contrast and brightness vary", {"gamma": 1.25, "contrast": 0.2, "brightness": 0.1}),
     "wide_crops": ("crops from half of the film on", {"crop_area": (0.5, 1.0)}),
 }
 OPTIMISATION = (
@@ -120,7 +117,6 @@ OPTIMISATION = (
 """The fields of a phase that say how it steps."""
 POOLINGS = ("lse_lba", "pcam", "attention", "max_min", "average", "max")
 REFINERS = ("pcm_shallow", "self_attention")
-EQUIVARIANCES = ("rescaling", "translation", "flip", "mixture")
 AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "q_0.5": ("Q of 0.5", {"cam_threshold": 0.5}),
     "q_0.6": ("Q of 0.6", {"cam_threshold": 0.6}),
@@ -145,8 +141,6 @@ TRAINED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
         "the paper's optimiser, rate and grad_accum_steps",
         {key: getattr(ClassifierStage(), key) for key in OPTIMISATION},
     ),
-    "with_averaged": BACKBONE["averaged"],
-    "with_smoothing": BACKBONE["smoothing"],
 }
 """What `strong` is with other numbers of its first phase."""
 LOOKED_OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -214,7 +208,7 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
     Args:
         backbone: a key of `backbones.BACKBONES`.
         size: of the films in pixels.
-        epochs: of the first phase, or of both at once.
+        epochs: of the first phase.
         seed: of the recipes, part of their names.
         images: tells how many images a recipe trains on.
     """
@@ -227,9 +221,6 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
     rows.append(Row("pcm_rate", real, refined(base, "pcm_rate", phase=REAL_PCM)))
     for name in REFINERS:
         rows.append(Row(name, f"{real}, {name}", refined(base, name, phase=REAL_PCM, refiner=name)))
-    for name in EQUIVARIANCES:
-        phase = replace(REAL_PCM, equivariance=name)
-        rows.append(Row(f"by_{name}", f"{real}, {name}", refined(base, f"by_{name}", phase=phase)))
 
     def first_phase(name: str, change: str, **changes: Any) -> None:
         rows.append(Row(name, change, (replace(base, name=f"{name}.s{seed}", **changes),)))
@@ -242,7 +233,6 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
         first_phase(name, change, augmentation=replace(base.augmentation, **changes))
     for name in POOLINGS:
         first_phase(name, f"pooling {name}", pooling=name)
-    first_phase("joint", f"both phases at once, {real}", seam=REAL_PCM, joint=True)
     rows += strong_rows(base, images, pcm=papers_pcm(backbone))
     return {row.name: row for row in rows}
 
@@ -250,6 +240,6 @@ def study_rows(*, backbone: str, size: int, epochs: int, seed: int, images: Imag
 def passes(row: Row, images: Images) -> dict[str, int]:
     """By recipe, how many images are drawn in training, each counted once whatever a step does with it.
 
-    A step of the second phase shows an image to the network twice, one of both phases at once three times.
+    A step of the second phase shows an image to the network twice.
     """
     return {recipe.name: recipe.stage.epochs * images(recipe) for recipe in row.recipes}

@@ -23,10 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("learning_rate", "max_grad_norm", "lse_gamma"), (1e-300, math.inf)),
     **dict.fromkeys(("msml_weight", "ecr_weight", "weight_decay"), (0, math.inf)),
     **dict.fromkeys(("flip_probability", "plateau_factor", "ohem_fraction", "cam_threshold"), (0, 1)),
-    **dict.fromkeys(("brightness", "contrast"), (0, 1)),
     **dict.fromkeys(("validation_fraction", "betas", "warmup_fraction"), (0, math.nextafter(1, 0))),
-    **dict.fromkeys(("ema_decay", "label_smoothing"), (0, math.nextafter(1, 0))),
-    "gamma": (1, 10),
     "tta_scales": (0.25, 4),
     "rotation_degrees": (0, 180),
     "image_size": (32, 8192),
@@ -60,9 +57,6 @@ class Augmentation(Checked):
     crop_aspect: tuple[float, float] = (0.75, 1.733)  # width : height; the authors' program has 3/4 to 4/3
     flip_probability: float = 0.5  # "random horizontal flip"
     rotation_degrees: float = 15.0  # "-15 to 15 degrees"
-    gamma: float = 1.0  # grey values to a power log-uniform in [1 / gamma, gamma]; as the next two, not in the paper
-    contrast: float = 0.0  # distances from the film's mean times a factor uniform in 1 -/+ contrast
-    brightness: float = 0.0  # a shift uniform in -/+ brightness, of grey values from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,6 @@ class Stage(Checked):
     plateau_patience: int = 6  # authors' program: x 0.1 when validation AUROC has not risen for more than 6 epochs
     plateau_factor: float = 0.1
     max_grad_norm: float | None = None  # largest gradient norm, None: not clipped
-    ema_decay: float | None = None  # of a moving average of the weights, which is then what is kept; None: no average
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,6 @@ class ClassifierStage(Stage):
     freeze_below_stride: int = 16  # "only the third and fourth ResNet blocks made trainable": strides 16 and 32
     train_head: bool = True  # merge blocks and classifier; never unfrozen in the authors' ResNet script, a slip
     freeze_bn_stats: bool = True  # BatchNorm of frozen blocks keeps ImageNet's; False: follows the batches
-    label_smoothing: float = 0.0  # labels are taken to be wrong as often as this by half, see `losses.balanced_bce`
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,6 @@ class SeamStage(Stage):
     learning_rate: float = 1e-6
     schedule: str = "constant"  # three epochs leave a plateau no room, and theta does not move the AUC
     max_grad_norm: float | None = 2.0  # authors' program
-    equivariance: str = "rotation"  # or another of `equivariances`; "random rotation ... no flips" (Sect. 4.4)
     rotation_degrees: float = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: float = 1.5  # lambda_MSML, Eq. 7
     ecr_weight: float = 1.0  # lambda_ECR, Eq. 7
@@ -115,9 +106,8 @@ class SeamStage(Stage):
 class Recipe(Checked):
     """One row of the paper's tables, or a variant of one.
 
-    `seam` is None where there is no second phase. With one, `init_from` names the recipe whose trained model it begins
-    with. A `joint` recipe has both and trains them as one: by the numbers of `backbone`, with the losses, equivariance
-    and learning rate of `seam` for the refiner.
+    A recipe trains one stage: the SEAM stage if `seam_stage` is given, else the classifier stage. `init_from` names the
+    recipe that trained the model with which the SEAM stage begins.
     """
 
     name: str
@@ -135,7 +125,6 @@ class Recipe(Checked):
     classifier_stage: ClassifierStage | None = field(default_factory=ClassifierStage)
     seam_stage: SeamStage | None = None
     init_from: str | None = None
-    joint: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     data: Data = field(default_factory=Data)
     seed: int = 0
@@ -149,15 +138,13 @@ class Recipe(Checked):
         for name in filter(None, (self.name, self.init_from)):
             if not re.fullmatch(r"\w[\w.+-]*", name):
                 raise InputError(f"a recipe cannot be called {name!r}; take letters, digits, '_', '.', '+' and '-'")
-        if self.joint and (self.classifier_stage is None or self.seam_stage is None or self.init_from is not None):
-            raise InputError(f"{self.name} is joint; give it a backbone and a seam phase, and nothing to start from")
         if self.stage is None:
             raise InputError(f"the recipe {self.name} has neither a backbone nor a seam phase; give it one to train")
 
     @property
     def stage(self) -> Stage:
-        """The phase that this recipe trains; of a joint one, the phase whose numbers it trains by."""
-        return self.classifier_stage if self.joint else self.seam_stage or self.classifier_stage
+        """The stage that this recipe trains."""
+        return self.seam_stage or self.classifier_stage
 
 
 def add_seam_stage(base: Recipe, phase: SeamStage) -> Recipe:

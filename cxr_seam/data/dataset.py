@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from ..errors import InputError
-from .cache import BLOCK
-from .cache import ImageCache
-from .nih import NihMetadata
-from collections.abc import Iterator
-from collections.abc import Sequence
-from torch import Tensor
-from torch.utils.data import BatchSampler
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset
+import zlib
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
-import zlib
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from ..errors import InputError
+from .cache import BLOCK, ImageCache
+from .nih import NihMetadata
 
 
 class ChestXrayDataset(Dataset):

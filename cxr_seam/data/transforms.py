@@ -1,22 +1,19 @@
 """From grey uint8 films to what a network sees: one resampling for the whole batch, on its device (Sect. 5.2).
 
 Grey bytes travel to the device, a third of the traffic of RGB and a twelfth of float32; crop, aspect, flip and rotation
-are composed into a single bilinear sampling, which is both faster and sharper than four in a row. A recipe may vary the
-tones of a film besides, which the paper does not.
+are composed into a single bilinear sampling, which is both faster and sharper than four in a row.
 """
 
 from __future__ import annotations
 
-from ..errors import InputError
-from ..recipes import Augmentation
-from ..recipes import SeamStage
-from collections.abc import Callable
+import math
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing import NamedTuple
-import math
-import torch
 
+from ..recipes import Augmentation, SeamStage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -102,39 +99,6 @@ def draw(count: int, recipe: Augmentation, *, generator: torch.Generator) -> tup
     return crops, flips, degrees
 
 
-def draw_tones(count: int, recipe: Augmentation, *, generator: torch.Generator) -> Tensor | None:
-    """Draw how the tones of `count` films are varied.
-
-    Returns:
-        (3, count, 1, 1, 1) float32: gamma, log-uniform in [1 / g, g]; contrast, uniform in [1 - c, 1 + c]; brightness,
-        uniform in [-b, b]. None, and nothing is drawn, where the recipe leaves tones as they are.
-    """
-    if recipe.gamma == 1 and recipe.contrast == recipe.brightness == 0:
-        return None
-    gamma, contrast, brightness = 2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1
-    return torch.stack(
-        [(gamma * math.log(recipe.gamma)).exp(), 1 + contrast * recipe.contrast, brightness * recipe.brightness]
-    )
-
-
-def retone(grey: Tensor, tones: Tensor | None) -> Tensor:
-    """Vary the tones of films (B, 1, S, S) in [0, 1]: grey^gamma, stretched about each film's mean, shifted, cut.
-
-    Args:
-        grey: on any device.
-        tones: as `draw_tones` gives them, on the CPU.
-
-    Returns:
-        (B, 1, S, S) float in [0, 1].
-    """
-    if tones is None:
-        return grey
-    gamma, contrast, brightness = send(tones, grey.device)
-    bent = grey.pow(gamma)
-    mean = bent.mean(dim=(-2, -1), keepdim=True)
-    return (mean + contrast * (bent - mean) + brightness).clamp(0, 1)
-
-
 def sampling_matrices(crops: Tensor, flips: Tensor, degrees: Tensor, *, height: int, width: int) -> Tensor:
     """Where a varied film takes its pixels from.
 
@@ -204,7 +168,7 @@ def augment(
 
     Args:
         films: (B, 1, S, S) uint8 grey, on the device that shall do the work.
-        recipe: ranges of crop, flip, rotation and tones.
+        recipe: ranges of crop, flip and rotation.
         size: side of the result in pixels.
         generator: on the CPU; the parameters are drawn there, so that they do not depend on the device.
         among: where the films are a part of a batch only, the batch's count and which of it they are. The whole
@@ -215,8 +179,7 @@ def augment(
     """
     count, part = among or (len(films), slice(None))
     crops, flips, degrees = (drawn[part] for drawn in draw(count, recipe, generator=generator))
-    tones = draw_tones(count, recipe, generator=generator)
-    grey = retone(resize_area(films, size), tones if tones is None else tones[:, part])  # before black comes in
+    grey = resize_area(films, size)
     return imagenet_normalise(warp(grey, crops=crops, flips=flips, degrees=degrees))
 
 
@@ -321,15 +284,6 @@ def rotation_valid(degrees: Tensor, *, height: int, width: int) -> Tensor:
     return covered(rotation_matrices(degrees, height=height, width=width), height=height, width=width)
 
 
-SMALLEST_ZOOM = 0.5
-"""SEAM shrinks to 0.3. Of 32 x 32 cells that would leave 10 x 10, and bilinear sampling sees two pixels a side of the
-3.3 that become one; down to 0.5 it sees them all."""
-
-
-LARGEST_SHIFT = 0.1
-"""Share of the side: three of 32 cells. A shift of less than a cell would ask little of a map."""
-
-
 def draw_rotation(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
     """Turn by an angle a uniform in [-phase.rotation_degrees, phase.rotation_degrees], the paper's.
 
@@ -337,51 +291,3 @@ def draw_rotation(count: int, phase: SeamStage, *, generator: torch.Generator) -
     """
     degrees = (2 * torch.rand(count, generator=generator) - 1) * phase.rotation_degrees
     return no_motion(count)._replace(degrees=degrees)
-
-
-def draw_rescaling(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
-    """Shrink by a factor z log-uniform in [SMALLEST_ZOOM, 1]; enlarging would lose findings that the labels name.
-
-    x' = z x about the centre, z = SMALLEST_ZOOM^u with u uniform in [0, 1].
-    """
-    return no_motion(count)._replace(zoom=SMALLEST_ZOOM ** torch.rand(count, generator=generator))
-
-
-def draw_translation(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
-    """Shift by a share of the side uniform in [-LARGEST_SHIFT, LARGEST_SHIFT], across and down: x' = x + (r, d)."""
-    right, down = (2 * torch.rand(2, count, generator=generator) - 1) * LARGEST_SHIFT
-    return no_motion(count)._replace(right=right, down=down)
-
-
-def draw_flip(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
-    """Mirror left to right, (x, y)' = (-x, y) about the centre: every film, since one left alone would meet itself."""
-    return no_motion(count)._replace(mirror=-torch.ones(count))
-
-
-SINGLE = {
-    "rotation": draw_rotation,
-    "rescaling": draw_rescaling,
-    "translation": draw_translation,
-    "flip": draw_flip,
-}
-
-
-def draw_mixture(count: int, phase: SeamStage, *, generator: torch.Generator) -> Motion:
-    """Move each film in one of the single ways, all equally likely."""
-    chosen = torch.randint(len(SINGLE), (count,), generator=generator)
-    motions = [torch.stack(draw(count, phase, generator=generator)) for draw in SINGLE.values()]
-    return Motion(*torch.stack(motions)[chosen, :, torch.arange(count)].unbind(dim=1))
-
-
-EQUIVARIANCES: dict[str, Callable[..., Motion]] = {**SINGLE, "mixture": draw_mixture}
-
-
-def find_equivariance(name: str) -> Callable[..., Motion]:
-    """Return the function that draws the motions called `name`: (count, phase, *, generator on the CPU) -> Motion.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if name not in EQUIVARIANCES:
-        raise InputError(f"there is no equivariance {name!r}; choose one of {', '.join(EQUIVARIANCES)}")
-    return EQUIVARIANCES[name]

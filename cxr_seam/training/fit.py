@@ -112,7 +112,7 @@ def train(
         writer.remove(last_path(folder, recipe.name).name)
         writer.keep_states(0)
     # Of the model that lies there: a killed run may have kept a better one than the state knows that it left.
-    progress.best = None if best is None else score_of(trainer.judged, best.metrics)
+    progress.best = None if best is None else score_of(trainer.module, best.metrics)
     if main:
         tell(recipe, train_set, progress, batch=len(trainer.losses))
     bar = tqdm(total=phase.epochs * len(trainer.sampler), desc=recipe.name, unit="batch", disable=not main)
@@ -144,10 +144,10 @@ def train(
         trainer.begin(progress.epoch)
         if main:
             # To look again costs as much as a validation or more; an epoch that is replaced by the next goes without.
-            lasting = progress.epoch == phase.epochs or is_better(trainer.judged, record, progress)
+            lasting = progress.epoch == phase.epochs or is_better(trainer.module, record, progress)
             negative_mean = None
             if lasting and needs_calibration(recipe):
-                again, negative_mean = calibrate(trainer.judged.model, val_set, recipe=recipe)
+                again, negative_mean = calibrate(trainer.module.model, val_set, recipe=recipe)
                 progress.thresholds = select_thresholds(val_set.labels, again)
             metadata = Checkpoint(
                 recipe,
@@ -158,7 +158,7 @@ def train(
                 negative_mean=negative_mean,
             )
             try:
-                keep(trainer.judged, writer, metadata=metadata, progress=progress)
+                keep(trainer.module, writer, metadata=metadata, progress=progress)
             except OSError as error:
                 if progress.epoch == phase.epochs:
                     raise

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..models.cam import suppress_non_max
 
 
-def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None) -> Tensor:
     """Multi-label cross-entropy with the class weights of this very batch (Eq. 3-5).
 
     l = beta_P * y * -log s(x) + beta_N * (1 - y) * -log(1 - s(x)), beta_P = (P + N) / P and beta_N = (P + N) / N with P
@@ -17,17 +17,11 @@ def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None,
     its other term alone; nothing is divided by zero. The paper prints a sum over classes; this is the mean over batch
     and classes, as the authors' program has it, so that the loss does not grow with the batch.
 
-    With smoothing e every label y stands for the target y' = y (1 - e) + e / 2: a label may be wrong, either way. A
-    film keeps the weight of its own label, so that both sides of a class still weigh the same:
-    l = (beta_P y + beta_N (1 - y)) * (y' * -log s(x) + (1 - y') * -log(1 - s(x))) (Szegedy et al. 2016, Sect. 7, for
-    two classes).
-
     Args:
         logits: (B, C) float.
         labels: (B, C) 0 or 1.
         batch: (N, C) labels of the whole batch, where `logits` are of a part of it only: positives and negatives are
             counted there, so that the mean over all parts, each by its share of the films, is the whole batch's loss.
-        smoothing: e, from 0 to below 1.
 
     Returns:
         A scalar, finite for finite logits.
@@ -40,9 +34,6 @@ def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None,
     negative_weight = len(batch) / negatives.clamp_min(1)
     # -log sigmoid(x) = softplus(-x): exact where the sigmoid itself would round to 0 or 1.
     loss = positive_weight * labels * F.softplus(-logits) + negative_weight * (1 - labels) * F.softplus(logits)
-    if smoothing:
-        other = positive_weight * labels * F.softplus(logits) + negative_weight * (1 - labels) * F.softplus(-logits)
-        loss = loss.lerp(other, smoothing / 2)
     return loss.mean()
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import InputError
 from ..recipes import Recipe, Stage
@@ -15,15 +14,11 @@ from ..recipes import Recipe, Stage
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-REFINER = "refiner"
-"""The part of a model that a joint recipe trains at a rate of its own."""
-
-
 def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) -> torch.optim.Optimizer:
     """The optimiser of an objective's trainable parameters, as the recipe's phase says.
 
     "adamw" lets weights decay and leaves alone what is a vector: biases, and the scales of normalisation or of a block
-    (ConvNeXt's are (C, 1, 1)). A joint recipe's refiner has the learning rate of its seam phase.
+    (ConvNeXt's are (C, 1, 1)).
 
     Args:
         objective: frozen as the phase wants it.
@@ -39,20 +34,13 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) 
     decays = phase.optimiser == "adamw" and phase.weight_decay > 0
     if phase.weight_decay and not decays:
         raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in objective.named_parameters():
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in objective.parameters():
         if parameter.requires_grad:
-            kind = recipe.joint and REFINER in name.split("."), decays and parameter.squeeze().ndim > 1
-            groups.setdefault(kind, []).append(parameter)
+            decay = phase.weight_decay if decays and parameter.squeeze().ndim > 1 else 0.0
+            groups.setdefault(decay, []).append(parameter)
     return OPTIMISERS[phase.optimiser](
-        [
-            {
-                "params": parameters,
-                "lr": recipe.seam_stage.learning_rate if refines else phase.learning_rate,
-                "weight_decay": phase.weight_decay if heavy else 0.0,
-            }
-            for (refines, heavy), parameters in sorted(groups.items())
-        ],
+        [{"params": parameters, "weight_decay": decay} for decay, parameters in sorted(groups.items())],
         lr=phase.learning_rate,
         betas=phase.betas,
         fused=fused,
@@ -93,16 +81,3 @@ def make_schedule(optimiser: torch.optim.Optimizer, phase: Stage, *, steps: int)
 def steps_per_batch(phase: Stage) -> bool:
     """Whether the schedule is stepped once an update."""
     return phase.schedule in ("one_cycle", "cosine")
-
-
-def average_of(module: nn.Module, *, decay: float) -> AveragedModel:
-    """The average of a module's weights and statistics, as yet of none; `update_parameters(module)` adds to it.
-
-    Its count of updates stays on the CPU, so that a GPU is not waited for.
-
-    Args:
-        module: is copied, on its device; draws no random number.
-        decay: from 0 to below 1; 0.999 looks back a thousand updates.
-    """
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    return average.requires_grad_(False)

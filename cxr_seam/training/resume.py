@@ -145,8 +145,6 @@ def save_state(path: Path, trainer: Trainer, *, progress: TrainState, run: Mappi
     """Write the state of a run, between two updates, to `path`; the caller sees to a temporary name."""
     optimiser = trainer.optimiser.state_dict()
     tensors = {f"objective.{key}": value for key, value in trainer.module.state_dict().items()}
-    if trainer.averaged is not None:
-        tensors |= {f"averaged.{key}": value for key, value in trainer.averaged.state_dict().items()}
     for place, values in optimiser["state"].items():
         tensors |= {f"optimiser.{place}.{key}": value for key, value in values.items()}
     tensors |= {"draws": trainer.generator.get_state(), "random.cpu": torch.get_rng_state()}
@@ -246,8 +244,6 @@ def restore(trainer: Trainer, path: Path, header: Mapping[str, Any], tensors: Ma
 
 def _restored(trainer: Trainer, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainState:
     trainer.module.load_state_dict(_below(tensors, "objective."))
-    if trainer.averaged is not None:
-        trainer.averaged.load_state_dict(_below(tensors, "averaged."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "optimiser.").items():
         place, _, name = key.partition(".")

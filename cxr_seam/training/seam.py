@@ -1,8 +1,7 @@
 """The Siamese step of the second phase: the PCM learns to give the same answer whichever way the film lies (Sect. 4.4).
 
 One branch transforms the image and then draws its maps, the other draws the maps and then transforms them (Fig. 4).
-The transform is the one that the phase names (see `equivariances`), in the paper a rotation, another for every image of
-the batch.
+The transform is a rotation by another angle for every image of the batch.
 
 Where the transformed film has no content, the black around it is no evidence of anything. It is kept out of the loss
 in four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are
@@ -15,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data.transforms import find_equivariance, motion_valid, move, pad_value, send_motion
+from ..data.transforms import draw_rotation, motion_valid, move, pad_value, send_motion
 from ..findings import FINDINGS
 from ..models.cam import append_background, make_pcm_input, max_normalise
 from ..models.multires import LocalizationModel
@@ -33,10 +32,9 @@ class SeamObjective(nn.Module):
         """Freeze all of `model` but its refiner.
 
         Raises:
-            InputError: the model has no PCM, or there is no equivariance of that name.
+            InputError: the model has no PCM.
         """
         super().__init__()
-        self.draw_motion = find_equivariance(phase.equivariance)
         model.freeze_all_but_refiner()
         self.model = model
         self.phase = phase
@@ -70,7 +68,7 @@ class SeamObjective(nn.Module):
         Returns:
             "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars: means over the images of `part`.
         """
-        motion = self.draw_motion(len(labels), self.phase, generator=generator)
+        motion = draw_rotation(len(labels), self.phase, generator=generator)
         motion = send_motion(motion, images.device, part=part)
         labels = labels[part]
         outside = pad_value(images)

@@ -25,7 +25,7 @@ from ..findings import FINDINGS
 from ..metrics.classification import choose_thresholds, classification_table, mean_auc
 from ..recipes import Recipe
 from .distributed import leave_at_exit, synchronise
-from .optim import average_of, make_optimiser, make_schedule, steps_per_batch
+from .optim import make_optimiser, make_schedule, steps_per_batch
 
 CHECKED_EVERY = {"cpu": 1, "cuda": 32}
 """Updates after which the losses are looked at: each look makes a GPU wait."""
@@ -39,7 +39,6 @@ class Trainer:
         objective: a module whose `forward(images, labels, generator=..., part=...)` returns a dictionary with "loss"
             and its terms, as accelerate prepared it.
         module: the same, bare.
-        averaged: a moving average of it, None where the phase has none; see `weight_averaging`.
         optimiser: over the objective's trainable parameters.
         schedule: of the learning rate, None where it is constant.
         films: to learn from.
@@ -95,7 +94,6 @@ class Trainer:
         self.schedule = make_schedule(optimiser, phase, steps=updates)
         self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
         self.module = accelerator.unwrap_model(self.objective)
-        self.averaged = None if phase.ema_decay is None else average_of(self.module, decay=phase.ema_decay)
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
@@ -172,8 +170,6 @@ class Trainer:
         if phase.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.max_grad_norm)
         step(self.optimiser)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.module)
         if steps_per_batch(phase):
             self.schedule.step()
 
@@ -252,11 +248,6 @@ class Trainer:
         """Whether all losses so far have been looked at: nothing else may be saved."""
         return self._checked == len(self.losses)
 
-    @property
-    def judged(self) -> nn.Module:
-        """The module whose weights are validated and kept: the moving average where there is one."""
-        return self.module if self.averaged is None else self.averaged.module
-
     def mean_loss(self) -> float:
         """The mean loss of this epoch's batches."""
         losses = self.accelerator.reduce(torch.stack(self.losses), reduction="sum")
@@ -280,7 +271,7 @@ def validate(trainer: Trainer, films: ChestXrayDataset) -> tuple[dict[str, float
         "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
         logits (N, 14) float32, None there too. The same in all processes.
     """
-    objective, accelerator = trainer.judged.eval(), trainer.accelerator
+    objective, accelerator = trainer.module.eval(), trainer.accelerator
     batches = Batches(
         len(films),
         trainer.recipe.stage.batch_size,

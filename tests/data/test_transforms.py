@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cxr_seam.data.transforms import augment, draw, sample_crops, draw_tones, retone, resize_area, eval_transform, warp
+from cxr_seam.data.transforms import augment, draw, eval_transform, resize_area, sample_crops, warp
 from cxr_seam.recipes import Augmentation
 
 
@@ -108,44 +108,3 @@ def test_shrinking_averages_areas_and_input_is_imagenet_normalised():
     first = eval_transform(films, size=2)[0, :, 0, 0]
     expected = [(25 / 255 - mean) / std for mean, std in [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]]
     assert torch.allclose(first, torch.tensor(expected), atol=1e-5)
-
-
-def test_tones_have_the_recipes_distribution_and_draw_nothing_where_there_is_none():
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    assert draw_tones(4, Augmentation(), generator=generator) is None
-    assert torch.equal(generator.get_state(), before)
-    recipe = Augmentation(gamma=2.0, contrast=0.3, brightness=0.1)
-    gamma, contrast, brightness = draw_tones(20_000, recipe, generator=generator)
-    octaves = gamma.log2()
-    for drawn, middle, reach in ((octaves, 0, 1), (contrast, 1, 0.3), (brightness, 0, 0.1)):
-        assert (drawn - middle).abs().max() <= reach * (1 + 1e-6)
-        assert (drawn - middle).std() == pytest.approx(reach / 3**0.5, rel=0.02)  # uniform
-        assert drawn.mean() == pytest.approx(middle, abs=0.02 * reach)
-
-
-def test_tones_by_hand():
-    """Squared 0, 1/4 and 1 have the mean 5/12; twice as far from it and 1/12 higher they are cut to 0, 1/6 and 1."""
-    grey = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3)
-    tones = torch.tensor([2.0, 2.0, 1 / 12]).reshape(3, 1, 1, 1, 1)
-    assert torch.allclose(retone(grey, tones), torch.tensor([0.0, 1 / 6, 1.0]).reshape(1, 1, 1, 3), atol=1e-6)
-    assert retone(grey, None) is grey
-
-
-def test_contrast_equals_torchvisions():
-    tones = torch.tensor([1.0, 1.3, 0.0]).reshape(3, 1, 1, 1, 1)
-    assert torch.allclose(retone(film(), tones), tv.adjust_contrast(film(), 1.3), atol=1e-5)
-
-
-def test_a_part_of_a_batch_has_the_tones_of_the_whole():
-    recipe = Augmentation(gamma=1.5, contrast=0.3, brightness=0.1)
-    films = ((0.4 + 0.5 * film()).repeat(5, 1, 1, 1) * 255).byte()  # nowhere black
-
-    def varied(films, among):
-        return augment(films, recipe, size=32, generator=torch.Generator().manual_seed(1), among=among)
-
-    whole = varied(films, None)
-    assert torch.equal(varied(films[3:], (5, slice(3, 5))), whole[3:])
-    plain = augment(films, Augmentation(), size=32, generator=torch.Generator().manual_seed(1))
-    empty = plain == eval_transform(torch.zeros_like(films), size=32)
-    assert empty.any() and torch.equal(whole[empty], plain[empty])  # what is outside the film stays black

@@ -474,10 +474,10 @@ def test_a_second_call_does_nothing_anew_and_other_settings_are_refused(
     assert "holds a study of" in capsys.readouterr().err
     assert main([*words, "--rows", "best"]) == 1
     assert "there is no row 'best'; choose of paper, " in capsys.readouterr().err
-    assert main([*words, "--list", "--rows", "paper,q_0.5,joint"]) == 0
+    assert main([*words, "--list", "--rows", "paper,q_0.5,rate"]) == 0
     costs = [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[1:]]
     assert costs[0][0] == costs[0][1] == costs[1][0] and costs[1][1] == "0"  # one model
-    assert 2 * int(costs[2][0]) == int(costs[0][0])  # one epoch of both phases at once, in place of one of each
+    assert 2 * int(costs[2][0]) == int(costs[0][0])  # one epoch of the classifier stage, in place of one of each
 
 
 def test_no_row_of_the_study_has_more_image_passes_than_the_papers_and_each_has_names_of_its_own(
@@ -504,7 +504,6 @@ CHANGED = {
     "rate": {"classifier_stage.learning_rate"},
     "whole_backbone": {"classifier_stage.freeze_below_stride"},
     "pcam": {"pooling"},
-    "joint": {"joint", "seam"},
     "negative_mean": {"at_test.cam_baseline"},
     "tta_flip": {"at_test.tta_flip"},
     "without_negative_mean": {"at_test.cam_baseline"},
@@ -517,9 +516,6 @@ CHANGED = {
     "without_pcam": {"pooling"},
     "without_pcam_on_draw": {"pooling"},
     "with_attention": {"pooling"},
-    "with_averaged": {"classifier_stage.ema_decay"},
-    "with_smoothing": {"classifier_stage.label_smoothing"},
-    "with_tones": {"augmentation.gamma", "augmentation.contrast", "augmentation.brightness"},
     "with_wide_crops": {"augmentation.crop_area"},
     "without_whole_backbone": {"classifier_stage.freeze_below_stride"},
     "without_rate": {

@@ -60,45 +60,6 @@ def test_both_sides_of_a_class_weigh_the_same():
     assert bias.grad.item() == pytest.approx(0, abs=1e-6)
 
 
-def slow_smoothed_bce(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
-    """Cross-entropy with the smoothed target, weighed by the film's own label, in loops."""
-    total = 0.0
-    for c in range(logits.shape[1]):
-        share = {1: labels[:, c].mean(), 0: 1 - labels[:, c].mean()}
-        for b in range(len(labels)):
-            probability = 1 / (1 + math.exp(-logits[b, c]))
-            target = labels[b, c] * (1 - smoothing) + smoothing / 2
-            entropy = -target * math.log(probability) - (1 - target) * math.log(1 - probability)
-            total += entropy / share[int(labels[b, c])]
-    return total / logits.size
-
-
-def test_smoothed_labels_are_a_target_between_with_the_weight_of_the_film():
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(8, 4, generator=generator)
-    labels = (torch.rand(8, 4, generator=generator) < 0.4).float()
-    for smoothing in (0.0, 0.2):
-        expected = slow_smoothed_bce(logits.double().numpy(), labels.double().numpy(), smoothing)
-        assert balanced_bce(logits, labels, smoothing=smoothing).item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("label", [0.0, 1.0])
-def test_a_smoothed_film_is_best_called_as_sure_as_its_label_is(label):
-    """Also where the class has no positive, or no negative, in the batch: the least loss is at s(x) = y'."""
-    target = label * 0.8 + 0.1
-    logit = torch.tensor([[math.log(target / (1 - target))]], requires_grad=True)
-    balanced_bce(logit, torch.full((1, 1), label), smoothing=0.2).backward()
-    assert logit.grad.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_both_sides_of_a_class_weigh_the_same_with_smoothed_labels():
-    bias = torch.zeros(1, requires_grad=True)
-    labels = torch.zeros(32, 1)
-    labels[0] = 1
-    balanced_bce(bias.expand(32, 1), labels, smoothing=0.3).backward()
-    assert bias.grad.item() == pytest.approx(0, abs=1e-6)
-
-
 def test_hard_pixel_mean_by_hand():
     loss = torch.arange(10.0).reshape(1, 1, 2, 5)
     everywhere = torch.ones(1, 1, 2, 5, dtype=torch.bool)

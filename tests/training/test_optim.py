@@ -8,10 +8,7 @@ import torch
 from torch import nn
 
 from cxr_seam.errors import InputError
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_recipe, list_recipes
-from cxr_seam.recipes import SeamStage
-from cxr_seam.training.objectives import make_objective
 from cxr_seam.training.optim import make_optimiser, make_schedule
 
 RECIPE = get_recipe("multires_tiny")
@@ -66,23 +63,6 @@ def test_the_papers_recipes_have_plain_adam(name):
     assert type(optimiser) is torch.optim.Adam and group["weight_decay"] == 0
     assert (group["lr"], group["betas"]) == (recipe.stage.learning_rate, recipe.stage.betas)
     assert all(one is other for one, other in zip(group["params"], module.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
-def test_a_joint_recipes_refiner_keeps_its_own_rate(schedule):
-    recipe = replace(
-        with_phase(schedule=schedule, learning_rate=0.1), seam_stage=SeamStage(learning_rate=0.001), joint=True
-    )
-    objective = make_objective(build_model(recipe.model, weights="none"), recipe)
-    optimiser = make_optimiser(objective, recipe, fused=None)
-    steps, ratios = make_schedule(optimiser, recipe.stage, steps=5), []
-    for _ in range(4):
-        rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
-        ratios.append(rate[id(objective.model.refiner.theta.weight)] / rate[id(objective.model.classifier.weight)])
-        optimiser.step()
-        steps.step()
-    assert ratios == pytest.approx([0.01] * 4)
-    assert len(rate) == sum(p.requires_grad for p in objective.parameters())
 
 
 def test_what_cannot_be_is_told():

@@ -312,7 +312,7 @@ def rewrite(path, change):
 
 def test_a_state_from_before_a_recipe_had_all_its_fields_is_gone_on_with(stopped, films, tmp_path):
     def make_older(header):
-        del header["run"]["tta_flip"], header["run"]["joint"], header["run"]["classifier_stage"]["ema_decay"]
+        del header["run"]["tta_flip"], header["run"]["classifier_stage"]["weight_decay"]
 
     latest = states(stopped)[0]
     rewrite(latest, make_older)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.batches import random_batch
 
-from cxr_seam.data.transforms import EQUIVARIANCES, motion_valid, pad_value, rotate, rotation_valid
+from cxr_seam.data.transforms import draw_rotation, motion_valid, pad_value, rotate, rotation_valid
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import build_model
 from cxr_seam.models.pcm import PCM, LowLevelFeatures
@@ -90,7 +90,7 @@ def test_the_papers_rotation_is_bit_for_bit_one_angle_an_image_and_nothing_else(
 
 
 def test_a_part_of_a_batch_moves_as_it_would_in_the_whole():
-    seam = objective(equivariance="mixture")
+    seam = objective()
     images, labels = batch(count=4)
     seen = []
     seam.branch = lambda images, *, valid: (seen.append(images), SeamObjective.branch(seam, images, valid=valid))[1]
@@ -101,28 +101,13 @@ def test_a_part_of_a_batch_moves_as_it_would_in_the_whole():
     assert torch.equal(whole, torch.cat([first, second]))
 
 
-@pytest.mark.parametrize("name", EQUIVARIANCES)
-def test_every_equivariance_trains_theta(name):
-    seam = objective(equivariance=name)
-    parts = loss_of(seam)
-    parts["loss"].backward()
-    gradient = seam.model.refiner.theta.weight.grad
-    assert parts["ecr"] > 0 and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
-
-
-def test_an_unknown_equivariance_is_told():
-    with pytest.raises(InputError, match="no equivariance 'shear'; choose one of rotation, rescaling"):
-        objective(equivariance="shear")
-
-
 @pytest.mark.parametrize("refiner", ["pcm", "pcm_shallow", "self_attention"])
-@pytest.mark.parametrize("name", ["rotation", "rescaling", "translation", "mixture"])
-def test_what_the_network_says_of_empty_corners_counts_nowhere(name, refiner):
+def test_what_the_network_says_of_empty_corners_counts_nowhere(refiner):
     """Whatever stands in images and maps where the moved film has no content, the loss stays the same."""
-    seam = objective(equivariance=name)
+    seam = objective()
     seam.model.set_refiner(refiner)
     encode = seam.model.encode
-    motion = EQUIVARIANCES[name](3, seam.phase, generator=torch.Generator().manual_seed(1))
+    motion = draw_rotation(3, seam.phase, generator=torch.Generator().manual_seed(1))
 
     def loss_with_corners(value):
         calls = []

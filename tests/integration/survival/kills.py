@@ -39,9 +39,8 @@ from cxr_seam.training.storage import CheckpointWriter
 
 MODEL = "multires_efficientnet_lite0"
 KINDS = {
-    "averaged": {"schedule": "cosine", "more": True, "again": True},
+    "cosine": {"schedule": "cosine", "more": True, "again": True},
     "plateau": {"schedule": "plateau"},
-    "joint": {"schedule": "one_cycle", "more": True, "joint": True},
     "one_cycle": {"schedule": "one_cycle"},
 }
 """By name, what `two_phases.recipes` is asked for."""

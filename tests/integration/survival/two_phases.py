@@ -25,11 +25,10 @@ from cxr_seam.training.trainer import Trainer
 FIRST, SECOND = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
-def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
+def recipes(model, schedule="plateau", *, more=False, again=False):
     """A family with batches that two and three processes share unevenly, and a rate that changes.
 
-    With `more` it has what else a recipe may name, an average of the weights among it; with `again` films are looked at
-    again after an epoch, and maps measured from what they usually are; `joint` makes it one recipe.
+    With `more` it has AdamW and a warm-up; with `again` test-time augmentation and the mean CAM of negative images.
     """
     phase = replace(
         FIRST.classifier_stage,
@@ -43,15 +42,11 @@ def recipes(model, schedule="plateau", *, more=False, again=False, joint=False):
     first = replace(FIRST, model=model, weights="none", classifier_stage=phase)
     seam = replace(SECOND.seam_stage, batch_size=5, grad_accum_steps=2)
     if more:
-        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warmup_fraction": 0.25, "ema_decay": 0.5}
-        phase, seam = replace(phase, label_smoothing=0.1, **decaying), replace(seam, **decaying)
-        first = replace(
-            first, classifier_stage=phase, augmentation=replace(first.augmentation, gamma=1.2, contrast=0.2)
-        )
+        decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warmup_fraction": 0.25}
+        phase, seam = replace(phase, **decaying), replace(seam, **decaying)
+        first = replace(first, classifier_stage=phase)
     looks = {"cam_baseline": "negative_mean", "tta_scales": (1.0, 1.5)} if again else {}
     first = replace(first, **looks)
-    if joint:
-        return (replace(first, seam_stage=seam, joint=True),)
     return first, replace(SECOND, model=model, seam_stage=seam, **looks)
 
 

@@ -155,7 +155,7 @@ def gradients(recipe, films, most):
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
 def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
-    part = "classifier_stage" if recipe.seam_stage is None else "seam"
+    part = "classifier_stage" if recipe.seam_stage is None else "seam_stage"
     recipe = replace(recipe, **{part: replace(recipe.stage, batch_size=8, grad_accum_steps=2)})
     expected, _ = gradients(recipe, films, most=8)
     with pytest.warns(UserWarning, match="too small for 4 films at once; .* goes on with 2 and accumulates 4 times"):

@@ -54,7 +54,7 @@ def example(number: int, size: int) -> Example:
         probabilities=dict(zip(models, probabilities[[0, 1, 1]], strict=True)),
         cams=dict(zip(models, (fine[:, ::4, ::4].copy(), fine, fine), strict=True)),
         cam_thresholds=dict.fromkeys(models, Recipe.cam_threshold),
-        true_boxes=pd.DataFrame({"finding": [finding], "x": [256], "y": [128], "w": [512], "h": [512]}),
+        true_boxes=pd.DataFrame({"finding": [finding], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.5]}),
         patient_id=number,
     )
 

@@ -66,7 +66,7 @@ def split_labels(text: str) -> tuple[str, ...]:
 
 
 ORIGINAL_SIZE = 1024
-"""Edge in pixels of NIH's images; all boxes of a table are in these pixels."""
+"""Edge in pixels of NIH's images. The NIH box table is in these pixels; inside the program boxes are in [0, 1]."""
 
 
 XYWH = ["x", "y", "w", "h"]

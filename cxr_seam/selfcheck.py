@@ -1,13 +1,13 @@
 """A case small enough for pencil and paper, to hold an installation against: no checkpoint, no data, some seconds.
 
-Four films of two patients, one finding (a mass) with a map of 8 x 8 for each film, so a pixel of a map is 128 pixels of
-the original. Every expected number below is worked out by hand, and the working stands beside it.
+Four films of two patients, one finding (a mass) with a map of 8 x 8 for each film, so a pixel of a map is an eighth of the
+film. Every expected number below is worked out by hand, and the working stands beside it.
 
     film  patient  label  probability  true box x, y, w, h      map
-    a     p        1      0.5          128, 128, 256, 512       a square of 4 pixels, and one weaker pixel
-    b     p        1      0.6          896, 128, 128, 256       4 x 2 pixels at the upper edge and the right one
+    a     p        1      0.5          1/8, 1/8, 1/4, 1/2       a square of 4 pixels, and one weaker pixel
+    b     p        1      0.6          7/8, 1/8, 1/8, 1/4       4 x 2 pixels at the upper edge and the right one
     c     q        0      0.6          none                     one pixel
-    d     q        1      0.1          0, 0, 512, 512           nothing above zero
+    d     q        1      0.1          0, 0, 1/2, 1/2           nothing above zero
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LABELS = (1, 1, 0, 1)
 PROBABILITIES = (0.5, 0.6, 0.6, 0.1)
 
 
-TRUE_BOXES = {"a": (128, 128, 256, 512), "b": (896, 128, 128, 256), "d": (0, 0, 512, 512)}
+TRUE_BOXES = {"a": (1 / 8, 1 / 8, 1 / 4, 1 / 2), "b": (7 / 8, 1 / 8, 1 / 8, 1 / 4), "d": (0, 0, 1 / 2, 1 / 2)}
 
 
 MASS = FINDINGS.index("Mass")
@@ -162,19 +162,19 @@ def _boxes() -> list[tuple[str, Any, Callable[[], Any]]]:
 
     counts = ("boxes", "correct", "false_positives")
     return [
-        # 0.7 of the maximum keeps the square (10, 10, 10, 8) and the pixel of 7.5; times 128. Stronger box first.
+        # 0.7 of the maximum keeps the square (10, 10, 10, 8) and the pixel of 7.5. Stronger box first.
         (
             "boxes of film a",
-            [[128, 128, 256, 256], [768, 768, 128, 128]],
+            [[1 / 8, 1 / 8, 1 / 4, 1 / 4], [3 / 4, 3 / 4, 1 / 8, 1 / 8]],
             lambda: case_boxes()[0].loc[lambda t: t["image_index"] == "a", XYWH],
         ),
         # Columns 4 to 7, rows 0 and 1: to the edges of the film.
-        ("box of film b, at the border", [512, 0, 512, 256], lambda: case_boxes()[0].loc[2, XYWH]),
+        ("box of film b, at the border", [1 / 2, 0, 1 / 2, 1 / 4], lambda: case_boxes()[0].loc[2, XYWH]),
         ("boxes of all films", 4, lambda: len(case_boxes()[0])),  # two of a, one each of b and c, none of d
         # a: the first box is the upper half of the true one, the second is elsewhere.
         ("IoBB in film a", [1, 0], lambda: overlap_of("a", iobb)),
         ("IoU in film a", [0.5, 0], lambda: overlap_of("a", iou)),
-        # b: they share 128 x 128 = 16,384 of 512 x 256 = 131,072; the union is 131,072 + 32,768 - 16,384 = 147,456.
+        # b: in pixels of the map they share 1 of 4 x 2 = 8; the union is 8 + 2 - 1 = 9.
         ("IoBB in film b", [1 / 8], lambda: overlap_of("b", iobb)),
         ("IoU in film b", [1 / 9], lambda: overlap_of("b", iou)),
         # a and b are found, d is not; a's second box and c's are false.
@@ -221,7 +221,7 @@ def _rankings() -> list[tuple[str, Any, Callable[[], Any]]]:
         # Points: (0, 0), straight to (1/4, 1/3), up to (1/4, 2/3), to (2/4, 2/3). Halfway along the first line: 1/6.
         ("FROC, IoU > 0.1, at 1/8, 1/4 and 1 false per image", [1 / 6, 2 / 3, 2 / 3], lambda: froc_at(1 / 8, 1 / 4, 1)),
         # a: its three pixels of 10 lie in the box. b: of eight equal pixels the last of the lower row does (its centre
-        # is 960, 192). d: nothing points.
+        # is 15/16, 3/16). d: nothing points.
         ("pointing game of a, b, d", [1, 1 / 8, 0], pointing),
         # Of the pairs (a, c), (b, c), (d, c) one is tied and none is right: 0.5 / 3.
         ("AUC", [1 / 6], lambda: classified("auc")),

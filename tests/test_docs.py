@@ -184,8 +184,7 @@ def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monke
     tables = load_metadata("mydata")
     assert tables.images.loc["film5.png", list(FINDINGS)].sum() == 2
     assert tables.images.loc["film3.png", list(FINDINGS)].sum() == 0
-    # A tenth of the width and of the height is 102.4 of 1024; a quarter is 256; the whole film is the whole square.
-    assert tables.boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[102.4, 102.4, 256, 256], [0, 0, 1024, 1024]]
+    assert tables.boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[0.1, 0.1, 0.25, 0.25], [0, 0, 1, 1]]
     patient = tables.images["patient_id"]
     assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
     assert set(tables.boxes["image_index"]) <= set(tables.test)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.pixel_boxes import pixel_boxes
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
@@ -32,7 +33,6 @@ from cxr_seam.data.transforms import (
 )
 from cxr_seam.errors import InputError
 from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
-from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.metrics.boxes import iobb, iou
 from cxr_seam.models.checkpoint import Checkpoint, read_header, save_checkpoint
 from cxr_seam.presets import get_recipe, list_recipes
@@ -54,7 +54,7 @@ some_boxes = st.lists(corners, min_size=1, max_size=6).map(lambda boxes: np.arra
 
 @given(heat_maps, thresholds)
 def test_boxes_lie_inside_the_map_and_hold_every_pixel_that_is_kept(heatmap, threshold):
-    xywh, score = boxes_from_heatmap(heatmap, threshold=threshold)
+    xywh, score = pixel_boxes(heatmap, threshold=threshold)
     height, width = heatmap.shape
     assert (xywh[:, :2] >= 0).all() and (xywh[:, 2:] >= 1).all()
     assert (xywh[:, 0] + xywh[:, 2] <= width).all() and (xywh[:, 1] + xywh[:, 3] <= height).all()
@@ -71,8 +71,8 @@ def test_boxes_lie_inside_the_map_and_hold_every_pixel_that_is_kept(heatmap, thr
 def test_a_higher_threshold_only_shrinks_what_boxes_cover(heatmap, first, second):
     assume(heatmap.max() > 0)
     low, high = sorted((first, second))
-    outer = boxes_from_heatmap(heatmap, threshold=low).xywh
-    for x, y, w, h in boxes_from_heatmap(heatmap, threshold=high).xywh:
+    outer = pixel_boxes(heatmap, threshold=low).xywh
+    for x, y, w, h in pixel_boxes(heatmap, threshold=high).xywh:
         fits = (outer[:, 0] <= x) & (outer[:, 1] <= y)
         fits &= (outer[:, 0] + outer[:, 2] >= x + w) & (outer[:, 1] + outer[:, 3] >= y + h)
         assert fits.any()
@@ -80,7 +80,7 @@ def test_a_higher_threshold_only_shrinks_what_boxes_cover(heatmap, first, second
 
 @given(heat_maps, thresholds, st.sampled_from([0.25, 0.5, 2.0, 1024.0]))
 def test_boxes_do_not_depend_on_the_maps_scale(heatmap, threshold, factor):
-    plain, scaled = (boxes_from_heatmap(m, threshold=threshold) for m in (heatmap, heatmap * np.float32(factor)))
+    plain, scaled = (pixel_boxes(m, threshold=threshold) for m in (heatmap, heatmap * np.float32(factor)))
     assert np.array_equal(plain.xywh, scaled.xywh)
     assert np.array_equal(plain.score * factor, scaled.score)
 
@@ -90,11 +90,11 @@ def test_boxes_of_a_mirrored_map_are_mirrored(heatmap, threshold):
     def rows(boxes):
         return sorted(map(tuple, np.column_stack([boxes.xywh, boxes.score]).tolist()))
 
-    plain = boxes_from_heatmap(heatmap, threshold=threshold)
-    turned = boxes_from_heatmap(np.ascontiguousarray(heatmap[:, ::-1]), threshold=threshold)
+    plain = pixel_boxes(heatmap, threshold=threshold)
+    turned = pixel_boxes(np.ascontiguousarray(heatmap[:, ::-1]), threshold=threshold)
     turned.xywh[:, 0] = heatmap.shape[1] - turned.xywh[:, 0] - turned.xywh[:, 2]
     assert rows(plain) == rows(turned)
-    across = boxes_from_heatmap(np.ascontiguousarray(heatmap.T), threshold=threshold)
+    across = pixel_boxes(np.ascontiguousarray(heatmap.T), threshold=threshold)
     across.xywh[:] = across.xywh[:, [1, 0, 3, 2]]
     assert rows(plain) == rows(across)
 
@@ -102,8 +102,8 @@ def test_boxes_of_a_mirrored_map_are_mirrored(heatmap, threshold):
 @given(heat_maps, thresholds, st.integers(0, 5), st.integers(0, 5))
 def test_boxes_move_with_what_they_hold(heatmap, threshold, down, across):
     assume(heatmap.max() > 0)
-    moved = boxes_from_heatmap(np.pad(heatmap, ((down, 0), (across, 0))), threshold=threshold)
-    plain = boxes_from_heatmap(heatmap, threshold=threshold)
+    moved = pixel_boxes(np.pad(heatmap, ((down, 0), (across, 0))), threshold=threshold)
+    plain = pixel_boxes(heatmap, threshold=threshold)
     assert np.array_equal(moved.xywh, plain.xywh + [across, down, 0, 0])
 
 
@@ -199,7 +199,9 @@ def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
     assert [tuple(f for f, on in zip(FINDINGS, row, strict=True) if on) for row in matrix] == [r[2] for r in rows]
     assert tables.images["patient_id"].tolist() == [patient for _, patient, *_ in rows]
     assert tables.images["age"].tolist() == [age for *_, age in rows]
-    assert list(map(tuple, tables.boxes.to_numpy().tolist())) == boxes
+    assert list(tables.boxes.itertuples(index=False, name=None)) == [
+        (name, finding, *(value / 1024 for value in xywh)) for name, finding, *xywh in boxes
+    ]
     assert set(tables.train_val) | set(tables.test) == {name for name, *_ in rows}
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cxr_seam.data.dataset import ChestXrayDataset, loader
-from cxr_seam.findings import FINDINGS, ORIGINAL_SIZE
+from cxr_seam.findings import FINDINGS
 from cxr_seam.metrics.bootstrap import PatientBootstrap
 
 EDGE = 0.25
@@ -54,7 +54,7 @@ def covering_drops(
         (N, 14) float64, in standard deviations of the judge's logits; NaN where the labels do not name the finding,
         where too few films show it, or where the judge says the same of all films.
     """
-    centres = (boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2) / ORIGINAL_SIZE
+    centres = boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2
     placed = dict(zip(zip(boxes["image_index"], boxes["finding"], strict=True), centres, strict=True))
     mean, done = mean_film(films), 0
     enough = films.labels.sum(axis=0) >= fewest

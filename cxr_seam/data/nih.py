@@ -61,8 +61,8 @@ class NihMetadata:
             `follow_up` (int), `age` (years, float, NaN where unknown; some of NIH's are impossible), `sex`,
             `view`, and the 14 findings, uint8 0 or 1, in the order of `FINDINGS`.
         train_val, test: the official lists, whole, whatever images the label table holds.
-        boxes: columns `image_index`, `finding` (NIH's spelling in the label table), and `x`, `y`, `w`, `h` in
-            pixels of the 1024x1024 original.
+        boxes: columns `image_index`, `finding` (NIH's spelling in the label table), and `x`, `y`, `w`, `h` as
+            fractions of the image's width and height, in [0, 1]. (The file has pixels of the 1024x1024 original.)
     """
 
     images: pd.DataFrame
@@ -253,6 +253,7 @@ def _read_boxes(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path} lists a box of {boxes['image_index'][int(np.argmax(twice))]} twice; fetch it again or drop one"
         )
+    boxes[XYWH] /= ORIGINAL_SIZE  # a power of two: no digit is lost
     return boxes
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..errors import InputError
-from ..findings import BOXED_FINDINGS, ORIGINAL_SIZE, XYWH
+from ..findings import BOXED_FINDINGS, XYWH
 from ..inference.boxes import predicted_boxes
 from ..inference.heatmaps import PAPER_SIZE, heat_maps
 from ..metrics.boxes import PREDICTED_COLUMNS
@@ -40,7 +40,7 @@ def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> 
         seed: the same seed, images and grid give the same boxes.
 
     Returns:
-        Predicted boxes in pixels of the original, as of `predicted_boxes`, scored by their peaks.
+        Predicted boxes, as of `predicted_boxes`, scored by their peaks.
 
     Raises:
         InputError: the grid is not positive.
@@ -70,23 +70,22 @@ def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.
         extent: width and height of the box as a part of the film's, above 0 and at most 1.
 
     Returns:
-        Predicted boxes in pixels of the original, one for each image and finding, with score 1.
+        Predicted boxes, one for each image and finding, with score 1.
 
     Raises:
         InputError: the extent is outside its range.
     """
     if not 0 < extent <= 1:
         raise InputError(f"extent {extent} is outside its range; choose one above 0 and at most 1")
-    edge = extent * ORIGINAL_SIZE
-    corner = (ORIGINAL_SIZE - edge) / 2
+    corner = (1 - extent) / 2
     return pd.DataFrame(
         {
             "image_index": np.repeat(np.asarray(images, dtype=object), len(BOXED_FINDINGS)),
             "finding": np.tile(np.asarray(BOXED_FINDINGS, dtype=object), len(images)),
             "x": corner,
             "y": corner,
-            "w": edge,
-            "h": edge,
+            "w": extent,
+            "h": extent,
             "score": 1.0,
         }
     )
@@ -102,12 +101,12 @@ def prior_boxes(truth: pd.DataFrame, *, patient_of: Mapping[str, object], seed: 
     Name it for what it is, "Mean box of the other half (has seen boxes)": no weakly supervised model may.
 
     Args:
-        truth: true boxes in pixels of the original.
+        truth: true boxes.
         patient_of: image_index -> patient of the images to give boxes to; every image of `truth` must be there.
         seed: of the split; the same seed and patients give the same halves, whatever their order.
 
     Returns:
-        Predicted boxes in pixels of the original, at most one for each image and finding, with score 1.
+        Predicted boxes, at most one for each image and finding, with score 1.
 
     Raises:
         InputError: an image of `truth` has no patient, or fewer than two patients have boxes.

@@ -1,8 +1,8 @@
 """From one heat map to boxes, and how much two boxes overlap.
 
 Boxes are arrays of x, y, w, h: left edge, upper edge, width, height. A box covers the half-open ranges
-[x, x + w) and [y, y + h), so a single pixel in row 5, column 3 is the box 3, 5, 1, 1, and multiplying a box
-by (original size / heat-map size) moves it to the original without an offset.
+[x, x + w) and [y, y + h). Coordinates are fractions of the image's width and height, in [0, 1]: the pixel in row 5,
+column 3 of a heat map of 8 x 8 is the box 3/8, 5/8, 1/8, 1/8.
 
 Source: D'Souza et al. 2022, section 5.3 (boxes); Wang et al. 2017 (IoBB).
 """
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..findings import ORIGINAL_SIZE, XYWH
+from ..findings import XYWH
 from ..metrics.boxes import check_heatmaps
 
 PAPER_THRESHOLD = 0.7
@@ -26,7 +26,7 @@ PAPER_THRESHOLD = 0.7
 class Boxes(NamedTuple):
     """Boxes of one heat map, best first.
 
-    `xywh` is (K, 4) float64 in heat-map pixels; `score` (K,) float64 is the heat map's peak inside each box's
+    `xywh` is (K, 4) float64, fractions of the heat map's width and height; `score` (K,) float64 is the heat map's peak inside each box's
     contour, so for a heat map in [0, 1] a score is in (0, 1].
     """
 
@@ -54,7 +54,7 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOL
 
     Example:
         >>> boxes_from_heatmap(np.array([[0, 0, 0], [0, 1, 0.8], [0, 0, 0]])).xywh
-        array([[1., 1., 2., 1.]])
+        array([[0.33333333, 0.33333333, 0.66666667, 0.33333333]])
     """
     import cv2
 
@@ -79,7 +79,8 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = PAPER_THRESHOL
         score = _peaks(heatmap, mask, contours)
     x, y, w, h = xywh.T
     order = np.lexsort((x, y, -w * h, -score))
-    return Boxes(xywh[order], score[order])
+    height, width = heatmap.shape
+    return Boxes(xywh[order] / [width, height, width, height], score[order])
 
 
 def _peaks(heatmap: np.ndarray, mask: np.ndarray, contours: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -113,18 +114,15 @@ def predicted_boxes(
         threshold: Q of `boxes_from_heatmap`.
 
     Returns:
-        `PREDICTED_COLUMNS`, boxes scaled from H x W to 1024 x 1024; findings in the order given, the best box
-        of each first.
+        `PREDICTED_COLUMNS`; findings in the order given, the best box of each first.
 
     Raises:
         InputError: there are not as many maps as findings, or a map is refused by `boxes_from_heatmap`.
     """
     heatmaps = check_heatmaps(heatmaps, findings, image_index)
-    height, width = heatmaps.shape[1:]
     found = [boxes_from_heatmap(heatmap, threshold=threshold) for heatmap in heatmaps]
     xywh = np.concatenate([boxes.xywh for boxes in found]) if found else np.zeros((0, 4))
-    scale = np.array([ORIGINAL_SIZE / width, ORIGINAL_SIZE / height] * 2)
-    table = pd.DataFrame(xywh * scale, columns=XYWH)
+    table = pd.DataFrame(xywh, columns=XYWH)
     table.insert(0, "image_index", image_index)
     table.insert(1, "finding", np.repeat(np.asarray(findings, dtype=object), [len(b.score) for b in found]))
     table["score"] = np.concatenate([boxes.score for boxes in found]) if found else np.zeros(0)

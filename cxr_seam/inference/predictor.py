@@ -20,7 +20,7 @@ from ..data.image_io import image_files, is_folder, load_image, resize_square
 from ..data.transforms import eval_transform
 from ..device import select_device
 from ..errors import InputError
-from ..findings import FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding
+from ..findings import FINDINGS, XYWH, canonical_finding
 from ..models.checkpoint import Checkpoint, load_checkpoint
 from ..models.multires import LocalizationModel, ModelOutput
 from ..models.tta import tta_forward
@@ -271,7 +271,7 @@ class Predictor:
         threshold = self.recipe.cam_threshold
         boxes = predicted_boxes(heat_maps(cam[None], PAPER_SIZE)[0].numpy(), path, FINDINGS, threshold=threshold)
         height, width = film.size
-        boxes[XYWH] *= np.array([width, height, width, height]) / ORIGINAL_SIZE
+        boxes[XYWH] *= [width, height, width, height]
         probabilities = dict(zip(FINDINGS, output.logits[place].sigmoid().tolist(), strict=True))
         return Prediction(
             path=path,

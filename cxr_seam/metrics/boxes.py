@@ -1,10 +1,12 @@
-"""From one heat map to boxes, and how much two boxes overlap.
+"""Measure the overlap of boxes (IoU, IoBB) and match predicted boxes with true ones.
 
-Boxes are arrays of x, y, w, h: left edge, upper edge, width, height. A box covers the half-open ranges
-[x, x + w) and [y, y + h), so a single pixel in row 5, column 3 is the box 3, 5, 1, 1, and multiplying a box
-by (original size / heat-map size) moves it to the original without an offset.
+Boxes are arrays of x, y, w, h: left edge, upper edge, width, height, as fractions of the image in [0, 1]. A box covers
+the half-open ranges [x, x + w) and [y, y + h).
 
-Source: D'Souza et al. 2022, section 5.3 (boxes); Wang et al. 2017 (IoBB).
+Tables of boxes have the columns `image_index`, `finding`, `x`, `y`, `w`, `h`. Predicted boxes may also have `score`, the
+peak of the heat map inside the box, and `probability` of the finding on the image.
+
+Source: D'Souza et al. 2022, section 5.3; Wang et al. 2017 (IoBB).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) ->
 
     Args:
         predicted: (..., 4) x, y, w, h.
-        true: (..., 4) x, y, w, h in the same pixels.
+        true: (..., 4) x, y, w, h in the same unit.
         measure: "iou" or "iobb".
 
     Returns:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..findings import BOXED_FINDINGS, ORIGINAL_SIZE, XYWH
+from ..findings import BOXED_FINDINGS, XYWH
 from .bootstrap import Estimate, PatientBootstrap, estimate
 from .boxes import check_heatmaps, macro_mean
 
@@ -30,7 +30,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
         heatmaps: (C, H, W) over the whole film, such as one image of `heat_maps`.
         image_index: name of the film.
         findings: C names, one for each map.
-        truth: true boxes in pixels of the original; those of other films and findings are left out. Several boxes of
+        truth: true boxes in [0, 1]; those of other films and findings are left out. Several boxes of
             a finding on the film are one target.
 
     Returns:
@@ -47,7 +47,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
         boxes = here.loc[here["finding"] == finding, XYWH].to_numpy(dtype=np.float64)
         if len(boxes):
             y, x = np.nonzero(heatmap == heatmap.max())
-            centres = np.stack([(x + 0.5) * ORIGINAL_SIZE / width, (y + 0.5) * ORIGINAL_SIZE / height], axis=-1)
+            centres = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
             hit = inside(centres, boxes).any(axis=1).mean() if heatmap.max() > 0 else 0.0
             rows.append((image_index, finding, float(hit)))
     return pd.DataFrame(rows, columns=POINT_COLUMNS)

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
 from ..evaluation.results import format_estimate
-from ..findings import BOXED_FINDINGS, FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding
+from ..findings import BOXED_FINDINGS, FINDINGS, XYWH, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE, heat_maps
 from ..inference.predictor import Prediction, Predictor
@@ -47,7 +47,7 @@ class Example:
         probabilities: model name -> (14,) in [0, 1]. The order of the names is the order of the panels.
         cams: model name -> (14, h, w), raw or refined class activation maps, any float; the same names.
         cam_thresholds: model name -> Q of its recipe, which its boxes are drawn and judged with; the same names.
-        true_boxes: columns `finding`, `x`, `y`, `w`, `h` in pixels of the 1024 x 1024 original; may be empty.
+        true_boxes: columns `finding`, `x`, `y`, `w`, `h` as fractions of the film; may be empty.
         patient_id: whose film it is; None for a film that somebody brought, of which nothing but its pixels is known.
         doubts: why it may be no frontal chest film, a sentence each (`frontal`).
 
@@ -94,16 +94,16 @@ class Example:
         return heat_maps(torch.from_numpy(cam)[None, None], size or (height, width))[0, 0].numpy()
 
     def predicted(self, model: str, finding: str) -> np.ndarray:
-        """Return `model`'s boxes of `finding`, (K, 4) x, y, w, h in pixels of the original, best first.
+        """Return `model`'s boxes of `finding`, (K, 4) x, y, w, h in [0, 1], best first.
 
         They are made from a heat map of the paper's size, whatever the film's, with the Q of the model's recipe, so
         that the boxes drawn are the boxes scored.
         """
         heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return original_boxes(heatmap, threshold=self.cam_thresholds[model])
+        return boxes_from_heatmap(heatmap, threshold=self.cam_thresholds[model]).xywh
 
     def true(self, finding: str) -> np.ndarray:
-        """Return the true boxes of `finding`, (M, 4) x, y, w, h in pixels of the original."""
+        """Return the true boxes of `finding`, (M, 4) x, y, w, h in [0, 1]."""
         return self.true_boxes[XYWH].to_numpy(dtype=np.float64)[self.true_boxes["finding"].to_numpy() == finding]
 
     def is_correct(self, model: str, finding: str) -> bool | None:
@@ -115,16 +115,6 @@ class Example:
             true = self.true(finding)
             self._hits[model, finding] = best_iou(self.predicted(model, finding), true) > HIT if len(true) else None
         return self._hits[model, finding]
-
-
-def original_boxes(heatmap: np.ndarray, *, threshold: float) -> np.ndarray:
-    """Return the boxes (K, 4) of one heat map (H, W) as `localization.predicted_boxes` has them, without its table.
-
-    A table takes several times as long as the boxes, which counts while a slider moves.
-    """
-    height, width = heatmap.shape
-    scale = ORIGINAL_SIZE / np.array([width, height, width, height])
-    return boxes_from_heatmap(heatmap, threshold=threshold).xywh * scale
 
 
 def best_iou(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -304,13 +294,13 @@ def prediction_png(
     height, across = prediction.size
     if pixels is None:
         pixels = cv2.resize(prediction.film, (width, max(1, round(width * height / across))))
-    to_original = ORIGINAL_SIZE / np.array([across, height, across, height])
     panels = []
     for finding in prediction.top_k(findings):
         decision = {True: ", present", False: ", not present", None: ""}[prediction.present[finding]]
         note = f"probability {prediction.probabilities[finding]:.2f}{decision}"
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
-        panels.append(Panel(finding.replace("_", " "), note, heatmap, prediction.boxes_of(finding) * to_original))
+        boxes = prediction.boxes_of(finding) / [across, height, across, height]
+        panels.append(Panel(finding.replace("_", " "), note, heatmap, boxes))
     return render_png(pixels, panels, true_boxes=np.empty((0, 4)), width=width)
 
 

@@ -19,7 +19,7 @@ from ..data.transforms import augment
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.results import format_estimate
-from ..findings import FINDINGS, ORIGINAL_SIZE, XYWH
+from ..findings import FINDINGS, XYWH
 from ..io import atomic_write
 from ..recipes import Recipe
 from ..workspace import Workspace
@@ -243,7 +243,7 @@ def plot_films(
     Args:
         films: (H, W) uint8 each.
         titles: one for each film; may have several lines, long ones are broken.
-        boxes: true boxes of each film, (M, 4) x, y, w, h in pixels of the original.
+        boxes: true boxes of each film, (M, 4) x, y, w, h as fractions of the film.
         columns: films side by side.
 
     Raises:
@@ -338,10 +338,10 @@ def line_style(*, true: bool) -> dict[str, Any]:
 
 
 def add_boxes(axes: Axes, boxes: np.ndarray, shape: tuple[int, ...], *, true: bool) -> None:
-    """Draw boxes of the original on a picture of `shape`."""
+    """Draw boxes in [0, 1] on a picture of `shape`."""
     from matplotlib.patches import Rectangle
 
-    down, across = shape[0] / ORIGINAL_SIZE, shape[1] / ORIGINAL_SIZE
+    down, across = shape[:2]
     for x, y, w, h in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
         # A picture's first pixel reaches from -0.5 to 0.5.
         corner = (x * across - 0.5, y * down - 0.5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import InputError
-from ..findings import ORIGINAL_SIZE
 
 TRUE_COLOUR = (0, 214, 143)
 """RGB of true boxes: bluish green."""
@@ -86,7 +85,7 @@ def draw_boxes(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes: (K, 4) x, y, w, h in pixels of the 1024 x 1024 original.
+        boxes: (K, 4) x, y, w, h as fractions of the image.
         colour: RGB of the lines.
         dashed: dashes instead of a closed line.
         thickness: of the line in pixels; a dark edge of one pixel on either side comes on top.
@@ -117,8 +116,8 @@ def _ends(start: float, extent: float, size: int) -> tuple[int, int]:
     Boxes are half-open, so the last pixel is the one before the end. Both are kept a pixel inside the image, so
     that an edge on the border is seen.
     """
-    first = round(start * size / ORIGINAL_SIZE)
-    last = round((start + extent) * size / ORIGINAL_SIZE) - 1
+    first = round(start * size)
+    last = round((start + extent) * size) - 1
     return min(max(first, 1), size - 2), min(max(last, 1), size - 2)
 
 

@@ -47,7 +47,7 @@ class Panel(NamedTuple):
     """One view of a film.
 
     `note` may have several lines; `heatmap` is (h, w) float in [0, 1] over the whole film; `boxes` are (K, 4) x, y, w,
-    h in pixels of the original; `mark` is a place as shares of width and height, drawn as a ring.
+    h as fractions of the film; `mark` is a place as shares of width and height, drawn as a ring.
     """
 
     title: str
@@ -83,7 +83,7 @@ def render_png(
     Args:
         film: (H, W) uint8 grey.
         panels: at least one.
-        true_boxes: (M, 4) x, y, w, h in pixels of the 1024 x 1024 original.
+        true_boxes: (M, 4) x, y, w, h as fractions of the film.
         opacity: of the heat map, 0 to 1.
         width: of a panel in pixels; its height keeps the film's proportions.
         colour_map: see `overlay`.

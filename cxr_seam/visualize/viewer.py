@@ -23,10 +23,11 @@ from ..errors import InputError
 from ..evaluation.evaluate import models_in_method
 from ..evaluation.results import REFINED
 from ..findings import FINDINGS
+from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
 from ..models.pcm import PCM, affinity_rows, l2_normalise
-from .examples import ALL, HITS, LABELLED, MISSES, Example, best_iou, example_from_file, filter_examples, original_boxes
+from .examples import ALL, HITS, LABELLED, MISSES, Example, best_iou, example_from_file, filter_examples
 from .overlay import COLOUR_MAPS, OPACITY
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 
@@ -282,7 +283,7 @@ class Viewer(Controls):
         panels, notes = [], []
         for model in example.models:
             heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
-            boxes = original_boxes(heatmap, threshold=self.threshold.value)
+            boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value).xywh
             said, found = f"{finding} {example.probability(model, finding):.2f}", _count(len(boxes))
             if len(true_boxes):
                 found += f", IoU {best_iou(boxes, true_boxes):.2f}"

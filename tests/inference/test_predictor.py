@@ -84,7 +84,7 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
         heat_map = prediction.heat_map(finding)
         assert heat_map.shape == (200, 300) and heat_map.min() >= 0 and heat_map.max() <= 1
         paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
-        expected = boxes_from_heatmap(paper, threshold=RECIPE.cam_threshold).xywh * np.array([300, 200, 300, 200]) / 256
+        expected = boxes_from_heatmap(paper, threshold=RECIPE.cam_threshold).xywh * [300, 200, 300, 200]
         assert prediction.boxes_of(finding) == pytest.approx(expected)
 
 

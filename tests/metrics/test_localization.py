@@ -144,15 +144,15 @@ def test_bad_input_is_told_in_a_sentence():
         centre_boxes(["a.png"], extent=1.5)
 
 
-def test_boxes_are_scaled_to_the_original():
+def test_predicted_boxes_are_fractions_of_the_image():
     heatmaps = np.zeros((2, 256, 512))
     heatmaps[0, 64:128, 128:192] = 1
     heatmaps[0, 0, 0] = 0.8
     table = predicted_boxes(heatmaps, "a.png", ["Mass", "Nodule"])
     assert list(table.columns) == PREDICTED_COLUMNS
     assert table.to_numpy().tolist() == [
-        ["a.png", "Mass", 256, 256, 128, 256, 1.0],
-        ["a.png", "Mass", 0, 0, 2, 4, 0.8],
+        ["a.png", "Mass", 0.25, 0.25, 0.125, 0.25, 1.0],
+        ["a.png", "Mass", 0, 0, 1 / 512, 1 / 256, 0.8],
     ]
     assert list(predicted_boxes(np.zeros((1, 4, 4)), "a.png", ["Mass"]).columns) == PREDICTED_COLUMNS
 

@@ -16,7 +16,8 @@ COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
 
 
 def hit(heatmap: np.ndarray, *boxes: tuple) -> float:
-    truth = pd.DataFrame([("a", "Mass", *box) for box in boxes], columns=COLUMNS)
+    """The share of the map's maxima in boxes that are given in pixels of a film of 1024 x 1024."""
+    truth = pd.DataFrame([("a", "Mass", *(value / 1024 for value in box)) for box in boxes], columns=COLUMNS)
     return points(heatmap[None], "a", ["Mass"], truth=truth)["hit"].item()
 
 
@@ -59,7 +60,7 @@ def test_a_peak_in_the_corner_lies_in_a_box_at_the_border():
 
 
 def test_boxes_of_other_films_and_findings_are_no_targets():
-    truth = pd.DataFrame([("a", "Mass", 0, 0, 9, 9), ("b", "Nodule", 0, 0, 9, 9)], columns=COLUMNS)
+    truth = pd.DataFrame([("a", "Mass", 0, 0, 0.1, 0.1), ("b", "Nodule", 0, 0, 0.1, 0.1)], columns=COLUMNS)
     table = points(np.ones((2, 4, 4)), "a", ["Nodule", "Mass"], truth=truth)
     assert table[["image_index", "finding"]].to_numpy().tolist() == [["a", "Mass"]]
     assert len(points(np.ones((2, 4, 4)), "c", ["Nodule", "Mass"], truth=truth)) == 0
@@ -120,11 +121,11 @@ def test_inside_is_half_open_and_nan_is_nowhere():
 
 
 def test_the_middle_of_the_film_on_the_official_boxes(nih_root):
-    """How many true boxes hold the pixel 512, 512, counted from the file itself."""
+    """How many true boxes hold the centre of the film, counted from the file itself."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     x, y, w, h = official[["x", "y", "w", "h"]].to_numpy().T
-    holds = (x <= 512) & (512 < x + w) & (y <= 512) & (512 < y + h)
+    holds = (x <= 0.5) & (0.5 < x + w) & (y <= 0.5) & (0.5 < y + h)
     game = pointing_game(
         box_points(centre_boxes(images), official), images=images, draws=bootstrap_patients(images, draws=2)
     )

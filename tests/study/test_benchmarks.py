@@ -444,7 +444,7 @@ def lost_where_covered(reader: Predictor, judge: Predictor, films: ChestXrayData
     maps, logits = heat_maps(reader.run(pixels).refined, 256).numpy(), judge.run(pixels).logits.numpy()
     lost = np.full(logits.shape, np.nan)
     for film, k in np.argwhere(films.labels == 1):
-        x, y, w, h = best_box(maps[film, k]) / 256 * 64
+        x, y, w, h = best_box(maps[film, k]) * 64
         left, top = round(x + w / 2 - 8), round(y + h / 2 - 8)
         covered, inside = pixels[film].clone(), np.s_[:, max(top, 0) : top + 16, max(left, 0) : left + 16]
         if w:

@@ -19,7 +19,9 @@ def films(demo_folder, demo_store):
 
 def boxes_on(films, x, y, w, h):
     """The same box for every finding on every film, in pixels of a film of 1024."""
-    rows = [(name, finding, x, y, w, h) for name in films.image_index for finding in FINDINGS]
+    rows = [
+        (name, finding, x / 1024, y / 1024, w / 1024, h / 1024) for name in films.image_index for finding in FINDINGS
+    ]
     return pd.DataFrame(rows, columns=["image_index", "finding", "x", "y", "w", "h"])
 
 
@@ -61,7 +63,7 @@ def test_where_there_is_no_box_nothing_is_lost(films):
 def test_the_judge_is_shown_one_square_at_a_time(films):
     """Of a film with several findings each is covered on a film of its own."""
     boxes = boxes_on(films, 700, 700, 128, 128)
-    boxes.loc[boxes["finding"] == FINDINGS[0], ["x", "y"]] = 192
+    boxes.loc[boxes["finding"] == FINDINGS[0], ["x", "y"]] = 192 / 1024
     found = covering_drops(boxes, grey_at_16_16, films, fewest=1)
     others = found[:, 1:]
     assert found[films.labels[:, 0] == 1, 0].any() and not others[~np.isnan(others)].any()

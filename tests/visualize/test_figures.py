@@ -30,7 +30,7 @@ def _case(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes) -> Exam
         "probabilities": {name: np.linspace(0, 0.65, 14) for name in models},
         "cams": {name: cam for name in models},
         "cam_thresholds": dict.fromkeys(models, 0.7),
-        "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [512], "y": [256], "w": [256], "h": [256]}),
+        "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [0.5], "y": [0.25], "w": [0.25], "h": [0.25]}),
     }
     return Example(**parts | changes)
 
@@ -83,7 +83,7 @@ def _painted(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 
 def test_a_drawn_box_spans_the_scaled_box():
     image = np.full((128, 256, 3), 99, np.uint8)
-    drawn = draw_boxes(image, np.array([[256, 256, 512, 128]]), thickness=1)  # x 64..191, y 32..47
+    drawn = draw_boxes(image, np.array([[0.25, 0.25, 0.5, 0.125]]), thickness=1)  # x 64..191, y 32..47
     rows, columns = _painted(drawn, PREDICTED_COLOUR).T
     assert (columns.min(), columns.max()) == (64, 191)
     assert (rows.min(), rows.max()) == (32, 47)
@@ -92,14 +92,14 @@ def test_a_drawn_box_spans_the_scaled_box():
 
 
 def test_a_box_on_the_border_is_seen_whole():
-    drawn = draw_boxes(np.full((64, 64, 3), 99, np.uint8), np.array([[0, 0, 1024, 1024]]), thickness=1)
+    drawn = draw_boxes(np.full((64, 64, 3), 99, np.uint8), np.array([[0, 0, 1, 1]]), thickness=1)
     rows, columns = _painted(drawn, PREDICTED_COLOUR).T
     assert {rows.min(), columns.min()} == {1}
     assert {rows.max(), columns.max()} == {62}
 
 
 def test_true_boxes_differ_without_colour():
-    image, box = np.full((128, 128, 3), 99, np.uint8), np.array([[128, 128, 768, 768]])
+    image, box = np.full((128, 128, 3), 99, np.uint8), np.array([[0.125, 0.125, 0.75, 0.75]])
     solid = len(_painted(draw_boxes(image, box, colour=TRUE_COLOUR), TRUE_COLOUR))
     dashed = len(_painted(draw_boxes(image, box, colour=TRUE_COLOUR, dashed=True), TRUE_COLOUR))
     assert 0.3 * solid < dashed < 0.9 * solid
@@ -113,15 +113,15 @@ def test_boxes_of_nothing_change_nothing():
 def test_a_case_draws_the_boxes_that_are_scored():
     # Of the map's 8 x 8 cells, columns 4-5 and rows 2-3 are 1. Bilinear slopes fall from 1 at the centres of the
     # outer cells, 4.5 and 5.5, to 0 one cell further out, so they pass 0.7 at 4.2 and 5.8; rows likewise at 2.2 and
-    # 3.8. A cell is 128 pixels of the original; heat maps have pixels of 4.
+    # 3.8. A cell is an eighth of the image; heat maps have 256 pixels.
     example = _case()
-    expected = np.array([[4.2, 2.2, 1.6, 1.6]]) * 128
-    assert example.predicted("MultiRes", "Mass") == pytest.approx(expected, abs=8)
+    expected = np.array([[4.2, 2.2, 1.6, 1.6]]) / 8
+    assert example.predicted("MultiRes", "Mass") == pytest.approx(expected, abs=2 / 256)
     larger = _case(film=cv2.resize(FILM, (512, 512)))
     assert (larger.predicted("MultiRes", "Mass") == example.predicted("MultiRes", "Mass")).all()
     assert example.heatmap("Standard", "Mass").shape == FILM.shape
     assert example.predicted("Standard", "Nodule").shape == (0, 4)
-    assert example.true("Mass").tolist() == [[512, 256, 256, 256]]
+    assert example.true("Mass").tolist() == [[0.5, 0.25, 0.25, 0.25]]
     assert example.probability("Standard", "Cardiomegaly") == pytest.approx(0.05)
 
 

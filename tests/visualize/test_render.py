@@ -38,7 +38,7 @@ def test_picture_is_as_wide_as_its_panels_and_keeps_the_film_in_proportion():
 def test_a_narrow_picture_has_two_films_a_row_and_its_bars_below_them():
     films = [Panel("", "", np.full((4, 4), level), NO_BOXES) for level in (0.2, 0.4, 0.6)]
     below = Panel("", "", np.full((4, 4), 0.8), NO_BOXES, mark=(0.5, 0.5))
-    box = np.array([[0, 0, 512, 512]])
+    box = np.array([[0, 0, 0.5, 0.5]])
     bars = [Bars("", np.full(14, 0.5), np.full(14, np.nan))]
     parts = {"true_boxes": box, "below": below, "bars": bars, "width": NARROW_WIDTH}
     narrow = _decode(render_png(FILM, films, narrow=True, **parts))
@@ -68,9 +68,9 @@ def test_a_note_may_have_two_lines():
 
 
 def test_boxes_are_where_they_should_be_in_their_colours():
-    # 1024 -> 128 pixels: the predicted box is 32..63 across and 16..47 down, the true one 64..95 and 64..111.
-    panel = Panel("Standard", "", np.zeros(FILM.shape), np.array([[256, 128, 256, 256]]))
-    true = np.array([[512, 512, 256, 384]])
+    # Of 128 pixels: the predicted box is 32..63 across and 16..47 down, the true one 64..95 and 64..111.
+    panel = Panel("Standard", "", np.zeros(FILM.shape), np.array([[0.25, 0.125, 0.25, 0.25]]))
+    true = np.array([[0.5, 0.5, 0.25, 0.375]])
     picture = _decode(render_png(FILM, [panel], true_boxes=true, width=128))
     head, left = HEAD, 8
     for colour, (x0, x1, y0, y1) in ((PREDICTED_COLOUR, (32, 63, 16, 47)), (TRUE_COLOUR, (64, 95, 64, 111))):
@@ -85,7 +85,7 @@ def test_panels_of_nothing_are_refused():
 
 
 def test_legend_names_the_boxes_that_are_there():
-    box = np.array([[256, 128, 256, 256]])
+    box = np.array([[0.25, 0.125, 0.25, 0.25]])
     for predicted, true in ((NO_BOXES, NO_BOXES), (box, NO_BOXES), (NO_BOXES, box), (box, box)):
         panels = [Panel("Standard", "", np.zeros(FILM.shape), predicted)] * 3
         foot = _decode(render_png(FILM, panels, true_boxes=true, width=160))[HEAD + 160 :]

@@ -39,7 +39,7 @@ def _case(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",)
         probabilities={model: generator.random(14) for model in models},
         cams=cams,
         cam_thresholds=dict.fromkeys(models, 0.7),
-        true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [256], "y": [128], "w": [512], "h": [640]}),
+        true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.625]}),
         patient_id=int(name[:8]) if name[:8].isdecimal() else None,
     )
 
@@ -198,8 +198,8 @@ def test_hits_are_those_of_the_table_of_boxes_and_are_found_once(monkeypatch):
             assert example.predicted(model, "Mass") == pytest.approx(table[XYWH].to_numpy())
             reference.setdefault(model, []).extend([place] if iou(best, example.true("Mass")).max() > 0.1 else [])
     drawn = []
-    count = examples.original_boxes
-    monkeypatch.setattr(examples, "original_boxes", lambda *heatmap, **q: drawn.append(1) or count(*heatmap, **q))
+    count = examples.boxes_from_heatmap
+    monkeypatch.setattr(examples, "boxes_from_heatmap", lambda *heatmap, **q: drawn.append(1) or count(*heatmap, **q))
     for _ in range(2):
         for model, hits in reference.items():
             assert filter_examples(some, which=HITS, finding="Mass", model=model) == hits

@@ -85,7 +85,8 @@ class Tables:
         tables = load_metadata(self.folder)
         x, y, w, h = tables.boxes[["x", "y", "w", "h"]].to_numpy().T
         assert np.isfinite([x, y, w, h]).all() and (w > 0).all() and (h > 0).all()
-        assert (x >= -1).all() and (x + w <= 1025).all() and (y >= -1).all() and (y + h <= 1025).all()
+        least, most = -1 / 1024, 1025 / 1024
+        assert (x >= least).all() and (x + w <= most).all() and (y >= least).all() and (y + h <= most).all()
         assert tables.images.index.is_unique and tables.images["patient_id"].dtype == np.int64
         assert set(np.unique(tables.labels(tables.images.index.tolist()))) <= {0, 1}
         assert not set(tables.train_val) & set(tables.test)

@@ -201,7 +201,7 @@ def main() -> None:
         )
         memories = []
         for count in (small, 20 * small):
-            cache = Path(folder, f"store_{count}")
+            cache = Path(folder, f"cache_{count}")
             measure.repeated_films(cache, pixels, count=count)
             held = measure.in_fresh_process(memory, quick=options.quick, cache=str(cache))
             memories.append(

@@ -132,7 +132,7 @@ def main() -> None:
         for images_in_it in sizes:
             path = write_archive(folder / f"{images_in_it}.tar.gz", images, count=images_in_it)
             peak = measure.in_fresh_process(
-                memory, quick=options.quick, archive=str(path), cache=str(folder / f"store_{images_in_it}")
+                memory, quick=options.quick, archive=str(path), cache=str(folder / f"cache_{images_in_it}")
             )
             memories.append(
                 {"images": images_in_it, "archive MiB": path.stat().st_size / measure.MIB,

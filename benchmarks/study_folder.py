@@ -103,7 +103,7 @@ class Study:
                     "no box is to be scored on them"
                 )
             boxed -= held
-        prepare(self.folders, self.data / f"store_{self.size}", size=self.size)
+        prepare(self.folders, self.data / f"cache_{self.size}", size=self.size)
 
     def workspace(self, folder: Path, recipe: Recipe) -> Workspace:
         """The workspace of a row's folder."""

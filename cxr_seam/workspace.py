@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,12 @@ DEMO_PATIENTS = {"demo": 420, "tiny": 40}
 """Patients of the synthetic data sets. "tiny" is for tests: it runs, it does not learn."""
 
 
-ARCHIVES = {"nih-subset": "1-2", "nih": "1-12"}
+ARCHIVES = {"nih-subset": range(1, 3), "nih": range(1, 13)}
 """NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
 
 
 ENVIRONMENT = {"data": "CXR_SEAM_DATA", "preset": "CXR_SEAM_PRESET", "output_dir": "CXR_SEAM_OUTPUT"}
 """Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
-
-
-DOWNLOAD = Path(__file__).resolve().parent.parent / "data_download.sh"
 
 
 COLAB_DISK = Path("/content")
@@ -158,11 +154,11 @@ class Workspace:
         A folder that data_download.sh has filled brings its own store.
         """
         for place in (self.folder, self.local):
-            sizes = [int(s.name[6:]) for s in place.glob("store_*") if s.name[6:].isdecimal()] if place else []
+            sizes = [int(s.name[6:]) for s in place.glob("cache_*") if s.name[6:].isdecimal()] if place else []
             if enough := [size for size in sizes if size >= self.image_size]:
-                return place / f"store_{min(enough)}"
+                return place / f"cache_{min(enough)}"
         drawn = self.data in DEMO_PATIENTS
-        return self.local / f"store_{self.image_size if drawn else max(self.image_size, Recipe.image_size)}"
+        return self.local / f"cache_{self.image_size if drawn else max(self.image_size, Recipe.image_size)}"
 
     def prepare_data(self) -> ImageCache:
         """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
@@ -171,13 +167,14 @@ class Workspace:
             InputError: a download failed, a folder holds no usable image, or `keep` belongs to other data.
         """
         from .data.cache import prepare
+        from .data.download import download
 
         self._claim(self.output_dir)
         self._claim(self.local)
         place = self.cache_folder
         size = int(place.name[6:])
         if self.data in ARCHIVES:
-            self._download(size)
+            download(self.local, archives=ARCHIVES[self.data], size=size)
         elif self.data in DEMO_PATIENTS:
             from .synthetic.dataset import write_demo_data
 
@@ -205,16 +202,6 @@ class Workspace:
             raise InputError(f"{path} is damaged ({error}); delete it if {folder} is for these data") from error
         if other != self.data_id:
             raise InputError(f"{folder} holds {other}, not {self.data_id}; choose another KEEP or delete that folder")
-
-    def _download(self, size: int) -> None:
-        """Run data_download.sh, whose sentences and progress appear as they come."""
-        command = ["bash", str(DOWNLOAD), "--dest", str(self.local)]
-        command += ["--archives", ARCHIVES[self.data], "--size", str(size)]
-        result = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=False)
-        if result.returncode:
-            raise InputError(
-                f"the download stopped (status {result.returncode}), see above; run this cell again to go on"
-            )
 
     def cache(self) -> ImageCache:
         """Open the prepared images.

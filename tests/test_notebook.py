@@ -157,7 +157,7 @@ def test_a_notebook_without_the_models_of_an_earlier_one_says_so_before_it_fetch
         assert re.fullmatch(rf"InputError: .+ {sentences[notebook.stem[:2]]}.+", answers[-1]), answers
         assert not any("Error" in answer for answer in answers[:-1])
         assert not any("fetch()" in cell for cell in cells(notebook)[:first])
-    assert not list(tmp_path.rglob("store_*"))
+    assert not list(tmp_path.rglob("cache_*"))
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_drive_holds_results_but_never_images(monkeypatch: pytest.MonkeyPatch) -
     workspace = Workspace.open(data="nih-subset", preset="tiny", on_drive=True)
     assert mounted == ["/content/drive"]
     assert workspace.models == Path("/content/drive/MyDrive/cxr-seam/runs/nih-subset/models")
-    assert workspace.cache_folder == Path("/content/data/nih/store_256")
+    assert workspace.cache_folder == Path("/content/data/nih/cache_256")
 
 
 def test_a_folder_of_other_data_is_refused(demo_folder: Path, tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_a_folder_of_other_data_is_refused(demo_folder: Path, tmp_path: Path) ->
 
 def test_a_larger_store_serves_and_a_smaller_one_does_not(demo_folder: Path, tmp_path: Path) -> None:
     workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path)
-    assert workspace.cache_folder == tmp_path / "data" / "store_256"  # real films are kept at 256 pixels at least
+    assert workspace.cache_folder == tmp_path / "data" / "cache_256"  # real films are kept at 256 pixels at least
     for size in (32, 96, 512):
-        (tmp_path / "data" / f"store_{size}").mkdir(parents=True)
-    assert workspace.cache_folder.name == "store_96"
+        (tmp_path / "data" / f"cache_{size}").mkdir(parents=True)
+    assert workspace.cache_folder.name == "cache_96"
 
 
 def test_no_choice_of_recipes_downloads_nihs_archives_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_no_choice_of_recipes_downloads_nihs_archives_twice(tmp_path: Path, monk
         for data in ("nih", "nih-subset")
         for recipes in ("tiny", "demo", "small", "resnet50", "efficientnet_b4", "strong")
     }
-    assert folders == {tmp_path / "data" / "nih" / "store_256"}
+    assert folders == {tmp_path / "data" / "nih" / "cache_256"}
 
 
 def test_empty_data_are_not_the_current_folder() -> None:
@@ -119,9 +119,9 @@ def test_a_downloaded_folder_brings_its_own_store(demo_folder: Path, tmp_path: P
     folder.mkdir()
     for table in (*demo_folder.glob("*.csv"), *demo_folder.glob("*.txt")):
         (folder / table.name).write_bytes(table.read_bytes())
-    prepare(demo_folder / "images", folder / "store_64", size=64, progress=False)
+    prepare(demo_folder / "images", folder / "cache_64", size=64, progress=False)
     workspace = Workspace.open(data=str(folder), preset="tiny", output_dir=tmp_path / "keep")
-    assert workspace.prepare_data().folder == folder / "store_64"
+    assert workspace.prepare_data().folder == folder / "cache_64"
     assert len(workspace.test_dataset()) == len(workspace.tables().test)
 
 

@@ -6,20 +6,18 @@ An archive is recognised by its first bytes, not by its name.
 
 from __future__ import annotations
 
-from ..errors import InputError
-from .image_io import MAX_BYTES
-from collections.abc import Callable
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from pathlib import PurePosixPath
-from typing import BinaryIO
 import os
 import re
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+from ..errors import InputError
+from .image_io import MAX_BYTES
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

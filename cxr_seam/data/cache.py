@@ -8,35 +8,26 @@ decoding a 1024x1024 PNG takes 10 ms and reading a 256x256 square takes next to 
 
 from __future__ import annotations
 
-from ..errors import InputError
-from ..io import atomic_write
-from .archives import Entry
-from .archives import Source
-from .archives import open_source
-from .image_io import MAX_PIXELS
-from .image_io import read_radiograph
-from .image_io import resize_square
-from collections import deque
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextlib import suppress
-from dataclasses import dataclass
-from dataclasses import field
-from functools import cached_property
-from io import FileIO
-from pathlib import Path
-from tqdm.auto import tqdm
 import json
-import numpy as np
 import os
 import warnings
 import zlib
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import FileIO
+from pathlib import Path
 
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from ..io import atomic_write
+from .archives import Entry, Source, open_source
+from .image_io import MAX_PIXELS, read_radiograph, resize_square
 
 IMAGES_FILE = "images.u8"
 
@@ -194,7 +185,7 @@ class ImageCache:
         """Pickle as the path: a data loader's worker maps the file anew instead of receiving every pixel."""
         return ImageCache.open, (self.folder,)
 
-    def rows(self, names: Iterable[str]) -> np.ndarray:
+    def indices(self, names: Iterable[str]) -> np.ndarray:
         """Return the row of each image in `images`, (N,) int64, in the order asked for.
 
         Raises:
@@ -205,8 +196,8 @@ class ImageCache:
         except KeyError as error:
             raise InputError(f"{error.args[0]} is not in the store {self.folder}; prepare it first") from None
 
-    def read(self, rows: Sequence[int]) -> np.ndarray:
-        """Copy the images in `rows` out of the file: (B, size, size) uint8.
+    def load(self, indices: Sequence[int]) -> np.ndarray:
+        """Copy the images at `indices` out of the file: (B, size, size) uint8.
 
         Unlike `images`, of which every page that was looked at stays in the process's memory, this holds no more than
         what it returns, however large the store; training, which visits every image, reads so.
@@ -214,13 +205,13 @@ class ImageCache:
         Raises:
             InputError: the file has become shorter, or is gone.
         """
-        pixels = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
+        pixels = np.empty((len(indices), self.size, self.size), dtype=np.uint8)
         path = self.folder / IMAGES_FILE
         try:
             with path.open("rb", buffering=0) as file:
-                for place, row in zip(pixels, rows, strict=True):
-                    file.seek(int(row) * place.nbytes)
-                    if file.readinto(place) != place.nbytes:
+                for target, index in zip(pixels, indices, strict=True):
+                    file.seek(int(index) * target.nbytes)
+                    if file.readinto(target) != target.nbytes:
                         raise InputError(f"{path} became shorter; delete {self.folder} and prepare again")
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error

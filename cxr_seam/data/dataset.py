@@ -36,7 +36,7 @@ class ChestXrayDataset(Dataset):
         self.labels = tables.labels(self.image_index).astype(np.float32)
         self.size = cache.size
         self._store = cache
-        self._rows = cache.rows(self.image_index)
+        self._rows = cache.indices(self.image_index)
 
     def __len__(self) -> int:
         """Number of films."""
@@ -56,7 +56,7 @@ class ChestXrayDataset(Dataset):
 
         PyTorch's loader calls this instead of asking for one film after another.
         """
-        pixels = self._store.read(self._rows[places])
+        pixels = self._store.load(self._rows[places])
         return torch.from_numpy(pixels)[:, None], torch.from_numpy(self.labels[places])
 
 

@@ -5,13 +5,15 @@ pydicom does the work; compressed files need a decoder beside it, and `python-gd
 
 from __future__ import annotations
 
-from ..errors import InputError
+import zlib
 from copy import deepcopy
 from io import BytesIO
-import numpy as np
-import zlib
-
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 

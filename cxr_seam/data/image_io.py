@@ -6,24 +6,19 @@ TIFFs, hospitals DICOM. All come out alike: an (H, W) array of uint8, bright whe
 
 from __future__ import annotations
 
-from ..errors import InputError
-from .dicom import PREAMBLE
-from .dicom import display_pixels
-from .dicom import is_dicom
-from .dicom import read_header
-from PIL import Image
-from PIL import JpegImagePlugin
-from PIL import PngImagePlugin
-from PIL import TiffImagePlugin
+import os
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
-import numpy as np
-import os
-import zlib
+from typing import TYPE_CHECKING, BinaryIO
 
-from typing import TYPE_CHECKING
+import numpy as np
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+from ..errors import InputError
+from .dicom import PREAMBLE, display_pixels, is_dicom, read_header
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 

@@ -7,26 +7,21 @@ in how ages are written ("058Y" / 58). Tables may hold a part of the data set on
 
 from __future__ import annotations
 
-from ..errors import InputError
-from ..findings import FINDINGS
-from ..findings import NO_FINDING
-from ..findings import ORIGINAL_SIZE
-from ..findings import XYWH
-from ..findings import canonical_finding
-from ..findings import split_labels
-from .cache import ImageCache
-from collections.abc import Collection
-from collections.abc import Sequence
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-import csv
-import gzip
+
 import numpy as np
 import pandas as pd
-import re
-import zlib
 
+from ..errors import InputError
+from ..findings import FINDINGS, NO_FINDING, ORIGINAL_SIZE, XYWH, canonical_finding, split_labels
+from .cache import ImageCache
 
 LABEL_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 

@@ -222,7 +222,7 @@ def make_examples(
             true_boxes=tables.boxes.loc[tables.boxes["image_index"] == name, ["finding", *XYWH]],
             patient_id=int(tables.images.at[name, "patient_id"]),
         )
-        for name, row, labels in zip(films.image_index, cache.rows(films.image_index), films.labels, strict=True)
+        for name, row, labels in zip(films.image_index, cache.indices(films.image_index), films.labels, strict=True)
     ]
 
 

@@ -378,7 +378,7 @@ def plot_samples(workspace: Workspace) -> Figure:
     """
     cache, tables = workspace.cache(), workspace.tables()
     chosen = pick_boxed(tables.boxes, cache, per_finding=1)
-    films = [np.array(cache.images[row]) for row in cache.rows(chosen)]
+    films = [np.array(cache.images[row]) for row in cache.indices(chosen)]
     titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in chosen.items()]
     key = pd.MultiIndex.from_frame(tables.boxes[["image_index", "finding"]])
     boxes = [tables.boxes.loc[key.isin([pair]), XYWH].to_numpy() for pair in chosen.items()]

@@ -30,29 +30,29 @@ def cache(tmp_path):
 def test_images_are_read_by_name(cache):
     assert len(cache) == 5 and cache.size == 16
     assert cache.images.shape == (5, 16, 16) and cache.images.dtype == np.uint8
-    rows = cache.rows(["00000004_000.png", "00000001_000.png", "00000004_000.png"])
+    rows = cache.indices(["00000004_000.png", "00000001_000.png", "00000004_000.png"])
     assert cache.images[rows].mean(axis=(1, 2)).tolist() == [4, 1, 4]
-    assert cache.rows([]).shape == (0,)
+    assert cache.indices([]).shape == (0,)
     assert "00000004_000.png" in cache and "00000005_000.png" not in cache
 
 
 def test_reading_copies_the_rows_asked_for(cache):
-    pixels = cache.read([4, 1, 4])
+    pixels = cache.load([4, 1, 4])
     assert pixels.shape == (3, 16, 16) and pixels.dtype == np.uint8
     assert pixels.mean(axis=(1, 2)).tolist() == [4, 1, 4]
     pixels[0] = 0  # the reader's own copy
-    assert cache.read([4]).min() == 4
-    assert cache.read([]).shape == (0, 16, 16)
+    assert cache.load([4]).min() == 4
+    assert cache.load([]).shape == (0, 16, 16)
 
 
 def test_a_store_that_shrinks_or_vanishes_under_its_reader_is_told(cache):
     path = cache.folder / "images.u8"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="images.u8 became shorter"):
-        cache.read([4])
+        cache.load([4])
     path.unlink()
     with pytest.raises(InputError, match="cannot read .*images.u8"):
-        cache.read([0])
+        cache.load([0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
@@ -66,7 +66,7 @@ def test_reading_every_image_leaves_none_in_memory(tmp_path):
 
     before = mapped()
     for row in range(8):
-        cache.read([row])
+        cache.load([row])
     assert mapped() - before < 4
     cache.images.sum()
     assert mapped() - before > 24  # the measure does see a mapped file
@@ -74,7 +74,7 @@ def test_reading_every_image_leaves_none_in_memory(tmp_path):
 
 def test_the_first_missing_name_is_told(cache):
     with pytest.raises(InputError, match="00000007_000.png is not in the store"):
-        cache.rows(["00000001_000.png", "00000007_000.png", "00000008_000.png"])
+        cache.indices(["00000001_000.png", "00000007_000.png", "00000008_000.png"])
 
 
 def test_images_cannot_be_written_to(cache):

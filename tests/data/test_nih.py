@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from cxr_seam.data.nih import train_val_split, load_metadata
+from cxr_seam.data.nih import load_metadata, train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 

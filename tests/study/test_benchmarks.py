@@ -369,7 +369,7 @@ def test_no_box_is_scored_on_films_that_an_unknown_filter_has_shrunk(
         shutil.copy(demo_folder / "images" / boxed, data / folder)
     options = ("efficientnet_lite0", 64, 1, 20)
     Study(data, tmp_path / "larger", *options).prepare_data()
-    cache = ImageCache.open(tmp_path / "larger" / "data" / "store_64")
+    cache = ImageCache.open(tmp_path / "larger" / "data" / "cache_64")
     assert [tuple(source) for source in cache.sources] == [("images_256", 1)] and list(cache.image_index) == [boxed]
     (data / "images_256" / boxed).unlink()
     with pytest.raises(InputError, match=rf"images_128 has films with true boxes \({boxed}\)"):
@@ -410,7 +410,7 @@ def test_the_agreement_told_is_that_of_the_two_seeds_models(
     from study_agreement import agreement_of
 
     predictors = [Predictor.load(study / "models" / f"paper_pcm.s{seed}.best.safetensors") for seed in (0, 1)]
-    tables, cache, gains = load_metadata(demo_folder), ImageCache.open(study / "data" / "store_64"), []
+    tables, cache, gains = load_metadata(demo_folder), ImageCache.open(study / "data" / "cache_64"), []
     names = cache.image_index
     seen = [ChestXrayDataset(cache, tables, image_index=part) for part in (names[::2], names[1::2])]
     for films in seen:

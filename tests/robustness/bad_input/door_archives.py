@@ -305,7 +305,7 @@ def store_with(given: str, expected: Expected, change: Callable[[str], str], fil
 
         def act() -> str:
             again = ImageCache.open(cache.folder)
-            again.read(again.rows(IMAGES))
+            again.load(again.indices(IMAGES))
             return read(again)
 
         return act
@@ -370,7 +370,7 @@ def file_store(place: Place) -> Act:
 @case(STORE, "an image that it does not hold", refused(name(9), "prepare it first"))
 def not_held(place: Place) -> Act:
     cache = fill(tree(place.folder / "films", IMAGES), place.folder / "store")
-    return lambda: cache.rows([name(1), name(9)])
+    return lambda: cache.indices([name(1), name(9)])
 
 
 @case(STORE, "another size is asked for", refused("store", "name another folder"))

@@ -241,7 +241,7 @@ add(
 )
 add(
     "fetch: a path with spaces and umlauts",
-    works("3 images of 256x256 pixels are in keep/data/store_256"),
+    works("3 images of 256x256 pixels are in keep/data/cache_256"),
     lambda place: ["download", "--data", nih(place, "Röntgen bilder"), *tiny],
 )
 
@@ -303,7 +303,7 @@ def cut_table(place: Place) -> list[str]:
 def cut_store(place: Place) -> list[str]:
     """Prepared films of which the last is cut."""
     options = fetched(place)
-    path = next(place.folder.glob("keep/data/store_*")) / "images.u8"
+    path = next(place.folder.glob("keep/data/cache_*")) / "images.u8"
     assert len(ImageCache.open(path.parent)) == len(ROWS)
     path.write_bytes(path.read_bytes()[:-1])
     return ["train", "tiny", *options[:2], *named]

@@ -20,9 +20,8 @@ import pandas as pd
 import torch
 from agreement import FEWEST_FILMS
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from cxr_seam.data.dataset import ChestXrayDataset, loader
+from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.findings import FINDINGS
 from cxr_seam.metrics.bootstrap import PatientBootstrap
 
@@ -56,15 +55,15 @@ def covering_drops(
     """
     centres = boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2
     placed = dict(zip(zip(boxes["image_index"], boxes["finding"], strict=True), centres, strict=True))
-    mean, done = mean_film(films), 0
+    mean = mean_film(films)
     enough = films.labels.sum(axis=0) >= fewest
     logits, covered = [], np.full(films.labels.shape, np.nan)
-    for pixels, labels in tqdm(loader(films, BATCH_SIZE), desc="cover", unit="batch", leave=False):
+    for pixels, labels, indices in iter_batches(films, BATCH_SIZE, desc="cover"):
         logits.append(judge(pixels).double().numpy())
         shown = (labels * torch.from_numpy(enough)).nonzero().tolist()
         copies = pixels[[row for row, _ in shown]].clone()
         for copy, (row, k) in zip(copies, shown, strict=True):
-            place = placed.get((films.image_index[done + row], FINDINGS[k]))
+            place = placed.get((films.image_index[indices[row]], FINDINGS[k]))
             if place is not None:
                 inside = square(place, edge=edge, side=copy.shape[-1])
                 copy[inside] = mean[inside]
@@ -72,8 +71,7 @@ def covering_drops(
             part = shown[start : start + BATCH_SIZE]
             said = judge(copies[start : start + BATCH_SIZE]).double().numpy()
             for (row, k), value in zip(part, said, strict=True):
-                covered[done + row, k] = value[k]
-        done += len(pixels)
+                covered[indices[row], k] = value[k]
     seen = np.concatenate(logits)
     spread = seen.std(axis=0)
     return (seen - covered) / np.where(spread > 0, spread, np.nan)
@@ -81,7 +79,7 @@ def covering_drops(
 
 def mean_film(films: ChestXrayDataset) -> Tensor:
     """What films usually show, (1, S, S) uint8."""
-    total = sum(pixels.double().sum(dim=0) for pixels, _ in loader(films, BATCH_SIZE))
+    total = sum(pixels.double().sum(dim=0) for pixels, _, _ in iter_batches(films, BATCH_SIZE))
     return (total / len(films)).round().to(torch.uint8)
 
 

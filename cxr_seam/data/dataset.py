@@ -1,4 +1,4 @@
-"""Prepared films with their labels, in batches of grey bytes."""
+"""Chest X-rays of an image cache with their labels, and batches of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler as TorchBatchSampler
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from ..errors import InputError
 from .cache import BLOCK, ImageCache
@@ -16,51 +18,101 @@ from .nih import NihMetadata
 
 
 class ChestXrayDataset(Dataset):
-    """Some images of a store with their labels.
+    """Some images of a cache with their labels.
 
     Attributes:
-        image_index: names, in the order of the rows.
+        image_index: names of the images.
         labels: (N, 14) float32, 0 or 1, in the order of `FINDINGS`.
-        size: side of the films in pixels.
+        size: side of the images in pixels.
     """
 
-    def __init__(self, cache: ImageCache, tables: NihMetadata, *, image_index: Sequence[str]) -> None:
-        """Take the images called `image_index` from `store` and their labels from `tables`.
+    def __init__(self, cache: ImageCache, metadata: NihMetadata, *, image_index: Sequence[str]) -> None:
+        """Take the images called `image_index` from `cache` and their labels from `metadata`.
 
         Raises:
-            InputError: there is no name, or a name is missing in the store or in the table.
+            InputError: `image_index` is empty, or a name is missing in the cache or in the label table.
         """
         if not len(image_index):
-            raise InputError(f"no image was chosen from the store {cache.folder}; prepare images that the lists name")
+            raise InputError(f"no image was chosen from {cache.folder}; prepare images that the lists name")
         self.image_index = list(image_index)
-        self.labels = tables.labels(self.image_index).astype(np.float32)
+        self.labels = metadata.labels(self.image_index).astype(np.float32)
         self.size = cache.size
-        self._store = cache
+        self._cache = cache
         self._rows = cache.indices(self.image_index)
 
     def __len__(self) -> int:
-        """Number of films."""
         return len(self.image_index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.load([index])
+        return images[0], labels[0]
+
+    def load(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Load the images at `indices`: (B, 1, S, S) uint8 and their labels (B, 14) float32.
+
+        If there is a GPU, the images lie in pinned memory, so that it can copy them while the CPU goes on.
+        """
+        indices = np.asarray(indices)
+        images = torch.from_numpy(self._cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
+        labels = torch.from_numpy(self.labels[indices])  # (B, 14)
+        return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
+
+    __getitems__ = load
 
     @property
     def checksum(self) -> str:
-        """Tells films from others of the same names, prepared in another way; no pixel is read.
+        """CRC-32 of the checksums of all cache blocks that hold the images, eight hexadecimal digits.
 
-        Eight hexadecimal digits, of the checksums of the store's blocks (`store.BLOCK`) in which the films lie.
+        It differs if images of the same names were prepared in another way. No pixel is read.
         """
         blocks = np.unique(self._rows // BLOCK)
-        return f"{zlib.crc32(np.array(self._store.crc32, dtype=np.uint32)[blocks].tobytes()):08x}"
-
-    def __getitems__(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return a whole batch, the films at `places`: (B, 1, S, S) uint8 and (B, 14) float32.
-
-        PyTorch's loader calls this instead of asking for one film after another.
-        """
-        pixels = self._store.load(self._rows[places])
-        return torch.from_numpy(pixels)[:, None], torch.from_numpy(self.labels[places])
+        return f"{zlib.crc32(np.array(self._cache.crc32, dtype=np.uint32)[blocks].tobytes()):08x}"
 
 
-class Batches(BatchSampler):
+class BatchSampler:
+    """Split the indices of a dataset into batches, in order or shuffled in each epoch.
+
+    A shuffled epoch drops an incomplete last batch, unless it is the only one. The order depends on (seed, epoch) only.
+    """
+
+    def __init__(self, n_images: int, batch_size: int, *, shuffle_seed: int | None = None) -> None:
+        self.n_images, self.batch_size, self.shuffle_seed = n_images, batch_size, shuffle_seed
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        if self.shuffle_seed is not None and self.n_images >= self.batch_size:
+            return self.n_images // self.batch_size
+        return -(-self.n_images // self.batch_size)
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[np.ndarray]:
+        """Yield the indices of each batch of an epoch, without the first `start` batches."""
+        order = np.arange(self.n_images)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng((self.shuffle_seed, epoch)).permutation(self.n_images)
+        for batch in range(start, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+def iter_batches(
+    dataset: ChestXrayDataset, batch_size: int, *, desc: str | None = None
+) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+    """Iterate over a dataset once, in order.
+
+    Args:
+        dataset: N images.
+        batch_size: B, number of images in a batch; the last batch may be smaller.
+        desc: title of the progress bar; None: no progress bar.
+
+    Yields:
+        Images (B, 1, S, S) uint8, labels (B, 14) float32, and their indices (B,) in the dataset.
+    """
+    sampler = BatchSampler(len(dataset), batch_size)
+    bar = tqdm(sampler.batches(), total=len(sampler), desc=desc, unit="batch", leave=False, disable=desc is None)
+    for indices in bar:
+        yield *dataset.load(indices), indices
+
+
+class Batches(TorchBatchSampler):
     """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch).
 
     Where several processes share the work, each batch is split among them: iterating gives a process its own part.

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..data.dataset import ChestXrayDataset, loader
+from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
 from ..findings import BOXED_FINDINGS
 from ..inference.boxes import predicted_boxes
@@ -107,12 +106,10 @@ def gradient_methods(
     methods = {}
     for method, name in GRADIENT_METHODS.items():
         collected = BoxCollector(predictor.recipe.cam_threshold, truth)
-        done = 0
-        for pixels, _ in tqdm(loader(films, BATCH_SIZE), desc=f"locate, {name}", unit="batch", leave=False):
+        for pixels, _, indices in iter_batches(films, BATCH_SIZE, desc=f"locate, {name}"):
             images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
             cam = gradcam_maps(predictor.model, images, method=method, findings=BOXED_FINDINGS)
-            collected.add(films.image_index[done : done + len(pixels)], cam.cpu())
-            done += len(pixels)
+            collected.add([films.image_index[index] for index in indices], cam.cpu())
         note = "gradients of the MultiRes model"
         methods[f"{MULTIRES}, {name}"] = collected.method(COMPARISON, note, probabilities[MULTIRES])
     return methods

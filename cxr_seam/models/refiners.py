@@ -1,42 +1,44 @@
-"""The refiners that a recipe's `refiner` may name; each stands in a file of its own.
+"""Refiners of class activation maps by name: the paper's PCM, and the modules in `extras` that may replace it.
 
-`refiner(features, maps, valid=..., shallow=...)` gives refined maps, each pixel a mean of the map with weights that sum
-to 1. `valid` says which pixels have content, `shallow` what the network saw before its last features.
+`refiner(features, cam, valid=..., low_level=...)` returns refined maps: each pixel is a weighted mean of its map, and
+the weights sum to 1. Arguments as in `pcm.PCM.forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 from ..errors import InputError
-from .extras.seam_pcm import SeamPCM
-from .extras.self_attention import SelfAttention
 from .pcm import PCM
 
-REFINERS: dict[str, Callable[[int, Sequence[int]], nn.Module | None]] = {
-    "pcm": lambda channels, low_level: PCM(channels),
-    "pcm_shallow": SeamPCM,
-    "self_attention": lambda channels, low_level: SelfAttention(channels),
-    "none": lambda channels, low_level: None,
-}
+REFINERS = ("pcm", "seam_pcm", "self_attention", "none")
 
 
 def build_refiner(name: str, channels: int, *, low_level: Sequence[int]) -> nn.Module | None:
-    """Make a refiner by name.
+    """Build a refiner, or return None for "none".
 
     Args:
-        name: a key of `REFINERS`.
-        channels: of the last features.
-        shallow: channels of the backbone's maps at strides 4 and 8.
-
-    Returns:
-        The refiner; None for "none".
+        name: one of `REFINERS`: "pcm" (the paper), "seam_pcm" (PCM of Wang et al. 2020, which also sees the image and
+            low-level features), "self_attention" (named as future work by the paper).
+        channels: number of channels of the features.
+        low_level: numbers of channels of the backbone's maps at strides 4 and 8.
 
     Raises:
         InputError: the name is unknown.
     """
-    if name not in REFINERS:
-        raise InputError(f"there is no refiner {name!r}; choose one of {', '.join(REFINERS)}")
-    return REFINERS[name](channels, low_level)
+    match name:
+        case "pcm":
+            return PCM(channels)
+        case "seam_pcm":
+            from .extras.seam_pcm import SeamPCM
+
+            return SeamPCM(channels, low_level)
+        case "self_attention":
+            from .extras.self_attention import SelfAttention
+
+            return SelfAttention(channels)
+        case "none":
+            return None
+    raise InputError(f"there is no refiner {name!r}; choose one of {', '.join(REFINERS)}")

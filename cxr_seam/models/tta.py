@@ -1,7 +1,7 @@
-"""What a model says of a film looked at several times: larger, smaller, mirrored.
+"""Test-time augmentation: average a model's outputs over scaled and flipped versions of a batch.
 
-Logits are averaged, and so are maps, each turned back and brought to one size. A look costs a forward pass and needs no
-training. Source: the inference that is usual with class activation maps, as in Wang et al. 2020 (SEAM).
+It costs a forward pass per version and needs no training. Source: common practice for class activation maps, as in
+Wang et al. 2020 (SEAM).
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from torch.nn import functional as F
 
 from .multires import ModelOutput
 
-STEP = 32
-"""Sides of the films looked at are multiples of the coarsest stride, so that all maps cover the film evenly."""
+MULTIPLE = 32
+"""Sides are multiples of the coarsest stride, so that every map covers the image evenly."""
 
 
 def tta_forward(
     model: nn.Module, images: Tensor, *, scales: Sequence[float] = (1.0,), flip: bool = False, maps: bool = True
 ) -> ModelOutput:
-    """Run a model on a batch at each scale, with `flip` mirrored too, and average what it says.
+    """Run a model on a batch at each scale, with `flip` also mirrored, and average logits and maps.
 
     Args:
-        model: as `LocalizationModel`.
+        model: a `LocalizationModel`.
         images: (B, 3, H, W) normalised.
-        scales: of H and W, one at least. At 1 the images are taken as they are; elsewhere they are resized bilinearly,
-            without aliasing, to the nearest multiples of 32 pixels (of two as near, the larger), 32 at least.
-        flip: whether each scale is looked at mirrored left to right as well.
+        scales: factors of H and W, at least one. At 1 the images are used as they are; at other scales they are resized
+            bilinearly with antialiasing to the nearest multiples of 32 pixels (halves are rounded up), at least 32.
+        flip: whether each scale is also run mirrored left to right.
         maps: see `LocalizationModel.forward`.
 
     Returns:
-        As the model's: logits (B, 14), maps of the size that they have at the first scale. For the one scale 1 without
-        flip it is the model's very answer.
+        Logits (B, 14) and maps in the size that they have at the first scale. With the one scale 1 and no flip it is the
+        unchanged output of the model.
     """
-    looks = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
-    if looks == [(1.0, False)]:
+    views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
+    if views == [(1.0, False)]:
         return model(images, maps=maps)
     outputs = []
-    for scale, mirrored in looks:
-        seen = rescale(images, scale)
-        logits, *drawn = model(seen.flip(-1) if mirrored else seen, maps=maps)
-        outputs.append(ModelOutput(logits, *(m.flip(-1) if mirrored and m is not None else m for m in drawn)))
-    return ModelOutput(*(None if part[0] is None else mean(part) for part in zip(*outputs, strict=True)))
+    for scale, mirrored in views:
+        view = rescale(images, scale)
+        logits, *cams = model(view.flip(-1) if mirrored else view, maps=maps)
+        outputs.append(ModelOutput(logits, *(c.flip(-1) if mirrored and c is not None else c for c in cams)))
+    return ModelOutput(*(None if field[0] is None else mean_of(field) for field in zip(*outputs, strict=True)))
 
 
 def rescale(images: Tensor, scale: float) -> Tensor:
-    """Resize (B, 3, H, W) images, see `tta_forward`."""
+    """Resize (B, 3, H, W) images as `tta_forward` describes."""
     if scale == 1:
         return images
-    size = [max(STEP, math.floor(scale * side / STEP + 0.5) * STEP) for side in images.shape[-2:]]
+    size = [max(MULTIPLE, math.floor(scale * side / MULTIPLE + 0.5) * MULTIPLE) for side in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def mean(parts: Sequence[Tensor]) -> Tensor:
-    """The mean of logits, or of maps resized to the first ones' size; float32."""
-    first = parts[0].float()
-    same = (
-        part.float()
-        if part.shape == first.shape
-        else F.interpolate(part.float(), size=first.shape[-2:], mode="bilinear", align_corners=False)
-        for part in parts
+def mean_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Average logits, or maps resized to the size of the first; float32."""
+    first = tensors[0].float()
+    same_size = (
+        tensor.float()
+        if tensor.shape == first.shape
+        else F.interpolate(tensor.float(), size=first.shape[-2:], mode="bilinear", align_corners=False)
+        for tensor in tensors
     )
-    return torch.stack(list(same)).mean(dim=0)
+    return torch.stack(list(same_size)).mean(dim=0)

@@ -1,1 +1,1 @@
-"""Poolings and refiners that the paper only names; no preset of the paper uses them."""
+"""Poolings and refiners beside the paper's; `build_pooling` and `build_refiner` import them when a recipe names them."""

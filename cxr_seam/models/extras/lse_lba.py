@@ -1,12 +1,11 @@
-"""LSE-LBA: log-sum-exp pooling whose sharpness is learned and bounded from below.
+"""LSE-LBA pooling: log-sum-exp pooling with a learned sharpness that has a lower bound.
 
 Source: Yao et al. 2018, "Weakly supervised medical diagnosis and localization from multiple resolutions":
 
     p = 1/r * log( 1/(HW) * sum exp(r * x) ),  r = r_0 + exp(beta),  beta learned, r_0 fixed.
 
-Findings differ in size, so a single sharpness suits none; the bound keeps it from sinking to the average, which would
-blur every map. Yao et al. pool maps of scores with one beta; here, as the paper pools features, each channel has its
-own.
+The bound keeps r from falling to 0, where the pooling is the average, which would blur every map. Yao et al. pool maps
+of scores with one beta; the paper pools features, so each channel has a beta here.
 """
 
 from __future__ import annotations
@@ -20,18 +19,17 @@ from ...errors import InputError
 from ..pooling import FeaturePool, lse_pool
 
 BOUND = 0.5
-"""r_0 as a share of the sharpness at the start."""
+"""r_0 as a fraction of the initial sharpness."""
 
 
 class AdaptiveLogSumExpPool(FeaturePool):
-    """LSE with a learned sharpness for each channel; before training it is LSE with `gamma`.
+    """LSE with a learned sharpness for each channel; before training it equals LSE with `gamma`.
 
     Raises:
         InputError: gamma is not above 0.
     """
 
     def __init__(self, channels: int, gamma: float) -> None:
-        """Start `channels` sharpnesses at `gamma`, none of which will fall below half of it."""
         super().__init__()
         if not gamma > 0:
             raise InputError(f"LSE-LBA pooling needs gamma above 0, not {gamma}")

@@ -1,11 +1,11 @@
-"""Multi-head self-attention in the PCM's place, which the paper names as future work.
+"""Multi-head self-attention instead of the PCM; the paper names it as future work.
 
-Source: Vaswani et al. 2017, Sect. 3.2, with the maps themselves as values. With H heads of width d, queries Q_h x and
-keys K_h x of the features x, both learned,
+Source: Vaswani et al. 2017, Sect. 3.2, with the maps as values. With H heads of width d, learned queries Q_h x and keys
+K_h x of the features x:
 
     A_h = softmax over j of ( (Q_h x_i) . (K_h x_j) / sqrt(d) ),  refined_i = sum_j (mean over h of A_h)_ij cam_j.
 
-Unlike the cosine of the PCM it need not be symmetric, and it can be as sharp as it learns to be.
+Unlike the PCM's cosine, A_h need not be symmetric, and its sharpness is learned.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..pcm import LowLevelFeatures, apply_affinity_chunked
+from ..backbones import LowLevelFeatures
+from ..pcm import apply_in_blocks
 
 HEADS = 4
 
 
 class SelfAttention(nn.Module):
-    """Refine maps with the mean of several softmax affinities; the interface of `pcm.PCM`."""
+    """Refine maps with the mean of several softmax affinities; same interface as `pcm.PCM`.
+
+    Queries and keys are together half as wide as the features, as the PCM's theta.
+    """
 
     def __init__(self, channels: int) -> None:
-        """Make queries and keys for features with `channels` channels, half as wide in all, as the PCM's theta."""
         super().__init__()
         width = max(1, channels // 2 // HEADS) * HEADS
         self.query = nn.Conv2d(channels, width, kernel_size=1, bias=False)
         self.key = nn.Conv2d(channels, width, kernel_size=1, bias=False)
 
     def queries_and_keys(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys (B, D, N) float32 of (B, C, H, W) features, which are detached."""
+        """Compute queries and keys (B, D, N) float32 of detached (B, C, H, W) features."""
         features = features.detach().float()
         return self.query(features).flatten(start_dim=2), self.key(features).flatten(start_dim=2)
 
     def affinity(
         self, features: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:
-        """Return the mean of the heads' affinities, (B, HW, HW) float32; rows sum to 1."""
+        """Compute the mean of the heads' affinities, (B, HW, HW) float32; rows sum to 1."""
         del low_level
         with torch.autocast(features.device.type, enabled=False):
             query, key = self.queries_and_keys(features)
@@ -47,27 +50,27 @@ class SelfAttention(nn.Module):
     def forward(
         self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:
-        """Refine `cam`; arguments and result as those of `pcm.PCM.forward`."""
+        """Refine `cam`; arguments and result as in `pcm.PCM.forward`."""
         del low_level
         with torch.autocast(features.device.type, enabled=False):
             query, key = self.queries_and_keys(features)
-            return apply_affinity_chunked(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
+            return apply_in_blocks(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
 
 
-def attend(some: Tensor, key: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
-    """Refined values (B, n, K) of the n pixels whose queries are `some` (B, D, n); values (B, N, K)."""
-    return torch.bmm(attention_rows(some, key, columns), values)
+def attend(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
+    """Compute refined values (B, n, K) of n queries from values (B, N, K)."""
+    return torch.bmm(attention_rows(queries, keys, columns), values)
 
 
-def attention_rows(some: Tensor, key: Tensor, columns: Tensor | None) -> Tensor:
-    """Rows (B, n, N) of the mean affinity for queries (B, D, n) and keys (B, D, N).
+def attention_rows(queries: Tensor, keys: Tensor, columns: Tensor | None) -> Tensor:
+    """Compute rows (B, n, N) of the mean affinity.
 
     Args:
-        some: the queries, head after head.
-        key: likewise.
-        columns: (B, 1, N) bool or None; no row has weight where it is False.
+        queries: (B, D, n), the heads one after another.
+        keys: (B, D, N), likewise.
+        columns: (B, 1, N) bool or None; weights are 0 where it is False.
     """
-    query, key = (values.unflatten(1, (HEADS, -1)) for values in (some, key))  # (B, heads, d, n) and (B, heads, d, N)
+    query, key = (x.unflatten(1, (HEADS, -1)) for x in (queries, keys))  # (B, heads, d, n) and (B, heads, d, N)
     logits = query.transpose(2, 3) @ key / math.sqrt(key.shape[2])  # (B, heads, n, N)
     if columns is not None:
         logits = logits.masked_fill(~columns[:, None], torch.finfo(logits.dtype).min)

@@ -115,8 +115,8 @@ OPTIMISATION = (
     "warmup_fraction",
 )
 """The fields of a phase that say how it steps."""
-POOLINGS = ("lse_lba", "pcam", "attention", "max_min", "average", "max")
-REFINERS = ("pcm_shallow", "self_attention")
+POOLINGS = ("lse_lba", "pcam", "attention", "max_min")
+REFINERS = ("seam_pcm", "self_attention")
 AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "q_0.5": ("Q of 0.5", {"cam_threshold": 0.5}),
     "q_0.6": ("Q of 0.6", {"cam_threshold": 0.6}),

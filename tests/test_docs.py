@@ -31,7 +31,7 @@ from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, s
 from cxr_seam.models.extras.pcam import ProbabilisticCamPool
 from cxr_seam.models.extras.seam_pcm import SeamPCM
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.poolings import POOLINGS
+from cxr_seam.models.pooling import POOLINGS
 from cxr_seam.models.refiners import REFINERS
 from cxr_seam.recipes import CAM_BASELINES
 from cxr_seam.training.optim import OPTIMISERS

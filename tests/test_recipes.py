@@ -105,7 +105,7 @@ def test_recipes_are_frozen_and_unknown_ones_are_told():
         recipe_from_dict(recipe_to_dict(get_recipe("resnet50")) | {"colour": "red"})
 
 
-@pytest.mark.parametrize("refiner", ["pcm", "pcm_shallow", "self_attention"])
+@pytest.mark.parametrize("refiner", ["pcm", "seam_pcm", "self_attention"])
 @pytest.mark.parametrize("pooling", ["lse", "lse_lba", "attention"])
 def test_parts_chosen_by_name_come_back_with_their_weights(tmp_path, pooling, refiner):
     recipe = replace(get_recipe("multires_tiny"), pooling=pooling, refiner=refiner)
@@ -155,7 +155,7 @@ def test_a_second_phase_can_begin_with_another_refiner_on_the_model_of_the_first
     state, before = started.state_dict(), model.state_dict()
     assert {key for key in state if key not in before} == {"refiner.query.weight", "refiner.key.weight"}
     assert all(torch.equal(state[key], before[key]) for key in state if key in before)
-    for field, other in {"model": "multires_resnet18", "pooling": "pcam", "lse_gamma": 5.0}.items():
+    for field, other in {"model": "multires_timm:resnet18", "pooling": "pcam", "lse_gamma": 5.0}.items():
         with pytest.raises(InputError, match=f"multires_tiny_pcm has the {field} .*; give both the same"):
             init_model(replace(second, **{field: other}), best_path(tmp_path, first.name), weights="none")
     with pytest.raises(InputError, match="no normalisation 'mean' of maps"):

@@ -25,7 +25,6 @@ from cxr_seam.inference.calibration import negative_mean_cam
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_header, read_history
-from cxr_seam.models.poolings import WITH_GAMMA
 from cxr_seam.presets import PRESETS
 from cxr_seam.recipes import Recipe, SeamStage, recipe_to_dict
 from cxr_seam.training.fit import init_model, train
@@ -130,7 +129,7 @@ def choices(question: str, multires: Recipe, pcm: Recipe) -> list[Choice]:
             for name, trainable in (("trained", True), ("frozen", False))
         }
     elif question == "gamma":
-        gammas = TRIED_GAMMAS if multires.pooling in WITH_GAMMA else ()  # with another there is nothing to try
+        gammas = TRIED_GAMMAS if multires.pooling in ("lse", "lse_lba") else ()  # with another there is nothing to try
         tried = {f"{gamma:g}": both(f"gamma_{gamma:g}", lse_gamma=gamma) for gamma in gammas}
     elif question == "q":
         tried = {f"{q:g}": (multires, replace(pcm, cam_threshold=q)) for q in TRIED_THRESHOLDS}

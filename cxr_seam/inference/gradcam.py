@@ -66,9 +66,9 @@ def gradcam_maps(
     explain = getattr(pytorch_grad_cam, METHODS[method])(model, target_layers=[]).get_cam_image
     maps = []
     with torch.inference_mode(False), torch.no_grad():  # a caller's inference mode would leave nothing to derive
-        features = model.features(images).float().requires_grad_()
+        features = model.forward_features(images)[0].float().requires_grad_()
         with torch.enable_grad():
-            of_finding = model.classify(features).sum(dim=0).unbind()
+            of_finding = model.pool_logits(features).sum(dim=0).unbind()
         activations = (features.detach() * UNIT).cpu().numpy()
         for i in wanted:
             (gradient,) = torch.autograd.grad(of_finding[i], features, retain_graph=True)

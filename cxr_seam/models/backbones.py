@@ -82,7 +82,10 @@ class TimmBackbone(nn.Module):
         self.channels_last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
         self.stage_modules = modules_by_feature(net, [net.feature_info.module_name(i) for i in self.indices])
         # Images arrive normalised with ImageNet's mean and deviation; some weights of timm need other values.
-        ours, theirs = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+        ours, theirs = (
+            (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+            (net.pretrained_cfg["mean"], net.pretrained_cfg["std"]),
+        )
         (mean, std), (net_mean, net_std) = (torch.tensor(values)[..., None, None] for values in (ours, theirs))
         self.register_buffer("scale", std / net_std, persistent=False)
         self.register_buffer("shift", (mean - net_mean) / net_std, persistent=False)

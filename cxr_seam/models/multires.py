@@ -206,7 +206,9 @@ class LocalizationModel(nn.Module):
             InputError: the model has no refiner.
         """
         if self.refiner is None:
-            raise InputError("this model has no refiner to train; take a MultiRes model with a refiner other than 'none'")
+            raise InputError(
+                "this model has no refiner to train; take a MultiRes model with a refiner other than 'none'"
+            )
         self.freeze_bn_stats = True
         self.requires_grad_(False)
         self.refiner.requires_grad_(True)

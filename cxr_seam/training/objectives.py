@@ -37,7 +37,7 @@ class ClassificationObjective(nn.Module):
 
 def freeze_for_classifier_stage(model: LocalizationModel, phase: ClassifierStage) -> None:
     """Freeze all of a model that the first phase does not train."""
-    model.freeze_below(phase.freeze_below_stride, head=phase.train_head, freeze_bn_stats=phase.freeze_bn_stats)
+    model.freeze_below(phase.freeze_below_stride, train_head=phase.train_head, freeze_bn_stats=phase.freeze_bn_stats)
 
 
 def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:

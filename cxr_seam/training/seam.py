@@ -40,15 +40,15 @@ class SeamObjective(nn.Module):
         self.phase = phase
 
     def branch(self, images: Tensor, *, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Raw maps (B, 14 or 15, h, w), see `LocalizationModel.activate`, and refined ones (B, 15, h, w) of one branch.
+        """Raw maps (B, 14 or 15, h, w), see `LocalizationModel.compute_cam`, and refined ones (B, 15, h, w) of one branch.
 
         Args:
             images: (B, 3, H, W) normalised.
             valid: (B, 1, h, w) bool or None for the branch whose images are whole.
         """
         with torch.no_grad():
-            features, low_level = self.model.encode(images)
-            cam = self.model.activate(features).float()
+            features, low_level = self.model.forward_features(images)
+            cam = self.model.compute_cam(features).float()
         if valid is None:
             return cam, self.model.refiner(features, make_pcm_input(cam), low_level=low_level)
         cam = cam * valid

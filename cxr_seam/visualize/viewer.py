@@ -133,7 +133,7 @@ def pcm_embedding(predictor: Predictor, film: np.ndarray) -> Tensor:
         raise InputError("this model has no PCM to look into; take a MultiRes model whose refiner is the PCM")
     prepared = torch.from_numpy(resize_square(film, predictor.cache_size))[None, None]
     images = eval_transform(prepared.to(predictor.device), size=predictor.recipe.image_size)
-    theta = model.refiner.embed(*model.encode(images))
+    theta = model.refiner.embed(*model.forward_features(images))
     return l2_normalise(theta)[0].reshape(theta.shape[1:]).cpu()
 
 

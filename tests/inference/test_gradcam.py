@@ -21,10 +21,10 @@ class Given(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(weights)
 
-    def features(self, images: Tensor) -> Tensor:
-        return images.clone()
+    def forward_features(self, images: Tensor) -> tuple[Tensor, None]:
+        return images.clone(), None
 
-    def classify(self, features: Tensor) -> Tensor:
+    def pool_logits(self, features: Tensor) -> Tensor:
         return features.mean(dim=(-2, -1)) @ self.weights.T + 0.7
 
 
@@ -32,7 +32,7 @@ class Given(nn.Module):
 def model() -> nn.Module:
     """A real one with LSE pooling, whose classifier speaks up more than a fresh one does."""
     torch.manual_seed(0)
-    model = build_model("multires_resnet18", weights="none").eval()
+    model = build_model("multires_timm:resnet18", weights="none").eval()
     nn.init.normal_(model.classifier.weight, std=0.3)
     return model
 
@@ -46,8 +46,8 @@ def slow_maps(model: nn.Module, images: Tensor, method: str, finding: int) -> Te
     """The formulas as they are written, one image, one channel and one pixel at a time, in float64."""
     maps = []
     for image in images:
-        features = model.features(image[None]).detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(model.classify(features)[0, finding], features)
+        features = model.forward_features(image[None])[0].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.pool_logits(features)[0, finding], features)
         total = torch.zeros(features.shape[-2:], dtype=torch.float64)
         for channel, slope in zip(features[0].detach().double(), gradient[0].double(), strict=True):
             if method == "gradcam":

@@ -9,19 +9,19 @@ def test_max_normalise_by_hand():
     assert torch.equal(max_normalise(cam), expected)
 
 
-def test_background_is_one_minus_the_maximum():
+def test_background_is_one_minus_maximum():
     cam = torch.tensor([[[[0.2, 0.0]], [[0.7, 0.0]]]])
     assert torch.allclose(append_background(cam)[0, 2], torch.tensor([[0.3, 1.0]]))
 
 
-def test_keep_maximum_leaves_the_input_alone_and_keeps_ties():
+def test_suppress_non_max_keeps_ties_and_input():
     cam = torch.tensor([[[[0.2, 0.5]], [[0.7, 0.5]]]])
     before = cam.clone()
     assert torch.equal(suppress_non_max(cam), torch.tensor([[[[0.0, 0.5]], [[0.7, 0.5]]]]))
     assert torch.equal(cam, before)
 
 
-def test_prepared_maps_take_the_background_before_the_suppression_and_are_detached():
+def test_pcm_input_background_before_suppression():
     cam = torch.tensor([[[[1.0, 0.4]], [[0.5, 1.0]]]], requires_grad=True)
     prepared = make_pcm_input(cam)
     expected = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 0.0]]]])
@@ -31,7 +31,7 @@ def test_prepared_maps_take_the_background_before_the_suppression_and_are_detach
     assert torch.equal(make_pcm_input(half)[0, 2], torch.tensor([[0.0, 0.5]]))
 
 
-def test_a_background_of_the_models_own_is_kept_and_normalised_like_the_others():
+def test_pcm_input_keeps_the_models_background():
     cam = torch.zeros(1, 15, 1, 2)
     cam[0, 3] = torch.tensor([4.0, 1.0])
     cam[0, 14] = torch.tensor([-1.0, 8.0])

@@ -16,11 +16,11 @@ TABLE_4 = {
 
 
 @pytest.mark.parametrize("name", TABLE_4)
-def test_counts_of_table_4_to_the_last_parameter(name):
+def test_parameter_counts_of_table_4(name):
     assert count_parameters(build_model(name, weights="none")) == TABLE_4[name]
 
 
-def test_merge_blocks_have_the_counts_that_table_4_implies():
+def test_merge_block_parameter_counts():
     # ResNet: 2048->512 1,049,600 + 1024->256 262,656 + fuse 768->1024 788,480
     assert count_parameters(MergeBlock(2048, 1024, width="skip")) == 1_049_600 + 262_656 + 788_480
     # EfficientNet-B4: 1792->448 803,712 + 160->160 25,920 + fuse 608->608 370,880
@@ -30,11 +30,11 @@ def test_merge_blocks_have_the_counts_that_table_4_implies():
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
-    return build_model("multires_resnet18", weights="none").eval()
+    return build_model("multires_timm:resnet18", weights="none").eval()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 33), (100, 228), (32, 32)])
-def test_any_size_from_32_pixels_works(small, size):
+def test_any_image_size_from_32(small, size):
     with torch.no_grad():
         output = small(torch.randn(2, 3, *size))
     height, width = (-(-side // 8) for side in size)
@@ -44,30 +44,30 @@ def test_any_size_from_32_pixels_works(small, size):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)])
-def test_other_shapes_are_refused_in_a_sentence(small, shape):
-    with pytest.raises(InputError, match=r"shape \(B, 3, H, W\).*at least 32"):
+def test_other_shapes_are_refused(small, shape):
+    with pytest.raises(InputError, match="at least 32"):
         small(torch.zeros(shape))
 
 
-def test_standard_model_has_a_coarse_cam_and_no_pcm():
-    output = build_model("resnet18", weights="none").eval()(torch.zeros(1, 3, 256, 256))
+def test_standard_model_has_coarse_cam_and_no_refiner():
+    output = build_model("timm:resnet18", weights="none").eval()(torch.zeros(1, 3, 256, 256))
     assert output.cam.shape == (1, 14, 8, 8) and output.refined is None
 
 
-def test_cam_is_the_classifier_on_unpooled_features_and_logits_are_not_its_pool(small):
+def test_cam_is_classifier_on_unpooled_features(small):
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        features = small.features(images)
+        features = small.forward_features(images)[0]
         output = small(images)
         weight, bias = small.classifier.weight[:14, :, 0, 0], small.classifier.bias[:14]
         at_pixel = weight @ features[0, :, 3, 5] + bias
         assert torch.allclose(output.cam[0, :, 3, 5], at_pixel, atol=1e-5)
         pooled = weight @ lse_pool(features, gamma=10)[0] + bias
         assert torch.allclose(output.logits[0], pooled, atol=1e-5)
-        assert not torch.allclose(output.logits, lse_pool(output.cam, gamma=10), atol=1e-3)
+        assert not torch.allclose(output.logits, lse_pool(output.cam, gamma=10), atol=1e-4)
 
 
-def test_merge_block_enlarges_with_aligned_corners():
+def test_merge_block_aligns_corners():
     block = MergeBlock(4, 4, width="skip").eval()
     for part in (block.reduce_coarse, block.reduce_fine, block.fuse):
         part[1] = nn.Identity()
@@ -81,8 +81,8 @@ def test_merge_block_enlarges_with_aligned_corners():
     assert torch.allclose(merged[0, 0, 0].detach(), torch.tensor([0.0, 1.0, 2.0, 3.0]), atol=1e-6)
 
 
-def test_first_phase_freezes_the_fine_stages_with_their_statistics_and_leaves_theta_alone(small):
-    model = build_model("multires_resnet18", weights="none")
+def test_freeze_below_keeps_fine_stages_and_refiner():
+    model = build_model("multires_efficientnet_lite0", weights="none")
     model.freeze_below(16)
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -91,17 +91,17 @@ def test_first_phase_freezes_the_fine_stages_with_their_statistics_and_leaves_th
     optimiser.step()
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and not any(
-        k.startswith(("backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "pcm")) for k in changed
+        k.startswith(("backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "refiner")) for k in changed
     )
-    for part in ["backbone.stages.3", "backbone.stages.4", "merges.0", "merges.1", "classifier"]:
-        assert any(k.startswith(part) for k in changed)
+    for module in ["backbone.stages.3", "backbone.stages.4", "merges.0", "merges.1", "classifier"]:
+        assert any(k.startswith(module) for k in changed)
 
 
-def test_the_fifteenth_output_can_be_the_background_and_scores_stay_fourteen():
+def test_background_output_is_the_fifteenth_map():
     torch.manual_seed(0)
-    model = build_model("multires_resnet18", weights="none", background="output").eval()
-    features = model.features(torch.randn(2, 3, 64, 64))
-    assert model.activate(features).shape == (2, 15, 8, 8)
+    model = build_model("multires_timm:resnet18", weights="none", background="output").eval()
+    features = model.forward_features(torch.randn(2, 3, 64, 64))[0]
+    assert model.compute_cam(features).shape == (2, 15, 8, 8)
     with torch.no_grad():
         first = model(torch.randn(2, 3, 64, 64))
         assert first.logits.shape == (2, 14) and first.cam.shape[1] == first.refined.shape[1] == 14
@@ -111,16 +111,16 @@ def test_the_fifteenth_output_can_be_the_background_and_scores_stay_fourteen():
         model.background = "one_minus_max"
         without = model(images)
     assert torch.equal(with_it.cam, without.cam) and torch.equal(with_it.refined, without.refined)
-    with pytest.raises(InputError, match="no background 'sky'; choose one of one_minus_max, output"):
-        build_model("multires_resnet18", weights="none", background="sky")
+    with pytest.raises(InputError, match="sky"):
+        build_model("multires_timm:resnet18", weights="none", background="sky")
 
 
-def test_unknown_names_are_told():
-    with pytest.raises(InputError, match="no model 'resnet51'.*multires_resnet50"):
+def test_unknown_model_is_refused():
+    with pytest.raises(InputError, match="resnet51"):
         build_model("resnet51")
     assert set(TABLE_4) <= set(model_names())
 
 
-def test_black_pixels_have_imagenets_normalised_value():
+def test_black_pixels_normalised():
     expected = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
     assert torch.allclose(imagenet_normalise(torch.zeros(1, 1, 1, 1)).flatten(), expected)

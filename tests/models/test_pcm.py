@@ -30,7 +30,7 @@ def example(seed=0):
     return PCM(8), features, cam
 
 
-def test_equals_equation_2_written_as_loops():
+def test_pcm_matches_slow_reference():
     module, features, cam = example()
     theta = module.theta.weight.detach().double().numpy()[:, :, 0, 0]
     refined = module(features, cam).detach().numpy()
@@ -39,26 +39,26 @@ def test_equals_equation_2_written_as_loops():
         np.testing.assert_allclose(refined[b], slow, atol=1e-6)
 
 
-def test_rows_sum_to_one_and_negatives_are_cut():
+def test_pcm_rows_sum_to_one_and_negatives_are_zero():
     module, features, _ = example()
     weights = module.affinity(features)
     assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 12), atol=1e-6)
     assert (weights >= 0).all() and (weights == 0).any()
 
 
-def test_constant_map_stays_constant_and_range_does_not_grow():
+def test_pcm_keeps_constant_maps_and_range():
     module, features, cam = example()
     assert torch.allclose(module(features, torch.full_like(cam, 0.3)), torch.full_like(cam, 0.3), atol=1e-6)
     refined = module(features, cam)
     assert (refined.amax(dim=(2, 3)) <= cam.amax(dim=(2, 3)) + 1e-6).all()
 
 
-def test_pixel_without_likeness_to_others_keeps_its_value():
+def test_pcm_orthogonal_pixels_give_identity():
     embedding = torch.eye(4).reshape(1, 4, 2, 2)  # four orthogonal pixels
     assert torch.allclose(affinity(embedding)[0], torch.eye(4))
 
 
-def test_nothing_draws_on_invalid_pixels():
+def test_pcm_ignores_invalid_pixels():
     module, features, cam = example()
     valid = torch.ones(2, 1, 3, 4, dtype=torch.bool)
     valid[:, :, 0, 0] = False
@@ -68,7 +68,7 @@ def test_nothing_draws_on_invalid_pixels():
     assert torch.allclose(module.affinity(features, valid=valid).sum(dim=-1), torch.ones(2, 12), atol=1e-6)
 
 
-def test_gradient_reaches_theta_but_not_the_features():
+def test_pcm_gradient_reaches_only_theta():
     module, features, cam = example()
     features.requires_grad_()
     module(features, cam).square().sum().backward()
@@ -76,7 +76,7 @@ def test_gradient_reaches_theta_but_not_the_features():
 
 
 @pytest.mark.parametrize("rows", [1, 5, 12])
-def test_blocks_give_the_whole_matrix_times_the_maps_forward_and_backward(rows, monkeypatch):
+def test_pcm_blocks_equal_matrix_forward_and_backward(rows, monkeypatch):
     generator = torch.Generator().manual_seed(3)
     embedding = torch.randn(2, 4, 3, 4, generator=generator, dtype=torch.float32)
     cam = torch.rand(2, 5, 3, 4, generator=generator)
@@ -84,20 +84,20 @@ def test_blocks_give_the_whole_matrix_times_the_maps_forward_and_backward(rows, 
     valid = torch.rand(2, 1, 3, 4, generator=generator) < 0.8
     gradients, maps = [], []
     for whole in (True, False):
-        own = embedding.clone().requires_grad_()
+        leaf = embedding.clone().requires_grad_()
         if whole:
             values = cam.flatten(2).transpose(1, 2)
-            refined = torch.bmm(affinity(own, valid=valid), values).transpose(1, 2).reshape(cam.shape)
+            refined = torch.bmm(affinity(leaf, valid=valid), values).transpose(1, 2).reshape(cam.shape)
         else:
             monkeypatch.setattr(pcm, "BLOCK_VALUES", rows * 2 * 12)
-            refined = apply_affinity(own, cam, valid=valid)
+            refined = apply_affinity(leaf, cam, valid=valid)
         (refined * weights).sum().backward()
         maps.append(refined.detach())
-        gradients.append(own.grad)
+        gradients.append(leaf.grad)
     assert torch.allclose(maps[0], maps[1], atol=1e-5) and torch.allclose(gradients[0], gradients[1], atol=1e-5)
 
 
-def test_no_block_is_larger_than_promised(monkeypatch):
+def test_pcm_block_size(monkeypatch):
     sizes = []
     rows_of = pcm.similarity_rows
 
@@ -113,6 +113,6 @@ def test_no_block_is_larger_than_promised(monkeypatch):
     assert max(sizes) <= 1000 and sum(sizes) == 2 * (2 * 256 * 256)  # each block once forward, once backward
 
 
-def test_theta_halves_the_width_and_has_no_bias():
+def test_pcm_theta_parameter_count():
     # method of Table 4: 512 -> 256 without bias is 131,072 weights
     assert sum(p.numel() for p in PCM(512).parameters()) == 131_072

@@ -9,11 +9,12 @@ import torchvision
 
 from cxr_seam.errors import InputError
 from cxr_seam.models import pcm
+from cxr_seam.models.backbones import LowLevelFeatures
 from cxr_seam.models.cam import make_pcm_input
 from cxr_seam.models.extras.seam_pcm import REDUCED, SeamPCM
 from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.pcm import PCM, LowLevelFeatures
+from cxr_seam.models.pcm import PCM
 from cxr_seam.models.refiners import REFINERS, build_refiner
 
 NAMES = [name for name in REFINERS if name != "none"]
@@ -21,7 +22,7 @@ CHANNELS, WIDTHS = 16, (5, 7)
 
 
 def example(name, seed=0):
-    """A refiner, features (2, 16, 3, 4), maps, and what the network saw before."""
+    """A refiner, features (2, 16, 3, 4), maps, image and low-level maps."""
     torch.manual_seed(seed)
     refiner = build_refiner(name, CHANNELS, low_level=WIDTHS)
     low_level = LowLevelFeatures(torch.randn(2, 3, 24, 32), (torch.randn(2, 5, 6, 8), torch.randn(2, 7, 3, 4)))
@@ -29,7 +30,7 @@ def example(name, seed=0):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_constant_map_stays_constant_and_no_range_grows(name):
+def test_refiner_keeps_constant_maps_and_range(name):
     refiner, features, cam, low_level = example(name)
     constant = torch.full_like(cam, 0.3)
     assert torch.allclose(refiner(features, constant, low_level=low_level), constant, atol=1e-6)
@@ -40,7 +41,7 @@ def test_a_constant_map_stays_constant_and_no_range_grows(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_refining_is_the_affinity_times_the_maps_whose_rows_sum_to_one(name):
+def test_refiner_equals_affinity_times_maps(name):
     refiner, features, cam, low_level = example(name)
     valid = torch.rand(2, 1, 3, 4) < 0.7
     for where in (None, valid):
@@ -54,7 +55,7 @@ def test_refining_is_the_affinity_times_the_maps_whose_rows_sum_to_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_every_parameter_and_nothing_before(name):
+def test_refiner_gradients_stay_inside(name):
     refiner, features, cam, low_level = example(name)
     seen = (features, cam, low_level.images, *low_level.maps)
     for values in seen:
@@ -65,7 +66,7 @@ def test_gradients_reach_every_parameter_and_nothing_before(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_blocks_change_neither_maps_nor_gradients(name, monkeypatch):
+def test_refiner_blocks_equal_whole(name, monkeypatch):
     maps, gradients = [], []
     for values in (2**22, 150):
         monkeypatch.setattr(pcm, "BLOCK_VALUES", values)
@@ -79,14 +80,14 @@ def test_blocks_change_neither_maps_nor_gradients(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mixed_precision_does_not_reach_a_refiner(name):
+def test_refiner_ignores_autocast(name):
     refiner, features, cam, low_level = example(name)
     plain = refiner(features, cam, low_level=low_level)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(refiner(features, cam, low_level=low_level), plain)
 
 
-def test_attention_is_vaswanis_written_as_loops():
+def test_self_attention_matches_slow_reference():
     refiner, features, cam, _ = example("self_attention")
     query, key = (part.weight[:, :, 0, 0].detach().double().numpy() for part in (refiner.query, refiner.key))
     width = len(query) // HEADS
@@ -102,7 +103,7 @@ def test_attention_is_vaswanis_written_as_loops():
     np.testing.assert_allclose(refiner(features, cam).detach().numpy().reshape(expected.shape), expected, atol=1e-5)
 
 
-def test_attention_sees_no_block_larger_than_promised_with_its_heads_counted(monkeypatch):
+def test_self_attention_block_size(monkeypatch):
     sizes = []
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(torch.Tensor, "softmax", lambda self, dim: (sizes.append(self.numel()), softmax(self, dim))[1])
@@ -111,15 +112,15 @@ def test_attention_sees_no_block_larger_than_promised_with_its_heads_counted(mon
     assert max(sizes) <= 5000 and sum(sizes) == HEADS * 2 * 256 * 256
 
 
-def test_pixels_of_one_content_draw_on_each_other_alike_in_attention():
+def test_self_attention_of_equal_pixels_is_uniform():
     refiner, features, cam, _ = example("self_attention")
     same = features[:, :, :1, :1].expand_as(features)
     average = cam.mean(dim=(2, 3), keepdim=True).expand_as(cam)
     assert torch.allclose(refiner(same, cam), average, atol=1e-6)
 
 
-def test_the_shallow_pcm_embeds_image_shallow_maps_and_features_as_written_by_hand():
-    refiner, features, _, low_level = example("pcm_shallow")
+def test_seam_pcm_embedding_by_hand():
+    refiner, features, _, low_level = example("seam_pcm")
     row, column = 1, 2
     image = low_level.images[0, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].mean(dim=(1, 2))
     first = low_level.maps[0][0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
@@ -134,8 +135,8 @@ def test_the_shallow_pcm_embeds_image_shallow_maps_and_features_as_written_by_ha
     assert torch.allclose(refiner.embed(features, low_level)[0, :, row, column], expected, atol=1e-5)
 
 
-def test_the_shallow_pcm_tells_pixels_apart_that_only_the_image_tells_apart():
-    refiner, features, cam, low_level = example("pcm_shallow")
+def test_seam_pcm_uses_the_image():
+    refiner, features, cam, low_level = example("seam_pcm")
     flat = torch.ones_like(features)
     images = torch.zeros_like(low_level.images)
     maps = tuple(torch.zeros_like(seen) for seen in low_level.maps)
@@ -148,11 +149,11 @@ def test_the_shallow_pcm_tells_pixels_apart_that_only_the_image_tells_apart():
 
 
 @pytest.mark.parametrize("name", REFINERS)
-def test_a_model_of_any_refiner_differs_from_the_papers_in_its_refiner_alone(name):
+def test_refiner_changes_nothing_else_of_a_model(name):
     models = []
     for refiner in ("pcm", name):
         torch.manual_seed(0)
-        models.append(build_model("multires_resnet18", weights="none", refiner=refiner).eval())
+        models.append(build_model("multires_timm:test_resnet", weights="none", refiner=refiner).eval())
     theirs, ours = (m.state_dict() for m in models)
     assert {k for k in ours if not k.startswith("refiner.")} == {k for k in theirs if not k.startswith("refiner.")}
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if not k.startswith("refiner."))
@@ -162,18 +163,18 @@ def test_a_model_of_any_refiner_differs_from_the_papers_in_its_refiner_alone(nam
         assert torch.equal(output.logits, expected.logits) and torch.equal(output.cam, expected.cam)
         if name == "none":
             assert output.refined is None
-            with pytest.raises(InputError, match="no PCM to train"):
+            with pytest.raises(InputError, match="refiner"):
                 models[1].freeze_all_but_refiner()
         else:
-            features, low_level = models[1].encode(images)
+            features, low_level = models[1].forward_features(images)
             refined = models[1].refiner(features, make_pcm_input(output.cam), low_level=low_level)
             assert torch.equal(output.refined, refined[:, :14]) and output.refined.shape == output.cam.shape
 
 
-def test_a_trained_model_can_be_given_another_refiner_and_trains_that_alone():
-    model = build_model("multires_resnet18", weights="none")
+def test_set_refiner_and_train_it_alone():
+    model = build_model("multires_timm:test_resnet", weights="none")
     before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("refiner.")}
-    model.set_refiner("pcm_shallow")
+    model.set_refiner("seam_pcm")
     model.freeze_all_but_refiner()
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
         "refiner.theta.weight",
@@ -181,34 +182,35 @@ def test_a_trained_model_can_be_given_another_refiner_and_trains_that_alone():
         "refiner.reduce.1.weight",
     }
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k in before)
-    standard = build_model("resnet18", weights="none", refiner="self_attention")
+    standard = build_model("resnet50", weights="none", refiner="self_attention")
     assert standard.refiner is None
 
 
-def test_the_shallow_pcm_has_the_convolutions_of_its_source():
+def test_seam_pcm_parameter_counts():
     refiner = SeamPCM(512, (256, 512))
     counts = [p.numel() for p in refiner.parameters()]
     assert sorted(counts) == sorted([256 * 64, 512 * 128, (512 + 3 + 192) * ((512 + 3 + 192) // 2)])
 
 
-def test_unknown_names_are_told():
-    refiner, features, cam, _ = example("pcm_shallow")
-    with pytest.raises(InputError, match="needs them and the image"):
+def test_unknown_refiner_is_refused():
+    refiner, features, cam, _ = example("seam_pcm")
+    with pytest.raises(InputError, match="low_level"):
         refiner(features, cam)
-    with pytest.raises(InputError, match="no refiner 'crf'; choose one of pcm, pcm_shallow, self_attention, none"):
-        build_model("multires_resnet18", weights="none", refiner="crf")
+    with pytest.raises(InputError, match="strides 4 and 8"):
+        build_refiner("seam_pcm", CHANNELS, low_level=WIDTHS[:1])
+    with pytest.raises(InputError, match="crf"):
+        build_model("multires_timm:test_resnet", weights="none", refiner="crf")
 
 
-def test_a_standard_model_draws_nothing_for_a_refiner_that_it_has_not():
-    """What is drawn after it, such as stochastic depth, is then the same whatever refiners there are."""
+def test_standard_model_uses_no_random_numbers_for_a_refiner():
     states = []
     for name in REFINERS:
         torch.manual_seed(0)
-        build_model("resnet18", weights="none", refiner=name)
+        build_model("resnet50", weights="none", refiner=name)
         states.append(torch.get_rng_state())
     torch.manual_seed(0)
-    resnet = torchvision.models.resnet18()  # its own classifier is drawn, then thrown away
+    resnet = torchvision.models.resnet50()  # with its ImageNet classifier
     del resnet
-    torch.nn.Conv2d(512, 14, kernel_size=1)
+    torch.nn.Conv2d(2048, 14, kernel_size=1)
     states.append(torch.get_rng_state())
     assert all(torch.equal(state, states[0]) for state in states)

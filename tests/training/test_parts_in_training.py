@@ -21,7 +21,7 @@ from cxr_seam.training.fit import init_checkpoint, init_model, train
 @pytest.mark.parametrize(
     ("pooling", "refiner"),
     [
-        ("attention", "pcm_shallow"),
+        ("attention", "seam_pcm"),
         ("lse_lba", "self_attention"),
     ],
 )

@@ -6,8 +6,9 @@ from helpers.batches import random_batch
 
 from cxr_seam.data.transforms import draw_rotation, motion_valid, pad_value, rotate, rotation_valid
 from cxr_seam.errors import InputError
+from cxr_seam.models.backbones import LowLevelFeatures
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.pcm import PCM, LowLevelFeatures
+from cxr_seam.models.pcm import PCM
 from cxr_seam.recipes import SeamStage
 from cxr_seam.training.losses import ecr_loss, msml_loss
 from cxr_seam.training.seam import SeamObjective, present_maps, with_background
@@ -19,7 +20,7 @@ def batch(count=3, side=64):
 
 def objective(**changes):
     torch.manual_seed(0)
-    return SeamObjective(build_model("multires_resnet18", weights="none"), replace(SeamStage(), **changes))
+    return SeamObjective(build_model("multires_timm:resnet18", weights="none"), replace(SeamStage(), **changes))
 
 
 def loss_of(seam, seed=1):
@@ -101,12 +102,12 @@ def test_a_part_of_a_batch_moves_as_it_would_in_the_whole():
     assert torch.equal(whole, torch.cat([first, second]))
 
 
-@pytest.mark.parametrize("refiner", ["pcm", "pcm_shallow", "self_attention"])
+@pytest.mark.parametrize("refiner", ["pcm", "seam_pcm", "self_attention"])
 def test_what_the_network_says_of_empty_corners_counts_nowhere(refiner):
     """Whatever stands in images and maps where the moved film has no content, the loss stays the same."""
     seam = objective()
     seam.model.set_refiner(refiner)
-    encode = seam.model.encode
+    encode = seam.model.forward_features
     motion = draw_rotation(3, seam.phase, generator=torch.Generator().manual_seed(1))
 
     def loss_with_corners(value):
@@ -127,7 +128,7 @@ def test_what_the_network_says_of_empty_corners_counts_nowhere(refiner):
                 features = spoil(features, valid)
             return features, low_level
 
-        seam.model.encode = encode_with_noise
+        seam.model.forward_features = encode_with_noise
         with torch.no_grad():
             return loss_of(seam)["loss"].item()
 
@@ -162,5 +163,5 @@ def test_absent_findings_are_masked_and_background_is_one_minus_the_present_maxi
 
 
 def test_a_model_without_pcm_is_refused():
-    with pytest.raises(InputError, match="no PCM"):
-        SeamObjective(build_model("resnet18", weights="none"), SeamStage())
+    with pytest.raises(InputError, match="no refiner"):
+        SeamObjective(build_model("timm:resnet18", weights="none"), SeamStage())

@@ -29,7 +29,7 @@ def test_a_row_is_that_of_the_whole_matrix(predictor: Predictor, across: float, 
     row = attention_map(pcm_embedding(predictor, film), across=across, down=down)
     images = eval_transform(torch.from_numpy(film)[None, None], size=predictor.recipe.image_size)
     with torch.no_grad():
-        features = predictor.model.features(images.to(predictor.device))
+        features = predictor.model.forward_features(images.to(predictor.device))[0]
         whole = predictor.model.refiner.affinity(features)[0].cpu()
     height, width = row.shape
     assert (height, width) == features.shape[-2:]
@@ -54,13 +54,13 @@ def test_half_of_the_weight_lies_on_half_of_an_even_film_and_on_one_place_of_a_p
 
 
 def test_a_row_of_the_shallow_pcm_is_that_of_its_matrix_and_other_refiners_are_refused() -> None:
-    recipe = replace(get_preset("tiny")[2], refiner="pcm_shallow")
+    recipe = replace(get_preset("tiny")[2], refiner="seam_pcm")
     predictor = Predictor(build_from_recipe(recipe, weights="none"), recipe)
     film = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
     row = attention_map(pcm_embedding(predictor, film), across=0.3, down=0.8)
     images = eval_transform(torch.from_numpy(film)[None, None], size=64).to(predictor.device)
     with torch.no_grad():
-        features, low_level = predictor.model.encode(images)
+        features, low_level = predictor.model.forward_features(images)
         whole = predictor.model.refiner.affinity(features, low_level=low_level)[0].cpu()
     assert np.allclose(row.ravel(), whole[6 * 8 + 2], atol=1e-6)
     predictor.model.set_refiner("self_attention")

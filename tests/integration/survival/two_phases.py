@@ -99,7 +99,7 @@ def main(tables, cache, folder, updates=None):
     if updates is not None:
         die_after(int(updates))
     train_set, val_set = films_of(tables, cache)
-    for recipe in recipes("multires_resnet18", more=True):
+    for recipe in recipes("multires_timm:resnet18", more=True):
         train(recipe, folder, train_set=train_set, val_set=val_set, save_minutes=0)
 
 

@@ -239,13 +239,13 @@ state(
 def pickled_weights(place: Place) -> Act:
     path = place.folder / "weights.pth"
     torch.save({"conv1.weight": Payload(place.folder / "executed")}, path)
-    return lambda: build_backbone("resnet18", weights=str(path))
+    return lambda: build_backbone("resnet50", weights=str(path))
 
 
 @case(WEIGHTS, "a bare pickle that would create a file", refused("weights.pth", "not a file of plain weights"))
 def bare_pickle(place: Place) -> Act:
     path = place.write("weights.pth", posing(place))
-    return lambda: build_backbone("resnet18", weights=str(path))
+    return lambda: build_backbone("resnet50", weights=str(path))
 
 
 def weights(given: str, expected: Expected, data: bytes) -> None:
@@ -253,7 +253,7 @@ def weights(given: str, expected: Expected, data: bytes) -> None:
 
     def lay_out(place: Place) -> Act:
         path = place.write("weights.pth", data)
-        return lambda: build_backbone("resnet18", weights=str(path))
+        return lambda: build_backbone("resnet50", weights=str(path))
 
     case(WEIGHTS, given, expected)(lay_out)
 
@@ -265,20 +265,20 @@ weights("zip of something else", refused("weights.pth", "not a file of plain wei
 
 @case(WEIGHTS, "missing", refused("nowhere.pth", "give the path"))
 def no_weights(place: Place) -> Act:
-    return lambda: build_backbone("resnet18", weights=str(place.folder / "nowhere.pth"))
+    return lambda: build_backbone("resnet50", weights=str(place.folder / "nowhere.pth"))
 
 
 @case(WEIGHTS, "a folder", refused("weights", "not a file of plain weights"))
 def folder_of_weights(place: Place) -> Act:
     (place.folder / "weights").mkdir()
-    return lambda: build_backbone("resnet18", weights=str(place.folder / "weights"))
+    return lambda: build_backbone("resnet50", weights=str(place.folder / "weights"))
 
 
-@case(WEIGHTS, "of another network", refused("weights.pth", "does not hold weights of resnet18"))
+@case(WEIGHTS, "of another network", refused("weights.pth", "does not hold weights of resnet50"))
 def other_weights(place: Place) -> Act:
     path = place.folder / "weights.pth"
     torch.save({"conv1.weight": torch.ones(2)}, path)
-    return lambda: build_backbone("resnet18", weights=str(path))
+    return lambda: build_backbone("resnet50", weights=str(path))
 
 
 def recipe(given: str, expected: Expected, change: Callable[[dict[str, Any]], object]) -> None:

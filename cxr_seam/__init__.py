@@ -61,6 +61,8 @@ _OBJECTS = {
     "get_preset": "presets",
     "get_recipe": "presets",
     "load_checkpoint": "models.checkpoint",
+    "load_predictors": "evaluation.evaluate",
+    "stage_shapes": "evaluation.stage_shapes",
     "train": "training.fit",
     "train_missing": "training.fit",
 }

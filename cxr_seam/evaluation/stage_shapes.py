@@ -36,14 +36,14 @@ def stage_shapes(run: Workspace, name: str, *, batch_size: int = 4) -> pd.DataFr
         ("images", pixels, "grey bytes from the cache"),
         ("network input", images, "resized, normalised, 3 channels"),
     ]
-    rows += _network(model, images)
+    rows += network_stages(model, images)
     if recipe.seam_stage is not None:
-        rows += _refiner(model, images)
+        rows += refiner_stages(model, images)
     table = pd.DataFrame([(stage, str(tuple(value.shape)), text) for stage, value, text in rows])
     return table.set_axis(["stage", "shape", "operation"], axis="columns").set_index("stage")
 
 
-def _network(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
+def network_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
     """Yield name, value and operation of each stage up to the logits."""
     maps = model.backbone(images)
     for stride, features in zip(model.backbone.strides, maps, strict=True):
@@ -64,7 +64,7 @@ def _network(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Te
     yield "logits", output.logits, "pooling, then classifier"
 
 
-def _refiner(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
+def refiner_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
     """Yield the stages of the refiner; a PCM also has an embedding and an affinity."""
     features, low_level = model.forward_features(images)
     if hasattr(model.refiner, "embed"):

@@ -93,8 +93,8 @@ $(COLAB)/installed: tests/colab/preinstalled.txt
 
 fuzz: environment  ## Damage small files at random and read them: make fuzz FUZZ_SECONDS=60, for each of two readers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
-	$(BIN)/python tests/robustness/fuzz/fuzz.py tables --seconds $(FUZZ_SECONDS)
-	$(BIN)/python tests/robustness/fuzz/fuzz.py images --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/robustness/fuzz.py tables --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/robustness/fuzz.py images --seconds $(FUZZ_SECONDS)
 
 pair: environment  ## Write the script of each notebook after an edit in Jupyter
 	$(BIN)/jupytext --quiet --to py:percent $(NOTEBOOKS)

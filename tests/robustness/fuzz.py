@@ -1,8 +1,8 @@
-"""Coverage-guided fuzz of the readers: fuzz.py tables|images [--seconds 60] [--output FOLDER].
+"""Fuzz the readers, guided by coverage: fuzz.py tables|images [--seconds 60] [--output FOLDER].
 
-atheris changes small synthetic files byte by byte and keeps what leads to lines of the readers that nothing led to
-before. Any bytes must give either a result that keeps the reader's promises or an `InputError` in one line. What gives
-anything else is written to the folder of --output and ends the run with status 1; it belongs into tests/robustness/bad_input then.
+atheris changes small synthetic files byte by byte and keeps the changes that reach new lines of the readers. Every
+input must give a valid result or an `InputError` in one line. An input that gives anything else is written to the
+folder of --output and ends the run with exit status 1; add it to the cases of tests/robustness then.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bad_input")]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 TABLES = ("Data_Entry_2017_v2020.csv", "train_val_list.txt", "test_list.txt", "BBox_List_2017.csv")
 
 
 def table_seeds() -> list[bytes]:
-    """The first byte says which of the four tables the rest replaces."""
+    """Return the four tables, plain and gzipped; the first byte is the number of the table."""
     import gzip
 
-    from door_tables import FILES
+    from cases_tables import FILES
 
     seeds = [bytes([number]) + FILES[name].encode() for number, name in enumerate(TABLES)]
     return seeds + [seed[:1] + gzip.compress(seed[1:], mtime=0) for seed in seeds]
 
 
 def image_seeds() -> list[bytes]:
-    """Small images of every kind that is read."""
+    """Return small images of every format that is supported."""
     from helpers.dicom_files import film, of_pydicom, written
     from PIL import Image
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -66,7 +66,7 @@ def image_seeds() -> list[bytes]:
 
 
 class Tables:
-    """Reads four tables of which one is made of the bytes."""
+    """Reads four tables, one of them made of the fuzzed bytes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,41 +93,41 @@ class Tables:
 
 
 def images(data: bytes) -> None:
-    """Reads the bytes as an image, and once more as DICOM, which old files are by their name alone."""
-    from cxr_seam.data import image_io as radiographs
+    """Read the bytes as an image, and once more as DICOM: old DICOM files are known by their name only."""
+    from cxr_seam.data import image_io
     from cxr_seam.errors import InputError
 
-    for name in ("film", "film.dcm"):
+    for name in ("image", "image.dcm"):
         try:
-            read = radiographs.load_image(data, name=name)
+            read = image_io.load_image(data, name=name)
         except InputError as error:
             require_sentence(error)
             continue
         height, width = read.pixels.shape
-        assert read.pixels.dtype == np.uint8 and min(height, width) >= radiographs.MIN_SIDE
-        assert height * width <= radiographs.MAX_PIXELS and 0 <= read.coloured <= 1
+        assert read.pixels.dtype == np.uint8 and min(height, width) >= image_io.MIN_SIDE
+        assert height * width <= image_io.MAX_PIXELS and 0 <= read.coloured <= 1
 
 
 def require_sentence(error: Exception) -> None:
-    """One line, of more than a word."""
+    """Check that the message is one line of several words."""
     assert len(str(error).splitlines()) == 1 and " " in str(error)
 
 
-def fuzz(target: str, *, seconds: int, keep: Path) -> None:
-    """Fuzz in this process until the time is up or something is found; libFuzzer ends the process."""
+def fuzz(target: str, *, seconds: int, output_dir: Path) -> None:
+    """Fuzz in this process until the time is over or an input breaks a reader; libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["cxr_seam", "pydicom", "PIL"]):
         import pydicom.pixels  # noqa: F401
         from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin  # noqa: F401
 
-        from cxr_seam import nih, radiographs  # noqa: F401
+        from cxr_seam.data import image_io, nih  # noqa: F401
         from cxr_seam.errors import InputError
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz "))
     (folder / "tables").mkdir()
     (folder / "seeds").mkdir()
-    keep.mkdir(parents=True, exist_ok=True)
+    output_dir.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(table_seeds() if target == "tables" else image_seeds()):
         (folder / "seeds" / str(number)).write_bytes(seed)
     read = Tables(folder / "tables") if target == "tables" else images
@@ -144,7 +144,7 @@ def fuzz(target: str, *, seconds: int, keep: Path) -> None:
         f"-max_total_time={seconds}",
         "-timeout=20",
         "-rss_limit_mb=4096",
-        f"-artifact_prefix={keep}/",
+        f"-artifact_prefix={output_dir}/",
         "-max_len=8192",
     ]
     atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", str(folder / "seeds")], one)
@@ -152,11 +152,11 @@ def fuzz(target: str, *, seconds: int, keep: Path) -> None:
 
 
 def main() -> int:
-    """Fuzz in a process of its own, whose figures are told in a sentence."""
+    """Fuzz in a separate process and print its statistics in one line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=("tables", "images"))
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--output", type=Path, default=Path("build/fuzz"), help="folder for what breaks a reader")
+    parser.add_argument("--output", type=Path, default=Path("build/fuzz"), help="folder for inputs that break a reader")
     arguments = parser.parse_args()
     if "CXR_SEAM_FUZZ" in os.environ:
         fuzz(arguments.target, seconds=arguments.seconds, output_dir=arguments.output.absolute())
@@ -164,16 +164,16 @@ def main() -> int:
     done = subprocess.run(
         [sys.executable, *sys.argv], env=os.environ | {"CXR_SEAM_FUZZ": "1"}, stderr=subprocess.PIPE, check=False
     )
-    told = done.stderr.decode(errors="replace")
-    covered = [int(number) for number in re.findall(r"^#\d+\s+\w+\s+cov: (\d+)", told, re.MULTILINE)] or [0]
-    inputs = re.search(r"stat::number_of_executed_units: (\d+)", told)
+    log = done.stderr.decode(errors="replace")
+    covered = [int(number) for number in re.findall(r"^#\d+\s+\w+\s+cov: (\d+)", log, re.MULTILINE)] or [0]
+    inputs = re.search(r"stat::number_of_executed_units: (\d+)", log)
     print(
         f"{arguments.target}: {inputs[1] if inputs else '?'} inputs in {arguments.seconds} s, "
         f"coverage from {covered[0]} of the first seed to {covered[-1]}, "
         f"{'nothing but InputError' if not done.returncode else 'BROKEN by:'}"
     )
     if done.returncode:
-        print(told[-4000:])
+        print(log[-4000:])
     return done.returncode
 
 

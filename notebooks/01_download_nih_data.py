@@ -24,7 +24,7 @@
 #
 # Gets chest X-rays ready for training: draws the demo's synthetic ones, or downloads NIH ChestX-ray14, shrinks every film once and looks at what is there.
 #
-# ![Eight drawn chest X-rays, each with a finding's name above it and that finding's true box in green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/films.png)
+# ![Eight drawn chest X-rays, each with a finding's name above it and that finding's true box in green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/samples.png)
 #
 # | | |
 # |---|---|

@@ -165,12 +165,10 @@ table_1(results)
 # %run_set_up_and_choices_first
 
 from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import roc_figure, save
+from cxr_seam.visualize.figures import plot_roc
 
 need(globals(), evaluation="Run the models on the test films")
-figure = roc_figure(evaluation)
-save(figure, workspace.figures / "roc.png")
-figure
+plot_roc(evaluation, path=workspace.figures / "roc.png")
 
 # %% [markdown]
 # At thresholds that were chosen on the validation films (largest sensitivity + specificity) and stored with the checkpoint:

@@ -24,7 +24,7 @@
 #
 # Shows what the models look at: Fig. 7 for eight findings, a viewer with sliders, and a film of your own.
 #
-# ![The explorer's picture: a drawn chest X-ray with the heat maps and boxes of three models, what the PCM draws on for one place, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/explorer.png)
+# ![The explorer's picture: a drawn chest X-ray with the heat maps and boxes of three models, what the PCM draws on for one place, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
 #
 # | | |
 # |---|---|

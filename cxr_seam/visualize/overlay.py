@@ -1,74 +1,56 @@
-"""Heat maps and boxes painted onto films: pixels in, pixels out, fast enough for a slider.
+"""Paint heat maps and boxes onto images: arrays in, arrays out, fast enough for a slider.
 
-True boxes are green and dashed, predicted ones red and solid (Fig. 7), in shades that people with any colour
-vision tell apart; the dashes tell them apart in print. A dark edge keeps both legible on any ground.
+True boxes are green and dashed, predicted boxes are red and solid, as in Fig. 7.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ..errors import InputError
-
-TRUE_COLOUR = (0, 214, 143)
-"""RGB of true boxes: bluish green."""
-
-
-PREDICTED_COLOUR = (255, 86, 48)
-"""RGB of predicted boxes: vermilion."""
-
-
-COLOUR_MAPS = ("inferno", "viridis", "turbo", "jet")
-"""`jet` is what the paper's figures use; it is neither uniform nor safe for the colour-blind."""
-
-
-OPACITY = 0.5
-"""How much of the film the strongest point of a heat map hides."""
-
-
-_EDGE = (0, 0, 0)
-
-
-_DASH, _GAP = 7, 5  # pixels
+from .style import COLOUR_MAPS, DASH, EDGE_COLOUR, GAP, OPACITY, PREDICTED_COLOUR
 
 
 def overlay_heatmap(
-    film: np.ndarray, heatmap: np.ndarray, *, opacity: float = OPACITY, colour_map: str = "inferno"
+    image: np.ndarray, heatmap: np.ndarray, *, opacity: float = OPACITY, colour_map: str = "inferno"
 ) -> np.ndarray:
-    """Lay a heat map over a film.
+    """Blend a heat map into an image.
 
-    The share of colour in a pixel is `opacity` times the heat map there, so the film stays untouched where the
-    model saw nothing.
+    The weight of the colour in a pixel is `opacity` times the heat map, so that the image is unchanged where the heat
+    map is zero.
 
     Args:
-        film: (H, W) uint8 grey.
-        heatmap: (H, W) float in [0, 1], such as `heat_maps` gives.
-        opacity: 0 (film alone) to 1 (film hidden at the peak).
+        image: (H, W) uint8 grey.
+        heatmap: (H, W) float in [0, 1].
+        opacity: 0 (image only) to 1 (image hidden at the maximum of the heat map).
         colour_map: one of `COLOUR_MAPS`.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: shapes differ, the heat map leaves [0, 1], or opacity or colour map are unknown.
+        InputError: the shapes differ, the heat map is not in [0, 1], or the opacity or colour map is unknown.
     """
-    if film.ndim != 2 or film.shape != heatmap.shape:
-        raise InputError(f"film and heat map must both be (H, W), not {film.shape} and {heatmap.shape}")
+    if image.ndim != 2 or image.shape != heatmap.shape:
+        raise InputError(f"image and heat map must both be (H, W), not {image.shape} and {heatmap.shape}")
     if not 0 <= opacity <= 1:
-        raise InputError(f"opacity {opacity} is outside its range; choose one from 0 to 1")
-    if colour_map not in COLOUR_MAPS:
-        raise InputError(f"unknown colour map {colour_map!r}; choose one of {', '.join(COLOUR_MAPS)}")
+        raise InputError(f"opacity {opacity} is not between 0 and 1")
     if not (heatmap.min() >= 0 and heatmap.max() <= 1):
-        raise InputError("a heat map must lie in [0, 1]; make it with cxr_seam.heatmaps.heat_maps")
-    share = (opacity * heatmap.astype(np.float32))[..., None]
-    grey = film[..., None].astype(np.float32)
-    return np.rint(grey + share * (apply_colour_map(heatmap, colour_map) - grey)).astype(np.uint8)
+        raise InputError("a heat map must be in [0, 1]; make it with cxr_seam.inference.heatmaps")
+    weight = (opacity * heatmap.astype(np.float32))[..., None]
+    grey = image[..., None].astype(np.float32)
+    return np.rint(grey + weight * (apply_colour_map(heatmap, colour_map) - grey)).astype(np.uint8)
 
 
 def apply_colour_map(values: np.ndarray, colour_map: str) -> np.ndarray:
-    """Colours (H, W, 3) uint8 RGB of values (H, W) in [0, 1]."""
-    import cv2
+    """Map values (H, W) in [0, 1] to colours (H, W, 3) uint8 RGB.
 
+    Raises:
+        InputError: the colour map is none of `COLOUR_MAPS`.
+    """
+    if colour_map not in COLOUR_MAPS:
+        raise InputError(f"unknown colour map {colour_map!r}; choose one of {', '.join(COLOUR_MAPS)}")
     levels = np.rint(values * 255).astype(np.uint8)
     return cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{colour_map.upper()}"))[..., ::-1]
 
@@ -81,55 +63,44 @@ def draw_boxes(
     dashed: bool = False,
     thickness: int = 2,
 ) -> np.ndarray:
-    """Draw boxes on a copy of an image of any size.
+    """Draw boxes on a copy of an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (K, 4) x, y, w, h as fractions of the image.
         colour: RGB of the lines.
-        dashed: dashes instead of a closed line.
-        thickness: of the line in pixels; a dark edge of one pixel on either side comes on top.
+        dashed: draw dashes instead of a closed line.
+        thickness: of the line in pixels. A dark edge of one pixel on either side is added.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    import cv2
-
     image = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
     for x, y, w, h in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
         left, right = _ends(x, w, width)
-        upper, lower = _ends(y, h, height)
-        corners = [(left, upper), (right, upper), (right, lower), (left, lower)]
+        top, bottom = _ends(y, h, height)
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
         lines = list(zip(corners, corners[1:] + corners[:1], strict=True))
         if dashed:
-            lines = [dash for start, end in lines for dash in _dashes(start, end)]
-        for paint, wide in ((_EDGE, thickness + 2), (colour, thickness)):
+            lines = [dash for start, end in lines for dash in dashes(start, end)]
+        for line_colour, line_width in ((EDGE_COLOUR, thickness + 2), (colour, thickness)):
             for start, end in lines:
-                cv2.line(image, start, end, paint, wide, cv2.LINE_8)
+                cv2.line(image, start, end, line_colour, line_width, cv2.LINE_8)
     return image
 
 
 def _ends(start: float, extent: float, size: int) -> tuple[int, int]:
-    """Return the first and last pixel of a side, in an image of `size` pixels along it.
-
-    Boxes are half-open, so the last pixel is the one before the end. Both are kept a pixel inside the image, so
-    that an edge on the border is seen.
-    """
+    """Return the first and last pixel of one side of a box, at least one pixel inside an image of `size` pixels."""
     first = round(start * size)
-    last = round((start + extent) * size) - 1
+    last = round((start + extent) * size) - 1  # boxes are half-open
     return min(max(first, 1), size - 2), min(max(last, 1), size - 2)
 
 
-def _dashes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut a horizontal or vertical line into dashes."""
+def dashes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Cut a horizontal or vertical line into dashes: (start, end) of each, as (x, y) in pixels."""
     (x0, y0), (x1, y1) = start, end
     length = abs(x1 - x0) + abs(y1 - y0)
-    dx, dy = np.sign(x1 - x0), np.sign(y1 - y0)
-    return [
-        (
-            (int(x0 + dx * at), int(y0 + dy * at)),
-            (int(x0 + dx * min(at + _DASH, length)), int(y0 + dy * min(at + _DASH, length))),
-        )
-        for at in range(0, max(length, 1), _DASH + _GAP)
-    ]
+    dx, dy = int(np.sign(x1 - x0)), int(np.sign(y1 - y0))
+    ends = [(first, min(first + DASH, length)) for first in range(0, max(length, 1), DASH + GAP)]
+    return [((x0 + dx * a, y0 + dy * a), (x0 + dx * b, y0 + dy * b)) for a, b in ends]

@@ -1,8 +1,8 @@
-"""A small viewer for notebooks: one picture that follows menus and sliders.
+"""Show examples in a notebook: one picture that follows menus and sliders.
 
-One image widget is set anew with PNG bytes at every change; nothing is printed or appended, so that it behaves
-the same on Colab (ipywidgets 7.7) and in Jupyter (8.1). The sentence below the picture says what it shows, and is
-read out by screen readers whenever it changes.
+One image widget gets new PNG bytes at every change. Nothing is printed or appended, so the viewer behaves the same on
+Colab (ipywidgets 7.7) and in Jupyter (8.1). The caption below the picture says what it shows; screen readers read it
+aloud when it changes.
 """
 
 from __future__ import annotations
@@ -27,161 +27,136 @@ from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
 from ..models.pcm import PCM, affinity_rows, l2_normalise
-from .examples import ALL, HITS, LABELLED, MISSES, Example, best_iou, example_from_file, filter_examples
-from .overlay import COLOUR_MAPS, OPACITY
-from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
+from .examples import ALL, CORRECT, LABELLED, WRONG, Example, best_iou, example_from_file, filter_examples
+from .render import NARROW_WIDTH, NO_BOXES, PANEL_WIDTH, Bars, Panel, render_png
+from .style import COLOUR_MAPS, OPACITY
+
+ALL_PATIENTS = -1
+
+
+SUBSETS = [
+    ("all images", ALL),
+    ("labelled with the finding", LABELLED),
+    ("best box correct", CORRECT),
+    ("best box wrong or missing", WRONG),
+]
+
+
+TOOLTIPS = {
+    "subset": "Which images the menu offers. A box is correct if its IoU with a true box is above 0.1",
+    "model": "Model of the correct or wrong boxes",
+    "patient": "Patient of the images",
+    "finding": "Finding of the heat maps and boxes",
+    "image": "Image to show, with its labels",
+    "threshold": "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q",
+    "opacity": "Opacity of the heat map",
+    "colours": "Colour map of the heat map; the paper uses jet",
+    "narrow": "Two images in a row, for a narrow page",
+    "x": "Point for the PCM: per cent of the image width, from the left",
+    "y": "Point for the PCM: per cent of the image height, from the top",
+    "upload": "A frontal chest radiograph of your own; the file is sent only to the machine that runs this notebook",
+}
+
+
+NAME_SLIDERS = """
+let attempts = 60;  // the widgets appear some time after this script
+const timer = setInterval(() => {
+    for (const slider of document.querySelectorAll(".widget-slider")) {
+        const name = slider.querySelector(".widget-label")?.textContent;
+        const handle = slider.querySelector("[role=slider], .ui-slider-handle");
+        if (name && handle) handle.setAttribute("aria-label", name);
+    }
+    for (const picture of document.querySelectorAll("img.widget-image:not([alt])"))
+        picture.alt = "Images with heat maps, boxes and probabilities; the caption below describes them.";
+    if (!--attempts) clearInterval(timer);
+}, 500);
+"""
+"""JavaScript that names sliders and the picture for screen readers, which ipywidgets does not do."""
 
 
 class Controls:
-    """The widgets, not yet moved by anything.
+    """Create the widgets of the viewer, without any behaviour.
 
     Attributes:
-        which, model, patient: menus that choose which films are offered.
-        finding, image: menus; `.value` is a finding, and the place of a case (None where none fits).
-        threshold, opacity, colours, narrow: how boxes and heat maps are drawn, and whether for a narrow page.
-        across, down: sliders, per cent of the film: the place whose row of the affinity is shown.
-        all: the eleven of these.
-        upload: button for a film of one's own.
-        picture, line: an image, and HTML below it.
-        widget: the box around all of them.
+        subset, model, patient: menus that choose the images to offer.
+        finding, image: menus; the value of `image` is an index into the examples (None if no image fits).
+        threshold, opacity, colours, narrow: options of boxes, heat maps and layout.
+        x, y: sliders, per cent of the image: the point for which the attention of the PCM is shown.
+        all: the eleven widgets above.
+        upload: button for an image file.
+        picture, caption: an image, and HTML below it.
+        widget: the box with all of them.
     """
 
-    def __init__(self, examples: Sequence[Example], *, finding: str, add_seam_stage: bool, with_upload: bool) -> None:
-        """Make them for `cases`; `finding` is shown first."""
+    def __init__(self, examples: Sequence[Example], *, finding: str, with_pcm: bool, with_upload: bool) -> None:
         import ipywidgets as widgets
 
-        patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
-        self.which = _control(widgets.Dropdown, "ChestXrayDataset", options=_CHOICES, value=ALL)
-        self.model = _control(widgets.Dropdown, "of model", options=examples[0].models)
-        self.patient = _control(
-            widgets.Dropdown, "Patient", options=[("all patients", ANYBODY), *((str(p), p) for p in patients)]
+        patients = sorted({example.patient_id for example in examples if not example.is_uploaded})
+        patient_options = [("all patients", ALL_PATIENTS), *((str(patient), patient) for patient in patients)]
+        self.subset = make_control(widgets.Dropdown, "Show", options=SUBSETS, value=ALL)
+        self.model = make_control(widgets.Dropdown, "of model", options=examples[0].models)
+        self.patient = make_control(widgets.Dropdown, "Patient", options=patient_options)
+        self.finding = make_control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
+        self.image = make_control(widgets.Dropdown, "Image", options=[("", 0)])
+        slider = {"max": 1.0, "step": 0.05, "readout_format": ".2f"}
+        threshold = next(iter(examples[0].cam_thresholds.values()))
+        self.threshold = make_control(widgets.FloatSlider, "Threshold Q", value=threshold, min=0.05, **slider)
+        self.opacity = make_control(widgets.FloatSlider, "Opacity", value=OPACITY, min=0.0, **slider)
+        self.colours = make_control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
+        self.narrow = make_control(widgets.Checkbox, "Narrow page", value=False)
+        self.x, self.y = (
+            make_control(widgets.IntSlider, f"PCM {axis} (%)", min=0, max=100, value=50) for axis in ("x", "y")
         )
-        self.finding = _control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
-        self.image = _control(widgets.Dropdown, "Film", options=[("", 0)])
-        self.threshold = _share("Threshold Q", examples[0].cam_thresholds[examples[0].models[0]], low=0.05)
-        self.opacity = _share("Opacity", OPACITY, low=0.0)
-        self.colours = _control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
-        self.narrow = _control(widgets.Checkbox, "Narrow page", value=False)
-        self.across, self.down = (
-            _control(widgets.IntSlider, f"PCM at {axis} %", min=0, max=100, value=50) for axis in ("x", "y")
-        )
-        self.upload = widgets.FileUpload(description="Your film", layout=widgets.Layout(width="auto"))
-        # At its own size, so that its letters are sharp, and smaller only where the page is.
+        self.upload = widgets.FileUpload(description="Your image", layout=widgets.Layout(width="auto"))
+        # The picture has its own size, so that its text is sharp; it shrinks only if the page is narrower.
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
-        self.line = widgets.HTML()
-        for name, tip in _TIPS.items():
-            tell(getattr(self, name), tip)
-        chosen_by = [self.which, self.model, self.patient, self.finding, self.image]
-        drawn_by = [self.colours, self.threshold, self.opacity, self.narrow]
-        place = [self.across, self.down]
-        self.all = [*chosen_by, *drawn_by, *place]
-        shown = [*chosen_by, *drawn_by, *(place if add_seam_stage else []), *([self.upload] if with_upload else [])]
-        columns = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(290px, 1fr))", grid_gap="2px 12px")
-        self.widget = widgets.VBox([widgets.GridBox(shown, layout=columns), self.picture, self.line])
+        self.caption = widgets.HTML()
+        for name, text in TOOLTIPS.items():
+            set_tooltip(getattr(self, name), text)
+        filters = [self.subset, self.model, self.patient, self.finding, self.image]
+        options = [self.colours, self.threshold, self.opacity, self.narrow]
+        self.all = [*filters, *options, self.x, self.y]
+        shown = [*filters, *options, *([self.x, self.y] if with_pcm else []), *([self.upload] if with_upload else [])]
+        grid = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(290px, 1fr))", grid_gap="2px 12px")
+        self.widget = widgets.VBox([widgets.GridBox(shown, layout=grid), self.picture, self.caption])
 
 
-def uploaded_files(value: Any) -> list[tuple[str, bytes]]:
-    """Names and contents of `FileUpload.value`: a dictionary by name in ipywidgets 7, a tuple of dictionaries in 8."""
-    if isinstance(value, Mapping):
-        return [(name, bytes(file["content"])) for name, file in value.items()]
-    return [(file["name"], bytes(file["content"])) for file in value]
-
-
-def tell(widget: Any, tip: str) -> None:
-    """Set what a widget shows under the pointer and tells a screen reader, where its version of ipywidgets can."""
-    for name in ("tooltip", "description_tooltip"):  # 8.1, 7.7
-        if widget.has_trait(name):
-            setattr(widget, name, tip)
-            return
-
-
-def _control(kind: Callable[..., Any], name: str, **options: Any) -> Any:
-    """A control as wide as its column of the grid, with room for its name."""
+def make_control(kind: Callable[..., Any], name: str, **options: Any) -> Any:
+    """Create a widget that fills its column of the grid, with space for its name."""
     import ipywidgets as widgets
 
     return kind(description=name, layout=widgets.Layout(width="auto"), style={"description_width": "84px"}, **options)
 
 
-def _share(name: str, value: float, *, low: float) -> Any:
-    """A slider from `low` to 1."""
-    import ipywidgets as widgets
-
-    return _control(widgets.FloatSlider, name, value=value, min=low, max=1.0, step=0.05, readout_format=".2f")
-
-
-def has_pcm(predictor: Predictor) -> bool:
-    """Whether a model's refiner is the PCM."""
-    return isinstance(predictor.model.refiner, PCM)
+def set_tooltip(widget: Any, text: str) -> None:
+    """Set the tooltip of a widget in the trait that its version of ipywidgets has."""
+    for name in ("tooltip", "description_tooltip"):  # 8.1, 7.7
+        if widget.has_trait(name):
+            setattr(widget, name, text)
+            return
 
 
-@torch.inference_mode()
-def pcm_embedding(predictor: Predictor, film: np.ndarray) -> Tensor:
-    """Embed every place of a film as the PCM does.
-
-    Args:
-        predictor: of a model with a PCM.
-        film: (H, W) uint8 grey, shrunk here as `Predictor.predict` does.
-
-    Returns:
-        (D, h, w) float32 on the CPU, theta(x) at unit length; h = S / 8.
-
-    Raises:
-        InputError: the model has no PCM.
-    """
-    model = predictor.model
-    if not has_pcm(predictor):
-        raise InputError("this model has no PCM to look into; take a MultiRes model whose refiner is the PCM")
-    prepared = torch.from_numpy(resize_square(film, predictor.cache_size))[None, None]
-    images = eval_transform(prepared.to(predictor.device), size=predictor.recipe.image_size)
-    theta = model.refiner.embed(*model.forward_features(images))
-    return l2_normalise(theta)[0].reshape(theta.shape[1:]).cpu()
-
-
-def attention_map(embedding: Tensor, *, across: float, down: float) -> np.ndarray:
-    """One row of `pcm.affinity`, without the other rows.
-
-    Args:
-        embedding: (D, h, w) of unit length, see `pcm_embedding`.
-        across, down: the place, as shares of width and height in [0, 1].
-
-    Returns:
-        (h, w) float32, not negative; sums to 1, or to 0 where a place resembles nothing, not even itself.
-    """
-    row, column = feature_pixel(embedding.shape[1:], across=across, down=down)
-    query = embedding.flatten(start_dim=1)[None]
-    weights = affinity_rows(embedding[:, row, column][None, :, None], query, None)
-    return weights.reshape(embedding.shape[1:]).numpy()
-
-
-def feature_pixel(shape: tuple[int, ...], *, across: float, down: float) -> tuple[int, int]:
-    """Row and column of the cell of a map (h, w) that a place lies in; places are shares in [0, 1]."""
-    height, width = shape
-    return min(int(down * height), height - 1), min(int(across * width), width - 1)
-
-
-def half_mass_area(weights: np.ndarray) -> float:
-    """The smallest share of the film that carries half of a row's weight: 0.5 where all places count alike."""
-    largest_first = np.sort(weights.ravel())[::-1].cumsum(dtype=np.float64)
-    if not largest_first[-1]:
-        return 0.0
-    return (int(np.searchsorted(largest_first, largest_first[-1] / 2)) + 1) / weights.size
+def uploaded_files(value: Any) -> list[tuple[str, bytes]]:
+    """Return names and contents of `FileUpload.value`: a dict in ipywidgets 7, a tuple of dicts in 8."""
+    if isinstance(value, Mapping):
+        return [(name, bytes(file["content"])) for name, file in value.items()]
+    return [(file["name"], bytes(file["content"])) for file in value]
 
 
 class Viewer(Controls):
-    """Look through cases: finding, film, threshold Q and opacity; every model side by side as in Fig. 7.
+    """Browse examples by finding, image, threshold Q and opacity, with all models side by side as in Fig. 7.
 
-    Make it the last line of a notebook cell. The controls can also be set from a program.
-
-    The place that the PCM is asked about goes to the peak of the refined map whenever film or finding change.
+    Make it the last line of a notebook cell. The controls can also be set by a program. If finding or image change, the
+    point for the PCM moves to the maximum of the refined map.
 
     Attributes:
-        picture: the one image widget.
-        line: the sentence below it.
-        widget: the box around these and the controls, which are those of `Controls`.
+        picture: the image widget.
+        caption: the sentence below it.
+        widget: the box with picture, caption and the controls, which `Controls` describes.
 
     Example:
-        >>> explorer = Viewer(cases)
-        >>> explorer.threshold.value = 0.5
+        >>> viewer = Viewer(examples)
+        >>> viewer.threshold.value = 0.5
     """
 
     def __init__(
@@ -195,241 +170,266 @@ class Viewer(Controls):
         """Build the controls and draw the first picture.
 
         Args:
-            cases: at least one.
-            predictors: the models that made the cases (`evaluation.load_predictors`); without them no film can be
-                brought, the PCM cannot be asked, and nothing is decided from the probabilities.
-            finding: shown first; by default one that the first case has a true box of, else its first label.
-            width: of a panel in pixels, on a wide page.
+            examples: at least one.
+            predictors: the models of the examples (`evaluation.evaluate.load_predictors`). Without them the viewer has
+                no upload, no attention of the PCM, and no decision threshold.
+            finding: shown first; by default a finding with a true box in the first example, else its first label.
+            width: of a panel in pixels, in the wide layout.
 
         Raises:
-            InputError: there is no case, or the finding is unknown.
+            InputError: there is no example, or the finding is unknown.
         """
         if not examples:
-            raise InputError("there is no case to look at; make some from a model and its films")
-        self._cases = list(examples)
+            raise InputError("there is no example to show; see visualize.examples.load_examples")
+        self.examples = list(examples)
         self._predictors, self._width = dict(predictors or {}), width
         refined = self._predictors.get(REFINED)
         self._pcm = refined if refined is not None and has_pcm(refined) else None
-        self._own: list[Example] = []
-        self._embedded: tuple[Example, Any] | None = None
-        self._heatmap = lru_cache(maxsize=8)(Example.heatmap)  # of the film and finding in sight, for every slider
-        self._busy, self._one_at_a_time = False, RLock()
+        self._embedding: tuple[Example, Tensor] | None = None
+        self._heatmap = lru_cache(maxsize=8)(Example.heatmap)  # of the current image and finding, for the sliders
+        self._busy, self._lock = False, RLock()
         if finding is None:
-            first = self._cases[0]
-            finding = next(iter([*first.true_boxes["finding"], *first.labels, *FINDINGS]))
+            finding = next(iter([*self.examples[0].true_boxes["finding"], *self.examples[0].labels, *FINDINGS]))
         if finding not in FINDINGS:
             raise InputError(f"unknown finding {finding!r}; the known ones are {', '.join(FINDINGS)}")
-        super().__init__(
-            self._cases, finding=finding, add_seam_stage=self._pcm is not None, with_upload=bool(self._predictors)
-        )
+        options = {"with_pcm": self._pcm is not None, "with_upload": bool(self._predictors)}
+        super().__init__(self.examples, finding=finding, **options)
         for control in self.all:
-            control.observe(lambda change: self._change({change["owner"]}), names="value")
-        self.upload.observe(self._take, names="value")
-        self._change({self.which, self.image})
+            control.observe(lambda change: self._update({change["owner"]}), names="value")
+        self.upload.observe(self._add_upload, names="value")
+        self._update({self.subset, self.image})
 
-    def _change(self, owners: set[Any]) -> None:
-        """Answer to changed controls: the films offered, the place asked about, the picture; once, not step by step.
+    def _update(self, changed: set[Any]) -> None:
+        """Update menus, point and picture once for a set of changed controls.
 
-        JupyterLab may hand over two controls in two threads. The second waits; it is not a step of the first.
+        JupyterLab may change two controls in two threads: the second waits. Changes that this method itself makes are
+        ignored.
         """
-        with self._one_at_a_time:
+        with self._lock:
             if self._busy:
                 return
             self._busy = True
             try:
-                if owners & {self.which, self.model, self.patient, self.finding}:
-                    self._offer()
-                if owners & {self.which, self.model, self.patient, self.finding, self.image}:
-                    self._go_to_peak()
+                if changed & {self.subset, self.model, self.patient, self.finding}:
+                    self._update_image_menu()
+                if changed & {self.subset, self.model, self.patient, self.finding, self.image}:
+                    self._move_to_peak()
                 self._redraw()
             finally:
                 self._busy = False
 
-    def _offer(self) -> None:
-        """Fill the menu of films; the film shown stays where it still fits."""
-        self.model.disabled = self.which.value not in (HITS, MISSES)
-        patient = None if self.patient.value == ANYBODY else self.patient.value
-        places = filter_examples(
-            self._cases,
-            which=self.which.value,
+    def _update_image_menu(self) -> None:
+        """Offer the images that fit; keep the current image if it still fits."""
+        self.model.disabled = self.subset.value not in (CORRECT, WRONG)
+        indices = filter_examples(
+            self.examples,
+            subset=self.subset.value,
             finding=self.finding.value,
             model=self.model.value,
-            patient_id=patient,
+            patient_id=None if self.patient.value == ALL_PATIENTS else self.patient.value,
         )
-        old = self.image.value
-        options = tuple((_caption(self._cases[place], own=self._cases[place] in self._own), place) for place in places)
+        current = self.image.value
+        options = tuple((menu_text(self.examples[index]), index) for index in indices)
         if options != self.image.options:
             self.image.options = options
-            if places:
-                self.image.value = old if old in places else places[0]
+            if indices:
+                self.image.value = current if current in indices else indices[0]
 
-    def _go_to_peak(self) -> None:
-        """Put the place where the refined map of the finding is largest."""
+    def _move_to_peak(self) -> None:
+        """Move the point for the PCM to the maximum of the refined map."""
         if self._pcm is not None and self.image.value is not None:
-            cam = self._cases[self.image.value].cams[REFINED][FINDINGS.index(self.finding.value)]
+            cam = self.examples[self.image.value].cams[REFINED][FINDINGS.index(self.finding.value)]
             row, column = np.unravel_index(cam.argmax(), cam.shape)
             peak = [(column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]] if cam.max() > 0 else [0.5, 0.5]
-            self.across.value, self.down.value = (round(100 * share) for share in peak)
+            self.x.value, self.y.value = (round(100 * fraction) for fraction in peak)
 
     def _redraw(self) -> None:
-        """Set the picture and the sentence to what the controls say."""
+        """Draw the picture and the caption for the values of the controls."""
         finding = self.finding.value
         if self.image.value is None:
             self.picture.layout.display = "none"
-            self.line.value = _said("No film fits; choose another finding or patient, or all films.")
+            self.caption.value = caption_html("No image fits. Choose another finding or patient, or show all images.")
             return
-        example = self._cases[self.image.value]
-        true_boxes = example.true(finding)
-        panels, notes = [], []
-        for model in example.models:
-            heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
-            boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value).xywh
-            said, found = f"{finding} {example.probability(model, finding):.2f}", _count(len(boxes))
-            if len(true_boxes):
-                found += f", IoU {best_iou(boxes, true_boxes):.2f}"
-            panels.append(Panel(model, f"{said.replace('_', ' ')}\n{found}", heatmap, boxes))
-            notes.append(f"{model}: {said}, {found}{self._decision(example, model)}")
-        below = self._asked(example)
+        example = self.examples[self.image.value]
+        panels = [self._panel(example, model) for model in example.models]
+        attention = self._attention(example)
         self.picture.value = render_png(
-            example.film,
+            example.image,
             panels,
-            true_boxes=true_boxes,
+            true_boxes=example.gt_boxes(finding),
             opacity=self.opacity.value,
             width=min(self._width, NARROW_WIDTH) if self.narrow.value else self._width,
             narrow=self.narrow.value,
             colour_map=self.colours.value,
-            below=below,
+            attention=attention,
             bars=self._bars(example),
-            chosen=finding,
+            finding=finding,
         )
         self.picture.layout.display = None
-        labelled = "labelled with it" if finding in example.labels else "not labelled with it"
-        known = f"{labelled}, true: {_count(len(true_boxes))}."
-        if example in self._own:
-            image_warnings = (
-                f" Is it a frontal chest film? {'; '.join(example.image_warnings)}." if example.image_warnings else ""
-            )
-            known = f"a film of yours, of which no truth is known.{image_warnings}"
-        words = f"{finding} on {example.image_index}, {known} {'; '.join(notes)}."
-        if below is not None:
-            words += f" For the marked place the PCM draws on the whole film: {below.note}.".replace("\n", " ")
-        self.line.value = _said(words)
+        decisions = [self._decision(example, model) for model in example.models]
+        text = describe(example, finding, panels, decisions)
+        if attention is not None:
+            text += f" For the ringed point, the PCM uses {attention.caption}.".replace("\n", " ")
+        self.caption.value = caption_html(text)
+
+    def _panel(self, example: Example, model: str) -> Panel:
+        """Build the panel of one model, with boxes at the threshold of the slider."""
+        finding = self.finding.value
+        heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
+        boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value).xywh
+        true_boxes = example.gt_boxes(finding)
+        probability = f"{finding.replace('_', ' ')} {example.probability(model, finding):.2f}"
+        overlap = f", IoU {best_iou(boxes, true_boxes):.2f}" if len(true_boxes) else ""
+        return Panel(model, f"{probability}\n{count_boxes(len(boxes))}{overlap}", heatmap, boxes)
 
     def _decision(self, example: Example, model: str) -> str:
-        """What the model's stored threshold makes of the probability, in words; nothing where there is none."""
-        threshold = self._thresholds_of(model)[FINDINGS.index(self.finding.value)]
+        """Describe the decision of the stored threshold; empty without a threshold."""
+        threshold = self._thresholds(model)[FINDINGS.index(self.finding.value)]
         if np.isnan(threshold):
             return ""
         present = example.probability(model, self.finding.value) >= threshold
-        return f", called {'present' if present else 'absent'} (threshold {threshold:.2f})"
+        return f", {'present' if present else 'absent'} (threshold {threshold:.2f})"
 
-    def _thresholds_of(self, model: str) -> np.ndarray:
-        """The probability (14,) from which on a model calls a finding present; NaN where that is not known."""
+    def _thresholds(self, model: str) -> np.ndarray:
+        """Return the thresholds (14,) of a model; NaN if unknown."""
         key = next((key for key in self._predictors if model in models_in_method(key)), None)
         return self._predictors[key].thresholds_array if key else np.full(len(FINDINGS), np.nan)
 
     def _bars(self, example: Example) -> list[Bars]:
-        """Bars of the models; those that share their probabilities, as MultiRes with and without PCM do, share bars."""
+        """Build the bars; models with the same probabilities (MultiRes with and without PCM) share bars."""
         bars: list[Bars] = []
         for model in example.models:
             values = example.probabilities[model]
             if bars and np.array_equal(values, bars[-1].probabilities):
                 bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
             else:
-                bars.append(Bars(model, values, self._thresholds_of(model)))
+                bars.append(Bars(model, values, self._thresholds(model)))
         return bars
 
-    def _asked(self, example: Example) -> Panel | None:
-        """The row of the affinity for the place of the sliders; None without a PCM."""
+    def _attention(self, example: Example) -> Panel | None:
+        """Build the panel with the attention of the PCM for the point of the sliders; None without a PCM."""
         if self._pcm is None:
             return None
-        if self._embedded is None or self._embedded[0] is not example:
-            self._embedded = example, pcm_embedding(self._pcm, example.film)
-        place = (self.across.value / 100, self.down.value / 100)
-        row = attention_map(self._embedded[1], across=place[0], down=place[1])
-        note = f"half of the weight\non {half_mass_area(row):.0%} of the film"
-        return Panel("PCM: drawn on for the ring", note, row / max(row.max(), 1e-12), np.empty((0, 4)), place)
+        if self._embedding is None or self._embedding[0] is not example:
+            self._embedding = example, pcm_embedding(self._pcm, example.image)
+        point = (self.x.value / 100, self.y.value / 100)
+        weights = attention_map(self._embedding[1], x=point[0], y=point[1])
+        caption = f"half of the weight\non {half_mass_area(weights):.0%} of the image"
+        return Panel("PCM attention of the ring", caption, weights / max(weights.max(), 1e-12), NO_BOXES, point)
 
-    def _take(self, change: Any) -> None:
-        """Show a film that was brought to the models, and look at it."""
+    def _add_upload(self, change: Any) -> None:
+        """Add uploaded files as examples and show the last one."""
         files = uploaded_files(change["new"])
         if files:
-            self.upload.set_trait("value", type(self.upload.value)())  # else the same file would not be told of again
+            self.upload.set_trait("value", type(self.upload.value)())  # else the same file cannot be uploaded again
         for name, data in files:
             try:
                 example = example_from_file(self._predictors, data, name=name)
             except InputError as error:
-                self.line.value = _said(f"{error}. The picture is still that of the film before.", role="alert")
+                self.caption.value = caption_html(f"{error}. The picture has not changed.", role="alert")
                 return
-            with self._one_at_a_time:
-                self._cases.append(example)
-                self._own.append(example)
-                self._busy = True  # the menus are set together; the picture follows once
+            with self._lock:
+                self.examples.append(example)
+                self._busy = True  # set the menus together and draw once
                 try:
-                    self.which.value, self.patient.value = ALL, ANYBODY
-                    self._offer()
-                    self.image.value = len(self._cases) - 1
+                    self.subset.value, self.patient.value = ALL, ALL_PATIENTS
+                    self._update_image_menu()
+                    self.image.value = len(self.examples) - 1
                 finally:
                     self._busy = False
-                self._change({self.image})
+                self._update({self.image})
 
     def _ipython_display_(self) -> None:
-        """Show the viewer where a notebook shows the value of a cell."""
         from IPython.display import Javascript, display
 
         display(self.widget, Javascript(NAME_SLIDERS))
 
 
-def _said(words: str, *, role: str = "status") -> str:
-    return f'<p role="{role}" style="line-height: 1.4">{escape(words)}</p>'
+def describe(example: Example, finding: str, panels: Sequence[Panel], decisions: Sequence[str]) -> str:
+    """Describe the picture in sentences: the image and its labels, then probability, decision and boxes by model."""
+    if example.is_uploaded:
+        known = "your image, without labels or true boxes."
+        if example.image_warnings:
+            known += f" It may not be a frontal chest radiograph: {'; '.join(example.image_warnings)}."
+    else:
+        label = "labelled with it" if finding in example.labels else "not labelled with it"
+        known = f"{label}, {count_boxes(len(example.gt_boxes(finding)), kind='true ')}."
+    models = []
+    for panel, decision in zip(panels, decisions, strict=True):
+        probability, boxes = panel.caption.split("\n")
+        models.append(f"{panel.title}: {probability.rsplit(' ', 1)[1]}{decision}, {boxes}")
+    return f"{finding.replace('_', ' ')} on {example.image_index}, {known} {'; '.join(models)}."
 
 
-def _caption(example: Example, *, own: bool) -> str:
-    return f"{example.image_index}: {'yours' if own else ', '.join(example.labels) or 'no finding'}"
+def caption_html(text: str, *, role: str = "status") -> str:
+    """Format a caption as a paragraph that screen readers read aloud when it changes."""
+    return f'<p role="{role}" style="line-height: 1.4">{escape(text)}</p>'
 
 
-def _count(boxes: int) -> str:
-    return f"{boxes} box" if boxes == 1 else f"{boxes} boxes"
+def menu_text(example: Example) -> str:
+    """Format an entry of the image menu."""
+    labels = "your image" if example.is_uploaded else ", ".join(example.labels) or "no finding"
+    return f"{example.image_index}: {labels}"
 
 
-ANYBODY = -1
+def count_boxes(count: int, *, kind: str = "") -> str:
+    """Format a number of boxes, such as "1 box" or "2 true boxes"."""
+    return f"{count} {kind}{'box' if count == 1 else 'boxes'}"
 
 
-_CHOICES = [
-    ("all films", ALL),
-    ("labelled with the finding", LABELLED),
-    ("hits of the finding", HITS),
-    ("misses of the finding", MISSES),
-]
+def has_pcm(predictor: Predictor) -> bool:
+    """Return whether the refiner of a model is a PCM."""
+    return isinstance(predictor.model.refiner, PCM)
 
 
-_TIPS = {
-    "which": "Which films the menu of films offers; a hit is a best box, at the recipe's Q, with an IoU above 0.1",
-    "model": "Model whose hits or misses are offered",
-    "patient": "Patient whose films are offered",
-    "finding": "Finding whose heat map is shown",
-    "image": "Film to look at, with the findings it is labelled with",
-    "threshold": "Part of the heat map's maximum from which on a point belongs to a box; at first the recipe's Q",
-    "opacity": "How strongly the heat map covers the film",
-    "colours": "Colours of the heat map; jet is the paper's",
-    "narrow": "Two films a row instead of three and letters as large, for a narrow page",
-    "across": "Place that the PCM is asked about: per cent of the film's width from its left edge",
-    "down": "Place that the PCM is asked about: per cent of the film's height from its upper edge",
-    "upload": "Choose an image file of a frontal chest film of your own; it stays on the machine the notebook runs on",
-}
+@torch.inference_mode()
+def pcm_embedding(predictor: Predictor, image: np.ndarray) -> Tensor:
+    """Compute the normalised embedding theta(x) of the PCM for every position of an image.
+
+    Args:
+        predictor: of a model with a PCM.
+        image: (H, W) uint8 grey.
+
+    Returns:
+        (D, h, w) float32 on the CPU, length 1 along D; h = S / 8.
+
+    Raises:
+        InputError: the model has no PCM.
+    """
+    model = predictor.model
+    if not has_pcm(predictor):
+        raise InputError("this model has no PCM; choose a MultiRes model whose refiner is the PCM")
+    pixels = torch.from_numpy(resize_square(image, predictor.cache_size))[None, None]
+    inputs = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
+    theta = model.refiner.embed(*model.forward_features(inputs))
+    return l2_normalise(theta)[0].reshape(theta.shape[1:]).cpu()
 
 
-NAME_SLIDERS = """
-let looks = 60;  // the widgets come some time after this script
-const timer = setInterval(() => {
-    for (const slider of document.querySelectorAll(".widget-slider")) {
-        const name = slider.querySelector(".widget-label")?.textContent;
-        const handle = slider.querySelector("[role=slider], .ui-slider-handle");
-        if (name && handle) handle.setAttribute("aria-label", name);
-    }
-    for (const picture of document.querySelectorAll("img.widget-image:not([alt])"))
-        picture.alt = "Images with heat maps, boxes and probabilities; the sentence below says what they show.";
-    if (!--looks) clearInterval(timer);
-}, 500);
-"""
-"""What ipywidgets leaves out: it writes a slider's name beside it, but tells no screen reader that it is the name."""
+def attention_map(embedding: Tensor, *, x: float, y: float) -> np.ndarray:
+    """Compute one row of the affinity matrix of the PCM (Eq. 2): the weight of every position for one point.
+
+    Args:
+        embedding: (D, h, w), see `pcm_embedding`.
+        x, y: the point, as fractions of width and height in [0, 1].
+
+    Returns:
+        (h, w) float32, not negative; the sum is 1, or 0 if no position is similar.
+    """
+    row, column = feature_pixel(embedding.shape[1:], x=x, y=y)
+    query = embedding.flatten(start_dim=1)[None]
+    weights = affinity_rows(embedding[:, row, column][None, :, None], query, None)
+    return weights.reshape(embedding.shape[1:]).numpy()
+
+
+def feature_pixel(shape: Sequence[int], *, x: float, y: float) -> tuple[int, int]:
+    """Return row and column of the pixel of a map (h, w) that contains a point in [0, 1]."""
+    height, width = shape
+    return min(int(y * height), height - 1), min(int(x * width), width - 1)
+
+
+def half_mass_area(weights: np.ndarray) -> float:
+    """Compute the smallest fraction of the image that has half of the weight; 0.5 for uniform weights."""
+    largest_first = np.sort(weights.ravel())[::-1].cumsum(dtype=np.float64)
+    if not largest_first[-1]:
+        return 0.0
+    return (int(np.searchsorted(largest_first, largest_first[-1] / 2)) + 1) / weights.size

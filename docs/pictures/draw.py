@@ -182,7 +182,7 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
     )
     model, index, size = predictors[REFINED].model, FINDINGS.index(SHOWN), predictors[REFINED].recipe.image_size
     degrees = torch.tensor([DEGREES])
-    film = torch.from_numpy(example.film)[None, None]
+    film = torch.from_numpy(example.image)[None, None]
     turned = rotate(film, degrees).round().to(torch.uint8)
     step_of_training = SeamObjective(model, SeamStage()).eval()
     with torch.inference_mode():
@@ -204,7 +204,7 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
         axes.imshow(picture, extent=extent, cmap="gray", vmin=0, vmax=255, zorder=2)
         say(axes, x, row - side / 2 - 1.6, name, size=10)
 
-    film_at("film", first, example.film, "film $x$")
+    film_at("film", first, example.image, "film $x$")
     film_at("film", third, turned[0, 0].numpy(), "turned film $A(x)$")
     film_at("raw", first, seen(film, raw), "its map $\\hat y^{\\,o}$")
     film_at("raw", second, seen(turned, rotate(raw, degrees)), "turned: $A(\\hat y^{\\,o})$")

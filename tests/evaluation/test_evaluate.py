@@ -20,7 +20,7 @@ from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset
-from cxr_seam.visualize.report import report_page
+from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace
 
 FAMILY = get_preset("tiny")
@@ -274,7 +274,7 @@ def test_one_trained_model_is_enough(workspace, tmp_path):
     (pair,) = found.results["differences"]
     assert pair.startswith(f"{STANDARD} - ")
     assert f"Centre box, ranked by {STANDARD}" in found.results["localization"]
-    assert REFINED not in report_page(alone, found).html()  # nothing is promised that was not measured
+    assert REFINED not in report_html(alone, found)  # nothing is promised that was not measured
 
 
 def test_nothing_trained_is_told(tmp_path):

@@ -38,7 +38,7 @@ from cxr_seam.recipes import Recipe
 from cxr_seam.training.resume import flat
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference", "bootstrap", "explorer")
+SCRIPTS = ("input_pipeline", "prepare", "train_step", "pcm", "inference", "bootstrap", "viewer")
 ON_FILMS = ("input_pipeline", "prepare")
 RATIOS = {
     "input_pipeline": {"ours / paper", "ours, host side / paper"},
@@ -52,7 +52,7 @@ RATIOS = {
     "pcm": {"time, ours / plain", "memory, ours / plain"},
     "inference": {"time, multires_small / small"},
     "bootstrap": {"time, ours / loop over rows", "time, ours / loop with weights"},
-    "explorer": set(),  # held to milliseconds, not to another program
+    "viewer": set(),  # held to milliseconds, not to another program
 }
 
 

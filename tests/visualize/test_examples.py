@@ -1,4 +1,4 @@
-"""Which films are shown, and that what is shown of them is what the models say."""
+"""Examples: which images are picked, and that they hold the output of the models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.examples import IMAGE, peak_example
 
 from cxr_seam.data.image_io import read_radiograph
+from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.methods import model_methods
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
@@ -22,10 +24,12 @@ from cxr_seam.models.multires import build_model
 from cxr_seam.visualize.examples import (
     example_from_file,
     load_examples,
+    most_confident,
     one_per_finding,
     pick_boxed,
     prediction_png,
     save_image,
+    score_best_boxes,
 )
 from cxr_seam.visualize.figures import plot_augmentations, plot_samples
 from cxr_seam.workspace import Workspace
@@ -33,8 +37,8 @@ from cxr_seam.workspace import Workspace
 
 @pytest.fixture(scope="module")
 def workspace(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Prepared films, a standard and a refined model, neither of them trained."""
-    workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("gallery"))
+    """Prepared images, a standard and a refined model, both untrained."""
+    workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("examples"))
     workspace.prepare_data()
     standard, _, refined = workspace.recipes
     for recipe in (standard, refined):
@@ -45,23 +49,23 @@ def workspace(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wo
     return workspace
 
 
-def test_films_are_chosen_by_the_table_and_each_only_once() -> None:
+def test_pick_boxed_takes_each_image_once() -> None:
     rows = [("a", "Mass"), ("a", "Effusion"), ("b", "Effusion"), ("c", "Effusion"), ("d", "Effusion"), ("x", "Mass")]
     truth = pd.DataFrame(rows, columns=["image_index", "finding"])
-    # Effusion comes before Mass among the findings; x is not at hand; a is already taken when Mass's turn comes.
+    # Effusion comes before Mass; x is not available; a is already picked for Effusion.
     assert pick_boxed(truth, {"a", "b", "c", "d"}, per_finding=2) == {"a": "Effusion", "b": "Effusion"}
 
 
-def test_cases_hold_what_the_models_say(workspace: Workspace) -> None:
+def test_examples_hold_the_output_of_the_models(workspace: Workspace) -> None:
     examples = load_examples(workspace, per_finding=2)
     tables, cache = workspace.tables(), workspace.cache()
     predictor = Predictor.load(best_path(workspace.models, workspace.recipes[2].name))
     for example in examples:
         assert example.models == (STANDARD, MULTIRES, REFINED)
-        assert np.array_equal(example.film, cache.images[cache.image_index.index(example.image_index)])
+        assert np.array_equal(example.image, cache.images[cache.image_index.index(example.image_index)])
         assert set(example.labels) == {f for f in FINDINGS if tables.images.loc[example.image_index, f]}
         assert set(example.true_boxes["finding"]) <= set(example.labels)
-        # The PCM refines maps and leaves probabilities alone (Sect. 4.1).
+        # The PCM refines maps and does not change probabilities (Sect. 4.1).
         assert np.array_equal(example.probabilities[MULTIRES], example.probabilities[REFINED])
     logits = predictor.logits(workspace.boxed_dataset())[
         workspace.boxed_dataset().image_index.index(examples[0].image_index)
@@ -70,7 +74,7 @@ def test_cases_hold_what_the_models_say(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9])
-def test_boxes_drawn_are_the_boxes_scored_at_the_recipes_own_q(workspace: Workspace, q: float) -> None:
+def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None:
     """The reference is the table of boxes that the evaluation scores."""
     predictors = load_predictors(workspace.recipes, workspace.models)
     for predictor in predictors.values():
@@ -83,7 +87,7 @@ def test_boxes_drawn_are_the_boxes_scored_at_the_recipes_own_q(workspace: Worksp
     for example, model, finding in product(examples, examples[0].models, BOXED_FINDINGS):
         scored = methods[model].boxes
         scored = scored[(scored["image_index"] == example.image_index) & (scored["finding"] == finding)]
-        assert example.predicted(model, finding) == pytest.approx(scored[XYWH].to_numpy())
+        assert example.pred_boxes(model, finding) == pytest.approx(scored[XYWH].to_numpy())
         drawn += len(scored)
     assert drawn
     cache = workspace.cache()
@@ -92,31 +96,85 @@ def test_boxes_drawn_are_the_boxes_scored_at_the_recipes_own_q(workspace: Worksp
     assert example_from_file(predictors, png, name="own.png").cam_thresholds == dict.fromkeys(examples[0].models, q)
 
 
-def test_a_figure_has_one_row_for_each_finding_with_a_box(workspace: Workspace) -> None:
+def test_one_per_finding_covers_all_boxed_findings(workspace: Workspace) -> None:
     examples = load_examples(workspace, per_finding=2)
     rows = one_per_finding(examples)
     occurring = {finding for example in examples for finding in example.true_boxes["finding"]}
     assert [finding for _, finding in rows] == [f for f in BOXED_FINDINGS if f in occurring]
-    assert all(len(example.true(finding)) for example, finding in rows)
+    assert all(len(example.gt_boxes(finding)) for example, finding in rows)
 
 
-def test_sheets_have_a_panel_for_each_film(workspace: Workspace) -> None:
+def test_sample_and_augmentation_figures(workspace: Workspace) -> None:
     chosen = pick_boxed(workspace.tables().boxes, workspace.cache(), per_finding=1)
     drawn = [axes for axes in plot_samples(workspace).axes if axes.images]
     assert len(drawn) == len(chosen)
-    assert all(len(axes.patches) == 1 for axes in drawn)  # at most one box per film and finding
+    assert all(len(axes.patches) == 1 for axes in drawn)  # at most one box per image and finding
     training, _ = workspace.train_val_datasets(workspace.recipes[0])
     varied = [axes.images[0].get_array() for axes in plot_augmentations(training, workspace.recipes[0]).axes]
     assert len(varied) == 10
     assert not any(np.array_equal(varied[0], other) for other in varied[1:])
 
 
-def test_a_film_written_and_predicted_gives_a_picture(workspace: Workspace, tmp_path: Path) -> None:
+def test_prediction_png_of_a_saved_image(workspace: Workspace, tmp_path: Path) -> None:
     example = load_examples(workspace, per_finding=1)[0]
-    path = save_image(example, tmp_path / "film.png")
-    assert np.array_equal(read_radiograph(path), example.film)
+    path = save_image(example, tmp_path / "image.png")
+    assert np.array_equal(read_radiograph(path), example.image)
     prediction = Predictor.load(best_path(workspace.models, workspace.recipes[0].name)).predict(path)
     one, three = (
         cv2.imdecode(np.frombuffer(prediction_png(prediction, findings=n), np.uint8), cv2.IMREAD_COLOR) for n in (1, 3)
     )
     assert one.shape[0] == three.shape[0] and 2.5 * one.shape[1] < three.shape[1]
+
+
+def test_pred_boxes_by_hand() -> None:
+    # The peak covers columns 4-5 and rows 2-3 of 8 x 8. Bilinear slopes fall from 1 at the centres of the outer cells,
+    # 4.5 and 5.5, to 0 one cell further out, so they cross 0.7 at 4.2 and 5.8; rows likewise at 2.2 and 3.8.
+    example = peak_example()
+    expected = np.array([[4.2, 2.2, 1.6, 1.6]]) / 8
+    assert example.pred_boxes("MultiRes", "Mass") == pytest.approx(expected, abs=2 / 256)
+    larger = peak_example(image=cv2.resize(IMAGE, (512, 512)))
+    assert (larger.pred_boxes("MultiRes", "Mass") == example.pred_boxes("MultiRes", "Mass")).all()
+    assert example.heatmap("Standard", "Mass").shape == IMAGE.shape
+    assert example.pred_boxes("Standard", "Nodule").shape == (0, 4)
+    assert example.gt_boxes("Mass").tolist() == [[0.5, 0.25, 0.25, 0.25]]
+    assert example.probability("Standard", "Cardiomegaly") == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"image": IMAGE.astype(float)}, "uint8"),
+        ({"cams": {}}, "cams"),
+        ({"probabilities": {"Standard": np.zeros(14)}}, "probabilities"),
+        ({"cams": {name: np.zeros((8, 4, 4)) for name in ("Standard", "MultiRes")}}, "14 maps"),
+    ],
+)
+def test_example_refuses_parts_that_do_not_fit(changes: dict, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        peak_example(**changes)
+
+
+TRUTH = pd.DataFrame(
+    [(name, "Mass", 0, 0, 100, 100) for name in "abcd"] + [("a", "Nodule", 0, 0, 100, 100)],
+    columns=["image_index", "finding", "x", "y", "w", "h"],
+)
+# a: the better of two boxes is wrong. b: correct. c: correct, higher probability. d: no box.
+BOXES = pd.DataFrame(
+    [
+        ("a", "Mass", 0, 0, 100, 100, 0.5),
+        ("a", "Mass", 500, 500, 100, 100, 0.9),
+        ("b", "Mass", 0, 0, 100, 50, 1.0),
+        ("c", "Mass", 0, 0, 50, 50, 1.0),
+    ],
+    columns=["image_index", "finding", "x", "y", "w", "h", "score"],
+)
+PROBABILITIES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, index=list("abcd"))
+
+
+def test_most_confident_by_hand() -> None:
+    scored = score_best_boxes(BOXES, TRUTH, PROBABILITIES)
+    mass = scored[scored["finding"] == "Mass"].set_index("image_index")
+    assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.25, "d": 0}
+    assert list(mass.index) == ["d", "a", "c", "b"]  # highest probability first
+    assert most_confident(scored, correct=True) == [("c", "Mass")]
+    assert most_confident(scored, correct=False) == [("d", "Mass"), ("a", "Nodule")]

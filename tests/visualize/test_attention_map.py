@@ -1,4 +1,4 @@
-"""The row shown for a place is the row of the whole affinity."""
+"""The attention map of a point is a row of the affinity matrix."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def predictor() -> Predictor:
     return Predictor(build_model(recipe.model, weights="none"), recipe)
 
 
-@pytest.mark.parametrize(("across", "down"), [(0.0, 0.0), (0.3, 0.8), (1.0, 1.0)])
-def test_a_row_is_that_of_the_whole_matrix(predictor: Predictor, across: float, down: float) -> None:
-    film = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
-    row = attention_map(pcm_embedding(predictor, film), across=across, down=down)
-    images = eval_transform(torch.from_numpy(film)[None, None], size=predictor.recipe.image_size)
+@pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (0.3, 0.8), (1.0, 1.0)])
+def test_attention_map_matches_affinity_matrix(predictor: Predictor, x: float, y: float) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    row = attention_map(pcm_embedding(predictor, image), x=x, y=y)
+    images = eval_transform(torch.from_numpy(image)[None, None], size=predictor.recipe.image_size)
     with torch.no_grad():
         features = predictor.model.forward_features(images.to(predictor.device))[0]
         whole = predictor.model.refiner.affinity(features)[0].cpu()
     height, width = row.shape
     assert (height, width) == features.shape[-2:]
-    place = min(int(down * height), height - 1) * width + min(int(across * width), width - 1)
+    place = min(int(y * height), height - 1) * width + min(int(x * width), width - 1)
     assert np.allclose(row.ravel(), whole[place], atol=1e-6)
     assert row.sum() == pytest.approx(1, abs=1e-5) and row.min() >= 0
 
 
-def test_a_model_without_pcm_is_refused() -> None:
+def test_model_without_pcm_is_refused() -> None:
     recipe = get_preset("tiny")[0]
     predictor = Predictor(build_model(recipe.model, weights="none"), recipe)
     with pytest.raises(InputError, match="no PCM"):
         pcm_embedding(predictor, np.zeros((64, 64), np.uint8))
 
 
-def test_half_of_the_weight_lies_on_half_of_an_even_film_and_on_one_place_of_a_peaked_one() -> None:
+def test_half_mass_area_of_uniform_and_peaked_weights() -> None:
     assert half_mass_area(np.full((10, 10), 0.01)) == pytest.approx(0.5, abs=0.011)
     peaked = np.full((10, 10), 0.1 / 99)
     peaked[3, 4] = 0.9
@@ -53,16 +53,16 @@ def test_half_of_the_weight_lies_on_half_of_an_even_film_and_on_one_place_of_a_p
     assert half_mass_area(np.zeros((2, 2))) == 0
 
 
-def test_a_row_of_the_shallow_pcm_is_that_of_its_matrix_and_other_refiners_are_refused() -> None:
+def test_seam_pcm_row_matches_matrix() -> None:
     recipe = replace(get_preset("tiny")[2], refiner="seam_pcm")
     predictor = Predictor(build_from_recipe(recipe, weights="none"), recipe)
-    film = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
-    row = attention_map(pcm_embedding(predictor, film), across=0.3, down=0.8)
-    images = eval_transform(torch.from_numpy(film)[None, None], size=64).to(predictor.device)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    row = attention_map(pcm_embedding(predictor, image), x=0.3, y=0.8)
+    images = eval_transform(torch.from_numpy(image)[None, None], size=64).to(predictor.device)
     with torch.no_grad():
         features, low_level = predictor.model.forward_features(images)
         whole = predictor.model.refiner.affinity(features, low_level=low_level)[0].cpu()
     assert np.allclose(row.ravel(), whole[6 * 8 + 2], atol=1e-6)
     predictor.model.set_refiner("self_attention")
     with pytest.raises(InputError, match="no PCM"):
-        pcm_embedding(predictor, film)
+        pcm_embedding(predictor, image)

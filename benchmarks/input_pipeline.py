@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cxr_seam.data.cache import BLOCK, IMAGES_FILE, ImageCache, Index, prepare
+from cxr_seam.data.cache import IMAGES_FILE, CacheIndex, ImageCache, prepare
 from cxr_seam.data.dataset import loader
 from cxr_seam.data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
 from cxr_seam.recipes import Augmentation
@@ -122,8 +122,8 @@ def draw_only(films: Tensor, size: int, generator: torch.Generator) -> None:
 
 def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
     """Milliseconds to open a store of `count` images; its pixels are a hole in a file, which opening never reads."""
-    index = Index(size=256, names=[f"{place:08d}_000.png" for place in range(count)])
-    index.sources, index.crc32 = [("images_001.tar.gz", count)], [0] * -(-count // BLOCK)
+    names = [f"{place:08d}_000.png" for place in range(count)]
+    index = CacheIndex(size=256, names=names, crc32=[0] * count, sources=[("images_001.tar.gz", count)])
     folder.mkdir()
     index.save(folder)
     with (folder / IMAGES_FILE).open("wb") as file:

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxr_seam.data.cache import IMAGES_FILE, ImageCache, Index
+from cxr_seam.data.cache import IMAGES_FILE, CacheIndex, ImageCache
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.device import select_device
 
@@ -144,11 +144,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
 def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> ChestXrayDataset:
     """Images of a store of `count` images that repeat `pixels` (n, S, S) uint8, with labels drawn at random."""
     folder.mkdir(parents=True)
-    index = Index(size=pixels.shape[-1])
+    index = CacheIndex(size=pixels.shape[-1])
     with (folder / IMAGES_FILE).open("wb") as file:
         for place in range(count):
-            data = pixels[place % len(pixels)].tobytes()
-            file.write(data)
+            data = pixels[place % len(pixels)]
+            file.write(data.tobytes())
             index.add(f"{place:08d}_000.png", data, source="benchmark")
     index.save(folder)
     return all_films(folder)

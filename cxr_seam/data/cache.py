@@ -1,14 +1,13 @@
-"""Prepared images: one file of grey squares, memory-mapped, read by name.
+"""Cache of prepared images: one memory-mapped file of small grey squares, read by image name.
 
-A store is a folder of two files. `images.u8` holds the images one after another, size x size bytes each, nothing
-else. `index.json` says which they are. Bytes beyond those the index accounts for belong to a run that was stopped;
-readers never see them and the next `cxr_seam.prepare.prepare` cuts them off. Training reads from here because
-decoding a 1024x1024 PNG takes 10 ms and reading a 256x256 square takes next to nothing.
+A cache is a folder of two files. `images.u8` contains the images one after another, size x size bytes each. `index.json`
+lists their names, checksums and sources. Bytes beyond those in the index belong to a run that was stopped: readers
+ignore them, and the next `prepare` cuts them off. To decode a 1024x1024 PNG takes 10 ms; to read a 256x256 square from
+the cache takes microseconds.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 import zlib
@@ -16,125 +15,105 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..io import atomic_write
-from .archives import Entry, Source, open_source
-from .image_io import MAX_PIXELS, read_radiograph, resize_square
+from .archives import ArchiveImage, Source, open_source
+from .image_io import MAX_PIXELS, load_image, resize_square
 
 IMAGES_FILE = "images.u8"
-
-
 INDEX_FILE = "index.json"
+COMMIT_EVERY = 1024
+"""Images after which `prepare` writes the index; a killed run loses at most so many."""
+
+AHEAD = 4
+"""Images per decoding thread that are read ahead; this bounds the memory in use."""
+
+PathLike = str | os.PathLike[str]
 
 
-FORMAT = "cxr-seam store"
+class BrokenImageWarning(UserWarning):
+    """Some images could not be read and are not in the cache."""
 
 
-VERSION = 1
-
-
-BLOCK = 1024
-"""Images to a checksum. Blocks are counted from the first image, so that the index depends on the images alone
-and not on where a run was stopped."""
-
-
-@dataclass
-class Index:
-    """What `index.json` says.
+class CacheIndex(BaseModel):
+    """The content of `index.json`.
 
     Attributes:
         size: side of the images in pixels.
         names: `image_index` of every image, in the order of the file.
-        sources: folder or archive name and number of consecutive images that came from it.
-        crc32: checksum of each `BLOCK` images; the last block may be a part.
+        crc32: checksum of every image.
+        sources: name of a folder or archive and number of consecutive images from it.
     """
 
-    size: int
-    names: list[str] = field(default_factory=list)
-    sources: list[tuple[str, int]] = field(default_factory=list)
-    crc32: list[int] = field(default_factory=list)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
-    def add(self, name: str, pixels: bytes, *, source: str) -> None:
-        """Account for one more image at the end of the file."""
-        if len(self.names) % BLOCK == 0:
-            self.crc32.append(0)
-        self.crc32[-1] = zlib.crc32(pixels, self.crc32[-1])
+    format: Literal["cxr-seam cache"] = "cxr-seam cache"
+    version: Literal[2] = 2
+    size: PositiveInt
+    names: list[str] = Field(default_factory=list)
+    crc32: list[int] = Field(default_factory=list)
+    sources: list[tuple[str, PositiveInt]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> CacheIndex:
+        counts = {len(self.names), len(set(self.names)), len(self.crc32), sum(count for _, count in self.sources)}
+        if len(counts) > 1:
+            raise ValueError("the numbers of names, checksums and images differ")
+        return self
+
+    def add(self, name: str, pixels: np.ndarray, *, source: str) -> None:
+        """Append one image."""
         self.names.append(name)
-        count = 0
-        if self.sources and self.sources[-1][0] == source:
-            count = self.sources.pop()[1]
+        self.crc32.append(zlib.crc32(pixels))
+        count = self.sources.pop()[1] if self.sources and self.sources[-1][0] == source else 0
         self.sources.append((source, count + 1))
 
-    def shorten(self, count: int, pixels: np.ndarray) -> None:
-        """Account for the first `count` images alone.
-
-        Args:
-            count: how many stay.
-            pixels: (count, size, size) uint8, these images; of them the last block is read.
-        """
-        sources, self.sources = self.sources, []
-        for name, number in sources:
-            if left := min(number, count - sum(kept for _, kept in self.sources)):
-                self.sources.append((name, left))
-        del self.names[count:]
-        whole = count // BLOCK
-        self.crc32 = self.crc32[:whole] + [zlib.crc32(pixels[whole * BLOCK :])] * (count > whole * BLOCK)
-
-    def fits(self) -> bool:
-        """Tell whether the entries are of their types and belong together."""
-        counts = [count for _, count in self.sources]
-        return (
-            type(self.names) is type(self.crc32) is list
-            and all(type(value) is int and value > 0 for value in (self.size, *counts))
-            and all(type(value) is str for value in (*self.names, *(name for name, _ in self.sources)))
-            and len(set(self.names)) == len(self.names) == sum(counts)
-            and len(self.crc32) == -(-len(self.names) // BLOCK)
-            and all(type(value) is int for value in self.crc32)
-        )
+    def truncate(self, count: int) -> None:
+        """Remove all but the first `count` images."""
+        excess = len(self.names) - count
+        del self.names[count:], self.crc32[count:]
+        while excess > 0:
+            source, number = self.sources.pop()
+            if number > excess:
+                self.sources.append((source, number - excess))
+            excess -= number
 
     def save(self, folder: Path) -> None:
-        """Write the index whole, by rename."""
-        content = {"format": FORMAT, "version": VERSION, **vars(self)}
-        with atomic_write(folder / INDEX_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
+        """Write `index.json`; it is on the disk when this returns."""
+        with atomic_write(folder / INDEX_FILE, durable=True) as temporary:
+            temporary.write_text(self.model_dump_json(), encoding="utf-8")
 
 
-def read_index(folder: Path) -> Index | None:
-    """Read the index of a store; None where there is none yet.
+def read_index(folder: Path) -> CacheIndex | None:
+    """Read the index of a cache; None if there is none yet.
 
     Raises:
         InputError: the index is unreadable or of another version, or `images.u8` is shorter than it says.
     """
-    path = folder / INDEX_FILE
+    path, images = folder / INDEX_FILE, folder / IMAGES_FILE
+    advice = f"delete {folder} and prepare again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        format_, version = content.pop("format"), content.pop("version")
+        index = CacheIndex.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not the index of a store; delete {folder} and prepare again") from error
-    if (format_, version) != (FORMAT, VERSION):
-        raise InputError(f"{path} is of another version ({format_} {version}); delete {folder} and prepare again")
-    try:
-        index = Index(**content)
-        index.sources = [(name, count) for name, count in index.sources]
-        if not index.fits():
-            raise ValueError("entries of other types, or that do not belong together")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} lacks or garbles an entry; delete {folder} and prepare again") from error
-    images = folder / IMAGES_FILE
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "its content"
+        raise InputError(f"{path} is not an index of this version ({field}: {first['msg']}); {advice}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}); {advice}") from error
     if not images.is_file() or images.stat().st_size < len(index.names) * index.size**2:
-        raise InputError(f"{images} is shorter than its index says; delete {folder} and prepare again")
+        raise InputError(f"{images} is shorter than its index says; {advice}")
     return index
 
 
@@ -143,27 +122,27 @@ class ImageCache:
     """Prepared images, opened for reading.
 
     Attributes:
-        folder: where the store lies.
+        folder: folder of the cache.
         size: side of the images in pixels.
-        image_index: names of the images ("00000001_000.png", whatever the suffix of the file they came from).
+        image_index: names of the images ("00000001_000.png" for any suffix of the source file).
         images: (N, size, size) uint8, memory-mapped and read-only.
+        crc32: checksum of each image.
         sources: (name of the folder or archive, number of consecutive images from it), in order.
-        crc32: checksum of each `BLOCK` images.
     """
 
     folder: Path
     size: int
     image_index: list[str]
     images: np.ndarray
+    crc32: list[int]
     sources: tuple[tuple[str, int], ...]
-    crc32: tuple[int, ...]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> ImageCache:
-        """Open a store that `prepare` has filled; takes milliseconds, whatever its size.
+    def open(cls, folder: PathLike) -> ImageCache:
+        """Open a cache that `prepare` has filled, within milliseconds.
 
         Raises:
-            InputError: there is none in `folder`, or it is damaged.
+            InputError: the folder contains no cache, or a damaged one.
         """
         folder = Path(folder)
         index = read_index(folder)
@@ -171,39 +150,36 @@ class ImageCache:
             raise InputError(f"no prepared images in {folder}; run python -m cxr_seam prepare SOURCE --cache {folder}")
         shape = (len(index.names), index.size, index.size)
         images = np.memmap(folder / IMAGES_FILE, dtype=np.uint8, mode="r", shape=shape)
-        return cls(folder, index.size, index.names, images, tuple(index.sources), tuple(index.crc32))
+        return cls(folder, index.size, index.names, images, index.crc32, tuple(index.sources))
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.image_index)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether the store holds an image."""
-        return name in self._row_of
+        return name in self._index_of
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle as the path: a data loader's worker maps the file anew instead of receiving every pixel."""
-        return ImageCache.open, (self.folder,)
+        return ImageCache.open, (self.folder,)  # without the pixels, for the workers of a DataLoader
 
     def indices(self, names: Iterable[str]) -> np.ndarray:
-        """Return the row of each image in `images`, (N,) int64, in the order asked for.
+        """Return the index of each image in `images`: (N,) int64, in the order of `names`.
 
         Raises:
-            InputError: an image is not in the store; names the first.
+            InputError: an image is not in the cache; the error names the first.
         """
         try:
-            return np.array([self._row_of[name] for name in names], dtype=np.int64)
+            return np.array([self._index_of[name] for name in names], dtype=np.int64)
         except KeyError as error:
-            raise InputError(f"{error.args[0]} is not in the store {self.folder}; prepare it first") from None
+            raise InputError(f"{error.args[0]} is not in the cache {self.folder}; prepare it first") from None
 
     def load(self, indices: Sequence[int]) -> np.ndarray:
-        """Copy the images at `indices` out of the file: (B, size, size) uint8.
+        """Read images from the file: (B, size, size) uint8.
 
-        Unlike `images`, of which every page that was looked at stays in the process's memory, this holds no more than
-        what it returns, however large the store; training, which visits every image, reads so.
+        Every page of `images` that is touched stays in the process's memory. `load` uses no memory beyond its result,
+        so that training, which visits every image, can use a cache of any size.
 
         Raises:
-            InputError: the file has become shorter, or is gone.
+            InputError: the file has become shorter, or is missing.
         """
         pixels = np.empty((len(indices), self.size, self.size), dtype=np.uint8)
         path = self.folder / IMAGES_FILE
@@ -218,34 +194,21 @@ class ImageCache:
         return pixels
 
     def verify(self) -> None:
-        """Read every image and compare checksums, as after copying a store; a few seconds a gigabyte.
+        """Read every image and compare its checksum, for example after a copy; takes a few seconds per gigabyte.
 
         Raises:
-            InputError: the images are not those that were prepared.
+            InputError: an image differs from the one that was prepared; the error names it.
         """
-        for block, expected in enumerate(self.crc32):
-            images = self.images[block * BLOCK : (block + 1) * BLOCK]
-            if zlib.crc32(images.tobytes()) != expected:
-                names = self.image_index[block * BLOCK], self.image_index[block * BLOCK + len(images) - 1]
+        for index, expected in enumerate(self.crc32):
+            if zlib.crc32(self.load([index])) != expected:
                 raise InputError(
-                    f"{self.folder / IMAGES_FILE} is damaged between {names[0]} and {names[1]}; "
+                    f"{self.folder / IMAGES_FILE} is damaged at {self.image_index[index]}; "
                     f"delete {self.folder} and prepare again"
                 )
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.image_index)}
-
-
-AHEAD = 4
-"""Images to each decoding thread that are read ahead; this bounds the memory in use."""
-
-
-PathLike = str | os.PathLike[str]
-
-
-class BrokenImageWarning(UserWarning):
-    """Images that were broken and stayed out of the store."""
+    def _index_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.image_index)}
 
 
 def prepare(
@@ -257,30 +220,29 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
 ) -> ImageCache:
-    """Add every image of `source` that the store in `folder` does not hold yet, as size x size grey squares.
+    """Add the images of `source` that are not yet in the cache, as size x size grey squares.
 
-    Images are added in a fixed order (sources as given, files by path, members as archived), so the same sources
-    give the same bytes, however many threads decode and however often the run was stopped. Where two sources hold
-    an image of the same name the first wins; where its copy there is broken, the next one serves. Archives are
-    read as streams and nothing is unpacked to disk. The store is committed every `BLOCK` images.
+    The order is fixed (sources as given, files by path, members as archived), so the same sources give the same bytes,
+    whatever the number of threads and interruptions. If two sources contain an image of the same name, the first one
+    is used; if that one is broken, the next. Archives are read as streams.
 
     Args:
         source: a folder (searched recursively), a .tar.gz, .tar or .zip archive, or a list of these.
-        folder: the store; made if missing.
+        folder: folder of the cache; created if missing.
         size: side of the prepared images in pixels.
-        names: `image_index` of the images wanted, by default all. Names that no source holds are passed over.
-        workers: decoding threads, by default one a core. Decoding leaves Python's lock, so threads do.
-        progress: show a bar with the time left.
+        names: `image_index` of the images to add, by default all. Names that no source contains are ignored.
+        workers: decoding threads, by default one per core.
+        progress: show a progress bar.
 
     Returns:
-        The store, opened.
+        The cache, opened.
 
     Raises:
-        InputError: a source is missing, broken or holds no wanted image; the store has another size, is damaged, is
-            being filled by another process, or the disk is full. What was added until then is kept.
+        InputError: a source is missing, broken or contains no image to add; the cache has another size, is damaged, is
+            being filled by another process, or the disk is full. Images added until then stay in the cache.
 
     Warns:
-        BrokenImageWarning: one sentence for all images that were broken and left out.
+        BrokenImageWarning: one sentence for all images that could not be read.
     """
     if not 1 <= size <= MAX_PIXELS**0.5:
         raise InputError(f"size must be from 1 to {MAX_PIXELS**0.5:.0f} pixels, not {size}")
@@ -289,104 +251,110 @@ def prepare(
         raise InputError("no source to prepare from; name a folder or an archive")
     sources = [open_source(path) for path in paths]
     workers = workers or os.cpu_count() or 1
-    total = sum(source.total for source in sources)
     broken: dict[str, str] = {}
-    walked = 0
+    finished = 0
     with (
-        _writer(Path(folder), size=size) as writer,
+        _open_writer(Path(folder), size=size) as writer,
         ThreadPoolExecutor(max_workers=workers) as pool,
-        tqdm(total=total, desc=f"{size}x{size}", unit="B", unit_scale=True, disable=not progress) as bar,
+        tqdm(
+            total=sum(source.total for source in sources),
+            desc=f"{size}x{size}",
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar,
     ):
-        choice = _Choice(names, taken=set(writer.index.names))
+        accept = _NewImages(names, known=set(writer.index.names))
         for source in sources:
-            for entry, result in _decoded(source, choice, pool=pool, size=size, ahead=AHEAD * workers):
-                if isinstance(result, InputError):
-                    broken[entry.image_index] = str(result)
+            for image, pixels in _decode_ahead(source, accept, pool=pool, size=size, ahead=AHEAD * workers):
+                if isinstance(pixels, InputError):
+                    broken[image.image_index] = str(pixels)
                 else:
-                    writer.add(entry.image_index, result, source=source.path.absolute().name)
-                    broken.pop(entry.image_index, None)
-                    bar.set_postfix_str(f"{len(writer.index.names)} images", refresh=False)
-                bar.update(walked + entry.position - bar.n)
-            walked += source.total
-            bar.update(walked - bar.n)
-            choice.taken -= broken.keys()
-        kept = len(writer.index.names)
-    where = " and ".join(str(path) for path in paths)
-    if not choice.met:
-        asked = "" if names is None else " of those asked for"
-        raise InputError(f"{where} holds no PNG or JPEG image{asked}; name the folder or archive that does")
-    if broken and not kept:
-        raise InputError(f"none of the images of {where} could be read; the first: {next(iter(broken.values()))}")
-    if broken:
-        warnings.warn(_told(broken), BrokenImageWarning, stacklevel=2)
+                    writer.add(image.image_index, pixels, source=source.path.absolute().name)
+                    broken.pop(image.image_index, None)
+                bar.update(finished + image.position - bar.n)
+            finished += source.total
+            bar.update(finished - bar.n)
+            accept.known -= broken.keys()
+        count = len(writer.index.names)
+    _report(" and ".join(map(str, paths)), broken, count=count, accept=accept)
     return ImageCache.open(folder)
 
 
-class _Choice:
-    """Which images to read: those asked for and not taken yet. Remembers whether any was met at all."""
+def _report(location: str, broken: dict[str, str], *, count: int, accept: _NewImages) -> None:
+    """Refuse sources without a readable image; warn of broken images."""
+    if not accept.met:
+        which = "" if accept.names is None else " of those asked for"
+        raise InputError(f"{location} holds no PNG or JPEG image{which}; name the folder or archive that does")
+    if broken and not count:
+        raise InputError(f"none of the images of {location} could be read; the first: {next(iter(broken.values()))}")
+    if broken:
+        names = sorted(broken)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        warnings.warn(
+            f"{len(names)} image{'s' if len(names) > 1 else ''} could not be read and stayed out of the cache: "
+            f"{', '.join(names[:10])}{more} (the first: {broken[names[0]]})",
+            BrokenImageWarning,
+            stacklevel=3,
+        )
 
-    def __init__(self, names: Collection[str] | None, *, taken: set[str]) -> None:
+
+class _NewImages:
+    """Accepts the names that are asked for and not known yet; `met` tells whether any name was asked for."""
+
+    def __init__(self, names: Collection[str] | None, *, known: set[str]) -> None:
         self.names = None if names is None else frozenset(names)
-        self.taken = taken
+        self.known = known
         self.met = False
 
     def __call__(self, name: str) -> bool:
         if self.names is not None and name not in self.names:
             return False
         self.met = True
-        return name not in self.taken
+        return name not in self.known
 
 
-def _decoded(
-    source: Source, choice: _Choice, *, pool: ThreadPoolExecutor, size: int, ahead: int
-) -> Iterator[tuple[Entry, np.ndarray | InputError]]:
-    """Yield the chosen images of a source in its order, decoded, or the reason why not.
+def _decode_ahead(
+    source: Source, accept: _NewImages, *, pool: ThreadPoolExecutor, size: int, ahead: int
+) -> Iterator[tuple[ArchiveImage, np.ndarray | InputError]]:
+    """Yield the accepted images of a source in its order, decoded, or with the error.
 
-    Where the source itself turns out broken, what it gave before is yielded first.
+    If the source is broken, the images before the break are yielded first.
     """
-    pending: deque[tuple[Entry, Future[np.ndarray | InputError]]] = deque()
-    entries = source.walk(choice)
+    pending: deque[tuple[ArchiveImage, Future[np.ndarray | InputError]]] = deque()
+    images = source.iter_images(accept)
     failure = None
     while True:
         try:
-            entry = next(entries, None)
+            image = next(images, None)
         except InputError as error:
-            entry, failure = None, error
-        if entry is None:
+            image, failure = None, error
+        if image is None:
             break
-        choice.taken.add(entry.image_index)
-        pending.append((entry, pool.submit(_decode, entry, size)))
+        accept.known.add(image.image_index)
+        pending.append((image, pool.submit(_decode, image, size)))
         if len(pending) >= ahead:
-            entry, future = pending.popleft()
-            yield entry, future.result()
-    for entry, future in pending:
-        yield entry, future.result()
+            image, future = pending.popleft()
+            yield image, future.result()
+    for image, future in pending:
+        yield image, future.result()
     if failure is not None:
         raise failure
 
 
-def _decode(entry: Entry, size: int) -> np.ndarray | InputError:
-    if entry.problem:
-        return InputError(f"{entry.where} cannot be read: {entry.problem}")
+def _decode(image: ArchiveImage, size: int) -> np.ndarray | InputError:
+    if image.problem:
+        return InputError(f"{image.location} cannot be read: {image.problem}")
     try:
-        return resize_square(read_radiograph(entry.data, name=entry.where), size)
+        return resize_square(load_image(image.data, name=image.location).pixels, size)
     except InputError as error:
         return error
 
 
-def _told(broken: dict[str, str]) -> str:
-    names = sorted(broken)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return (
-        f"{len(names)} image{'s' if len(names) > 1 else ''} could not be read and stayed out of the store: "
-        f"{', '.join(names[:10])}{more} (the first: {broken[names[0]]})"
-    )
-
-
 class _Writer:
-    """Appends images and commits them; bytes not committed do not count."""
+    """Appends images and commits them; bytes that are not committed do not count."""
 
-    def __init__(self, folder: Path, *, file: FileIO, index: Index) -> None:
+    def __init__(self, folder: Path, *, file: FileIO, index: CacheIndex) -> None:
         self.folder = folder
         self.file = file
         self.index = index
@@ -394,80 +362,73 @@ class _Writer:
 
     def add(self, name: str, pixels: np.ndarray, *, source: str) -> None:
         rest = pixels.data.cast("B")
-        with _disk(self.folder):
+        with _disk_errors(self.folder):
             while rest:
                 rest = rest[self.file.write(rest) :]
-        self.index.add(name, pixels.data, source=source)
-        if len(self.index.names) - self.committed >= BLOCK:
+        self.index.add(name, pixels, source=source)
+        if len(self.index.names) - self.committed >= COMMIT_EVERY:
             self.commit()
 
     def commit(self) -> None:
-        """Make what was added count: first the pixels reach the disk, then the index that speaks of them."""
+        """Write the pixels to the disk, then the index that lists them."""
         if len(self.index.names) > self.committed:
-            with _disk(self.folder):
+            with _disk_errors(self.folder):
                 os.fsync(self.file.fileno())
                 self.index.save(self.folder)
             self.committed = len(self.index.names)
 
     def rescue(self) -> None:
-        """Commit what was added before something failed; a full disk has no room left for the index either.
-
-        So many of the last images are given up as the index needs room; they are prepared again in the next run.
-        """
-        size, names = self.index.size, self.index.names
-        while len(names) > self.committed:
-            with suppress(InputError):
-                self.commit()
-                return
-            room = 2**12 + sum(map(len, names)) * 4  # of the index, generously
-            count = max(self.committed, len(names) - -(-room // size**2))
-            self.file.truncate(count * size**2)
-            if count:
-                images = np.memmap(self.file, dtype=np.uint8, mode="r", shape=(count, size, size))
-                self.index.shorten(count, images)
-            else:
-                names.clear()
+        """Commit after a failure; on a full disk, drop as many of the last images as the index needs room."""
+        with suppress(InputError):
+            return self.commit()
+        size, count = self.index.size, len(self.index.names)
+        room = 2**12 + 2 * len(self.index.model_dump_json())
+        count = max(self.committed, count - -(-room // size**2))
+        self.index.truncate(count)
+        self.file.truncate(count * size**2)
+        with suppress(InputError):
+            self.commit()
 
 
 @contextmanager
-def _writer(folder: Path, *, size: int) -> Iterator[_Writer]:
-    """Open a store for appending, alone, cut back to what its index accounts for; commit at the end."""
-    made = not folder.exists()
-    with _disk(folder):
+def _open_writer(folder: Path, *, size: int) -> Iterator[_Writer]:
+    """Open a cache for appending, exclusively, without the bytes beyond its index; commit at the end."""
+    is_new = not folder.exists()
+    with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        # Without a buffer, so that a full disk is met where an image is written and not once more on closing.
+        # Without a buffer, so that a full disk is noticed when an image is written and not again at closing.
         file = open(os.open(folder / IMAGES_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
     with file:
         _lock(file, folder)
-        index = read_index(folder) or Index(size=size)
+        index = read_index(folder) or CacheIndex(size=size)
         if index.size != size:
             raise InputError(f"{folder} holds images of size {index.size}, not {size}; name another folder")
         for leftover in folder.glob(".index.*.part.json"):
             leftover.unlink(missing_ok=True)
-        with _disk(folder):
+        with _disk_errors(folder):
             file.truncate(len(index.names) * size**2)
             file.seek(0, os.SEEK_END)
         writer = _Writer(folder, file=file, index=index)
         try:
             yield writer
-        except Exception:  # not on Ctrl-C, which may have fallen between a write and its entry in the index
+        except Exception:  # not on Ctrl-C, which may have come between a write and its entry in the index
             writer.rescue()
             raise
         else:
             writer.commit()
         finally:
-            if not index.names:
+            if not writer.committed:
                 with suppress(OSError):
                     (folder / IMAGES_FILE).unlink()
-                    if made:
+                    if is_new:
                         folder.rmdir()
 
 
 def _lock(file: FileIO, folder: Path) -> None:
-    """Refuse a second writer. The lock goes with the process, so a killed run leaves none behind."""
+    """Refuse a second writer. The lock ends with the process, so a killed run leaves none."""
     try:
         import fcntl
-    except ImportError:  # Windows: two runs at once are then the user's to avoid
+    except ImportError:  # Windows has no such locks
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -475,12 +436,13 @@ def _lock(file: FileIO, folder: Path) -> None:
         raise InputError(f"another run is filling {folder}; wait until it has ended") from None
     except OSError:  # network drives without locks
         return
-    if not os.fstat(file.fileno()).st_nlink:  # the other run ended in between, empty-handed, and tidied up
+    if not os.fstat(file.fileno()).st_nlink:  # the other run has just ended and removed the file
         raise InputError(f"another run was filling {folder}; run again")
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Convert an OSError into an InputError that names the cache."""
     try:
         yield
     except OSError as error:

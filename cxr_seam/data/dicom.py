@@ -1,6 +1,6 @@
-"""One DICOM file to the grey (or colour) bytes that a viewer would show.
+"""Convert a DICOM file to the grey or colour bytes that a viewer would show.
 
-pydicom does the work; compressed files need a decoder beside it, and `python-gdcm` decodes what hospitals write.
+pydicom reads the file. Compressed files need a decoder; `python-gdcm` decodes the forms that hospitals write.
 """
 
 from __future__ import annotations
@@ -19,42 +19,35 @@ if TYPE_CHECKING:
 
 
 PREAMBLE = 132
-"""Bytes that a DICOM file is recognised by: 128 of any kind, then DICM."""
-
+"""Length of the first bytes of a DICOM file: 128 of any kind, then DICM."""
 
 _MAGIC = slice(128, PREAMBLE)
-
-
 _META = slice(140, 144)
-"""Where the length of the file's meta information stands, which begins behind it."""
-
+"""Bytes with the length of the meta information, which begins after them."""
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-
-
 MAX_INFLATED = 256 * 2**20
-"""Bytes; see `radiographs.MAX_BYTES`."""
-
+"""Largest size in bytes of an inflated file, as `image_io.MAX_BYTES`."""
 
 _FAR = 1e30
-"""Beyond any pixel's value: what a window gives there is where its black and its white lie."""
+"""A value beyond any pixel's; a window maps it to its white and the negative value to its black."""
 
 
 def is_dicom(data: bytes, name: str) -> bool:
-    """Tell DICOM by its bytes; old files begin without them and are told by their name."""
+    """Return whether the bytes, or for old files the name, are those of a DICOM file."""
     return data[_MAGIC] == b"DICM" or name.lower().endswith((".dcm", ".dicom"))
 
 
 def read_header(data: bytes, name: str) -> Dataset:
-    """Parse a DICOM file that holds one still image; its pixels are not decoded yet.
+    """Parse a DICOM file with one still image; its pixels are not decoded yet.
 
     Args:
         data: the bytes of the file.
-        name: what to call the file in error messages.
+        name: name of the file in error messages.
 
     Raises:
-        InputError: pydicom is not installed, the file is no DICOM, cut short, holds no image or several frames, or is
-            compressed in a way for which no decoder is installed; the sentence names it and what to install.
+        InputError: pydicom is not installed, the file is not DICOM, cut short, without image or with several frames, or
+            compressed in a form that no installed decoder reads; the error says what to install.
     """
     try:
         from pydicom import dcmread
@@ -67,7 +60,7 @@ def read_header(data: bytes, name: str) -> Dataset:
         holds = "PixelData" in dataset and int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
     except InputError:
         raise
-    except Exception as error:  # pydicom meets broken bytes with exceptions of a dozen kinds
+    except Exception as error:  # pydicom raises a dozen types for broken bytes
         raise InputError(f"{name} is a broken DICOM file ({_line(error)}); fetch it again") from error
     if not len(dataset):
         raise InputError(f"{name} is not a DICOM file, or one cut short; fetch it again")
@@ -75,15 +68,15 @@ def read_header(data: bytes, name: str) -> Dataset:
         kind = f"DICOM of modality {modality}" if modality else "DICOM"
         raise InputError(f"{name} is {kind} and holds no image; give a radiograph")
     if frames > 1:
-        raise InputError(f"{name} holds {frames} frames, a film has one; save the one you mean as its own file")
+        raise InputError(f"{name} holds {frames} frames; save the one radiograph as its own file")
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
-        _note_syntax(dataset)
+        _set_transfer_syntax(dataset)
     _find_decoder(dataset.file_meta.TransferSyntaxUID, name)
     return dataset
 
 
 def _refuse_bomb(data: bytes, name: str) -> None:
-    """Refuse a deflated file that would inflate beyond what any film takes; pydicom inflates without a limit."""
+    """Refuse a deflated file that inflates beyond `MAX_INFLATED`; pydicom inflates without a limit."""
     end = _META.stop + int.from_bytes(data[_META], "little")
     if data[_MAGIC] != b"DICM" or _DEFLATED not in data[_META.stop : end]:
         return
@@ -92,30 +85,32 @@ def _refuse_bomb(data: bytes, name: str) -> None:
         length += len(inflater.decompress(rest, 2**20))
         rest = inflater.unconsumed_tail
     if length > MAX_INFLATED:
-        raise InputError(f"{name} inflates beyond {MAX_INFLATED >> 20} MiB, more than any film; it was not opened")
+        raise InputError(
+            f"{name} inflates beyond {MAX_INFLATED >> 20} MiB, more than any radiograph; it was not opened"
+        )
 
 
-def display_pixels(dataset: Dataset, name: str) -> np.ndarray:
-    """Decode the pixels and bring them to the greys that a viewer would show.
+def to_display_uint8(dataset: Dataset, name: str) -> np.ndarray:
+    """Decode the pixels and convert them to the greys that a viewer would show.
 
-    In this order: modality LUT or rescale; VOI LUT, else the first window; MONOCHROME1 turned over, so that bone is
-    bright. Where the file has neither VOI LUT nor window, 8 bits or fewer without a rescale are shown as they stand,
-    since they were made for display; anything else is stretched from its least to its largest value, since detectors
-    seldom fill their bits and rescaled values have no natural black. Padding (PixelPaddingValue) counts for neither
-    end and becomes black. Palettes and YCbCr become RGB.
+    In this order: modality LUT or rescale; VOI LUT, else the first window; MONOCHROME1 inverted, so that bone is bright.
+    Without VOI LUT and window, at most 8 bits without a rescale are shown unchanged, because they were made for display;
+    other values are stretched from their minimum to their maximum, because detectors seldom fill their bits and rescaled
+    values have no natural black. Padding (PixelPaddingValue) is excluded from that range and becomes black. Palettes and
+    YCbCr become RGB.
 
     Returns:
-        (H, W) uint8 grey, or (H, W, 3) uint8 RGB where the file is in colour.
+        (H, W) uint8 grey, or (H, W, 3) uint8 RGB if the file is in colour.
 
     Raises:
         InputError: the pixels are broken or cut short, or the header contradicts itself.
     """
     try:
         if dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
-            return _greys(dataset)
-        return _colours(dataset)
-    except Exception as error:  # as above: decoders and look-up tables raise whatever they like
-        if "all available plugins" in str(error):  # pydicom's words; 12-bit JPEG is such a case
+            return _decode_grey(dataset)
+        return _decode_colour(dataset)
+    except Exception as error:  # decoders and look-up tables raise many types
+        if "all available plugins" in str(error):  # pydicom's message, for example for 12-bit JPEG
             syntax = dataset.file_meta.TransferSyntaxUID.name
             raise InputError(
                 f"{name} is compressed as {syntax}, which the installed decoders cannot read, or is broken; "
@@ -124,22 +119,22 @@ def display_pixels(dataset: Dataset, name: str) -> np.ndarray:
         raise InputError(f"the pixels of {name} could not be decoded ({_line(error)}); export it again") from error
 
 
-def _greys(dataset: Dataset) -> np.ndarray:
+def _decode_grey(dataset: Dataset) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut
 
     stored = dataset.pixel_array
-    padding = _padding(stored, dataset)
+    padding = _padding_mask(stored, dataset)
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence") or dataset.get("WindowCenter") not in (None, ""):
-        grey = _windowed(values, dataset)
+        grey = _apply_window(values, dataset)
     elif dataset.BitsStored <= 8 and stored.dtype.kind == "u" and np.array_equal(values, stored):
         grey = stored / (2**dataset.BitsStored - 1)
     else:
-        film = values[~padding] if padding.any() and not padding.all() else values
-        low, high = float(film.min()), float(film.max())
+        image = values[~padding] if padding.any() and not padding.all() else values
+        low, high = float(image.min()), float(image.max())
         grey = (values - low) / max(high - low, 1e-12)
     if not np.isfinite(grey).all():
-        raise ValueError("rescale or window leave no finite numbers")
+        raise ValueError("rescale or window give values that are not finite")
     eight_bits = (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         eight_bits = 255 - eight_bits
@@ -147,26 +142,26 @@ def _greys(dataset: Dataset) -> np.ndarray:
     return eight_bits
 
 
-def _windowed(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Apply the first VOI LUT, else the first window; 0 is its black and 1 its white."""
+def _apply_window(values: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Apply the first VOI LUT, else the first window; 0 becomes black and 1 white."""
     from pydicom import Dataset
     from pydicom.pixels import apply_voi, apply_windowing
 
     if dataset.get("VOILUTSequence"):
         lut = deepcopy(dataset.VOILUTSequence[0])
         entries, first, bits = lut.LUTDescriptor
-        # Told of 8 bits, pydicom 3.0 counts the entries in 8 bits too and wraps around after 256 of them.
+        # For 8 bits, pydicom 3.0 counts the entries in 8 bits too and wraps around after 256 of them.
         lut.LUTDescriptor = [entries, first, 16]
         wide = Dataset()
         wide.VOILUTSequence, wide.file_meta = [lut], dataset.file_meta
         return apply_voi(np.rint(values).astype(np.int32), wide) / (2**bits - 1)
-    with np.errstate(over="ignore"):  # of the exponential of a sigmoid window, whose ends it reaches so
-        pad_value, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
-        return (apply_windowing(values, dataset) - pad_value) / (white - pad_value)
+    with np.errstate(over="ignore"):  # the exponential of a sigmoid window overflows at its ends
+        black, white = apply_windowing(np.array([-_FAR, _FAR]), dataset)
+        return (apply_windowing(values, dataset) - black) / (white - black)
 
 
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Where pixels only fill up the rectangle: (H, W) bool."""
+def _padding_mask(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Return the mask of pixels that only fill up the rectangle: (H, W) bool."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
@@ -174,7 +169,7 @@ def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored >= min(value, limit)) & (stored <= max(value, limit))
 
 
-def _colours(dataset: Dataset) -> np.ndarray:
+def _decode_colour(dataset: Dataset) -> np.ndarray:
     from pydicom.pixels import apply_color_lut
 
     stored, bits = dataset.pixel_array, dataset.BitsStored
@@ -184,8 +179,8 @@ def _colours(dataset: Dataset) -> np.ndarray:
     return np.rint(stored * (255 / (2**bits - 1))).astype(np.uint8)
 
 
-def _note_syntax(dataset: Dataset) -> None:
-    """Note how a file without that entry turned out to be written; only uncompressed files come so."""
+def _set_transfer_syntax(dataset: Dataset) -> None:
+    """Set the transfer syntax of a file that lacks it; only uncompressed files lack it."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -196,13 +191,15 @@ def _note_syntax(dataset: Dataset) -> None:
 
 
 def _find_decoder(syntax, name: str) -> None:  # noqa: ANN001 (pydicom's UID)
-    """Refuse, before anything is decoded, what could not be."""
+    """Refuse a compression that no installed decoder reads, before decoding."""
     from pydicom.pixels import get_decoder
 
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise InputError(f"{name} is compressed as {syntax.name}, which no film is; export it uncompressed") from None
+        raise InputError(
+            f"{name} is compressed as {syntax.name}, which no radiograph is; export it uncompressed"
+        ) from None
     if not decoder.is_available:
         install = "pylibjpeg pylibjpeg-openjpeg" if "High-Throughput" in syntax.name else "python-gdcm"
         raise InputError(

@@ -210,7 +210,7 @@ class Predictor:
                 `Predictions`.
 
         Raises:
-            InputError: the file is no readable image, see `radiographs.read_radiograph`; or no file of several is.
+            InputError: the file is no readable image, see `image_io.load_image`; or no file of several is.
         """
         one = isinstance(source, str | os.PathLike) and not is_folder(source)
         places = [source] if isinstance(source, str | os.PathLike) else source

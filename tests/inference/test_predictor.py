@@ -23,7 +23,7 @@ from pydicom import DataElement, dcmread
 from cxr_seam.__main__ import main
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.image_io import read_radiograph, resize_square
+from cxr_seam.data.image_io import load_image, resize_square
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
@@ -77,7 +77,7 @@ def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor,
 
 def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path):
     wide = tmp_path / "wide.png"
-    cv2.imwrite(str(wide), cv2.resize(read_radiograph(films[0]), (300, 200)))
+    cv2.imwrite(str(wide), cv2.resize(load_image(films[0]).pixels, (300, 200)))
     prediction = predictor.predict(wide)
     assert prediction.size == (200, 300)
     for finding in FINDINGS:
@@ -91,7 +91,7 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
 def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minimum(predictor, films):
     changed = Predictor(predictor.model, replace(predictor.recipe, tta_flip=True, cam_baseline="min"))
     size = predictor.recipe.image_size
-    pixels = torch.from_numpy(np.stack([resize_square(read_radiograph(path), size) for path in films[:2]]))[:, None]
+    pixels = torch.from_numpy(np.stack([resize_square(load_image(path).pixels, size) for path in films[:2]]))[:, None]
     one, other = predictor.run(pixels), predictor.run(pixels.flip(-1))
     logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
     maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
@@ -166,7 +166,7 @@ def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
 def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
-    pixels, path = read_radiograph(films[0]), tmp_path / f"film{suffix}"
+    pixels, path = load_image(films[0]).pixels, tmp_path / f"film{suffix}"
     if suffix == ".dcm":
         path.write_bytes(written(film(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
     else:
@@ -182,7 +182,7 @@ def test_many_predictions_are_small_in_memory(predictor):
     assert sum(part.nbytes for part in (prediction.film, prediction.cam)) < 300_000
     assert prediction.film.base is None or prediction.film.base.nbytes < 300_000
     assert prediction.cam.base is None
-    assert np.array_equal(prediction.film, resize_square(read_radiograph(path), RECIPE.image_size))
+    assert np.array_equal(prediction.film, resize_square(load_image(path).pixels, RECIPE.image_size))
 
 
 def test_results_are_named_after_their_files(tmp_path):
@@ -227,7 +227,7 @@ def test_whoever_stops_after_some_films_has_the_tables_of_these(predictor, films
 
 
 def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path):
-    pixels = read_radiograph(films[0])
+    pixels = load_image(films[0]).pixels
     odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of the very values
@@ -263,7 +263,7 @@ def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, 
     given = tmp_path / "given"
     given.mkdir()
     (given / "b.png").write_bytes(films[0].read_bytes())
-    (given / "a.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (given / "a.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
     (given / "frames.dcm").write_bytes(of_pydicom("examples_ybr_color.dcm").read_bytes())
     out = tmp_path / "out"
     assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
@@ -299,7 +299,7 @@ def test_files_none_of_which_can_be_read_give_status_2(checkpoint, tmp_path, cap
 def desk(checkpoint, films, tmp_path) -> Path:
     """A folder with the files that the page speaks of."""
     (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "film.dcm").write_bytes(written(film(read_radiograph(films[0]))))
+    (tmp_path / "film.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
     (tmp_path / "folder").mkdir()
     for path in films[:2]:
         (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())

@@ -12,7 +12,7 @@ from helpers.dicom_files import film, written
 from PIL import Image
 from runner import Action, Expected, Sandbox, case, refused, works
 
-from cxr_seam.data.image_io import image_files, load_image, read_radiograph
+from cxr_seam.data.image_io import image_files, load_image
 
 IMAGE, DICOM = "image", "DICOM image"
 RAMP = (np.arange(48 * 40) % 251).astype(np.uint8).reshape(48, 40)
@@ -48,7 +48,7 @@ def add(description: str, expected: Expected, data: bytes, *, name: str = "image
 
     def prepare_case(sandbox: Sandbox) -> Action:
         path = sandbox.write(name, data)
-        return lambda: SAME if np.array_equal(read_radiograph(path), RAMP) else "other pixels"
+        return lambda: SAME if np.array_equal(load_image(path).pixels, RAMP) else "other pixels"
 
     case(group, description, expected)(prepare_case)
 
@@ -89,18 +89,18 @@ add("a name with a line break", refused("image.png"), b"", name="a\nimage.png")
 @case(IMAGE, "16 bits of a 12-bit detector", works("from 0 to 255"))
 def sixteen(sandbox: Sandbox) -> Action:
     path = sandbox.write("image.png", encoded(np.linspace(0, 4095, 400).astype(np.uint16).reshape(20, 20)))
-    return lambda: "from {} to {}".format(*(f(read_radiograph(path)) for f in (np.min, np.max)))
+    return lambda: "from {} to {}".format(*(f(load_image(path).pixels) for f in (np.min, np.max)))
 
 
 @case(IMAGE, "a folder in its place", refused("image.png"))
 def a_folder(sandbox: Sandbox) -> Action:
     (sandbox.folder / "image.png").mkdir()
-    return lambda: read_radiograph(sandbox.folder / "image.png")
+    return lambda: load_image(sandbox.folder / "image.png").pixels
 
 
 def add_path(description: str, path: str, expected: Expected) -> None:
     """Add a case of a path without a file."""
-    case(IMAGE, description, expected)(lambda sandbox: lambda: read_radiograph(path))
+    case(IMAGE, description, expected)(lambda sandbox: lambda: load_image(path).pixels)
 
 
 add_path("missing", "image.png", refused("image.png"))
@@ -118,7 +118,7 @@ def empty_folder(sandbox: Sandbox) -> Action:
 def dangling(sandbox: Sandbox) -> Action:
     sandbox.write("images/a.png", whole)
     os.symlink("gone.png", sandbox.folder / "images" / "b.png")
-    return lambda: [read_radiograph(path) for path in image_files(sandbox.folder / "images")]
+    return lambda: [load_image(path).pixels for path in image_files(sandbox.folder / "images")]
 
 
 dicom = written(film(RAMP))
@@ -165,4 +165,4 @@ def deflate_bomb(sandbox: Sandbox) -> Action:
     packer = zlib.compressobj(1, wbits=-15)
     body = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
     path = sandbox.write("image.dcm", dataset[:end] + body)
-    return lambda: read_radiograph(path)
+    return lambda: load_image(path).pixels

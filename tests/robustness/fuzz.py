@@ -105,7 +105,7 @@ def images(data: bytes) -> None:
             continue
         height, width = read.pixels.shape
         assert read.pixels.dtype == np.uint8 and min(height, width) >= image_io.MIN_SIDE
-        assert height * width <= image_io.MAX_PIXELS and 0 <= read.coloured <= 1
+        assert height * width <= image_io.MAX_PIXELS and 0 <= read.color_fraction <= 1
 
 
 def require_sentence(error: Exception) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from helpers.examples import IMAGE, peak_example
 
-from cxr_seam.data.image_io import read_radiograph
+from cxr_seam.data.image_io import load_image
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.methods import model_methods
@@ -118,7 +118,7 @@ def test_sample_and_augmentation_figures(workspace: Workspace) -> None:
 def test_prediction_png_of_a_saved_image(workspace: Workspace, tmp_path: Path) -> None:
     example = load_examples(workspace, per_finding=1)[0]
     path = save_image(example, tmp_path / "image.png")
-    assert np.array_equal(read_radiograph(path), example.image)
+    assert np.array_equal(load_image(path).pixels, example.image)
     prediction = Predictor.load(best_path(workspace.models, workspace.recipes[0].name)).predict(path)
     one, three = (
         cv2.imdecode(np.frombuffer(prediction_png(prediction, findings=n), np.uint8), cv2.IMREAD_COLOR) for n in (1, 3)

@@ -61,5 +61,107 @@ class ChestXrayDataset(Dataset):
 
     @property
     def checksum(self) -> str:
-        """Checksum of the images' checksums in the cache, eight hexadecimal digits; no pixel is read."""
+        """CRC-32 of the images' checksums in the cache, eight hexadecimal digits.
+
+        It differs if images of the same names were prepared in another way. No pixel is read.
+        """
         return f"{zlib.crc32(np.array(self._cache.crc32, dtype=np.uint32)[self._rows].tobytes()):08x}"
+
+
+class BatchSampler:
+    """Split the indices of a dataset into batches, in order or shuffled in each epoch.
+
+    A shuffled epoch drops an incomplete last batch, unless it is the only one. The order depends on (seed, epoch) only.
+    """
+
+    def __init__(self, n_images: int, batch_size: int, *, shuffle_seed: int | None = None) -> None:
+        self.n_images, self.batch_size, self.shuffle_seed = n_images, batch_size, shuffle_seed
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        if self.shuffle_seed is not None and self.n_images >= self.batch_size:
+            return self.n_images // self.batch_size
+        return -(-self.n_images // self.batch_size)
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[np.ndarray]:
+        """Yield the indices of each batch of an epoch, without the first `start` batches."""
+        order = np.arange(self.n_images)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng((self.shuffle_seed, epoch)).permutation(self.n_images)
+        for batch in range(start, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+
+def iter_batches(
+    dataset: ChestXrayDataset, batch_size: int, *, desc: str | None = None
+) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+    """Iterate over a dataset once, in order.
+
+    Args:
+        dataset: N images.
+        batch_size: B, number of images in a batch; the last batch may be smaller.
+        desc: title of the progress bar; None: no progress bar.
+
+    Yields:
+        Images (B, 1, S, S) uint8, labels (B, 14) float32, and their indices (B,) in the dataset.
+    """
+    sampler = BatchSampler(len(dataset), batch_size)
+    bar = tqdm(sampler.batches(), total=len(sampler), desc=desc, unit="batch", leave=False, disable=desc is None)
+    for indices in bar:
+        yield *dataset.load(indices), indices
+
+
+class Batches(TorchBatchSampler):
+    """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch).
+
+    Where several processes share the work, each batch is split among them: iterating gives a process its own part.
+
+    Attributes:
+        epoch: its number, from which the order is drawn.
+        start: batches of the epoch to leave out, since a run that goes on has seen them.
+    """
+
+    def __init__(
+        self, count: int, size: int, *, shuffle_seed: int | None = None, process: int = 0, processes: int = 1
+    ) -> None:
+        """Split `count` items into batches of `size`; shuffled ones leave out a last incomplete batch if they can."""
+        self.count, self.batch_size, self.shuffle_seed = count, size, shuffle_seed
+        self.drop_last = shuffle_seed is not None and count >= size
+        self.process, self.processes = process, processes
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of places: this process's part of each batch."""
+        for places in self.whole():
+            yield places[self.part(len(places))]
+
+    def whole(self) -> Iterator[list[int]]:
+        """Yield lists of places: each batch as all processes have it together."""
+        order = np.arange(self.count)
+        if self.shuffle_seed is not None:
+            order = np.random.default_rng((self.shuffle_seed, self.epoch)).permutation(self.count)
+        for batch in range(self.start, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+    def part(self, films: int) -> slice:
+        """Which of a batch's `films` are this process's; parts are of one size as nearly as can be."""
+        return slice(films * self.process // self.processes, films * (self.process + 1) // self.processes)
+
+
+def loader(films: ChestXrayDataset, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
+    """All films in batches, in their own order or shuffled."""
+    return load(films, Batches(len(films), batch_size, shuffle_seed=shuffle_seed))
+
+
+def load(films: ChestXrayDataset, batches: Batches) -> DataLoader:
+    """Batches of films, in memory that a GPU copies from by itself; no worker processes are needed to keep up."""
+    return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is, pin_memory=torch.cuda.is_available())
+
+
+def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Nothing is left to collate: `ChestXrayDataset` gives whole batches."""
+    return batch

@@ -160,7 +160,7 @@ def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp
 
 def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
     Image.fromarray(np.full((90, 90), 60, np.uint8)).save(tmp_path / "grey.png")
-    with pytest.warns(ImageWarning, match="grey.png: bright and dark do not lie as on a frontal chest film"):
+    with pytest.warns(ImageWarning, match="grey.png.*correlation"):
         assert predictor.predict(tmp_path / "grey.png").image_warnings
 
 
@@ -255,7 +255,7 @@ def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo
 
 
 def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):
-    with pytest.raises(InputError, match="a picture shows one film"):
+    with pytest.raises(InputError, match="of one file"):
         prediction_png(predictor.predict(films[:2]))
 
 

@@ -267,7 +267,7 @@ add_index("an index cut short", refused("index.json"), lambda text: text[: len(t
 add_index("an empty index", refused("index.json"), lambda text: "")
 add_index("an index of zeros", refused("index.json"), lambda text: "\0" * len(text))
 add_index("an index of 100,000 brackets", refused("index.json"), lambda text: "[" * 100_000)
-add_index("another version", refused("index.json"), change_entries(version=2))
+add_index("another version", refused("index.json"), change_entries(version=3))
 add_index("another program's JSON", refused("index.json"), lambda text: '{"nbformat": 4}')
 add_index("a size in letters", refused("index.json"), change_entries(size="16"))
 add_index("a negative size", refused("index.json"), change_entries(size=-16))
@@ -279,10 +279,10 @@ add_index("letters for names", refused("index.json"), change_entries(names="abc"
 add_index(
     "more names than images",
     refused("images.u8"),
-    change_entries(names=[name(k) for k in range(9)], sources=[["a", 9]]),
+    change_entries(names=[name(k) for k in range(9)], crc32=[0] * 9, sources=[["a", 9]]),
 )
-add_index("checksums of too few blocks", refused("index.json"), change_entries(crc32=[]))
-add_index("a wrong checksum", refused("images.u8"), change_entries(crc32=[7]))
+add_index("checksums of too few images", refused("index.json"), change_entries(crc32=[]))
+add_index("a wrong checksum", refused("images.u8"), change_entries(crc32=[7, 7, 7]))
 add_index("a checksum in letters", refused("index.json"), change_entries(crc32=["7"]))
 add_index("sources of too few images", refused("index.json"), change_entries(sources=[["images", 2]]))
 

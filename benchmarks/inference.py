@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.evaluation.published import PAPER_MILLISECONDS
+from cxr_seam.evaluation.published import paper_milliseconds
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.multires import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
 from cxr_seam.presets import get_recipe
@@ -76,8 +76,8 @@ def main() -> None:
         standard, multires = pair
         of_operations = operations[multires] / operations[standard]
         paper = None
-        if family in PAPER_MILLISECONDS:
-            paper = PAPER_MILLISECONDS[multires] / PAPER_MILLISECONDS[standard]
+        if family in paper_milliseconds():
+            paper = paper_milliseconds()[multires] / paper_milliseconds()[standard]
         for batch in batches:
             images, times = images_of(batch, size), max(1, IMAGES_A_ROUND // batch if not on_cpu else 8 // batch)
             seconds = measure.in_turn(
@@ -107,7 +107,7 @@ def main() -> None:
                         "model": recipe,
                         "batch": batch,
                         "ms a batch": measure.spread(seconds[recipe])["median"] / times * 1000,
-                        "paper ms": PAPER_MILLISECONDS.get(recipe) if batch == 1 else None,
+                        "paper ms": paper_milliseconds().get(recipe) if batch == 1 else None,
                         "parameters": f"{count_parameters(model):,}",
                         "paper parameters": f"{PAPER_PARAMETERS[recipe]:,}" if recipe in PAPER_PARAMETERS else None,
                         "GFLOPs an image": operations[recipe],

@@ -33,10 +33,9 @@ from study_rows import Row, passes, require_same, told_of
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.device import select_device
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
+from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import Evaluation, evaluate
-from cxr_seam.evaluation.methods import HALF_FILM
-from cxr_seam.evaluation.results import CONTROL, FROC, MEAN_AUC, MULTIRES, REFINED, get_score, save_results
+from cxr_seam.evaluation.results import BASELINE, FROC, LOCALIZATION, MEAN_AUC, MULTIRES, REFINED, save_results
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.calibration import calibrate, negative_mean_cam
 from cxr_seam.inference.predictor import Predictor
@@ -73,7 +72,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     logits, negative_mean = calibrate(model, validation, recipe=recipe)
     thresholds = select_thresholds(validation.labels, logits)
     predictor = Predictor(model, recipe, thresholds=thresholds, negative_mean=negative_mean)
-    found = evaluate(workspace, draws=study.draws, alone={key: predictor})
+    found = evaluate(workspace, n_bootstrap=study.draws, predictors={key: predictor}, baselines=False)
     history = [record for recipe in row.recipes for record in read_history(workspace.models, recipe.name)]
     metadata = {"seed": seed, "change": row.change} | told_of(row)
     metadata["seconds"] = sum(record["seconds"] for record in history)
@@ -164,21 +163,21 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
 
 def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
     """The FROC of one centred box ranked by a model's probabilities: what it owes to classification alone."""
-    tested, boxed = workspace.test_dataset().image_index, found.boxed.image_index
+    tested, boxed = workspace.test_dataset().image_index, found.boxed_set.image_index
     ranks = pd.DataFrame(found.probabilities[key], pd.Index(tested, name="image_index"), list(FINDINGS))
-    boxes = rank_by_probability(centre_boxes(boxed, extent=HALF_FILM), ranks)
+    boxes = rank_by_probability(centre_boxes(boxed, extent=HALF_IMAGE), ranks)
     drawn = drawn_for(workspace, boxed, draws=draws)
     scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
-    return {**get_score(scores, FROC), "samples": bootstrap_for_json(samples[FROC])}
+    return {**LOCALIZATION[FROC].value(scores), "samples": bootstrap_for_json(samples[LOCALIZATION[FROC]])}
 
 
 def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[str, Any]:
     """How often best boxes meet a true one with an IoU above 0.3, by kind of maps: measured values and their draws."""
-    boxed, figure, told = found.boxed.image_index, study_table.TIGHT_BOX, {}
+    boxed, figure, told = found.boxed_set.image_index, study_table.TIGHT_KEY, {}
     drawn = drawn_for(workspace, boxed, draws=draws)
     for kind, method in found.methods.items():
-        scores, samples = localization_scores(method.boxes, found.truth, images=boxed, draws=drawn, kept=(figure,))
-        told[kind] = {**get_score(scores, figure), "samples": bootstrap_for_json(samples[figure])}
+        scores, samples = localization_scores(method.boxes, found.truth, images=boxed, draws=drawn)
+        told[kind] = {**figure.value(scores), "samples": bootstrap_for_json(samples[figure])}
     return told
 
 
@@ -192,16 +191,16 @@ def measure_controls(study: Study) -> None:
     images, tables = workspace.boxed_dataset().image_index, workspace.tables()
     truth = tables.boxes[tables.boxes["image_index"].isin(images)]
     drawn = drawn_for(workspace, images, draws=study.draws)
-    content: dict[str, Any] = {"classification": {}, "localization": {}, "samples": {}}
+    content: dict[str, Any] = {"classification": {}, "localization": {}, "bootstrap": {}}
     baselines = {
         "random 8x8 map": random_map_boxes(images, grid=8),
-        "centre box, third of film": centre_boxes(images),
-        "centre box, half of film": centre_boxes(images, extent=HALF_FILM),
+        "centre box, third of image": centre_boxes(images),
+        "centre box, half of image": centre_boxes(images, extent=HALF_IMAGE),
     }
     for name, boxes in baselines.items():
         scores, samples = localization_scores(boxes, truth, images=images, draws=drawn)
-        content["localization"][name] = {"kind": CONTROL, "note": "never saw a film", **scores}
-        content["samples"][name] = {figure: bootstrap_for_json(values) for figure, values in samples.items()}
+        content["localization"][name] = {"type": BASELINE, "note": "never saw an image", **scores}
+        content["bootstrap"][name] = {metric: bootstrap_for_json(samples[key]) for metric, key in LOCALIZATION.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content) + "\n")
 

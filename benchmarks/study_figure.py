@@ -32,7 +32,7 @@ def draw(out: Path) -> Path | None:
         for maps in first_of(runs)["localization"] if runs else ():
             scores = [results["localization"][maps]["froc"][SCORE] for _, results in runs.values()]
             middle = estimate(*mean_over(runs, maps, FROC))
-            shown[f"{name}: {maps}"] = {"kind": MODEL, "froc": {SCORE: mean_curve(scores, middle)}}
+            shown[f"{name}: {maps}"] = {"type": MODEL, "froc": {SCORE: mean_curve(scores, middle)}}
     if not shown:
         return None
     baselines = json.loads((out / "controls.json").read_text())["localization"]
@@ -46,4 +46,4 @@ def mean_curve(scores: Sequence[Mapping[str, Any]], middle: Mapping[str, Any]) -
     curves = [score["curve"] for score in scores]
     heights = [np.interp(RATES, curve["false_positives_per_image"], curve["accuracy"]) for curve in curves]
     line = {"false_positives_per_image": RATES.tolist(), "accuracy": np.mean(heights, axis=0).tolist()}
-    return {"at": {"0.5": {"macro": middle}}, "curve": line}
+    return {"at_fp_rate": {"0.5": {"macro": middle}}, "curve": line}

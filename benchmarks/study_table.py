@@ -18,27 +18,29 @@ from cxr_seam.evaluation.results import (
     COSTS,
     FROC,
     MEAN_AUC,
-    METRICS,
     NOT_MEASURED,
+    TITLES,
     format_estimate,
     get_estimate,
     load_results,
 )
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import Estimate, difference, estimate
+from cxr_seam.metrics.localization import MetricKey
 
 AUC_WITHOUT_SHRUNK, CENTRE_RANKED = "auc_without_shrunk", "centre_ranked"
-TIGHT_BOX = "best_box iou>0.3"
+TIGHT_BOX = "tight_box"
+TIGHT_KEY = MetricKey("best_box", "iou>0.3")
 """Added last: rows that were measured before have no draws of it."""
 FIGURES = {
-    MEAN_AUC: METRICS[MEAN_AUC],
+    MEAN_AUC: TITLES[MEAN_AUC],
     AUC_WITHOUT_SHRUNK: "mean AUC, 256-pixel images",
-    FROC: METRICS[FROC],
-    CENTRE_RANKED: f"{METRICS[FROC]} of the centred half of the film, ranked by the row's probabilities",
-    BEST_BOX: METRICS[BEST_BOX],
+    FROC: TITLES[FROC],
+    CENTRE_RANKED: f"{TITLES[FROC]} of the centred half of the film, ranked by the row's probabilities",
+    BEST_BOX: TITLES[BEST_BOX],
     COSTS[BEST_BOX]: "its false positives",
     TIGHT_BOX: "best box (IoU>0.3), with its interval",
-    ALL_BOXES: METRICS[ALL_BOXES],
+    ALL_BOXES: TITLES[ALL_BOXES],
     COSTS[ALL_BOXES]: "their false positives",
 }
 COMPARED = (MEAN_AUC, FROC, BEST_BOX)
@@ -182,7 +184,7 @@ def mean_over(runs: Mapping[int, Any], maps: str, figure: str) -> Figure:
     elif figure == TIGHT_BOX:
         sides = [(metadata[figure][maps]["value"], metadata[figure][maps]["samples"]) for metadata, _ in runs.values()]
     else:
-        sides = [(get_estimate(r, maps, figure)["value"], r["samples"][maps][figure]) for _, r in runs.values()]
+        sides = [(get_estimate(r, maps, figure)["value"], r["bootstrap"][maps][figure]) for _, r in runs.values()]
     values = [value for value, _ in sides]
     value = None if None in values else float(np.mean(values))
     return value, np.mean([np.array(samples, dtype=np.float64) for _, samples in sides], axis=0)
@@ -199,7 +201,7 @@ def control_lines(out: Path) -> list[dict[str, Any]]:
     return [
         {"row": name, "change": scores["note"], "maps": "", "seeds": [], "difference": {}}
         | {figure: NOT_MEASURED for figure in (MEAN_AUC, AUC_WITHOUT_SHRUNK, CENTRE_RANKED, TIGHT_BOX, "covered")}
-        | {figure: get_estimate(content, name, figure) for figure in FIGURES if figure in content["samples"][name]}
+        | {figure: get_estimate(content, name, figure) for figure in FIGURES if figure in content["bootstrap"][name]}
         | costs_of([scores])
         for name, scores in content["localization"].items()
     ]
@@ -218,7 +220,7 @@ def held_against(line: Mapping[str, Any]) -> tuple[str, Mapping[str, Estimate]]:
 def page(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], absent: Sequence[str]) -> str:
     """The table to read, as Markdown."""
     head = ["row", "maps", "seeds", "passes", "validation AUC", "agreement", COVERED, *FIGURES.values(), *WITH_COSTS]
-    head += ["changes", *(f"{METRICS[figure]}, more" for figure in COMPARED)]
+    head += ["changes", *(f"{TITLES[figure]}, more" for figure in COMPARED)]
     told = [head, ["---"] * len(head)]
     for line in lines:
         kind, more = held_against(line)

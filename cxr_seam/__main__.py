@@ -98,16 +98,14 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a family's trained models; write results.json and report.html, which can be mailed."""
+    from .evaluation import tables
     from .evaluation.evaluate import evaluate as measure
-    from .evaluation.results import save_results, summary_table
-    from .evaluation.tables import comparability_note
     from .visualize.report import write_report
 
     workspace = open_workspace(arguments)
-    evaluation = measure(workspace, draws=arguments.n_bootstrap)
-    save_results(evaluation.results, workspace.results)
-    print(summary_table(evaluation.results).to_string())
-    print(comparability_note(evaluation.results))
+    evaluation = measure(workspace, n_bootstrap=arguments.n_bootstrap)
+    print(tables.summary(evaluation.results).to_string())
+    print(tables.comparability(evaluation.results))
     print(f"all results are in {workspace.results}, a report to read in {write_report(workspace, evaluation)}")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from . import __version__
 from .errors import InputError
 
 Result = TypeVar("Result")
@@ -180,3 +183,29 @@ def step(optimiser: torch.optim.Optimizer) -> None:
         del optimiser.state[made]
     torch.cuda.empty_cache()
     optimiser.step()
+
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "pandas",
+    "opencv-python",
+    "scikit-learn",
+    "safetensors",
+)
+"""Packages that results depend on."""
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Return the versions of this program, of Python and of `PACKAGES` (None: not installed), and the device."""
+    versions: dict[str, str | None] = {"cxr_seam": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    gpu = torch.cuda.is_available()
+    return versions | {"device": torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()})"}

@@ -187,6 +187,6 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import installed_versions
+from cxr_seam.evaluation.tables import versions
 
-installed_versions()
+versions()

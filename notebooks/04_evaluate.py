@@ -29,7 +29,7 @@
 # | | |
 # |---|---|
 # | **Takes** | Demo: 69 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
-# | **You will see** | the summary_table numbers, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
+# | **You will see** | the main metrics, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
 # | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
@@ -86,10 +86,11 @@ print(workspace.summary)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.evaluate import load_predictors, models_in_method
+from cxr_seam.evaluation.evaluate import load_predictors
+from cxr_seam.evaluation.methods import models_of
 
 predictors = load_predictors(workspace.recipes, workspace.models)
-models = [model for key in predictors for model in models_in_method(key)]
+models = [model for key in predictors for model in models_of(key)]
 cache = workspace.prepare_data()
 print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
 
@@ -102,18 +103,16 @@ print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache
 # %run_set_up_and_choices_first
 
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.results import save_results
-from cxr_seam.evaluation.tables import comparability_note
+from cxr_seam.evaluation.tables import comparability
 from cxr_seam.notebook import need
 
 need(globals(), cache="Models and films")
 evaluation = evaluate(workspace)
 results = evaluation.results
-save_results(results, workspace.results)
-print(comparability_note(results))
+print(comparability(results))
 
 # %% [markdown]
-# ## The summary_table
+# ## The summary
 #
 # Two overlaps are in use: $\mathrm{IoU}$ divides the intersection by the union of both boxes, $\mathrm{IoBB}$ by the area of the *predicted* box, and so forgives a box that is too small.
 #
@@ -126,11 +125,11 @@ print(comparability_note(results))
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.results import summary_table
+from cxr_seam.evaluation.tables import summary
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-summary_table(results)
+summary(results)
 
 # %% [markdown]
 # Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
@@ -138,11 +137,11 @@ summary_table(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.results import difference_table
+from cxr_seam.evaluation.tables import differences
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-difference_table(results)
+differences(results)
 
 # %% [markdown]
 # ## Table 1: classification
@@ -176,11 +175,11 @@ plot_roc(evaluation, path=workspace.figures / "roc.png")
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import operating_point_table
+from cxr_seam.evaluation.tables import operating_points
 from cxr_seam.notebook import need
 
 need(globals(), evaluation="Run the models on the test films")
-operating_point_table(evaluation.results, evaluation.final_model)
+operating_points(evaluation.results)
 
 # %% [markdown]
 # The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
@@ -188,11 +187,11 @@ operating_point_table(evaluation.results, evaluation.final_model)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import mean_auc_table
+from cxr_seam.evaluation.tables import mean_auc
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-mean_auc_table(results).set_index("model")
+mean_auc(results)
 
 # %% [markdown]
 # ## Accuracy against false positives
@@ -216,11 +215,11 @@ figure
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import froc_table
+from cxr_seam.evaluation.tables import froc
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-froc_table(results)
+froc(results)
 
 # %% [markdown]
 # ## Tables 2 and 3: localization
@@ -230,24 +229,23 @@ froc_table(results)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_comparison
+from cxr_seam.evaluation.tables import table_2
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-boxes = localization_comparison(results)
-costs = boxes.xs("false positives per image", level=2)
-boxes.xs("accuracy", level=2).join(costs["macro"].rename("false positives per image")).fillna("")
+table_2(results)
 
 # %% [markdown]
-# False positives by finding, divided by the films (Table 3); *micro* sums them. `boxes` holds their counts too, and the quotient by the true boxes, which Wang et al. print instead.
+# False positives by finding, divided by the films (Table 3); *micro* sums them. `table_3(results, per="box")` divides by the true boxes, as Wang et al. do; `per="total"` counts.
 
 # %%
 # %run_set_up_and_choices_first
 
+from cxr_seam.evaluation.tables import table_3
 from cxr_seam.notebook import need
 
-need(globals(), costs="Tables 2 and 3: localization")
-costs
+need(globals(), results="Run the models on the test films")
+table_3(results)
 
 # %% [markdown]
 # The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with a probability above 0.5. Controls without a probability keep all their boxes.
@@ -255,13 +253,11 @@ costs
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_comparison
+from cxr_seam.evaluation.tables import table_2
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-gated = localization_comparison(results, kind="gated_boxes")
-cost = gated.xs("false positives per image", level=2)["macro"]
-gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
+table_2(results, boxes="filtered_boxes")
 
 # %% [markdown]
 # The stricter reading: the single best box, at IoU > 0.1.
@@ -269,13 +265,11 @@ gated.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import localization_comparison
+from cxr_seam.evaluation.tables import table_2
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-best = localization_comparison(results, kind="best_box", score="iou>0.1")
-cost = best.xs("false positives per image", level=2)["macro"]
-best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
+table_2(results, boxes="best_box", overlap="iou>0.1")
 
 # %% [markdown]
 # Macro accuracy by threshold beside what others report, each *at* the false positives that it costs. They are not ranked, since most print none.
@@ -283,11 +277,11 @@ best.xs("accuracy", level=2).assign(**{"false positives per image": cost})
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import accuracy_table
+from cxr_seam.evaluation.tables import accuracy_by_threshold
 from cxr_seam.notebook import need
 
 need(globals(), results="Run the models on the test films")
-accuracy_table(results, "iou").set_index("model")
+accuracy_by_threshold(results, "iou")
 
 # %% [markdown]
 # ## Table 4: parameters and time
@@ -323,6 +317,6 @@ framed(path)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import installed_versions
+from cxr_seam.evaluation.tables import versions
 
-installed_versions()
+versions()

@@ -86,10 +86,11 @@ print(workspace.summary)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.evaluate import load_predictors, models_in_method
+from cxr_seam.evaluation.evaluate import load_predictors
+from cxr_seam.evaluation.methods import models_of
 
 predictors = load_predictors(workspace.recipes, workspace.models)
-models = [model for key in predictors for model in models_in_method(key)]
+models = [model for key in predictors for model in models_of(key)]
 cache = workspace.prepare_data()
 print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
 
@@ -182,6 +183,6 @@ prediction.boxes.round(1).head(10)
 # %%
 # %run_set_up_and_choices_first
 
-from cxr_seam.evaluation.tables import installed_versions
+from cxr_seam.evaluation.tables import versions
 
-installed_versions()
+versions()

@@ -22,7 +22,7 @@ from PIL import Image
 from cxr_seam import presets
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.results import BEST_BOX, FROC, MEAN_AUC, save_results
+from cxr_seam.evaluation.results import BEST_BOX, FROC, MEAN_AUC
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
@@ -146,7 +146,7 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     workspace = replace(workspace, family=(*workspace.recipes[:2], named))
     model = build_model(named.model, weights="none")
     checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, metadata=Checkpoint(named))
-    save_results(evaluate(workspace, draws=20).results, workspace.results)
+    evaluate(workspace, n_bootstrap=20)
     hub = create_autospec(HfApi)
     hub.return_value.model_info.return_value.private = True
     monkeypatch.setattr("huggingface_hub.HfApi", hub)

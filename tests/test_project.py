@@ -58,9 +58,7 @@ def test_badges_and_addresses() -> None:
 
 
 def test_training_loads_no_figures_or_widgets() -> None:
-    program = (
-        f"import sys, cxr_seam.training.fit, cxr_seam.training.seam; print([n for n in {NOT_FOR_TRAINING} if n in sys.modules])"
-    )
+    program = f"import sys, cxr_seam.training.fit, cxr_seam.training.seam; print([n for n in {NOT_FOR_TRAINING} if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

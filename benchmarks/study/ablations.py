@@ -22,13 +22,14 @@ from cxr_seam.evaluation.results import (
     BEST_BOX,
     COSTS,
     FROC,
+    LOCALIZATION,
     MEAN_AUC,
-    METRICS,
     MODEL,
     NOT_MEASURED,
     REFINED,
+    SUMMARY,
+    TITLES,
     format_estimate,
-    get_score,
 )
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
@@ -67,7 +68,7 @@ def ablate(
 
         - "rows", one for each choice and kind of maps: "question", "choice", "own" (whether it is the recipe's own),
           "maps" (whose: "MultiRes", the classifier's, or "MultiRes + PCM", refined), "changed" (fields of the
-          recipes), the measured values of `results.METRICS`, "false_positives" (per image and finding, of the two
+          recipes), the measured values of `results.SUMMARY`, "false_positives" (per image and finding, of the two
           accuracies that have them), "seconds" (of training the phases that the question concerns), and
           "difference" (of `COMPARED`, choice minus own, paired, with the same maps; None for the own choice);
         - "notes", a sentence for each question that these data cannot answer.
@@ -172,18 +173,18 @@ class Scorer:
                 collector.add(names, cams[maps])
         probabilities = self._classified[choice.first.name][0]
         for (maps, threshold), collector in collectors.items():
-            boxes = collector.method(MODEL, "", probabilities).boxes
+            boxes = collector.method(MODEL, "", probabilities=probabilities).boxes
             self._located[choice.model, maps, threshold] = localization_scores(
                 boxes, self.truth, images=self.boxed.image_index, draws=self._boxed_draws
             )
 
 
 def _localization(scores: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, tuple]:
-    """The figures of `results.METRICS` but the AUC: measured value, draws, false positives per image and finding."""
-    found = {FROC: (get_score(scores, FROC), samples[FROC], None)}
+    """The figures of `results.SUMMARY` but the AUC: measured value, draws, false positives per image and finding."""
+    found = {FROC: (LOCALIZATION[FROC].value(scores), samples[LOCALIZATION[FROC]], None)}
     for metric in (BEST_BOX, ALL_BOXES):
-        cost = get_score(scores, COSTS[metric])["value"]
-        found[metric] = get_score(scores, metric), samples[metric], cost
+        cost = LOCALIZATION[COSTS[metric]].value(scores)["value"]
+        found[metric] = LOCALIZATION[metric].value(scores), samples[LOCALIZATION[metric]], cost
     return found
 
 
@@ -205,7 +206,7 @@ def _rows(scored: Sequence[tuple[Choice, dict[str, dict[str, tuple]]]], models: 
                     "own": choice.own,
                     "maps": maps,
                     "changed": changed_fields(choice, models.multires, models.pcm),
-                    **{metric: of_metric.get(metric, (NOT_MEASURED,))[0] for metric in METRICS},
+                    **{metric: of_metric.get(metric, (NOT_MEASURED,))[0] for metric in SUMMARY},
                     "false_positives": {m: of_metric[m][2] for m in (BEST_BOX, ALL_BOXES) if m in of_metric},
                     "seconds": models.seconds(choice),
                     "difference": None if choice.own else paired,
@@ -234,7 +235,8 @@ def ablation_table(results: Mapping[str, Any]) -> pd.DataFrame:
     lines = []
     for row in results["rows"]:
         line = {"question": row["question"], "choice": row["choice"] + " *" * row["own"], "maps": row["maps"]}
-        for metric, name in METRICS.items():
+        for metric in SUMMARY:
+            name = TITLES[metric]
             line[name] = format_estimate(row[metric])
             if metric in (BEST_BOX, ALL_BOXES):
                 cost = row["false_positives"].get(metric)
@@ -243,6 +245,6 @@ def ablation_table(results: Mapping[str, Any]) -> pd.DataFrame:
                 )
         line["training"] = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
         for metric in COMPARED:
-            line[f"{METRICS[metric]} - own"] = format_estimate((row["difference"] or {}).get(metric, NOT_MEASURED))
+            line[f"{TITLES[metric]} - own"] = format_estimate((row["difference"] or {}).get(metric, NOT_MEASURED))
         lines.append(line)
     return pd.DataFrame(lines).set_index(["question", "choice", "maps"])

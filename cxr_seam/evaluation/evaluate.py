@@ -1,16 +1,14 @@
-"""How good the trained models of a family are, beside controls that never saw an image: everything in results.json.
+"""Evaluate trained models on the test images, beside Grad-CAM and baselines, and write results.json.
 
-Each accuracy stands with its false positives: boxes buy accuracy. Methods are ranked by what cannot be bought so.
+Every accuracy is reported with its false-positive rate, because more boxes always raise the accuracy.
 """
 
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from .. import __version__
 from ..data.dataset import ChestXrayDataset
 from ..data.nih import NihMetadata
+from ..device import installed_versions
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Predictor
@@ -32,259 +30,287 @@ from ..metrics.localization import localization_scores
 from ..models.checkpoint import NEGATIVE_MEAN, best_path, load_checkpoint, read_header
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
-from .methods import Method, baseline_methods, gradient_methods, model_methods, skipped_methods
-from .results import FORMAT, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD, paired_differences, ranking
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "pandas",
-    "opencv-python",
-    "scikit-learn",
-    "safetensors",
-    "grad-cam",
+from .methods import Method, baseline_methods, gradcam_methods, model_methods, models_of
+from .results import (
+    CLASSIFICATION,
+    FORMAT,
+    LOCALIZATION,
+    MULTIRES,
+    REFINED,
+    STANDARD,
+    metric_definitions,
+    paired_differences,
+    ranking,
+    save_results,
 )
 
-
 OFFICIAL_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
-"""`digest` of NIH's test_list.txt, its 25,596 names."""
+"""`digest` of the 25,596 names in NIH's test_list.txt."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found, and what figures and galleries need besides.
+    """Results of an evaluation, and the data that figures and examples need.
 
     Attributes:
         results: the content of results.json, see docs/results.md.
         predictors: the loaded models.
-        labels: (N, 14) of the test films, 0 or 1.
-        probabilities: model name -> (N, 14).
-        boxed: the films with true boxes.
-        truth: true boxes of these.
-        methods: boxes of each method on these.
+        labels: (N, 14) of the test images, 0 or 1.
+        probabilities: model name -> (N, 14) float64.
+        boxed_set: the images with true boxes.
+        truth: the true boxes of these images.
+        methods: boxes of each method on these images.
     """
 
     results: dict[str, Any]
     predictors: dict[str, Predictor]
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
-    boxed: ChestXrayDataset
+    boxed_set: ChestXrayDataset
     truth: pd.DataFrame
     methods: dict[str, Method]
 
     @property
     def final_model(self) -> str:
-        """Name of the model that came last, whose ROC curves are shown."""
+        """Name of the last model, which ROC curves show."""
         return list(self.probabilities)[-1]
 
 
-def load_predictors(family: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
-    """Load the best standard and the best refined model of a family.
+def evaluate(
+    run: Workspace,
+    *,
+    n_bootstrap: int = DRAWS,
+    seed: int = 0,
+    predictors: Mapping[str, Predictor] | None = None,
+    baselines: bool = True,
+) -> Evaluation:
+    """Evaluate the trained models of a run on its test images and write results.json.
 
-    The MultiRes model before the PCM is the same trained network, read before its PCM (Table 4), so two checkpoints
-    serve three models; where the second phase has not been trained yet, the first phase's checkpoint stands in.
+    Args:
+        run: with prepared images and at least one trained model.
+        n_bootstrap: bootstrap replicates of the patients. The same number and seed pair different evaluations.
+        seed: of the bootstrap, the random maps and the halves of the mean boxes.
+        predictors: models by name to evaluate instead of those of the run's recipes.
+        baselines: also evaluate Grad-CAM and the baselines.
 
     Raises:
-        InputError: no model of the family has been trained in `folder`, or the first phase was trained anew and the
-            second was not.
+        InputError: no image is prepared, none has a true box, or no model is trained.
     """
-    standard, multires, refined = (best_path(Path(folder), recipe.name) for recipe in family)
-    found = {}
+    predictors = dict(predictors or load_predictors(run.recipes, run.models))
+    metadata, test_set, boxed_set = run.tables(), run.test_dataset(), run.boxed_dataset()
+    evaluation = evaluate_models(
+        predictors, metadata, test_set, boxed_set, n_bootstrap=n_bootstrap, seed=seed, baselines=baselines
+    )
+    header = {
+        "format": FORMAT,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "n_bootstrap": n_bootstrap,
+        "seed": seed,
+        "data": describe_data(run, metadata, test_set, boxed_set) | count_training_images(run, predictors, metadata),
+        "checkpoints": _describe_checkpoints(run, predictors),
+        "versions": installed_versions(),
+    }
+    evaluation = replace(evaluation, results=header | evaluation.results)
+    save_results(evaluation.results, run.results)
+    return evaluation
+
+
+def evaluate_models(
+    predictors: Mapping[str, Predictor],
+    metadata: NihMetadata,
+    test_set: ChestXrayDataset,
+    boxed_set: ChestXrayDataset,
+    *,
+    n_bootstrap: int = DRAWS,
+    seed: int = 0,
+    baselines: bool = True,
+) -> Evaluation:
+    """Score models on data sets: the classification of all test images, the localization on those with true boxes.
+
+    Args:
+        predictors: models by name, see `load_predictors`.
+        metadata: patients and true boxes of the images.
+        test_set: images to classify.
+        boxed_set: images with true boxes; must be among `test_set`.
+        n_bootstrap: see `evaluate`, as are `seed` and `baselines`.
+
+    Returns:
+        An evaluation with the results from `metrics` on, without the header of results.json.
+    """
+    truth = metadata.boxes[metadata.boxes["image_index"].isin(boxed_set.image_index)]
+    patients = metadata.images["patient_id"]
+
+    def bootstrap(images: Sequence[str]) -> PatientBootstrap:
+        return bootstrap_patients(patients[images].to_numpy(), draws=n_bootstrap, seed=seed)
+
+    probabilities = classify(predictors, test_set)
+    classification, replicates = _score_classification(
+        test_set.labels, probabilities, predictors, bootstrap=bootstrap(test_set.image_index)
+    )
+    tables = {model: pd.DataFrame(p, test_set.image_index, FINDINGS) for model, p in probabilities.items()}
+    methods = model_methods(predictors, boxed_set, truth, probabilities=tables)
+    if baselines:
+        patient_of = patients[boxed_set.image_index].to_dict()
+        methods |= gradcam_methods(predictors, boxed_set, truth, probabilities=tables)
+        methods |= baseline_methods(
+            boxed_set.image_index, truth, patient_of=patient_of, probabilities=tables, seed=seed
+        )
+    localization = {}
+    boxed_bootstrap = bootstrap(boxed_set.image_index)
+    for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
+        scores, samples = localization_scores(
+            method.boxes, truth, images=boxed_set.image_index, draws=boxed_bootstrap, points=method.points
+        )
+        localization[name] = {"type": method.type, "note": method.note, **scores}
+        replicates[name] = replicates.get(name, {}) | {metric: samples[key] for metric, key in LOCALIZATION.items()}
+    results: dict[str, Any] = {
+        "metrics": metric_definitions(),
+        "classification": classification,
+        "localization": localization,
+        "bootstrap": {
+            name: {metric: bootstrap_for_json(values) for metric, values in metrics.items()}
+            for name, metrics in replicates.items()
+        },
+    }
+    results["differences"] = paired_differences(results)
+    results["ranking"] = ranking(results)
+    return Evaluation(results, dict(predictors), test_set.labels, probabilities, boxed_set, truth, methods)
+
+
+def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
+    """Load the best standard and the best refined model of a preset.
+
+    The refined checkpoint also gives the MultiRes model: the same network, read before its PCM (Table 4). If it does
+    not exist yet, the checkpoint of the classifier stage is loaded instead.
+
+    Raises:
+        InputError: no model has been trained in `folder`, or the MultiRes model was trained again and the PCM was not.
+    """
+    standard, multires, refined = (best_path(Path(folder), recipe.name) for recipe in recipes)
+    predictors = {}
     if standard.exists():
-        found[STANDARD] = Predictor.load(standard)
+        predictors[STANDARD] = Predictor.load(standard)
     if refined.exists():
         model, metadata = load_checkpoint(refined)
         if multires.exists() and not same_backbone(model, multires):
-            raise InputError(f"{refined} goes on from an earlier model than {multires}; run notebook 03 again")
-        found[REFINED] = Predictor.of(model, metadata)
+            raise InputError(f"{refined} was trained from an earlier model than {multires}; run notebook 03 again")
+        predictors[REFINED] = Predictor.of(model, metadata)
     elif multires.exists():
-        found[MULTIRES] = Predictor.load(multires)
-    if not found:
+        predictors[MULTIRES] = Predictor.load(multires)
+    if not predictors:
         raise InputError(f"no trained model in {folder}; run notebooks 02 and 03 (or python -m cxr_seam train) first")
-    return found
+    return predictors
 
 
 def same_backbone(model: torch.nn.Module, path: Path) -> bool:
-    """Whether a checkpoint holds the model's weights but for its refiner's, which a second phase may exchange."""
+    """Whether a checkpoint holds the weights of `model`, apart from the refiner."""
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("refiner.")}
     earlier = {key: value for key, value in load_file(path).items() if not key.startswith((NEGATIVE_MEAN, "refiner."))}
     return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 
-def evaluate(
-    workspace: Workspace, *, draws: int = DRAWS, seed: int = 0, alone: Mapping[str, Predictor] | None = None
-) -> Evaluation:
-    """Evaluate the trained models of a workspace's family on its test films and on those with true boxes.
-
-    Args:
-        workspace: with prepared films and at least one trained model.
-        draws: of the bootstrap over patients. The same number and seed are paired between models and between reports.
-        seed: of the bootstrap, the random maps and the halves of the mean boxes.
-        alone: models by name to evaluate in place of the family's, with neither comparisons nor controls beside them.
-
-    Raises:
-        InputError: no film is prepared, none carries a box, or no model is trained.
-    """
-    predictors = alone or load_predictors(workspace.recipes, workspace.models)
-    tables, films, boxed = workspace.tables(), workspace.test_dataset(), workspace.boxed_dataset()
-    truth = tables.boxes[tables.boxes["image_index"].isin(boxed.image_index)]
-    patients = tables.images["patient_id"]
-    probabilities = classify_all(predictors, films)
-    drawn = bootstrap_patients(patients[films.image_index].to_numpy(), draws=draws, seed=seed)
-    classification, samples = _classified(films.labels, probabilities, predictors, drawn)
-
-    of_film = {model: pd.DataFrame(p, films.image_index, FINDINGS) for model, p in probabilities.items()}
-    methods = model_methods(predictors, boxed, truth, of_film)
-    if alone is None:
-        methods |= gradient_methods(predictors, boxed, truth, of_film)
-        patient_of = patients[boxed.image_index].to_dict()
-        methods |= baseline_methods(boxed.image_index, truth, patient_of=patient_of, probabilities=of_film, seed=seed)
-    drawn = bootstrap_patients(patients[boxed.image_index].to_numpy(), draws=draws, seed=seed)
-    localization = {}
-    for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
-        scores, drawn_scores = localization_scores(
-            method.boxes, truth, images=boxed.image_index, draws=drawn, points=method.points
-        )
-        localization[name] = {"kind": method.kind, "note": method.note, **scores}
-        samples[name] = samples.get(name, {}) | drawn_scores
-    results = {
-        "format": FORMAT,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "draws": draws,
-        "seed": seed,
-        "data": _data(workspace, tables, films, boxed, truth) | _training_data(workspace, predictors, patients),
-        "checkpoints": _checkpoints(workspace, predictors),
-        "versions": _versions(next(iter(predictors.values())).device),
-        "notes": skipped_methods(predictors),
-        "classification": classification,
-        "localization": localization,
-        "samples": {name: {key: bootstrap_for_json(v) for key, v in s.items()} for name, s in samples.items()},
-    }
-    results["differences"] = paired_differences(results)
-    results["ranking"] = ranking(results)
-    return Evaluation(results, predictors, films.labels, probabilities, boxed, truth, methods)
-
-
-def classify_all(predictors: Mapping[str, Predictor], films: ChestXrayDataset) -> dict[str, np.ndarray]:
-    """Probabilities (N, 14) of each model; the PCM does not touch the logits, so two models may share them."""
-    scores = {}
+def classify(predictors: Mapping[str, Predictor], test_set: ChestXrayDataset) -> dict[str, np.ndarray]:
+    """Return the probabilities (N, 14) of each model; the PCM does not change logits, so two models share them."""
+    probabilities = {}
     for key, predictor in predictors.items():
-        probabilities = predictor.probabilities(films, what=f"classify, {key}")
-        scores |= {MULTIRES: probabilities, REFINED: probabilities} if key == REFINED else {key: probabilities}
-    return scores
+        values = predictor.probabilities(test_set, what=f"classify, {key}")
+        probabilities |= dict.fromkeys(models_of(key), values)
+    return probabilities
 
 
-def _classified(
+def _score_classification(
     labels: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     predictors: Mapping[str, Predictor],
-    drawn: PatientBootstrap,
+    *,
+    bootstrap: PatientBootstrap,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Scores of every model and the draws of its means; models that share probabilities are computed once."""
-    tables, samples, known = {}, {}, {}
-    for model, values in probabilities.items():
-        if id(values) not in known:
-            thresholds = (predictors.get(model) or predictors[REFINED]).thresholds_array
-            known[id(values)] = classification_scores(labels, values, draws=drawn, thresholds=thresholds)
-        scores = known[id(values)]
-        tables[model] = scores.table
-        samples[model] = {figure: scores.samples[figure] for figure in (MEAN_AUC, MEAN_AVERAGE_PRECISION)}
-    return tables, samples
+    """Return the scores of every model and the replicates of its means, computed once for each predictor."""
+    tables, replicates = {}, {}
+    for key, predictor in predictors.items():
+        values = probabilities[models_of(key)[0]]
+        scores = classification_scores(labels, values, draws=bootstrap, thresholds=predictor.thresholds_array)
+        for model in models_of(key):
+            tables[model] = scores.table
+            replicates[model] = {metric: scores.samples[metric] for metric in CLASSIFICATION}
+    return tables, replicates
 
 
-def _data(
-    workspace: Workspace, tables: NihMetadata, films: ChestXrayDataset, boxed: ChestXrayDataset, truth: pd.DataFrame
+def describe_data(
+    run: Workspace, metadata: NihMetadata, test_set: ChestXrayDataset, boxed_set: ChestXrayDataset
 ) -> dict[str, Any]:
-    """What was evaluated on; the digests tell whether two results may be paired."""
-    patients = tables.images["patient_id"]
-    rows = zip(films.image_index, patients[films.image_index], films.labels.tolist(), strict=True)
-    people = zip(boxed.image_index, patients[boxed.image_index], strict=True)
-    true = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
+    """Describe the test images; results with the same digests are paired."""
+    patients = metadata.images["patient_id"]
+    rows = zip(test_set.image_index, patients[test_set.image_index], test_set.labels.tolist(), strict=True)
+    boxed_patients = zip(boxed_set.image_index, patients[boxed_set.image_index], strict=True)
+    truth = metadata.boxes[metadata.boxes["image_index"].isin(boxed_set.image_index)]
+    boxes = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
     return {
-        "description": workspace.data,
-        "split": split_of(workspace.data, tables.test, films.image_index),
-        "listed_test_images": len(tables.test),
-        "test_images": len(films),
-        "test_patients": int(patients[films.image_index].nunique()),
-        "boxed_images": len(boxed),
-        "boxed_patients": int(patients[boxed.image_index].nunique()),
+        "description": run.data,
+        "split": describe_split(run.data, metadata.test, test_set.image_index),
+        "listed_test_images": len(metadata.test),
+        "test_images": len(test_set),
+        "test_patients": int(patients[test_set.image_index].nunique()),
+        "boxed_images": len(boxed_set),
+        "boxed_patients": int(patients[boxed_set.image_index].nunique()),
         "true_boxes": len(truth),
         "test_sha256": digest(rows),
-        "boxed_sha256": digest([*people, *true]),
+        "boxed_sha256": digest([*boxed_patients, *boxes]),
     }
 
 
-def split_of(data: str, listed: Sequence[str], evaluated: Sequence[str]) -> str:
-    """Say which films were evaluated: all or part of the official test list, of the drawn films' or of one's own.
+def describe_split(data: str, listed: Sequence[str], evaluated: Sequence[str]) -> str:
+    """Say which test list was evaluated, and whether all of it.
 
-    The official list is known by its names, wherever it lies; a folder's path is not told, since cards quote this.
+    The official list is recognised by its names, in any folder. The path of a folder is left out, because model cards
+    show this text.
     """
     if digest([name] for name in listed) == OFFICIAL_LIST:
-        of = "the official test list"
+        test_list = "the official test list"
     else:
-        of = "the test list of the drawn films" if data in DEMO_PATIENTS else "the test list of own films"
-    return f"{'part' if set(listed) - set(evaluated) else 'all'} of {of}"
+        test_list = f"the test list of {'the synthetic images' if data in DEMO_PATIENTS else 'own images'}"
+    return f"{'part' if set(listed) - set(evaluated) else 'all'} of {test_list}"
 
 
-def _training_data(
-    workspace: Workspace, predictors: Mapping[str, Predictor], patients: pd.Series
+def count_training_images(
+    run: Workspace, predictors: Mapping[str, Predictor], metadata: NihMetadata
 ) -> dict[str, int | None]:
-    """ChestXrayDataset and patients that the models' recipes choose, of those at hand, to train on and to validate on.
+    """Count the images and patients that the recipes choose for training and validation.
 
-    None where that cannot be told: no such film is at hand, as where models were trained elsewhere, or the recipes
-    choose differently.
+    None where they cannot be counted: the images are not in the cache, or the recipes choose different images.
     """
-    choices = {(predictor.recipe.data, predictor.recipe.seed): predictor.recipe for predictor in predictors.values()}
-    chosen: dict[str, list[str]] = {}
-    if len(choices) == 1:
-        try:
-            train, validation = workspace.train_val_datasets(*choices.values())
-            chosen = {"training": train.image_index, "validation": validation.image_index}
-        except InputError:
-            pass
-    counts: dict[str, int | None] = {}
-    for name in ("training", "validation"):
-        films = chosen.get(name)
-        counts[f"{name}_images"] = None if films is None else len(films)
-        counts[f"{name}_patients"] = None if films is None else int(patients[films].nunique())
+    counts: dict[str, int | None] = dict.fromkeys(
+        ("training_images", "training_patients", "validation_images", "validation_patients")
+    )
+    recipes = {(predictor.recipe.data, predictor.recipe.seed): predictor.recipe for predictor in predictors.values()}
+    if len(recipes) > 1:
+        return counts
+    try:
+        datasets = run.train_val_datasets(*recipes.values())
+    except InputError:
+        return counts
+    for name, dataset in zip(("training", "validation"), datasets, strict=True):
+        counts[f"{name}_images"] = len(dataset)
+        counts[f"{name}_patients"] = int(metadata.images["patient_id"][dataset.image_index].nunique())
     return counts
 
 
-def _versions(device: torch.device) -> dict[str, str | None]:
-    """What the numbers were computed with; None for a package that is not installed."""
-    found: dict[str, str | None] = {"cxr_seam": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    gpu = device.type == "cuda"
-    return found | {"device": torch.cuda.get_device_name(device) if gpu else f"CPU ({platform.machine()})"}
-
-
 def digest(rows: Iterable[Sequence[Any]]) -> str:
-    """SHA-256 of some rows, whatever their order."""
+    """Return the SHA-256 of rows, independent of their order."""
     return hashlib.sha256("\n".join(sorted(" ".join(map(str, row)) for row in rows)).encode()).hexdigest()
 
 
-def _checkpoints(workspace: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
-    """Where each model comes from."""
-    metadata = {}
+def _describe_checkpoints(run: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """Return the source of each model."""
+    sources = {}
     for key, predictor in predictors.items():
-        path = best_path(workspace.models, predictor.recipe.name)
+        path = best_path(run.models, predictor.recipe.name)
         header = read_header(path)
-        metadata[predictor.recipe.name] = {
-            "models": list(models_in_method(key)),
+        sources[predictor.recipe.name] = {
+            "models": list(models_of(key)),
             "epoch": header.epoch,
             "metrics": header.metrics,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "recipe": recipe_to_dict(predictor.recipe),
         }
-    return metadata
-
-
-def models_in_method(key: str) -> tuple[str, ...]:
-    """The models that a predictor serves."""
-    return (MULTIRES, REFINED) if key == REFINED else (key,)
+    return sources

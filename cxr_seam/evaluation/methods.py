@@ -1,10 +1,9 @@
-"""Every way of localising that is scored: the models' maps, other maps of the same network, and controls."""
+"""Collect the boxes of every localization method: trained models, Grad-CAM of the same network, and baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import pandas as pd
@@ -19,27 +18,24 @@ from ..inference.heatmaps import PAPER_SIZE, heat_maps
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes, rank_by_probability
 from ..metrics.pointing_game import box_points, points
-from .baselines import centre_boxes, prior_boxes, random_map_boxes
-from .results import COMPARISON, CONTROL, MODEL, MULTIRES, REFINED, SEEN_BOXES
+from .baselines import HALF_IMAGE, centre_boxes, prior_boxes, random_map_boxes
+from .results import BASELINE, COMPARISON, MODEL, MULTIRES, REFINED, SEEN_BOXES
 
-HALF_FILM = 0.5
-
-
-GRADIENT_METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
+GRADCAM_METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Boxes and points of one way of localising.
+    """Boxes and points of one localization method.
 
     Attributes:
-        kind: "model", "comparison" or "control".
-        note: what a reader must know of it, in a few words.
-        boxes: as of `predicted_boxes`, with `probability` of the finding on the film.
-        points: of the pointing game, see `pointing.points`.
+        type: "model", "comparison" or "baseline".
+        note: a few words that a reader must know about the method, or "".
+        boxes: as returned by `predicted_boxes`, with the `probability` of the finding on the image.
+        points: of the pointing game, see `metrics.pointing_game.points`.
     """
 
-    kind: str
+    type: str
     note: str
     boxes: pd.DataFrame
     points: pd.DataFrame
@@ -47,7 +43,12 @@ class Method:
 
 @dataclass
 class BoxCollector:
-    """Gathers boxes and points of one method, batch by batch."""
+    """Collect boxes and points of one method, batch by batch.
+
+    Attributes:
+        threshold: of the heat map (Q), for boxes.
+        truth: true boxes, for the pointing game.
+    """
 
     threshold: float
     truth: pd.DataFrame
@@ -55,72 +56,65 @@ class BoxCollector:
     points: list[pd.DataFrame] = field(default_factory=list)
 
     def add(self, names: Sequence[str], cam: Tensor) -> None:
-        """Take the maps (B, 8 or more, h, w) of a batch of films; the boxed findings come first."""
+        """Add the CAMs (B, C, h, w) of a batch of images; the first eight channels are the findings with boxes."""
         maps = heat_maps(cam[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
-        for name, film in zip(names, maps, strict=True):
-            self.boxes.append(predicted_boxes(film, name, BOXED_FINDINGS, threshold=self.threshold))
-            self.points.append(points(film, name, BOXED_FINDINGS, truth=self.truth))
+        for name, heatmaps in zip(names, maps, strict=True):
+            self.boxes.append(predicted_boxes(heatmaps, name, BOXED_FINDINGS, threshold=self.threshold))
+            self.points.append(points(heatmaps, name, BOXED_FINDINGS, truth=self.truth))
 
-    def method(self, kind: str, note: str, probabilities: pd.DataFrame) -> Method:
-        """What was gathered, boxes with their probabilities."""
-        boxes, dots = (pd.concat(tables, ignore_index=True) for tables in (self.boxes, self.points))
-        return Method(kind, note, rank_by_probability(boxes, probabilities), dots)
+    def method(self, type: str, note: str, *, probabilities: pd.DataFrame) -> Method:
+        """Return all boxes, each with the probability of its finding (index image_index, columns findings)."""
+        boxes, point_rows = (pd.concat(tables, ignore_index=True) for tables in (self.boxes, self.points))
+        return Method(type, note, rank_by_probability(boxes, probabilities), point_rows)
+
+
+def models_of(key: str) -> tuple[str, ...]:
+    """Name the models that a predictor serves: the refined checkpoint also gives the maps without the PCM."""
+    return (MULTIRES, REFINED) if key == REFINED else (key,)
 
 
 def maps_by_model(key: str, output: Any) -> dict[str, Tensor]:
-    """The maps of one output under the names of the models they belong to."""
-    if key == REFINED:
-        return {MULTIRES: output.cam, REFINED: output.refined}
-    return {key: output.cam}
+    """Return the CAMs of a predictor's output by model name."""
+    return dict(zip(models_of(key), (output.cam, output.refined), strict=False))
 
 
 def model_methods(
     predictors: Mapping[str, Predictor],
-    films: ChestXrayDataset,
+    boxed_set: ChestXrayDataset,
     truth: pd.DataFrame,
+    *,
     probabilities: Mapping[str, pd.DataFrame],
 ) -> dict[str, Method]:
-    """Each model's own maps on `films`, made into boxes with the recipe's threshold."""
-    collected: dict[str, BoxCollector] = {}
+    """Localize with the CAMs of each model, at the threshold Q of its recipe."""
+    collectors: dict[str, BoxCollector] = {}
     for key, predictor in predictors.items():
-        for names, output in predictor.batches(films, maps=True, what=f"locate, {key}"):
+        for names, output in predictor.batches(boxed_set, maps=True, what=f"locate, {key}"):
             for model, cam in maps_by_model(key, output).items():
-                collected.setdefault(model, BoxCollector(predictor.recipe.cam_threshold, truth)).add(names, cam)
-    return {model: c.method(MODEL, "", probabilities[model]) for model, c in collected.items()}
+                collectors.setdefault(model, BoxCollector(predictor.recipe.cam_threshold, truth)).add(names, cam)
+    return {model: c.method(MODEL, "", probabilities=probabilities[model]) for model, c in collectors.items()}
 
 
-def gradient_methods(
+def gradcam_methods(
     predictors: Mapping[str, Predictor],
-    films: ChestXrayDataset,
+    boxed_set: ChestXrayDataset,
     truth: pd.DataFrame,
+    *,
     probabilities: Mapping[str, pd.DataFrame],
 ) -> dict[str, Method]:
-    """Grad-CAM and Grad-CAM++ of the MultiRes model's last features.
-
-    Nothing where no MultiRes model is trained or the package grad-cam is not installed: they are no part of the method.
-    """
-    key = next((name for name in (REFINED, MULTIRES) if name in predictors), None)
-    if key is None or skipped_methods(predictors):
+    """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given."""
+    predictor = predictors.get(REFINED) or predictors.get(MULTIRES)
+    if predictor is None:
         return {}
-    predictor = predictors[key]
     methods = {}
-    for method, name in GRADIENT_METHODS.items():
-        collected = BoxCollector(predictor.recipe.cam_threshold, truth)
-        for pixels, _, indices in iter_batches(films, BATCH_SIZE, desc=f"locate, {name}"):
+    for method, title in GRADCAM_METHODS.items():
+        collector = BoxCollector(predictor.recipe.cam_threshold, truth)
+        for pixels, _, indices in iter_batches(boxed_set, BATCH_SIZE, desc=f"locate, {title}"):
             images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
             cam = gradcam_maps(predictor.model, images, method=method, findings=BOXED_FINDINGS)
-            collected.add([films.image_index[index] for index in indices], cam.cpu())
+            collector.add([boxed_set.image_index[index] for index in indices], cam.cpu())
         note = "gradients of the MultiRes model"
-        methods[f"{MULTIRES}, {name}"] = collected.method(COMPARISON, note, probabilities[MULTIRES])
+        methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, probabilities=probabilities[MULTIRES])
     return methods
-
-
-def skipped_methods(predictors: Mapping[str, Predictor]) -> list[str]:
-    """Sentences that tell which comparisons are not computed though there is a model for them."""
-    if find_spec("pytorch_grad_cam") is not None or not {REFINED, MULTIRES} & set(predictors):
-        return []
-    names = " and ".join(GRADIENT_METHODS.values())
-    return [f"{names} were not computed, since the package grad-cam is not installed."]
 
 
 def baseline_methods(
@@ -131,30 +125,37 @@ def baseline_methods(
     probabilities: Mapping[str, pd.DataFrame],
     seed: int = 0,
 ) -> dict[str, Method]:
-    """What needs no trained map: random maps of both grids, centred boxes, mean boxes.
+    """Localize without a trained map: random maps, centred boxes, mean boxes of other patients.
 
-    The last one ranks the centred box by a model's probabilities: what the FROC curve owes to classification alone.
+    "Centre box, ranked by ..." ranks the centred box by the probabilities of the last model: it measures how much of
+    a FROC value is due to classification alone.
 
     Args:
-        images: names of the films.
+        images: names of the images.
         truth: their true boxes.
-        patient_of: `image_index` -> patient, so that no patient's box serves the same patient.
-        probabilities: of each model, index `image_index`; the last one ranks.
-        seed: of the random maps and of the halves.
+        patient_of: `image_index` -> patient; no mean box includes boxes of the same patient.
+        probabilities: model -> table of probabilities with index `image_index`.
+        seed: of the random maps and of the two halves of the patients.
     """
-    half = centre_boxes(images, extent=HALF_FILM)
+    half = centre_boxes(images, extent=HALF_IMAGE)
     model, ranks = list(probabilities.items())[-1]
-    blind = "never saw a film"
-    baselines = {
+    blind = "never saw an image"
+    boxes_and_notes = {
         "Random 8x8 map": (random_map_boxes(images, grid=8, seed=seed), blind),
         "Random 32x32 map": (random_map_boxes(images, grid=32, seed=seed), blind),
-        "Centre box, third of film": (centre_boxes(images), blind),
-        "Centre box, half of film": (half, blind),
-        f"Centre box, ranked by {model}": (rank_by_probability(half, ranks), "half of film, the model's probabilities"),
+        "Centre box, third of image": (centre_boxes(images), blind),
+        "Centre box, half of image": (half, blind),
+        f"Centre box, ranked by {model}": (
+            rank_by_probability(half, ranks),
+            "half of image, the model's probabilities",
+        ),
     }
     if len({patient_of[name] for name in truth["image_index"]}) > 1:
-        baselines["Mean box of the other half"] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
+        boxes_and_notes["Mean box of the other half"] = (
+            prior_boxes(truth, patient_of=patient_of, seed=seed),
+            SEEN_BOXES,
+        )
     return {
-        name: Method(CONTROL, note, boxes, box_points(best_boxes(boxes), truth))
-        for name, (boxes, note) in baselines.items()
+        name: Method(BASELINE, note, boxes, box_points(best_boxes(boxes), truth))
+        for name, (boxes, note) in boxes_and_notes.items()
     }

@@ -1,14 +1,17 @@
-"""Tables 1 to 4 with our column beside the paper's, Wang et al.'s and the best published ones.
+"""Format results as tables of text, ready for a notebook or a report.
 
-A row compares only where split and metric are the same. Ours do where all of the official test list was evaluated;
-`comparability_note` says so in a sentence, and what does not compare is never ranked.
+Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
+Classification: `table_1`, `mean_auc`, `operating_points`.
+Localization: `table_2`, `table_3`, `froc`, `accuracy_by_threshold`.
+Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
+
+Tables 1 to 4 show our values beside those of the paper, Wang et al. and others. Values compare only where the test split
+and the metric are the same; ours do if the whole official test list was evaluated. Others are marked and never ranked.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +19,39 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import __version__
-from ..device import select_device
+from ..device import installed_versions
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS
 from ..models.checkpoint import history_path, read_history
 from ..models.multires import PAPER_PARAMETERS, build_model, count_parameters
 from ..recipes import Recipe, recipe_to_dict
-from .evaluate import PACKAGES
 from .published import (
     BOXED,
     BOXES_OF_FINDING,
     OFFICIAL,
     PAPER,
-    PAPER_ACCURACY,
-    PAPER_AUC,
     PAPER_BOXED_IMAGES,
     PAPER_BOXES,
-    PAPER_FALSE_POSITIVES,
-    PAPER_MILLISECONDS,
-    TABLE_1_COLUMNS,
-    WANG_ACCURACY,
-    WANG_FALSE_POSITIVES_PER_BOX,
+    WANG,
     Published,
-    rows_of,
+    literature,
+    paper_milliseconds,
+    printed_cells,
 )
-from .results import MULTIRES, REFINED, STANDARD, format_estimate, get_estimate
+from .results import (
+    ALL_BOXES,
+    BEST_BOX,
+    COSTS,
+    FROC,
+    MEAN_AUC,
+    MULTIRES,
+    REFINED,
+    STANDARD,
+    TITLES,
+    format_estimate,
+    format_value,
+    get_estimate,
+)
 
 OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
 
@@ -49,365 +59,428 @@ OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
 OFFICIAL_BOXES = {"boxed_images": PAPER_BOXED_IMAGES, "true_boxes": PAPER_BOXES}
 
 
-KINDS = ("all_boxes", "best_box", "gated_boxes")
+BOX_KINDS = ("all_boxes", "best_box", "filtered_boxes")
 
 
-HERE, WANG, CITED = "here", "Wang et al. 2017", "cited by the paper"
+HERE, CITED, NOT_COMPARABLE = "here", "cited by the paper", "NOT COMPARABLE"
 
 
-NOT_COMPARABLE = "NOT COMPARABLE"
+PER_IMAGE = "false positives per image"
 
 
-OTHER_SPLIT = "MobileNetV2 [25]"
-
-
-ACCURACY, COUNT = "accuracy", "false positives"
-
-
-PER_IMAGE, PER_BOX = "false positives per image", "false positives per box"
-
-
-OWN_COST, WANGS_COST, NO_COST = "per image and finding", "per box; at hand for >0.1 only", "not printed"
-
-
-def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
-    """Whether all of the official test list was evaluated; with `boxed`, all 880 boxed images with their 984 boxes."""
-    wanted = OFFICIAL_BOXES if boxed else OFFICIAL_TEST
-    return all(results["data"][key] == count for key, count in wanted.items())
-
-
-def comparability_note(results: Mapping[str, Any]) -> str:
-    """Say in a sentence or two what the results compare with."""
-    data = results["data"]
-    said_of = []
-    for boxed, here, all_of in ((False, "test_images", OFFICIAL_TEST), (True, "boxed_images", OFFICIAL_BOXES)):
-        what = "boxed images" if boxed else "films of the official test list"
-        if is_official(results, boxed=boxed):
-            said_of.append(f"all {all_of[here]:,} {what} were evaluated: these compare with the published ones")
-        else:
-            said_of.append(f"{data[here]:,} films instead of the {all_of[here]:,} {what}: {NOT_COMPARABLE}, not ranked")
-    return f"Classification: {said_of[0]}. Localization: {said_of[1]}."
-
-
-def _here(results: Mapping[str, Any], *, boxed: bool = False) -> str:
-    """What our own rows are headed with."""
-    return _joined(HERE, "" if is_official(results, boxed=boxed) else NOT_COMPARABLE)
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
-
-
-def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Table 1: AUC by finding with its mean, ours as text with intervals, beside all columns of the paper.
-
-    Returns:
-        Index: the 14 findings and "Mean". Columns: two levels, where measured and the model. "not defined" where the
-        test films hold no positive or no negative. The model with PCM is left out where MultiRes is there: the PCM
-        refines maps and leaves the probabilities as they are (Sect. 4.1).
-    """
-    columns: dict[tuple[str, str], list[str]] = {}
-    models = list(results["classification"])
-    here = _here(results)
-    for model in models:
-        if model == REFINED and MULTIRES in models:
-            continue
-        scores = results["classification"][model]
-        values = [*(scores["findings"][finding]["auc"] for finding in FINDINGS), scores["mean"]["auc"]]
-        columns[here, model] = [format_estimate(value) or "not defined" for value in values]
-    for number, name in enumerate(TABLE_1_COLUMNS):
-        source = CITED if "[" in name else PAPER
-        if name == OTHER_SPLIT:
-            source = f"{CITED}; {NOT_COMPARABLE}"
-        columns[source, name] = [f"{row[number]:.3f}" for row in PAPER_AUC.values()]
-    order = sorted(columns, key=lambda key: (here, PAPER, CITED, f"{CITED}; {NOT_COMPARABLE}").index(key[0]))
-    return pd.DataFrame(columns, index=list(PAPER_AUC))[order]
-
-
-def localization_comparison(
-    results: Mapping[str, Any], *, kind: str = "all_boxes", score: str = "iobb>0.1", published: bool = True
-) -> pd.DataFrame:
-    """Tables 2 and 3 in one: what each method gets right, and the false positives that it costs.
-
-    Args:
-        results: of `evaluation.evaluate`.
-        kind: "all_boxes" as in the paper, "best_box", the single best box of each image and finding, or
-            "gated_boxes", those of findings with a probability above 0.5.
-        score: such as "iobb>0.1" or "iou>0.1".
-        published: add the rows of the paper and of Wang et al. where they report this very score of all boxes.
-
-    Returns:
-        Index (where measured, method, quantity): accuracy (ours with 95 % intervals), the count of false positives,
-        and these per image and per box. Columns: the boxed findings, the mean over them ("macro") and all boxes alike
-        ("micro"; of false positives the sum). Text; "" where not defined or not printed. Counts and micro values of
-        the published follow from their cells and the boxes of each finding.
-
-    Raises:
-        InputError: the results hold no such score.
-    """
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    here = _here(results, boxed=True)
-    for method, scores in results["localization"].items():
-        if kind not in KINDS or score not in scores[kind]:
-            known = ", ".join(scores["all_boxes"])
-            raise InputError(f"no score {kind!r}, {score!r}; choose one of {', '.join(KINDS)} and one of {known}")
-        table = scores[kind][score]
-        cells = {**table["findings"], "macro": table["macro"], "micro": table["micro"]}
-        rows[here, method, ACCURACY] = {key: format_estimate(cell["accuracy"]) for key, cell in cells.items()}
-        counted = {key: f"{cell['false_positives']:,}" for key, cell in cells.items()}
-        rows[here, method, COUNT] = counted | {"macro": ""}
-        for name, column in ((PER_IMAGE, "false_positives_per_image"), (PER_BOX, "false_positives_per_box")):
-            rows[here, method, name] = {key: _plain(cell[column]["value"]) for key, cell in cells.items()}
-    if published and kind == "all_boxes":
-        rows |= _published_boxes(score)
-    columns = [*BOXED_FINDINGS, "macro", "micro"]
-    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows), columns=columns).fillna("")
-
-
-def _published_boxes(score: str) -> dict[tuple[str, str, str], dict[str, str]]:
-    """The rows that the paper and Wang et al. print for a score, false positives with them."""
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    boxes = np.array(list(BOXES_OF_FINDING.values()))
-
-    def add(source: str, method: str, accuracy: Sequence[float], quotient: str, cost: Sequence[float]) -> None:
-        parts = PAPER_BOXED_IMAGES if quotient == PER_IMAGE else PAPER_BOXES
-        counts = [round(value * parts) for value in cost]  # both sources print count / parts
-        micro = float(np.dot(accuracy, boxes) / boxes.sum())
-        rows[source, method, ACCURACY] = _cells([*map(_plain, (*accuracy, float(np.mean(accuracy)), micro))])
-        rows[source, method, COUNT] = _cells([*(f"{count:,}" for count in counts), "", f"{sum(counts):,}"])
-        rows[source, method, quotient] = _cells([*map(_plain, (*cost, float(np.mean(cost)), float(np.sum(cost))))])
-
-    if score == "iobb>0.1":
-        for method, values in PAPER_ACCURACY.items():
-            add(PAPER, method, values, PER_IMAGE, PAPER_FALSE_POSITIVES[method])
-    if score in WANG_ACCURACY:
-        add(WANG, "ResNet50", WANG_ACCURACY[score], PER_BOX, WANG_FALSE_POSITIVES_PER_BOX[score])
-    return rows
-
-
-def _cells(texts: Sequence[str]) -> dict[str, str]:
-    return dict(zip([*BOXED_FINDINGS, "macro", "micro"], texts, strict=True))
-
-
-def table_4() -> pd.DataFrame:
-    """Table 4: parameters counted here, and the paper's inference times, also as ratios to its standard models.
-
-    Times measured here, and how to measure them, stand in docs/performance.md.
-
-    Returns:
-        Index: the four models. Milliseconds depend on the machine, their ratio less so.
-    """
-    rows = {}
-    for name, printed in PAPER_PARAMETERS.items():
-        with torch.device("meta"):  # shapes are enough to count
-            counted = count_parameters(build_model(name, weights="none"))
-        standard = name.removeprefix("multires_")
-        rows[name] = {
-            "parameters here": f"{counted:,}",
-            "paper": f"{printed:,}",
-            "ratio of times in the paper": f"{PAPER_MILLISECONDS[name] / PAPER_MILLISECONDS[standard]:.2f}",
-            "ms in the paper (P100)": f"{PAPER_MILLISECONDS[name]:.2f}",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def mean_auc_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Published mean AUCs and ours in one list, ranked where they compare; equal printed values share a rank.
-
-    Returns:
-        Columns `rank` ("-" where a row does not compare), `model`, `source`, `split`, `mean AUC`, `note`, which begins
-        with NOT COMPARABLE where a row does not compare.
-    """
-    rows = [
-        (row.comparable, row.values["mean"], row.name, row.source, row.split, row.printed("mean"), row.note)
-        for row in rows_of("mean AUC")
-    ]
-    official = is_official(results)
-    split = OFFICIAL if official else f"{results['data']['test_images']:,} films"
-    for model in results["classification"]:
-        value = get_estimate(results, model, "mean_auc")
-        if value["value"] is not None and not (model == REFINED and MULTIRES in results["classification"]):
-            defined = results["classification"][model]["mean"]["findings_defined"]
-            note = "" if defined == len(FINDINGS) else f"over {defined} findings"
-            # ranked by what is printed, or digits that nobody sees would decide
-            rows.append(
-                (official and not note, round(value["value"], 3), model, HERE, split, format_estimate(value), note)
-            )
-    rows.sort(key=lambda row: (not row[0], -row[1]))
-    values = [value for compares, value, *_ in rows if compares]
-    return pd.DataFrame(
-        [
-            (str(values.index(value) + 1), *texts, note) if compares else ("-", *texts, _joined(NOT_COMPARABLE, note))
-            for compares, value, *texts, note in rows
-        ],
-        columns=["rank", "model", "source", "split", "mean AUC", "note"],
-    )
-
-
-def accuracy_table(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
-    """Published macro accuracies and ours by threshold, for "iobb" or "iou". Not ranked: most print no false positives.
-
-    Returns:
-        Columns `model`, `source`, `split`, a column a threshold with cells such as "0.420 at 0.930", an accuracy at the
-        false positives that it costs; `false positives`, what these are divided by, or "not printed"; `note`, which
-        begins with NOT COMPARABLE where a row does not compare.
-    """
-    official = is_official(results, boxed=True)
-    split = BOXED if official else f"{results['data']['boxed_images']:,} films"
-    thresholds = list(dict.fromkeys(t for row in rows_of(measure) for t in row.values))
-    rows = []
-    for method, scores in results["localization"].items():
-        cells = [scores["all_boxes"][f"{measure}>{t}"]["macro"] for t in thresholds]
-        values = [
-            _at(format_estimate(cell["accuracy"]), _plain(cell["false_positives_per_image"]["value"])) for cell in cells
-        ]
-        note = _joined("" if official else NOT_COMPARABLE, scores["note"])
-        rows.append((method, HERE, split, *values, OWN_COST, note))
-    for row in rows_of(measure):
-        costs, what = _published_cost(row)
-        values = [_at(row.printed(t), costs.get(t, "")) for t in thresholds]
-        note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)
-        rows.append((row.name, row.source, row.split, *values, what, note))
-    return pd.DataFrame(
-        rows, columns=["model", "source", "split", *(f">{t}" for t in thresholds), "false positives", "note"]
-    )
-
-
-def _at(accuracy: str, cost: str) -> str:
-    return f"{accuracy} at {cost}" if accuracy and cost else accuracy
-
-
-def _published_cost(row: Published) -> tuple[dict[str, str], str]:
-    """The false positives that a row prints beside its accuracy by threshold, mean over findings, and their unit."""
-    if row.source == PAPER:
-        return {"0.1": _plain(float(np.mean(PAPER_FALSE_POSITIVES[row.name])))}, OWN_COST
-    if row.source == WANG:
-        return {"0.1": _plain(float(np.mean(WANG_FALSE_POSITIVES_PER_BOX[f"{row.metric}>0.1"])))}, WANGS_COST
-    return {}, NO_COST
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+FALSE_POSITIVES = {"image": "false_positives_per_image", "box": "false_positives_per_box", "total": "false_positives"}
+"""Key of the scores for each denominator of `table_3`."""
 
 
 NOT_INSTALLED = "not installed"
 
 
 POINTING = (
-    "The pointing game asks whether the maximum of the map lies in a true box; of the controls, random maps among "
-    "them, it asks where the centre of the best box lies."
+    "The pointing game scores whether the maximum of the map lies in a true box; for baselines it is the centre of the "
+    "best box."
 )
-"""To stand beside `froc_table`."""
+"""A sentence to show with `froc`."""
 
 
-def recipe_table(family: Sequence[Recipe]) -> pd.DataFrame:
-    """Every field of some recipes, one column a recipe; "" where a recipe has no such phase."""
-    # Columns of objects, or a missing phase would turn the others' whole numbers into floats.
-    columns = {r.name: pd.json_normalize(recipe_to_dict(r)).astype(object).iloc[0].dropna() for r in family}
-    return pd.DataFrame(columns, dtype=object).reindex(_in_order(columns)).drop("name").fillna("")
+def summary(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Tabulate the main metrics, a row a method, best first.
+
+    Columns, as text with 95 % intervals: mean AUC; FROC, the accuracy at half a false positive per image and finding;
+    the accuracy of the single best box at IoU > 0.1 and of all boxes at the paper's IoBB > 0.1, each with its false
+    positives per image and finding. Accuracies are macro over the boxed findings.
+    """
+    rows = {}
+    for row in results["ranking"]:
+        method = row["method"]
+        rows[method] = {
+            TITLES[metric]: format_estimate(get_estimate(results, method, metric)) for metric in (MEAN_AUC, FROC)
+        }
+        for metric in (BEST_BOX, ALL_BOXES):
+            cost = get_estimate(results, method, COSTS[metric])["value"]
+            rows[method][TITLES[metric]] = format_estimate(get_estimate(results, method, metric))
+            rows[method][TITLES[COSTS[metric]]] = format_value(cost)
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _in_order(columns: dict[str, pd.Series]) -> list[str]:
-    """The names of all rows, each once, in the order in which they first appear."""
-    return list(dict.fromkeys(name for column in columns.values() for name in column.index))
+def differences(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Tabulate the paired differences, a row a pair of methods.
+
+    More false positives are worse: read the difference of an accuracy together with that of its false positives.
+    """
+    rows = {
+        f"{pair['first']} - {pair['second']}": {
+            TITLES[metric]: format_estimate(value) for metric, value in pair["metrics"].items()
+        }
+        for pair in results["differences"]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(TITLES.values())).fillna("")
 
 
-def load_histories(family: Sequence[Recipe], folder: Path | str) -> dict[str, list[dict[str, Any]]]:
-    """The histories of a family's models, or of its first two, as `plots.plot_loss_curves` takes them.
+def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
+    """Whether the whole official test list was evaluated; with `boxed`, all 880 boxed images and their 984 boxes."""
+    counts = OFFICIAL_BOXES if boxed else OFFICIAL_TEST
+    return all(results["data"][key] == count for key, count in counts.items())
 
-    The PCM's epochs follow those of its backbone, as in Fig. 5; models not yet trained are left out.
+
+def comparability(results: Mapping[str, Any]) -> str:
+    """Say whether the results compare with published values."""
+    notes = []
+    for boxed, key, counts in ((False, "test_images", OFFICIAL_TEST), (True, "boxed_images", OFFICIAL_BOXES)):
+        images = "boxed images" if boxed else "images of the official test list"
+        if is_official(results, boxed=boxed):
+            notes.append(f"all {counts[key]:,} {images} were evaluated: comparable with published values")
+        else:
+            count = results["data"][key]
+            notes.append(f"{count:,} images instead of the {counts[key]:,} {images}: {NOT_COMPARABLE}, not ranked")
+    return f"Classification: {notes[0]}. Localization: {notes[1]}."
+
+
+def bootstrap_note(results: Mapping[str, Any]) -> str:
+    """Say how many bootstrap replicates the intervals of means use; "" if they use all."""
+    total = results["n_bootstrap"]
+    counts = {
+        "classification": [scores["mean"] for scores in results["classification"].values()],
+        "localization": [scores["all_boxes"]["iobb>0.1"]["macro"] for scores in results["localization"].values()],
+    }
+    least = {kind: min((row["n_valid_replicates"] for row in rows), default=total) for kind, rows in counts.items()}
+    fewer = [f"{count:,} for {kind}" for kind, count in least.items() if count < total]
+    if not fewer:
+        return ""
+    return (
+        f"Of {total:,} bootstrap replicates, those without a patient of some finding define no mean over the findings. "
+        f"Intervals of means use the others: {', '.join(fewer)}; there is no interval where these are less than half."
+    )
+
+
+def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Return Table 1: AUC by finding and mean AUC, ours with intervals, beside all columns of the paper.
+
+    Returns:
+        Index: the 14 findings and "Mean". Columns: two levels, source and model. "not defined" where no test image is
+        positive, or none negative. MultiRes + PCM has no column beside MultiRes: the PCM does not change probabilities.
+    """
+    columns: dict[tuple[str, str], Sequence[str]] = {}
+    models = list(results["classification"])
+    for model in models:
+        if model == REFINED and MULTIRES in models:
+            continue
+        scores = results["classification"][model]
+        values = [*(scores["findings"][finding]["auc"] for finding in FINDINGS), scores["mean"]["auc"]]
+        columns[_here(results), model] = [format_estimate(value) or "not defined" for value in values]
+    printed = printed_cells("table_1", metric="auc")[[*FINDINGS, "mean"]]
+    not_comparable = [model.name for model in literature("auc") if not model.comparable]
+    for own in (True, False):
+        for (source, name), cells in printed.iterrows():
+            if (source == PAPER) == own:
+                marked = name.split(" [")[0] in not_comparable
+                columns[PAPER if own else _joined(CITED, NOT_COMPARABLE if marked else ""), name] = cells.tolist()
+    order = sorted(columns, key=lambda key: key[0] == f"{CITED}; {NOT_COMPARABLE}")
+    return pd.DataFrame(columns, index=[*FINDINGS, "Mean"])[order]
+
+
+def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Tabulate published mean AUCs and ours, comparable ones ranked; equal printed values share a rank.
+
+    Returns:
+        Index: model. Columns `rank` ("-" where not comparable), `source`, `split`, `mean AUC`, `note`, which begins with
+        NOT COMPARABLE where a row does not compare.
+    """
+    rows = [
+        (row.comparable, float(row.values[""]), row.name, row.source, row.split, row.values[""], row.note)
+        for row in literature("auc")
+    ]
+    official = is_official(results)
+    split = OFFICIAL if official else f"{results['data']['test_images']:,} images"
+    for model in results["classification"]:
+        value = get_estimate(results, model, MEAN_AUC)
+        if value["value"] is not None and not (model == REFINED and MULTIRES in results["classification"]):
+            defined = results["classification"][model]["mean"]["n_defined"]
+            note = "" if defined == len(FINDINGS) else f"over {defined} findings"
+            comparable = official and not note
+            # rank by the printed digits
+            rows.append((comparable, round(value["value"], 3), model, HERE, split, format_estimate(value), note))
+    rows.sort(key=lambda row: (not row[0], -row[1]))
+    values = [value for comparable, value, *_ in rows if comparable]
+    table = pd.DataFrame(
+        [
+            (str(values.index(value) + 1), *texts, note) if comparable else ("-", *texts, _joined(NOT_COMPARABLE, note))
+            for comparable, value, *texts, note in rows
+        ],
+        columns=["rank", "model", "source", "split", "mean AUC", "note"],
+    )
+    return table.set_index("model")
+
+
+def operating_points(results: Mapping[str, Any], model: str | None = None) -> pd.DataFrame:
+    """Tabulate a model's classification by finding at the thresholds of the validation images.
+
+    Args:
+        results: content of results.json.
+        model: name of the model; None = the last one.
+
+    Returns:
+        Index: finding. Columns: positive images, threshold, average precision, sensitivity, specificity, F1; with 95 %
+        intervals. "not defined" without a positive image, a negative image, or a threshold.
+    """
+    model = model or list(results["classification"])[-1]
+    rows = {}
+    for finding, row in results["classification"][model]["findings"].items():
+        threshold = "not defined" if row["threshold"] is None else format_value(row["threshold"])
+        rows[finding] = {"positive images": f"{row['positives']:,}", "threshold": threshold}
+        for key in ("average_precision", "sensitivity", "specificity", "f1"):
+            rows[finding][key.replace("_", " ").replace("f1", "F1")] = format_estimate(row[key]) or "not defined"
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def table_2(
+    results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1", published: bool = True
+) -> pd.DataFrame:
+    """Return Table 2: the accuracy (share of true boxes that are detected) by finding, with its false positives.
+
+    Args:
+        results: content of results.json.
+        boxes: "all_boxes" as in the paper, "best_box" (the single best box of each image and finding) or
+            "filtered_boxes" (of findings with a probability above 0.5).
+        overlap: such as "iobb>0.1" or "iou>0.1".
+        published: add the rows of the paper and of Wang et al. if they report this overlap of all boxes.
+
+    Returns:
+        Index: source and method. Columns: the boxed findings, their mean ("macro"), all boxes together ("micro"), and
+        the macro false positives per image, "" where not printed.
 
     Raises:
-        InputError: none has been trained in `folder`.
+        InputError: the results have no such boxes or overlap.
     """
-    standard, multires, *refined = family
-    trained = {r.name: read_history(folder, r.name) for r in family if history_path(Path(folder), r.name).exists()}
+    rows = {}
+    for method, scores in _box_scores(results, boxes, overlap):
+        cells = {name: format_estimate(row["accuracy"]) for name, row in scores.items()}
+        cost = format_value(scores["macro"]["false_positives_per_image"]["value"])
+        rows[_here(results, boxed=True), method] = cells | {PER_IMAGE: cost}
+    if published and boxes == "all_boxes":
+        costs = printed_cells("table_3", metric="false_positives_per_image", overlap=overlap)
+        for key, printed in printed_cells("table_2", metric="accuracy", overlap=overlap).iterrows():
+            values = printed[list(BOXED_FINDINGS)].astype(float)
+            weights = np.array([BOXES_OF_FINDING[finding] for finding in BOXED_FINDINGS])
+            micro = float((values * weights).sum() / weights.sum())
+            cost = format_value(float(costs.loc[key].astype(float).mean())) if key in costs.index else ""
+            rows[key] = _printed_row(values, micro) | {PER_IMAGE: cost}
+    return _by_source(rows, [*BOXED_FINDINGS, "macro", "micro", PER_IMAGE])
+
+
+def table_3(
+    results: Mapping[str, Any],
+    *,
+    boxes: str = "all_boxes",
+    overlap: str = "iobb>0.1",
+    per: str = "image",
+    published: bool = True,
+) -> pd.DataFrame:
+    """Return Table 3: the false positives by finding.
+
+    Args:
+        results: content of results.json.
+        boxes: see `table_2`, as are `overlap` and `published`.
+        per: "image" as in the paper, "box" (divided by all true boxes) as in Wang et al., or "total" for counts.
+
+    Returns:
+        Index: source and method. Columns: the boxed findings, their mean ("macro", "" of counts) and their sum
+        ("micro"). Published counts follow from the printed quotients.
+
+    Raises:
+        InputError: the results have no such boxes or overlap, or `per` is unknown.
+    """
+    if per not in FALSE_POSITIVES:
+        raise InputError(f"there is no per={per!r}; choose one of {', '.join(FALSE_POSITIVES)}")
+    rows = {}
+    for method, scores in _box_scores(results, boxes, overlap):
+        if per == "total":
+            cells = {name: f"{row['false_positives']:,}" for name, row in scores.items()} | {"macro": ""}
+        else:
+            cells = {name: format_value(row[FALSE_POSITIVES[per]]["value"]) for name, row in scores.items()}
+        rows[_here(results, boxed=True), method] = cells
+    if published and boxes == "all_boxes":
+        rows |= _published_false_positives(overlap, per)
+    return _by_source(rows, [*BOXED_FINDINGS, "macro", "micro"])
+
+
+def _published_false_positives(overlap: str, per: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the published rows of Table 3."""
+    rows = {}
+    for denominator, images_or_boxes in (("image", PAPER_BOXED_IMAGES), ("box", PAPER_BOXES)):
+        for key, printed in printed_cells("table_3", metric=FALSE_POSITIVES[denominator], overlap=overlap).iterrows():
+            values = printed[list(BOXED_FINDINGS)].astype(float)
+            if per == "total":
+                counts = (values * images_or_boxes).round().astype(int)
+                rows[key] = {finding: f"{count:,}" for finding, count in counts.items()}
+                rows[key] |= {"macro": "", "micro": f"{counts.sum():,}"}
+            elif per == denominator:
+                rows[key] = _printed_row(values, float(values.sum()))
+    return rows
+
+
+def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (method, scores by finding, "macro" and "micro") of all methods."""
+    tables = []
+    for method, scores in results["localization"].items():
+        if boxes not in BOX_KINDS or overlap not in scores[boxes]:
+            overlaps = ", ".join(scores["all_boxes"])
+            raise InputError(f"there are no scores of {boxes!r}, {overlap!r}; use {', '.join(BOX_KINDS)}; {overlaps}")
+        table = scores[boxes][overlap]
+        tables.append((method, {**table["findings"], "macro": table["macro"], "micro": table["micro"]}))
+    return tables
+
+
+def _printed_row(values: pd.Series, micro: float) -> dict[str, str]:
+    return {name: format_value(value) for name, value in {**values, "macro": values.mean(), "micro": micro}.items()}
+
+
+def _by_source(rows: Mapping[tuple[str, str], Mapping[str, str]], columns: Sequence[str]) -> pd.DataFrame:
+    index = pd.MultiIndex.from_tuples(rows, names=["source", "method"])
+    return pd.DataFrame(list(rows.values()), index=index, columns=list(columns)).fillna("")
+
+
+def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFrame:
+    """Tabulate the macro accuracy at 0.25, 0.5 and 1 false positive per image and finding, and the pointing game.
+
+    Best method first. The pointing game has no false positives: each image and finding with a true box has one point,
+    the maximum of the map; for baselines it is the centre of the best box.
+    """
+    rows = {}
+    for row in results["ranking"]:
+        scores = results["localization"][row["method"]]
+        points = scores["froc"][overlap]["at_fp_rate"]
+        game = scores["pointing_game"]
+        rows[row["method"]] = {
+            "type": row["type"],
+            **{f"at {rate}": format_estimate(point["macro"]) for rate, point in points.items()},
+            "pointing game": format_estimate(game["macro"]) if game else "",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
+    """Tabulate published macro accuracies and ours by threshold of "iobb" or "iou", not ranked.
+
+    Returns:
+        Index: model. Columns `source`, `split`; one column a threshold, such as "0.420 at 0.930", an accuracy at its
+        false positives; `false positives`, their denominator, or "not printed"; `note`, which begins with NOT
+        COMPARABLE where a row does not compare.
+    """
+    official = is_official(results, boxed=True)
+    split = BOXED if official else f"{results['data']['boxed_images']:,} images"
+    published = literature(measure)
+    overlaps = list(dict.fromkeys(overlap for row in published for overlap in row.values))
+    rows = []
+    for method, scores in results["localization"].items():
+        tables = [scores["all_boxes"][overlap]["macro"] for overlap in overlaps]
+        cells = [
+            _at(format_estimate(table["accuracy"]), format_value(table["false_positives_per_image"]["value"]))
+            for table in tables
+        ]
+        note = _joined("" if official else NOT_COMPARABLE, scores["note"])
+        rows.append((method, HERE, split, *cells, "per image and finding", note))
+    for row in published:
+        cells = [_at(row.values.get(overlap, ""), _published_cost(row, overlap)) for overlap in overlaps]
+        unit = {PAPER: "per image and finding", WANG: "per box; known for >0.1 only"}.get(row.source, "not printed")
+        note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)
+        rows.append((row.name, row.source, row.split, *cells, unit, note))
+    thresholds = [overlap.removeprefix(measure) for overlap in overlaps]
+    columns = ["model", "source", "split", *thresholds, "false positives", "note"]
+    return pd.DataFrame(rows, columns=columns).set_index("model")
+
+
+def _published_cost(row: Published, overlap: str) -> str:
+    """Return the mean of the false positives that a source prints with its accuracy; "" if it prints none."""
+    for metric in ("false_positives_per_image", "false_positives_per_box"):
+        cells = printed_cells("table_3", metric=metric, overlap=overlap)
+        if (row.source, row.name) in cells.index:
+            return format_value(float(cells.loc[(row.source, row.name)].astype(float).mean()))
+    return ""
+
+
+def _at(accuracy: str, cost: str) -> str:
+    return f"{accuracy} at {cost}" if accuracy and cost else accuracy
+
+
+def table_4() -> pd.DataFrame:
+    """Return Table 4: parameters counted here, and the paper's inference times with their ratios.
+
+    Times measured on other machines are in docs/performance.md.
+
+    Returns:
+        Index: the four models.
+    """
+    rows = {}
+    milliseconds = paper_milliseconds()
+    for name, printed in PAPER_PARAMETERS.items():
+        with torch.device("meta"):  # shapes are enough to count
+            counted = count_parameters(build_model(name, weights="none"))
+        ratio = milliseconds[name] / milliseconds[name.removeprefix("multires_")]
+        rows[name] = {
+            "parameters here": f"{counted:,}",
+            "paper": f"{printed:,}",
+            "ratio of times in the paper": f"{ratio:.2f}",
+            "ms in the paper (P100)": f"{milliseconds[name]:.2f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def recipe_table(recipes: Sequence[Recipe]) -> pd.DataFrame:
+    """Tabulate every field of some recipes, one column a recipe; "" where a recipe has no such stage."""
+    # columns of objects, otherwise a missing stage would turn integers into floats
+    columns = {r.name: pd.json_normalize(recipe_to_dict(r)).astype(object).iloc[0].dropna() for r in recipes}
+    fields = dict.fromkeys(name for column in columns.values() for name in column.index)
+    return pd.DataFrame(columns, dtype=object).reindex(list(fields)).drop("name").fillna("")
+
+
+def training_table(history: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Tabulate a training history, a row an epoch."""
+    return pd.DataFrame(history).set_index("epoch")
+
+
+def load_histories(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, list[dict[str, Any]]]:
+    """Load the histories of the models of a preset, or of its first two, for `figures.plot_loss_curves`.
+
+    The epochs of the PCM follow those of its backbone, as in Fig. 5; models that are not trained yet are left out.
+
+    Raises:
+        InputError: no model has been trained in `folder`.
+    """
+    standard, multires, *refined = recipes
+    trained = {r.name: read_history(folder, r.name) for r in recipes if history_path(Path(folder), r.name).exists()}
     if not trained:
-        raise InputError(f"no model has been trained in {folder}; run the cells above (or notebook 02) first")
+        raise InputError(f"no model has been trained in {folder}; run notebook 02 first")
     histories = {STANDARD: trained.get(standard.name), MULTIRES: trained.get(multires.name)}
     if histories[MULTIRES] and refined and refined[0].name in trained:
         histories[REFINED] = histories.pop(MULTIRES) + trained[refined[0].name]
     return {model: history for model, history in histories.items() if history}
 
 
-def installed_versions() -> pd.DataFrame:
-    """The versions that a result depends on, and the device it was computed on."""
-    hardware = select_device()
-    rows = {
-        "cxr_seam": __version__,
-        "python": platform.python_version(),
-        **{name: _installed(name) for name in PACKAGES},
-        "device": "CPU" if hardware.device == "cpu" else hardware.name,
-    }
-    return pd.DataFrame({"version": rows})
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return NOT_INSTALLED
-
-
-def bootstrap_note(results: Mapping[str, Any]) -> str:
-    """Say on how many draws the intervals of means over findings rest, "" where it is all that were made."""
-    made = results["draws"]
-    counts = {
-        "classification": [scores["mean"]["num_valid"] for scores in results["classification"].values()],
-        "localization": [s["all_boxes"]["iobb>0.1"]["macro"]["num_valid"] for s in results["localization"].values()],
-    }
-    fewer = [f"{min(used):,} for {what}" for what, used in counts.items() if used and min(used) < made]
-    if not fewer:
-        return ""
-    return (
-        f"Of {made:,} draws of patients, those that lack a finding define no mean over the findings. Intervals of such "
-        f"means rest on the others: {', '.join(fewer)}; none is given where these are less than half."
-    )
-
-
-def operating_point_table(results: Mapping[str, Any], model: str) -> pd.DataFrame:
-    """What a model's probabilities are worth by finding, with 95 % intervals as text.
-
-    Columns: positive films; average precision; and at the threshold that was chosen on the validation films
-    sensitivity, specificity and F1. "not defined" where there is no positive or no negative film, or no threshold.
-    """
+def checkpoints(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Tabulate the sources of the models, a row a checkpoint."""
     rows = {}
-    for finding, row in results["classification"][model]["findings"].items():
-        threshold = "not defined" if row["threshold"] is None else f"{row['threshold']:.3f}"
-        rows[finding] = {"positive films": f"{row['positives']:,}", "threshold": threshold}
-        for key in ("average_precision", "sensitivity", "specificity", "f1"):
-            rows[finding][key.replace("_", " ").replace("f1", "F1")] = format_estimate(row[key]) or "not defined"
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def froc_table(results: Mapping[str, Any], *, score: str = "iou>0.1") -> pd.DataFrame:
-    """Accuracy at 0.25, 0.5 and 1 false positive per image and finding, macro, and the pointing game.
-
-    Best method first. The pointing game has no false positives: one point for each film and finding with a true box.
-    For controls, random maps among them, that point is not a map's maximum but the centre of the best box.
-    """
-    rows = {}
-    for row in results["ranking"]:
-        scores = results["localization"][row["method"]]
-        cells = {f"at {x}": format_estimate(at["macro"]) for x, at in scores["froc"][score]["at"].items()}
-        game = scores["pointing_game"]
-        rows[row["method"]] = {
-            "kind": row["kind"],
-            **cells,
-            "pointing game": format_estimate(game["macro"]) if game else "",
+    for name, source in results["checkpoints"].items():
+        metrics = {key: format_value(value) for key, value in source["metrics"].items() if isinstance(value, float)}
+        rows[name] = {
+            "models": ", ".join(source["models"]),
+            "backbone": source["recipe"]["model"],
+            "epoch": source["epoch"],
+            **metrics,
+            "SHA-256": source["sha256"],
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def checkpoint_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Where the models come from, a row a checkpoint."""
-    rows = {}
-    for name, metadata in results["checkpoints"].items():
-        metrics = {key: f"{value:.3f}" for key, value in metadata["metrics"].items() if isinstance(value, float)}
-        model = {
-            "models": ", ".join(metadata["models"]),
-            "backbone": metadata["recipe"]["model"],
-            "epoch": metadata["epoch"],
-        }
-        rows[name] = {**model, **metrics, "SHA-256": metadata["sha256"]}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").astype(str)
+
+
+def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Tabulate the package versions of this installation, or of results."""
+    found = installed_versions() if results is None else results["versions"]
+    return pd.DataFrame({"version": found}).fillna(NOT_INSTALLED)
+
+
+def _here(results: Mapping[str, Any], *, boxed: bool = False) -> str:
+    """Return the source of our own rows."""
+    return _joined(HERE, "" if is_official(results, boxed=boxed) else NOT_COMPARABLE)
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)

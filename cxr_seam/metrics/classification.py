@@ -116,8 +116,8 @@ def classification_scores(
         A table with, for each finding, `positives` and `negatives` (films), `threshold`, `auc`, `average_precision`,
         `sensitivity`, `specificity`, `f1`; where something is not defined also `note`, which says why. A finding
         without a positive or a negative film has no metric at all. Under "mean": `auc` and `average_precision` over
-        the `findings_defined` findings that have one; a draw that lacks one of them is left out of the mean's
-        interval, since a mean over fewer findings does not compare; `num_valid` counts those that are not.
+        the `n_defined` findings that have one; a draw that lacks one of them is left out of the mean's
+        interval, since a mean over fewer findings does not compare; `n_valid_replicates` counts those that are not.
 
     Raises:
         InputError: as told in `classification_table`; the draws are of other films; thresholds are not (14,).
@@ -152,8 +152,8 @@ def classification_scores(
         of_draws = samples[name][:, defined].mean(axis=1) if defined.any() else np.full(len(draws), np.nan)
         mean[name] = estimate(values[name][0, defined].mean() if defined.any() else None, of_draws)
         mean_samples[f"mean_{name}"] = of_draws
-    mean["findings_defined"] = int(defined.sum())
-    mean["num_valid"] = num_valid(mean_samples["mean_auc"])  # the same for the average precision
+    mean["n_defined"] = int(defined.sum())
+    mean["n_valid_replicates"] = num_valid(mean_samples["mean_auc"])  # the same for the average precision
     return Scores({"findings": findings, "mean": mean}, mean_samples)
 
 

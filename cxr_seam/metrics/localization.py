@@ -7,15 +7,15 @@ Source: D'Souza et al. 2022, section 5.3, Tables 2 and 3; Wang et al. 2017.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS
-from .bootstrap import PatientBootstrap, estimate, num_valid
+from .bootstrap import Estimate, PatientBootstrap, estimate, num_valid
 from .boxes import Matches, Measure, macro_mean, match
 from .froc import Froc, froc_from_matches
 from .pointing_game import pointing_game
@@ -33,17 +33,37 @@ FROC_AT = (0.25, 0.5, 1.0)
 FROC_MATCHES: tuple[tuple[Measure, float], ...] = (("iou", 0.1), ("iou", 0.3), ("iobb", 0.1))
 
 
-KEPT = ("froc@0.5 iou>0.1", "best_box iou>0.1", "all_boxes iobb>0.1")
-"""The accuracies by which methods are compared."""
+SUMMARY_RATE = 0.5
+"""The rate of `FROC_AT` at which methods are ranked."""
 
 
 GATE = 0.5
 
 
-_COST = " false_positives_per_image"
-
-
 _QUOTIENTS = ("accuracy", "false_positives_per_image", "false_positives_per_box")
+
+
+class MetricKey(NamedTuple):
+    """Identify one macro value in the scores of a method.
+
+    Attributes:
+        kind: "all_boxes", "best_box", "filtered_boxes" or "froc".
+        overlap: measure and threshold, such as "iou>0.1".
+        quantity: "accuracy" or "false_positives_per_image".
+        at_fp_rate: false positives per image and finding at which a FROC curve is read; None for the other kinds.
+    """
+
+    kind: str
+    overlap: str
+    quantity: str = "accuracy"
+    at_fp_rate: float | None = None
+
+    def value(self, scores: Mapping[str, Any]) -> Estimate:
+        """Return the estimate from the scores of one method (`localization_scores`)."""
+        table = scores[self.kind][self.overlap]
+        if self.at_fp_rate is not None:
+            return table["at_fp_rate"][str(self.at_fp_rate)]["macro"]
+        return table["macro"][self.quantity]
 
 
 _DRAWS_AT_ONCE = 125  # weights of 880 images and 2,000 false positives in each: 2 MB in int64
@@ -142,8 +162,7 @@ def localization_scores(
     images: Sequence[str],
     draws: PatientBootstrap,
     points: pd.DataFrame | None = None,
-    kept: Collection[str] = KEPT,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Any], dict[MetricKey, np.ndarray]]:
     """Every localization score of one method, with intervals over patients.
 
     Args:
@@ -152,29 +171,28 @@ def localization_scores(
         images: the images the boxes were predicted on, in the order that `draws` was made for.
         draws: of the patients of these images.
         points: of the pointing game, for methods that point (`pointing.points`).
-        kept: the macro accuracies whose draws are given, such as "best_box iou>0.3".
 
     Returns:
-        The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "gated_boxes"
+        The scores: "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and "filtered_boxes"
         (probability above 0.5), each with "iobb>0.1" ... "iou>0.7", each with "findings", "macro" and "micro", the
-        rows of `localization_table` with its quotients as measured values and "num_valid", the draws that the
-        accuracy's interval rests on; "froc" with "iou>0.1", "iou>0.3" and "iobb>0.1", each with "at" (accuracy at 0.25,
-        0.5 and 1 false positives per image and finding; "num_valid" of the macro value) and "curve" (macro);
+        rows of `localization_table` with its quotients as measured values and "n_valid_replicates", the draws that the
+        accuracy's interval rests on; "froc" with "iou>0.1", "iou>0.3" and "iobb>0.1", each with "at_fp_rate" (accuracy at 0.25,
+        0.5 and 1 false positives per image and finding; "n_valid_replicates" of the macro value) and "curve" (macro);
         "pointing_game", None without `points`.
 
-        And the draws (draws,) of the macro accuracies `kept`, for differences between methods; of all but FROC also
-        those of the macro false positives per image, the name followed by " false_positives_per_image".
+        And by `MetricKey` the bootstrap replicates (n_bootstrap,) of each macro accuracy (of FROC at 0.5) and of the
+        macro false positives per image, for differences between methods.
 
     Raises:
         InputError: see `matching.match`; or the draws are of another number of images.
     """
     draws.check_rows(len(images))
     scores: dict[str, Any] = {}
-    samples: dict[str, np.ndarray] = {}
+    samples: dict[MetricKey, np.ndarray] = {}
     for kind, table in (
         ("all_boxes", boxes),
         ("best_box", best_boxes(boxes)),
-        ("gated_boxes", filter_by_probability(boxes)),
+        ("filtered_boxes", filter_by_probability(boxes)),
     ):
         matches = match(table, truth, images=images)
         scores[kind] = {}
@@ -182,14 +200,15 @@ def localization_scores(
             for threshold in thresholds:
                 name = f"{measure}>{threshold}"
                 scores[kind][name], drawn = _measured_table(matches, measure, threshold, draws)
-                samples |= {f"{kind} {name}{column}": values for column, values in drawn.items()}
+                samples |= {MetricKey(kind, name, quantity): values for quantity, values in drawn.items()}
         if kind == "all_boxes":
             curves = {f"{m}>{t}": froc_from_matches(matches, measure=m, threshold=t) for m, t in FROC_MATCHES}
     scores["froc"] = {}
     for name, curve in curves.items():
-        scores["froc"][name], samples[f"froc@0.5 {name}"] = _measured_froc(curve, draws)
+        key = MetricKey("froc", name, at_fp_rate=SUMMARY_RATE)
+        scores["froc"][name], samples[key] = _measured_froc(curve, draws)
     scores["pointing_game"] = None if points is None else pointing_game(points, images=images, draws=draws)
-    return scores, {name: values for name, values in samples.items() if name.removesuffix(_COST) in kept}
+    return scores, samples
 
 
 def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
@@ -236,7 +255,7 @@ def _measured_table(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """`localization_table` as nested dictionaries of measured values, and draws of its macro row.
 
-    The draws of the accuracy are named "", those of the false positives per image `_COST`.
+    The replicates are those of the accuracy and of the false positives per image.
     """
     counts = _counts(matches, measure, threshold)
     totals = draws.totals(counts.reshape(len(counts), -1)).reshape(len(draws), *counts.shape[1:])
@@ -248,11 +267,11 @@ def _measured_table(
             column: estimate(value, samples[column][:, number]) if column in samples else int(value)
             for column, value in row.items()
         }
-        | {"num_valid": num_valid(samples["accuracy"][:, number])}
+        | {"n_valid_replicates": num_valid(samples["accuracy"][:, number])}
         for number, (name, row) in enumerate(table.to_dict(orient="index").items())
     }
     macro, micro = rows.pop("macro"), rows.pop("micro")
-    drawn = {"": samples["accuracy"][:, -2], _COST: samples[_COST.strip()][:, -2]}
+    drawn = {quantity: samples[quantity][:, -2] for quantity in _QUOTIENTS[:2]}
     return {"findings": rows, "macro": macro, "micro": micro}, drawn
 
 
@@ -269,9 +288,9 @@ def _measured_froc(curve: Froc, draws: PatientBootstrap) -> tuple[dict[str, Any]
         at[str(x)] = {
             "findings": {name: estimate(value, drawn[:, i]) for i, (name, value) in enumerate(findings)},
             "macro": estimate(macro, samples[x]),
-            "num_valid": num_valid(samples[x]),
+            "n_valid_replicates": num_valid(samples[x]),
         }
     rate, accuracy = curve.macro_curve()
     defined = ~np.isnan(accuracy)  # all or none
     line = {"false_positives_per_image": rate[defined].tolist(), "accuracy": accuracy[defined].tolist()}
-    return {"at": at, "curve": line}, samples[0.5]
+    return {"at_fp_rate": at, "curve": line}, samples[SUMMARY_RATE]

@@ -19,7 +19,7 @@ from ..data.dataset import ChestXrayDataset
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.results import COMPARISON, CONTROL, MODEL, format_estimate
+from ..evaluation.results import BASELINE, COMPARISON, MODEL, format_estimate
 from ..findings import FINDINGS, XYWH
 from ..io import atomic_write
 from ..recipes import Recipe
@@ -222,14 +222,14 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1", path: Figur
     """
     figure = new_figure(9.2, 4.8)
     axes = figure.subplots()
-    counts = {MODEL: 0, COMPARISON: 0, CONTROL: 0}
+    counts = {MODEL: 0, COMPARISON: 0, BASELINE: 0}
     lines = []
     for method, scores in results["localization"].items():
         if score not in scores["froc"]:
             raise InputError(f"there is no FROC curve for {score!r}; choose one of {', '.join(scores['froc'])}")
-        kind, curve, number = scores["kind"], scores["froc"][score]["curve"], counts[scores["kind"]]
+        kind, curve, number = scores["type"], scores["froc"][score]["curve"], counts[scores["type"]]
         counts[kind] += 1
-        estimate = scores["froc"][score]["at"]["0.5"]["macro"]
+        estimate = scores["froc"][score]["at_fp_rate"]["0.5"]["macro"]
         style = _froc_style(kind, number)
         x, y = (curve[key][1:] for key in ("false_positives_per_image", "accuracy"))  # the axis is logarithmic: no 0
         (line,) = axes.plot(x, y, label=f"{method}: {format_estimate(estimate) or 'not defined'}", **style)
@@ -253,7 +253,7 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1", path: Figur
 def _froc_style(kind: str, number: int) -> dict[str, Any]:
     """Return the line style of the `number`th method of a kind."""
     marker = MARKERS[number % len(MARKERS)]
-    if kind == CONTROL:
+    if kind == BASELINE:
         style = {"color": ("0.25", "0.55")[number % 2], "linewidth": 0.9, "linestyle": ":", "zorder": 2}
         return style | {"marker": marker, "markersize": 4.5, "markevery": (3 * number, 16)}
     if kind == COMPARISON:

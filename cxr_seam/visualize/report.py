@@ -18,25 +18,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import InputError
+from ..evaluation import tables
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.published import SLIPS
-from ..evaluation.results import MODEL, difference_table, format_estimate, summary_table
-from ..evaluation.tables import (
-    NOT_INSTALLED,
-    POINTING,
-    accuracy_table,
-    bootstrap_note,
-    checkpoint_table,
-    comparability_note,
-    froc_table,
-    load_histories,
-    localization_comparison,
-    mean_auc_table,
-    operating_point_table,
-    recipe_table,
-    table_1,
-    table_4,
-)
+from ..evaluation.published import ERRATA
+from ..evaluation.results import MODEL, format_estimate
 from ..findings import FINDINGS
 from ..io import atomic_write
 from ..workspace import DEMO_PATIENTS, Workspace
@@ -75,11 +60,11 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
     return render_template(
         "report.html.j2",
         results=results,
-        comparability=comparability_note(results),
+        comparability=tables.comparability(results),
         synthetic=run.data in DEMO_PATIENTS,
-        bootstrap_note=bootstrap_note(results),
-        pointing=POINTING,
-        published_errors=SLIPS,
+        bootstrap_note=tables.bootstrap_note(results),
+        pointing=tables.POINTING,
+        published_errors=ERRATA,
         final_model=evaluation.final_model,
         tables=_tables(run, evaluation),
         figures=figures,
@@ -125,31 +110,33 @@ def _tables(run: Workspace, evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     """Collect all tables of the report."""
     results = evaluation.results
     data = {**results["data"], "created": results["created"]}
-    data |= {"bootstrap replicates": results["draws"], "bootstrap seed": results["seed"]}
+    data |= {"bootstrap replicates": results["n_bootstrap"], "bootstrap seed": results["seed"]}
     return {
-        "summary": summary_table(results),
-        "differences": difference_table(results),
-        "table_1": table_1(results),
-        "operating_points": operating_point_table(results, evaluation.final_model),
-        "mean_auc": mean_auc_table(results),
-        "froc": froc_table(results),
-        "all_boxes": localization_comparison(results),
-        "gated_boxes": localization_comparison(results, kind="gated_boxes"),
-        "best_box": localization_comparison(results, kind="best_box", score="iou>0.1"),
-        "accuracy_iobb": accuracy_table(results, "iobb"),
-        "accuracy_iou": accuracy_table(results, "iou"),
-        "table_4": table_4(),
+        "summary": tables.summary(results),
+        "differences": tables.differences(results),
+        "table_1": tables.table_1(results),
+        "operating_points": tables.operating_points(results, evaluation.final_model),
+        "mean_auc": tables.mean_auc(results).reset_index(),
+        "froc": tables.froc(results),
+        "table_2": tables.table_2(results),
+        "table_3": tables.table_3(results),
+        "false_positives": tables.table_3(results, per="total"),
+        "filtered_boxes": tables.table_2(results, boxes="filtered_boxes"),
+        "best_box": tables.table_2(results, boxes="best_box", overlap="iou>0.1"),
+        "accuracy_iobb": tables.accuracy_by_threshold(results, "iobb").reset_index(),
+        "accuracy_iou": tables.accuracy_by_threshold(results, "iou").reset_index(),
+        "table_4": tables.table_4(),
         "data": pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in data.items()}}),
-        "checkpoints": checkpoint_table(results),
-        "recipes": recipe_table(run.recipes).astype(str),
-        "versions": pd.DataFrame({"version": results["versions"]}).fillna(NOT_INSTALLED),
+        "checkpoints": tables.checkpoints(results),
+        "recipes": tables.recipe_table(run.recipes).astype(str),
+        "versions": tables.versions(results),
     }
 
 
 def _loss_curves(run: Workspace) -> Figure | None:
     """Plot the loss curves; None if the checkpoints have no histories."""
     try:
-        return plot_loss_curves(load_histories(run.recipes, run.models))
+        return plot_loss_curves(tables.load_histories(run.recipes, run.models))
     except InputError:
         return None
 
@@ -161,7 +148,7 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
         The figures "examples", "correct" and "wrong" (None without a prediction), and counts of the best model.
     """
     cache, results = run.cache(), evaluation.results
-    model = next(row["method"] for row in results["ranking"] if row["kind"] == MODEL)
+    model = next(row["method"] for row in results["ranking"] if row["type"] == MODEL)
     probabilities = pd.DataFrame(evaluation.probabilities[model], run.test_dataset().image_index, FINDINGS)
     scored = score_best_boxes(evaluation.methods[model].boxes, evaluation.truth, probabilities)
     first = pick_boxed(evaluation.truth, cache, per_finding=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.image_io import resize_square
 from ..data.transforms import eval_transform
 from ..errors import InputError
-from ..evaluation.evaluate import models_in_method
+from ..evaluation.methods import models_of
 from ..evaluation.results import REFINED
 from ..findings import FINDINGS
 from ..inference.boxes import boxes_from_heatmap
@@ -292,7 +292,7 @@ class Viewer(Controls):
 
     def _thresholds(self, model: str) -> np.ndarray:
         """Return the thresholds (14,) of a model; NaN if unknown."""
-        key = next((key for key in self._predictors if model in models_in_method(key)), None)
+        key = next((key for key in self._predictors if model in models_of(key)), None)
         return self._predictors[key].thresholds_array if key else np.full(len(FINDINGS), np.nan)
 
     def _bars(self, example: Example) -> list[Bars]:

@@ -6,9 +6,10 @@ import gzip
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.data.nih import label_counts, load_metadata, train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 
@@ -284,3 +285,14 @@ def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(of
     everything = train_val_split(official, disease_free=None, **options)
     assert everything == train_val_split(official, disease_free=10**6, **options)
     assert sorted(sum(everything, [])) == sorted(official.train_val)
+
+
+def test_label_counts_match_csv(demo_folder, demo_store):
+    entries = pd.read_csv(demo_folder / "Data_Entry_2017_v2020.csv", dtype=str)
+    test = set((demo_folder / "test_list.txt").read_text().split("\n"))
+    in_test = entries[entries["Image Index"].isin(test)]["Finding Labels"].str.split("|")
+    table = label_counts(load_metadata(demo_folder), demo_store)
+    for finding in (*FINDINGS, "No Finding"):
+        assert table.loc[finding, "test"] == sum(finding in labels for labels in in_test)
+    assert table.loc["images"].tolist()[:2] == [len(entries) - len(in_test), len(in_test)]
+    assert table.loc[FINDINGS[0] : FINDINGS[-1], "boxes"].sum() == len(load_metadata(demo_folder).boxes)

@@ -41,14 +41,14 @@ def test_prior_by_hand(seed):
     ]
 
 
-def test_an_image_without_boxes_is_given_some():
+def test_prior_for_image_without_boxes():
     given = prior_boxes(TRUTH, patient_of=PATIENT_OF | {"d": 3, "e": 1})
     assert {"d", "e"} <= set(given["image_index"])
     same = given[given["image_index"] == "a"][["finding", "x"]].to_numpy().tolist()
     assert given[given["image_index"] == "e"][["finding", "x"]].to_numpy().tolist() == same  # of the same patient
 
 
-def test_prior_repeats_by_seed_whatever_the_order():
+def test_prior_ignores_order():
     generator = np.random.default_rng(0)
     images = [f"{i}" for i in range(30)]
     truth = pd.DataFrame({"image_index": images, "finding": "Mass"} | {c: generator.random(30) for c in "xywh"})
@@ -62,7 +62,7 @@ def test_prior_repeats_by_seed_whatever_the_order():
     assert set(first["x"]) != set(other["x"])
 
 
-def test_nobody_is_given_a_mean_that_holds_their_own_boxes(nih_root):
+def test_prior_excludes_own_patient(nih_root):
     """Move one patient's boxes far away: what that patient is given stays, what others are given may not."""
     tables = load_metadata(nih_root)
     official = tables.boxes
@@ -79,7 +79,7 @@ def test_nobody_is_given_a_mean_that_holds_their_own_boxes(nih_root):
         assert not before.equals(after)
 
 
-def test_prior_knows_where_a_heart_lies(nih_root):
+def test_prior_beats_centre_for_hearts(nih_root):
     """Hearts lie in one place, so their mean box beats any centred one; for the rest the two are alike."""
     tables = load_metadata(nih_root)
     official = tables.boxes
@@ -96,14 +96,14 @@ def test_prior_knows_where_a_heart_lies(nih_root):
     assert prior > 0.8 > max(centre, half)
 
 
-def test_bad_input_is_told_in_a_sentence():
+def test_prior_bad_input():
     with pytest.raises(InputError, match="c has a true box but no patient"):
         prior_boxes(TRUTH, patient_of={"a": 1, "b": 1})
     with pytest.raises(InputError, match="two patients"):
         prior_boxes(TRUTH[:2], patient_of=PATIENT_OF)
 
 
-def test_every_boxed_finding_is_given_where_both_halves_have_it():
+def test_prior_covers_all_findings():
     rows = [(f"{i}", finding, i, i, 10, 10) for i in range(40) for finding in BOXED_FINDINGS]
     truth = pd.DataFrame(rows, columns=COLUMNS)
     given = prior_boxes(truth, patient_of={f"{i}": i for i in range(40)})

@@ -12,9 +12,18 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.evaluate import digest, evaluate, load_predictors, split_of
+from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, load_predictors
 from cxr_seam.evaluation.methods import baseline_methods
-from cxr_seam.evaluation.results import COSTS, FIGURES, MEAN_AUC, MEAN_AVERAGE_PRECISION, MULTIRES, REFINED, STANDARD
+from cxr_seam.evaluation.results import (
+    LOCALIZATION,
+    MEAN_AUC,
+    MEAN_AVERAGE_PRECISION,
+    MULTIRES,
+    REFINED,
+    STANDARD,
+    TITLES,
+    load_results,
+)
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
@@ -24,7 +33,7 @@ from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace
 
 FAMILY = get_preset("tiny")
-DRAWS = 40
+N_BOOTSTRAP = 40
 THRESHOLD = 0.4
 
 
@@ -48,7 +57,7 @@ def models(workspace):
 
 @pytest.fixture(scope="module")
 def evaluation(workspace):
-    return evaluate(workspace, draws=DRAWS)
+    return evaluate(workspace, n_bootstrap=N_BOOTSTRAP)
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +65,20 @@ def results(evaluation):
     return evaluation.results
 
 
-def test_three_models_come_from_two_checkpoints_beside_comparisons_and_controls(results):
+def test_methods_and_their_types(results):
     assert list(results["classification"]) == [STANDARD, MULTIRES, REFINED]
-    kinds = {name: scores["kind"] for name, scores in results["localization"].items()}
+    kinds = {name: scores["type"] for name, scores in results["localization"].items()}
     assert [name for name, kind in kinds.items() if kind == "model"] == [STANDARD, MULTIRES, REFINED]
-    assert sum(kind == "control" for kind in kinds.values()) == 6
+    assert sum(kind == "baseline" for kind in kinds.values()) == 6
     assert [metadata["models"] for metadata in results["checkpoints"].values()] == [[STANDARD], [MULTIRES, REFINED]]
 
 
-def test_a_checkpoint_is_known_by_the_bytes_of_its_file(results, models):
+def test_checkpoint_sha256(results, models):
     for name, metadata in results["checkpoints"].items():
         assert metadata["sha256"] == hashlib.sha256(best_path(models, name).read_bytes()).hexdigest()
 
 
-def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, models, workspace):
+def test_auc_equals_scikit_learn(results, models, workspace):
     films = workspace.test_dataset()
     model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
     pixels, labels = films.__getitems__(range(len(films)))
@@ -88,12 +97,12 @@ def test_auc_is_scikit_learns_on_probabilities_of_the_loaded_model(results, mode
             assert row["auc"]["value"] is None and "not defined" in row["note"]
 
 
-def test_the_pcm_does_not_touch_the_classification(results):
+def test_pcm_keeps_classification(results):
     assert results["classification"][MULTIRES] == results["classification"][REFINED]
     assert results["localization"][MULTIRES] != results["localization"][REFINED]
 
 
-def test_counts_are_those_of_the_data(results, workspace):
+def test_data_counts(results, workspace):
     tables = workspace.tables()
     truth, data = tables.boxes, results["data"]
     assert data["boxed_images"] == truth["image_index"].nunique() and data["true_boxes"] == len(truth)
@@ -104,7 +113,7 @@ def test_counts_are_those_of_the_data(results, workspace):
         assert [table[f]["boxes"] for f in BOXED_FINDINGS] == [(truth["finding"] == f).sum() for f in BOXED_FINDINGS]
 
 
-def test_a_finding_is_called_present_from_the_checkpoints_threshold_on(results, evaluation):
+def test_sensitivity_and_specificity_at_threshold(results, evaluation):
     """Sensitivity and specificity by hand, at the threshold that the checkpoint carries."""
     for i, finding in enumerate(FINDINGS):
         row = results["classification"][MULTIRES]["findings"][finding]
@@ -116,7 +125,7 @@ def test_a_finding_is_called_present_from_the_checkpoints_threshold_on(results, 
             assert row["specificity"]["value"] == pytest.approx((~called)[~positive].mean())
 
 
-def test_one_best_box_per_image_and_finding_at_most(results):
+def test_best_box_counts(results):
     cells = results["data"]["boxed_images"] * len(BOXED_FINDINGS)
     for scores in results["localization"].values():
         best = scores["best_box"]["iou>0.1"]["micro"]
@@ -124,18 +133,18 @@ def test_one_best_box_per_image_and_finding_at_most(results):
         assert best["accuracy"]["value"] <= scores["all_boxes"]["iou>0.1"]["micro"]["accuracy"]["value"]
 
 
-def test_boxes_carry_the_probability_of_their_finding_on_their_film(evaluation):
-    films = evaluation.boxed.image_index
+def test_boxes_have_probabilities(evaluation):
+    films = evaluation.boxed_set.image_index
     boxes = evaluation.methods[REFINED].boxes
-    logits = evaluation.predictors[REFINED].logits(evaluation.boxed)
+    logits = evaluation.predictors[REFINED].logits(evaluation.boxed_set)
     expected = pd.DataFrame(1 / (1 + np.exp(-logits)), films, FINDINGS)
     for row in boxes.head(20).itertuples():
         assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
 
 
-def test_a_films_mean_box_moves_with_the_other_halfs_boxes_and_never_with_its_own_patients(evaluation):
+def test_mean_box_excludes_own_patient(evaluation):
     """One patient's boxes move far away: what that patient is given stays, what the other half is given moves."""
-    films = list(evaluation.boxed.image_index)
+    films = list(evaluation.boxed_set.image_index)
     patient_of = {name: int(name.split("_")[0]) for name in films}
     probabilities = {REFINED: pd.DataFrame(0.5, films, FINDINGS)}
     before = evaluation.methods["Mean box of the other half"].boxes
@@ -150,38 +159,39 @@ def test_a_films_mean_box_moves_with_the_other_halfs_boxes_and_never_with_its_ow
         assert set(given) == set(evaluation.truth.loc[own, "finding"])
 
 
-def test_differences_and_draws_belong_together(results):
+def test_differences_match_replicates(results):
     """The interval of a difference is that of the draws' differences, computed here anew."""
-    pair = results["differences"][f"{REFINED} - {MULTIRES}"]
-    assert set(pair) == set(FIGURES)
+    pair = next(p["metrics"] for p in results["differences"] if (p["first"], p["second"]) == (REFINED, MULTIRES))
+    assert set(pair) == set(TITLES)
     for metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION):
         assert pair[metric]["value"] == 0  # the PCM leaves the probabilities as they are
-    for metric in FIGURES:
-        draws = [np.array(results["samples"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
-        assert all(len(d) == DRAWS for d in draws)
+    for metric in TITLES:
+        draws = [np.array(results["bootstrap"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
+        assert all(len(d) == N_BOOTSTRAP for d in draws)
         drawn = draws[0] - draws[1]
         if np.isnan(drawn).mean() > 0.5:  # a rare finding is missing from most draws of so few patients
             assert metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION) and pair[metric]["low"] is None
             continue
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
         assert (pair[metric]["low"], pair[metric]["high"]) == pytest.approx((low, high), abs=1e-6)
-    best = next(
-        pair for name, pair in results["differences"].items() if name.split(" - ")[1].startswith(("Ran", "Cen"))
-    )
-    assert set(best) == set(FIGURES) - {MEAN_AUC, MEAN_AVERAGE_PRECISION} and set(COSTS.values()) < set(best)
+    best = results["differences"][-1]
+    assert results["localization"][best["second"]]["type"] == "baseline" and set(best["metrics"]) == set(LOCALIZATION)
 
 
-def test_the_split_says_whose_list_and_how_much_of_it(results, nih_root, tmp_path):
+def test_describe_split(results, nih_root, tmp_path):
     official = load_metadata(nih_root).test
     assert len(official) == 25_596
-    assert split_of("nih", official, official[::-1]) == "all of the official test list"
-    assert split_of(str(nih_root), official, official[:438]) == "part of the official test list"
-    assert split_of(str(tmp_path), official[1:], official[1:]) == "all of the test list of own films"
-    assert split_of("demo", ["00000001_000.png"], ["00000001_000.png"]) == "all of the test list of the drawn films"
-    assert results["data"]["split"] == "all of the test list of own films"  # the fixture reads a folder
+    assert describe_split("nih", official, official[::-1]) == "all of the official test list"
+    assert describe_split(str(nih_root), official, official[:438]) == "part of the official test list"
+    assert describe_split(str(tmp_path), official[1:], official[1:]) == "all of the test list of own images"
+    assert (
+        describe_split("demo", ["00000001_000.png"], ["00000001_000.png"])
+        == "all of the test list of the synthetic images"
+    )
+    assert results["data"]["split"] == "all of the test list of own images"  # the fixture reads a folder
 
 
-def test_training_and_validation_films_are_counted(results, workspace):
+def test_training_image_counts(results, workspace):
     """Every listed film but those without a finding that are not drawn; the demo is small enough to draw all."""
     tables, data = workspace.tables(), results["data"]
     assert data["training_images"] + data["validation_images"] == len(tables.train_val)
@@ -190,31 +200,16 @@ def test_training_and_validation_films_are_counted(results, workspace):
     assert min(data["validation_patients"], data["training_patients"]) > 0
 
 
-def test_versions_tell_what_is_not_installed_and_notes_what_was_not_computed(results, workspace, monkeypatch):
-    from cxr_seam.evaluation import evaluate as evaluation
-    from cxr_seam.evaluation import methods
-
-    assert results["versions"]["scipy"] and results["versions"]["safetensors"] and results["versions"]["device"]
-    here = results["versions"]["grad-cam"] is not None
-    assert (results["notes"] == []) == here == any("Grad-CAM" in name for name in results["localization"])
-    monkeypatch.setattr(methods, "find_spec", lambda name: None)
-    monkeypatch.setattr(evaluation, "PACKAGES", ("torch", "no-such-package"))
-    without = evaluate(workspace, draws=2).results
-    assert not any("Grad-CAM" in name for name in without["localization"])
-    assert (
-        without["versions"]["no-such-package"] is None
-        and without["versions"]["torch"] == torch.__version__.split("+")[0]
-    )
-    (note,) = without["notes"]
-    assert "Grad-CAM and Grad-CAM++ were not computed" in note and "grad-cam is not installed" in note
+def test_evaluate_saves_results(results, workspace):
+    assert load_results(workspace.results) == json.loads(json.dumps(results))
 
 
-def test_the_same_seed_gives_the_same_results(results, workspace):
-    again = evaluate(workspace, draws=DRAWS).results
+def test_evaluate_repeats_with_seed(results, workspace):
+    again = evaluate(workspace, n_bootstrap=N_BOOTSTRAP).results
     assert json.dumps(results | {"created": ""}) == json.dumps(again | {"created": ""})
 
 
-def test_a_digest_does_not_mind_the_order_of_rows_but_each_of_their_cells():
+def test_digest_ignores_order():
     rows = [("a", 1, [0.0, 1.0]), ("b", 2, [0.0, 0.0])]
     assert digest(rows) == digest(rows[::-1])
     assert digest(rows) != digest([("a", 1, [0.0, 1.0]), ("b", 3, [0.0, 0.0])])
@@ -228,31 +223,30 @@ def documented() -> dict[str, str]:
 
 def kind_of(value) -> str:
     if isinstance(value, dict):
-        return "measured" if set(value) == {"value", "low", "high"} else "object"
+        return "estimate" if set(value) == {"value", "low", "high"} else "object"
     return {bool: "bool", int: "integer", float: "number", str: "text", list: "list", type(None): "null"}[type(value)]
 
 
 def keys_of(value, path: str = "") -> Iterator[tuple[str, str]]:
     """Every key of results with the kind of its value; names that vary are replaced by the page's capitals."""
     opaque = ("versions", "checkpoints.RECIPE.metrics", "checkpoints.RECIPE.recipe")
-    names = [({STANDARD, MULTIRES, REFINED}, "MODEL"), (set(FINDINGS), "FINDING"), (set(FIGURES), "FIGURE")]
-    names.append(({"all_boxes", "best_box", "gated_boxes"}, "BOXES"))
-    if path == "ranking":
-        yield from (found for row in value for found in keys_of(row, "ranking[]"))
-    elif not isinstance(value, dict) or kind_of(value) == "measured" or path in opaque:
+    fixed = {"localization": "METHOD", "bootstrap": "METHOD", "checkpoints": "RECIPE", "classification": "MODEL"}
+    names = {"all_boxes": "BOXES", "best_box": "BOXES", "filtered_boxes": "BOXES"} | dict.fromkeys(TITLES, "METRIC")
+    names |= dict.fromkeys(FINDINGS, "FINDING") | dict.fromkeys(("0.25", "0.5", "1.0"), "RATE")
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from (found for row in value for found in keys_of(row, f"{path}[]"))
+    elif not isinstance(value, dict) or kind_of(value) == "estimate" or path in opaque:
         yield path, kind_of(value)
     else:
+        if path == "localization.METHOD":
+            del names["froc"]  # all FROC scores here, not the metric
         for key, inner in value.items():
-            fixed = {"localization": "METHOD", "samples": "METHOD", "differences": "PAIR", "checkpoints": "RECIPE"}
-            name = fixed.get(path) or next((shown for known, shown in names if key in known), key)
-            name = "FIGURE" if key in FIGURES else "OVERLAP" if re.fullmatch(r"(iobb|iou)>0\.\d+", key) else name
-            name = "RATE" if key in ("0.25", "0.5", "1.0") else name
-            name = key if path == "ranking[]" else name
+            name = fixed.get(path) or ("OVERLAP" if re.fullmatch(r"(iobb|iou)>0\.\d+", key) else names.get(key, key))
             inner_path = f"{path}.{name}" if path else name
             yield from keys_of(inner, re.sub(r"(OVERLAP)\.(findings\.FINDING|macro|micro)$", r"\1.ROW", inner_path))
 
 
-def test_the_page_names_every_key_and_no_other(results):
+def test_results_page_names_every_key(results):
     found: dict[str, set[str]] = {}
     for key, kind in keys_of(results):
         found.setdefault(key, set()).add(kind)
@@ -262,43 +256,42 @@ def test_the_page_names_every_key_and_no_other(results):
     assert not wrong
 
 
-def test_one_trained_model_is_enough(workspace, tmp_path):
+def test_evaluate_one_model(workspace, tmp_path):
     alone = Workspace.open(data=workspace.data, preset="tiny", output_dir=tmp_path)
     alone.prepare_data()
     best_path(alone.models, FAMILY[0].name).parent.mkdir(parents=True)
     best_path(alone.models, FAMILY[0].name).write_bytes(best_path(workspace.models, FAMILY[0].name).read_bytes())
-    found = evaluate(alone, draws=5)
-    kinds = [scores["kind"] for scores in found.results["localization"].values()]
+    found = evaluate(alone, n_bootstrap=5)
+    kinds = [scores["type"] for scores in found.results["localization"].values()]
     assert kinds.count("model") == 1 and "comparison" not in kinds
-    assert found.results["notes"] == []  # nothing was left out that this model could have
     (pair,) = found.results["differences"]
-    assert pair.startswith(f"{STANDARD} - ")
+    assert pair["first"] == STANDARD
     assert f"Centre box, ranked by {STANDARD}" in found.results["localization"]
     assert REFINED not in report_html(alone, found)  # nothing is promised that was not measured
 
 
-def test_nothing_trained_is_told(tmp_path):
-    with pytest.raises(InputError, match="no trained model in .*run notebooks 02 and 03"):
+def test_load_predictors_none(tmp_path):
+    with pytest.raises(InputError, match=str(tmp_path)):
         load_predictors(FAMILY, tmp_path)
 
 
-def test_first_phase_stands_in_where_the_second_is_not_trained(tmp_path):
+def test_load_predictors_without_seam_stage(tmp_path):
     recipe = FAMILY[1]
     model = build_model(recipe.model, weights="none")
     save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
     assert list(load_predictors(FAMILY, tmp_path)) == [MULTIRES]
 
 
-def test_a_pcm_that_goes_on_from_an_earlier_backbone_is_refused(tmp_path):
+def test_load_predictors_refuses_old_pcm(tmp_path):
     for seed, recipe in enumerate(FAMILY[1:]):
         torch.manual_seed(seed)
         model = build_model(recipe.model, weights="none")
         save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
-    with pytest.raises(InputError, match="earlier model than .*run notebook 03 again"):
+    with pytest.raises(InputError, match="run notebook 03"):
         load_predictors(FAMILY, tmp_path)
 
 
-def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixels(models, workspace, demo_folder):
+def test_predict_file_equals_batch(models, workspace, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
     films = workspace.boxed_dataset()
     prediction = predictor.predict(demo_folder / "images" / films.image_index[0])
@@ -311,7 +304,7 @@ def test_prediction_of_a_file_is_that_of_the_batch_and_boxes_are_in_its_own_pixe
     assert set(prediction.boxes["finding"]) <= set(FINDINGS)
 
 
-def test_boxes_of_a_smaller_file_shrink_with_it(models, demo_folder, tmp_path):
+def test_predict_boxes_scale_with_file(models, demo_folder, tmp_path):
     import cv2
 
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
@@ -324,7 +317,7 @@ def test_boxes_of_a_smaller_file_shrink_with_it(models, demo_folder, tmp_path):
     assert near.mean() > 0.8  # bytes were rounded once more, so a contour may come out otherwise here and there
 
 
-def test_probabilities_and_boxes_are_plain_types(models, demo_folder):
+def test_predict_plain_types(models, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[0].name))
     prediction = predictor.predict(next((demo_folder / "images").iterdir()))
     assert all(isinstance(value, float) for value in prediction.probabilities.values())

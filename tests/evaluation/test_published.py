@@ -7,20 +7,25 @@ import pytest
 
 from cxr_seam.evaluation.published import (
     BOXES_OF_FINDING,
-    CLASSIFICATION,
-    LOCALIZATION,
-    PAPER_ACCURACY,
-    PAPER_AUC,
+    PAPER,
     PAPER_BOXED_IMAGES,
     PAPER_BOXES,
-    PAPER_FALSE_POSITIVES,
-    TABLE_1_COLUMNS,
-    WANG_ACCURACY,
-    WANG_FALSE_POSITIVES_PER_BOX,
-    rows_of,
+    WANG,
+    literature,
+    printed_cells,
 )
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 
+
+def rows(table: str, metric: str, source: str, overlap: str = "iobb>0.1") -> dict[str, list[float]]:
+    """The printed values of each model of a source, in the order of the findings with boxes."""
+    cells = printed_cells(table, metric=metric, overlap=overlap)[list(BOXED_FINDINGS)].astype(float)
+    return {name: values.tolist() for (of, name), values in cells.iterrows() if of == source}
+
+
+PAPER_ACCURACY = rows("table_2", "accuracy", PAPER)
+PAPER_FALSE_POSITIVES = rows("table_3", "false_positives_per_image", PAPER)
+PAPER_AUC = printed_cells("table_1", metric="auc").astype(float)
 MACRO_AND_MICRO = {
     "Standard ResNet50": (0.351, 0.386),
     "MultiRes-ResNet50": (0.382, 0.405),
@@ -52,72 +57,69 @@ def test_macro_and_micro_of_table_2(model):
     values = np.array(PAPER_ACCURACY[model])
     micro = np.round(values * boxes).sum() / boxes.sum()
     assert (round(values.mean(), 3), round(micro, 3)) == pytest.approx(MACRO_AND_MICRO[model], abs=0.0011)
-    row = next(row for row in LOCALIZATION if row.name == model and row.metric == "iobb")
-    assert row.values["0.1"] == MACRO_AND_MICRO[model][0]
+    row = next(row for row in literature("iobb") if row.name == model)
+    assert float(row.values["iobb>0.1"]) == MACRO_AND_MICRO[model][0]
 
 
-def test_nih_has_984_boxes_of_eight_findings():
+def test_box_counts():
     assert sum(BOXES_OF_FINDING.values()) == PAPER_BOXES == 984
 
 
-def test_printed_means_of_table_1_are_means_but_for_the_known_slip():
-    assert list(PAPER_AUC) == [*FINDINGS, "Mean"]
-    cells = np.array([PAPER_AUC[finding] for finding in FINDINGS])
-    for name, mean, printed in zip(TABLE_1_COLUMNS, cells.mean(axis=0), PAPER_AUC["Mean"], strict=True):
+def test_table_1_means():
+    assert list(PAPER_AUC.columns) == [*FINDINGS, "mean"] and len(PAPER_AUC) == 7
+    for (_, name), cells in PAPER_AUC.iterrows():
+        mean = cells[list(FINDINGS)].mean()
         if name.endswith("[1]"):
-            assert round(mean, 3) == 0.745 and printed == 0.738
+            assert round(mean, 3) == 0.745 and cells["mean"] == 0.738
         else:
-            assert abs(mean - printed) < 0.0011
+            assert abs(mean - cells["mean"]) < 0.0011
 
 
 @pytest.mark.parametrize(("measure", "macro"), [("iobb", 0.629), ("iou", 0.568)])
-def test_wangs_findings_have_wangs_mean(measure, macro):
-    assert round(float(np.mean(WANG_ACCURACY[f"{measure}>0.1"])), 3) == macro
-    row = next(row for row in LOCALIZATION if row.source == "Wang et al. 2017" and row.metric == measure)
-    assert row.values["0.1"] == macro
-    assert len(WANG_FALSE_POSITIVES_PER_BOX[f"{measure}>0.1"]) == len(BOXED_FINDINGS)
+def test_wang_macro(measure, macro):
+    (accuracy,) = rows("table_2", "accuracy", WANG, f"{measure}>0.1").values()
+    assert round(float(np.mean(accuracy)), 3) == macro
+    row = next(row for row in literature(measure) if row.source == WANG)
+    assert float(row.values[f"{measure}>0.1"]) == macro
+    (false_positives,) = rows("table_3", "false_positives_per_box", WANG, f"{measure}>0.1").values()
+    assert len(false_positives) == len(BOXED_FINDINGS)
 
 
-def test_every_row_of_another_split_is_marked():
-    assert {"CheXNet", "SynthEnsemble", "MobileNetV2"} == {r.name for r in CLASSIFICATION if not r.comparable}
-    assert {"CLARiTy, 512 px"} == {r.name for r in LOCALIZATION if not r.comparable}
-    order = [row.comparable for row in rows_of("mean AUC")]
+def test_other_splits_are_marked():
+    assert {"CheXNet", "SynthEnsemble", "MobileNetV2"} == {r.name for r in literature("auc") if not r.comparable}
+    assert {"CLARiTy, 512 px"} == {r.name for r in literature("iou") if not r.comparable}
+    assert all(row.comparable for row in literature("iobb"))
+    order = [row.comparable for row in literature("auc")]
     assert order == sorted(order, reverse=True)
 
 
-def test_the_papers_mean_aucs_are_the_means_of_its_table_1():
-    """Each of its four columns, computed from the cells and as printed."""
-    listed = {row.name: row.values["mean"] for row in CLASSIFICATION if row.source == "D'Souza et al. 2022"}
-    assert set(listed) == {
-        "Standard ResNet50",
-        "MultiRes-ResNet50",
-        "Standard EfficientNetB4",
-        "MultiRes-EfficientNetB4",
+def test_paper_mean_auc():
+    """The mean AUCs of the paper's four models are the printed means of Table 1."""
+    listed = {row.name: float(row.values[""]) for row in literature("auc") if row.source == PAPER}
+    assert listed == PAPER_AUC.loc[PAPER, "mean"].to_dict() and len(listed) == 4
+
+
+def test_densenet_study_note():
+    found = {
+        measure: [r for r in literature(measure) if r.source == "DenseNet121 study"] for measure in ("iobb", "iou")
     }
-    for name, value in listed.items():
-        column = [PAPER_AUC[finding][TABLE_1_COLUMNS.index(name)] for finding in FINDINGS]
-        assert value == PAPER_AUC["Mean"][TABLE_1_COLUMNS.index(name)]
-        assert abs(value - float(np.mean(column))) < 0.0011
-
-
-def test_the_densenet_study_is_marked_as_having_maps_of_its_own():
-    rows = [row for row in LOCALIZATION if row.source == "DenseNet121 study"]
     maps = {"DenseNet121 at 512 px, CAM", "DenseNet121 at 512 px, Grad-CAM++", "Random map"}
-    assert {(row.name, row.metric) for row in rows} == {(name, metric) for name in maps for metric in ("iobb", "iou")}
-    assert all("own map construction" in row.note for row in rows)
+    for models in found.values():
+        assert {row.name for row in models} == maps
+        assert all("own map construction" in row.note for row in models)
 
 
-def test_values_are_printed_with_the_decimals_of_their_source():
-    printed = {(row.name, row.metric): row for row in (*CLASSIFICATION, *LOCALIZATION)}
-    assert printed["Random map", "iou"].printed("0.3") == "0.10"
-    assert printed["DenseNet121 at 512 px, CAM", "iou"].printed("0.1") == "0.56"
-    assert printed["DenseNet121 at 512 px, Grad-CAM++", "iobb"].printed("0.25") == "0.550"
-    assert printed["Ark-6 Swin-B", "mean AUC"].printed("mean") == "0.8305"
-    assert printed["MobileNetV2", "mean AUC"].printed("mean") == "0.810"
-    assert printed["ResNet50", "iou"].printed("0.5") == ""  # not at hand
+def test_printed_decimals():
+    printed = {(row.name, m): row.values for m in ("auc", "iobb", "iou") for row in literature(m)}
+    assert printed["Random map", "iou"]["iou>0.3"] == "0.10"
+    assert printed["DenseNet121 at 512 px, CAM", "iou"]["iou>0.1"] == "0.56"
+    assert printed["DenseNet121 at 512 px, Grad-CAM++", "iobb"]["iobb>0.25"] == "0.550"
+    assert printed["Ark-6 Swin-B", "auc"][""] == "0.8305"
+    assert printed["MobileNetV2", "auc"][""] == "0.810"
+    assert "iou>0.5" not in printed["ResNet50", "iou"]
 
 
-def test_accuracy_falls_with_the_threshold():
-    for row in LOCALIZATION:
-        values = list(row.values.values())
+def test_accuracy_falls_with_threshold():
+    for row in (*literature("iobb"), *literature("iou")):
+        values = [float(value) for value in row.values.values()]
         assert values == sorted(values, reverse=True) and 0 <= values[-1]

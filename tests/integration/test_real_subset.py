@@ -52,7 +52,7 @@ def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
 def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
     boxed = workspace.boxed_dataset()
     assert isinstance(boxed, ChestXrayDataset) and set(boxed.image_index) <= set(workspace.tables().test)
-    results = evaluate(workspace, draws=100).results
+    results = evaluate(workspace, n_bootstrap=100).results
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
     rows = one_per_finding(load_examples(workspace, per_finding=1))
     assert [finding for _, finding in rows] == list(BOXED_FINDINGS)

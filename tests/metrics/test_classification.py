@@ -121,7 +121,7 @@ def test_metrics_by_hand() -> None:
     )
     assert (row["positives"], row["negatives"], row["threshold"]) == (2, 2, 0.5) and "note" not in row
     assert row["auc"]["low"] < 3.5 / 4 < row["auc"]["high"] == 1
-    assert table["mean"]["findings_defined"] == 12
+    assert table["mean"]["n_defined"] == 12
     assert table["mean"]["auc"]["value"] == pytest.approx(3.5 / 4)
     assert samples["mean_auc"].shape == samples["mean_average_precision"].shape == (60,)
 
@@ -144,8 +144,8 @@ def test_what_is_not_defined_says_so_and_why() -> None:
     assert nothing["mean"] == {
         "auc": undefined,
         "average_precision": undefined,
-        "findings_defined": 0,
-        "num_valid": 0,
+        "n_defined": 0,
+        "n_valid_replicates": 0,
     }
     assert np.isnan(samples["mean_auc"]).all()
 
@@ -158,7 +158,7 @@ def test_a_draw_without_a_findings_only_patient_is_left_out_of_the_mean() -> Non
     without = (draws.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
     table, samples = classification_scores(labels, probabilities, draws=draws)
     assert len(without) > 0
-    assert table["mean"]["num_valid"] == 300 - len(without)
+    assert table["mean"]["n_valid_replicates"] == 300 - len(without)
     assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
 
 

@@ -203,7 +203,7 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
     draws = bootstrap_patients([i // 2 for i in range(15)], draws=30, seed=2)
     scores, samples = localization_scores(predicted, truth, images=images, draws=draws)
 
-    slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "gated_boxes": []}
+    slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "filtered_boxes": []}
     slow_froc, slow_first = [], []
     for weights in draws.weights(0, 30):
         names = [f"{image} {copy}" for image, w in zip(images, weights, strict=True) for copy in range(w)]
@@ -213,7 +213,11 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
             for table in (predicted, truth)
         )
         one = drawn.loc[drawn.groupby(["image_index", "finding"])["score"].idxmax()]
-        for kind, table in (("all_boxes", drawn), ("best_box", one), ("gated_boxes", drawn.query("probability > 0.5"))):
+        for kind, table in (
+            ("all_boxes", drawn),
+            ("best_box", one),
+            ("filtered_boxes", drawn.query("probability > 0.5")),
+        ):
             slow[kind].append(localization_table(table, true, images=names, measure="iou", threshold=0.2))
         at = froc(drawn, true, images=names, measure="iou", threshold=0.3).at(0.25)
         slow_froc.append(at["macro"])
@@ -228,19 +232,14 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
             for column in ("accuracy", "false_positives_per_image", "false_positives_per_box"):
                 low, high = np.nanquantile([table.loc[row, column] for table in tables], [0.025, 0.975])
                 assert (found[column]["low"], found[column]["high"]) == pytest.approx((low, high)), (kind, row, column)
-    at = scores["froc"]["iou>0.3"]["at"]["0.25"]
+    at = scores["froc"]["iou>0.3"]["at_fp_rate"]["0.25"]
     for found, values in ((at["macro"], slow_froc), (at["findings"][BOXED_FINDINGS[0]], slow_first)):
         assert (found["low"], found["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
-    places = {"froc@0.5 iou>0.1": scores["froc"]["iou>0.1"]["at"]["0.5"]["macro"]}
-    for kind, overlap in (("best_box", "iou>0.1"), ("all_boxes", "iobb>0.1")):
-        macro = scores[kind][overlap]["macro"]
-        places[f"{kind} {overlap}"] = macro["accuracy"]
-        places[f"{kind} {overlap} false_positives_per_image"] = macro["false_positives_per_image"]
-    assert set(samples) == set(places)
-    for name, values in samples.items():
-        place = places[name]
+    assert len(samples) == 3 * 12 * 2 + 3  # three kinds of boxes, twelve overlaps, two quantities; three FROC curves
+    for key, values in samples.items():
+        value = key.value(scores)
         assert values.shape == (30,)
-        assert (place["low"], place["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
+        assert (value["low"], value["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
 
 
 def test_scores_by_hand():
@@ -262,7 +261,7 @@ def test_scores_by_hand():
     assert mass("all_boxes", "iobb>0.9") == mass("all_boxes", "iou>0.4") == [2, 2, 1, 1]
     assert mass("all_boxes", "iou>0.5") == [2, 1, 0.5, 2]  # an IoU of 0.5 is not above 0.5
     assert mass("best_box", "iou>0.1") == [2, 1, 0.5, 1]
-    assert mass("gated_boxes", "iou>0.1") == [2, 1, 0.5, 0]  # nothing is said of a
+    assert mass("filtered_boxes", "iou>0.1") == [2, 1, 0.5, 0]  # nothing is said of a
     assert list(scores["all_boxes"]) == [f"iobb>{t}" for t in (0.1, 0.25, 0.5, 0.75, 0.9)] + [
         f"iou>{t / 10}" for t in range(1, 8)
     ]
@@ -271,7 +270,7 @@ def test_scores_by_hand():
     assert best["micro"]["false_positives_per_image"] == {"value": 0.5, "low": 0, "high": 1}
     assert best["findings"]["Nodule"]["accuracy"] == {"value": None, "low": None, "high": None}
     # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two films.
-    at = scores["froc"]["iou>0.1"]["at"]
+    at = scores["froc"]["iou>0.1"]["at_fp_rate"]
     assert [at[x]["findings"]["Mass"]["value"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
     # Draws of a alone: its false positive comes first and is one on every film, so nothing is found at 0.25. Of b: all.
     assert at["0.25"]["findings"]["Mass"] == {"value": 0.5, "low": 0, "high": 1}
@@ -288,27 +287,32 @@ def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
     scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
     has_b, has_c = (draws.weights(0, 50) > 0).T
     both = has_b & has_c
-    for name, values in samples.items():
+    for key, values in samples.items():
         # no box is predicted, which costs no false positive in any draw
-        expected = np.zeros(50) if name.endswith("per_image") else np.where(both, 0, np.nan)
+        expected = np.zeros(50) if key.quantity.endswith("per_image") else np.where(both, 0, np.nan)
         np.testing.assert_array_equal(values, expected)
     rows = scores["best_box"]["iou>0.1"]
-    assert rows["macro"]["num_valid"] == scores["froc"]["iou>0.1"]["at"]["0.5"]["num_valid"] == both.sum() < 50
-    assert rows["findings"]["Mass"]["num_valid"] == has_b.sum() != has_c.sum()
-    assert rows["findings"]["Nodule"]["num_valid"] == has_c.sum()
-    assert rows["findings"]["Effusion"]["num_valid"] == 0
-    assert rows["micro"]["num_valid"] == 50
+    assert (
+        rows["macro"]["n_valid_replicates"]
+        == scores["froc"]["iou>0.1"]["at_fp_rate"]["0.5"]["n_valid_replicates"]
+        == both.sum()
+        < 50
+    )
+    assert rows["findings"]["Mass"]["n_valid_replicates"] == has_b.sum() != has_c.sum()
+    assert rows["findings"]["Nodule"]["n_valid_replicates"] == has_c.sum()
+    assert rows["findings"]["Effusion"]["n_valid_replicates"] == 0
+    assert rows["micro"]["n_valid_replicates"] == 50
 
 
 def test_scores_of_nothing_and_of_the_wrong_draws():
     draws = bootstrap_patients(["p", "q"], draws=10)
     scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], draws=draws)
-    assert scores["froc"]["iou>0.1"]["at"]["1.0"]["macro"]["value"] == 0
+    assert scores["froc"]["iou>0.1"]["at_fp_rate"]["1.0"]["macro"]["value"] == 0
     assert scores["pointing_game"] is None
     scores, samples = localization_scores(_boxes(), TRUTH[:0], images=["a.png", "b.png"], draws=draws)
     assert scores["all_boxes"]["iou>0.1"]["macro"]["accuracy"] == {"value": None, "low": None, "high": None}
     assert scores["froc"]["iou>0.1"]["curve"] == {"false_positives_per_image": [], "accuracy": []}
-    assert all(np.isnan(values).all() for name, values in samples.items() if not name.endswith("per_image"))
+    assert all(np.isnan(values).all() for key, values in samples.items() if not key.quantity.endswith("per_image"))
     with pytest.raises(InputError, match="draws are of 2"):
         localization_scores(_boxes(), TRUTH, images=["a.png"], draws=draws)
 

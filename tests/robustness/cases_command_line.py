@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from cases_models import FILE, GREY, checkpoint, pickle_payload, results
+from cases_models import FILE, GREY, checkpoint, pickle_payload
 from cases_tables import FILES, ROWS
 from helpers.archives import png
+from helpers.results import make_results
 from runner import Action, Expected, Sandbox, Shell, case, command, refused, usage, warns, works
 
 from cxr_seam.synthetic.dataset import plan_studies, synthesize_study
@@ -232,7 +233,7 @@ add("evaluate: a checkpoint cut short", refused(FILE), after(checkpoint_at(FILE,
 add("evaluate: no bootstrap sample", refused("0"), after(checkpoint_at(FILE), "evaluate", "--n-bootstrap", "0"))
 add("evaluate: a list missing", refused("test_list.txt"), after(no_test_list, "evaluate"))
 
-both, good = ["compare", "a.json", "b.json"], json.dumps(results()).encode()
+both, good = ["compare", "a.json", "b.json"], json.dumps(make_results()).encode()
 add("compare: missing", refused("a.json"), both)
 add("compare: cut in the middle", refused("b.json"), both, {"a.json": good, "b.json": good[:99]})
 add("compare: one argument", usage("second"), ["compare", "a.json"])

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from helpers.archives import png
+from helpers.results import make_results
 from runner import Action, Expected, Sandbox, case, file_size_limit, refused, warns, works
 from safetensors.torch import load, save
 
-from cxr_seam.evaluation.results import FORMAT, compare, load_results
+from cxr_seam.evaluation.results import compare, load_results
 from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, save_pretrained
 from cxr_seam.inference.predictor import Predictor
@@ -306,32 +307,6 @@ case(RECIPE, "an unknown preset", refused("'vgg16'"))(lambda sandbox: lambda: ge
 case(RECIPE, "a negative seed", refused("seed"))(lambda sandbox: lambda: replace(TINY, seed=-1))
 
 
-def value(number: float) -> dict[str, float | None]:
-    return {"value": number, "low": None, "high": None}
-
-
-def results(**changed: object) -> dict[str, Any]:
-    """Return the smallest results that can be compared, with some entries changed."""
-    table = {"macro": {"accuracy": value(0.5), "false_positives_per_image": value(1.0)}}
-    method = {
-        "kind": "model",
-        "note": "",
-        "all_boxes": {"iobb>0.1": table},
-        "best_box": {"iou>0.1": table},
-        "froc": {"iou>0.1": {"at": {"0.5": {"macro": value(0.25)}}}},
-    }
-    content = {
-        "format": FORMAT,
-        "draws": 10,
-        "seed": 0,
-        "data": {"test_sha256": "t", "boxed_sha256": "b"},
-        "classification": {},
-        "localization": {"Standard": method},
-        "samples": {},
-    }
-    return content | changed
-
-
 def compare_with_good(path: Path) -> str:
     other = path.with_name("other.json")
     return f"{len(compare(load_results(path), load_results(other)).table)} figures"
@@ -341,25 +316,25 @@ def add_results(description: str, expected: Expected, data: bytes | str | dict[s
     """Add a case of a results.json, compared with a good one."""
 
     def write(sandbox: Sandbox) -> bytes:
-        sandbox.write("other.json", json.dumps(results()))
+        sandbox.write("other.json", json.dumps(make_results()))
         content = json.dumps(data) if isinstance(data, dict) else data
         return content if isinstance(content, bytes) else content.encode()
 
     add_file(RESULTS, description, expected, write, name="results.json", read=compare_with_good)
 
 
-add_results("complete", works("3 figures"), results())
+add_results("complete", works("13 figures"), make_results())
 add_results("empty", refused("results.json"), "")
-add_results("cut in the middle", refused("results.json"), json.dumps(results())[:200])
+add_results("cut in the middle", refused("results.json"), json.dumps(make_results())[:200])
 add_results("a list", refused("results.json"), "[1, 2]")
 add_results("100,000 brackets", refused("results.json"), "[" * 100_000)
 add_results("Latin-1 bytes", refused("results.json"), b'{"format": "\xe4"}')
-add_results("another format", refused("results.json"), results(format=1))
-add_results("no localization", refused("first results"), results(localization=None))
-add_results("a method without figures", refused("first results"), results(localization={"X": {}}))
-add_results("words for a number", refused("first results"), results(draws="many"))
-other_method = {"Other": results()["localization"]["Standard"]}
-add_results("no method in common", refused("no method in common"), results(localization=other_method))
+add_results("another format", refused("results.json"), make_results(format=1))
+add_results("no localization", refused("results.json", "localization"), make_results(localization=None))
+add_results("a method without figures", refused("results.json", "localization.X"), make_results(localization={"X": {}}))
+add_results("words for a number", refused("results.json", "n_bootstrap"), make_results(n_bootstrap="many"))
+other_method = {"Other": make_results()["localization"]["Standard"]}
+add_results("no method in common", refused("no method in common"), make_results(localization=other_method))
 
 
 @case(RESULTS, "missing", refused("results.json"))
@@ -439,7 +414,7 @@ def add_share(description: str, *names: str, **changed: object) -> None:
     """Add a case of a model shared with bad results."""
 
     def prepare_case(sandbox: Sandbox) -> Action:
-        path = sandbox.write("results.json", json.dumps(results(**changed)))
+        path = sandbox.write("results.json", json.dumps(make_results(**changed)))
         saved = sandbox.write(FILE, checkpoint())
         return lambda: save_pretrained(saved, sandbox.folder / "shared", results=path)
 
@@ -447,7 +422,7 @@ def add_share(description: str, *names: str, **changed: object) -> None:
 
 
 add_share("shared with results of another model", "results", checkpoints={})
-add_share("shared with incomplete results", "results.json")
+add_share("shared with damaged results", "results.json", data={})
 
 
 @case(HUB, "shared into a read-only folder", refused("shared"))

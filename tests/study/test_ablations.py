@@ -172,12 +172,12 @@ def test_each_q_is_scored_on_boxes_of_its_own(results, workspace):
 
 def test_the_own_row_is_what_the_evaluation_finds(results, workspace):
     """The same models, films and draws by another way."""
-    expected = evaluate(workspace, draws=DRAWS).results
+    expected = evaluate(workspace, n_bootstrap=DRAWS).results
     for maps in (MULTIRES, REFINED):
         row = rows(results, "head", maps)["trained"]
         scores = expected["localization"][maps]
         assert row["own"] and row[MEAN_AUC] == expected["classification"][maps]["mean"]["auc"]
-        assert row[FROC] == scores["froc"]["iou>0.1"]["at"]["0.5"]["macro"]
+        assert row[FROC] == scores["froc"]["iou>0.1"]["at_fp_rate"]["0.5"]["macro"]
         assert row[BEST_BOX] == scores["best_box"]["iou>0.1"]["macro"]["accuracy"]
         assert row[ALL_BOXES] == scores["all_boxes"]["iobb>0.1"]["macro"]["accuracy"]
         cost = scores["all_boxes"]["iobb>0.1"]["macro"]["false_positives_per_image"]["value"]

@@ -24,9 +24,9 @@ from cxr_seam.evaluation.results import (
     ALL_BOXES,
     FROC,
     MEAN_AUC,
-    METRICS,
     MULTIRES,
     REFINED,
+    SUMMARY,
     get_estimate,
     load_results,
 )
@@ -170,7 +170,7 @@ def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
         runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
         for maps in (MULTIRES, REFINED):
             line = line_of(study, row, maps)
-            for metric in METRICS:
+            for metric in SUMMARY:
                 values = [get_estimate(results, maps, metric)["value"] for results in runs]
                 assert line[metric]["value"] == pytest.approx(np.mean(values))
             accuracies = [r["localization"][maps]["best_box"]["iou>0.3"]["macro"]["accuracy"]["value"] for r in runs]
@@ -182,7 +182,7 @@ def test_the_studys_lines_are_what_its_evaluations_found(study: Path) -> None:
                 assert {key: own[key] for key in whole} == whole
             images = [results["data"]["training_images"] for results in runs]
             assert line["seeds"] == [0, 1] and line["passes"] == 2 * np.mean(images)
-    for control, metric in (("random 8x8 map", ALL_BOXES), ("centre box, half of film", FROC)):
+    for control, metric in (("random 8x8 map", ALL_BOXES), ("centre box, half of image", FROC)):
         assert line_of(study, control, "")[metric]["value"] > 0
 
 
@@ -197,7 +197,7 @@ def test_a_row_is_compared_with_the_papers_draw_by_draw(study: Path) -> None:
     draws = {}
     for row in ("min", "paper"):
         runs = [load_results(study / "rows" / f"{row}.s{seed}" / "results.json") for seed in (0, 1)]
-        draws[row] = np.mean([np.array(run["samples"][REFINED][ALL_BOXES], dtype=float) for run in runs], axis=0)
+        draws[row] = np.mean([np.array(run["bootstrap"][REFINED][ALL_BOXES], dtype=float) for run in runs], axis=0)
     ends = np.nanquantile(draws["min"] - draws["paper"], [0.025, 0.975])
     assert [own[ALL_BOXES]["low"], own[ALL_BOXES]["high"]] == pytest.approx(ends.tolist())
 
@@ -236,7 +236,7 @@ def test_refined_maps_are_held_against_raw_ones_where_a_row_has_no_others(part_o
     out, rows = part_of_study
     path = out / "rows" / "paper.s0" / "results.json"
     raw = json.loads(path.read_text())
-    for part in ("localization", "samples"):
+    for part in ("localization", "bootstrap"):
         del raw[part][REFINED]
     path.write_text(json.dumps(raw))
     study_table.write(out, settings={}, rows=rows)
@@ -384,7 +384,7 @@ def test_the_centred_box_is_ranked_by_the_rows_probabilities(study: Path) -> Non
     """Rows of one model have one ranking; however boxes are ranked, all of them together meet no more."""
     line = line_of(study, "min", REFINED)
     assert line["centre_ranked"] == line_of(study, "paper", REFINED)["centre_ranked"]  # the same probabilities
-    centre = line_of(study, "centre box, half of film", "")
+    centre = line_of(study, "centre box, half of image", "")
     assert centre["best_box iou>0.1"]["value"] >= line["centre_ranked"]["value"] > 0  # all boxes at any price
 
 

@@ -1,12 +1,18 @@
-"""Whole files or none: everything is written under a temporary name and renamed."""
+"""Write files whole or not at all, list folders, and validate values read from JSON."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from .errors import InputError
 
@@ -79,3 +85,48 @@ def list_files(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror or error}); reconnect its disk") from error
+
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+@dataclass_transform(frozen_default=True)
+def validated(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass that checks its fields: wrong types, ranges and names raise InputError."""
+    cls = dataclass(frozen=True, config=STRICT)(cls)
+    init = cls.__init__
+
+    @wraps(init)
+    def checked_init(self: T, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except ValidationError as error:
+            raise InputError(_first_fault(error)) from error
+
+    cls.__init__ = checked_init
+    return cls
+
+
+def from_plain(kind: type[T], values: Any) -> T:
+    """Build a `validated` class from plain dictionaries, lists, numbers and strings, such as JSON holds.
+
+    Raises:
+        InputError: names the first field that is unknown or missing or does not fit.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise InputError(_first_fault(error)) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{kind.__name__} needs plain values as in JSON: {error}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    field, reason = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"{error.title} lacks the field {field}; add it"
+    if not field:
+        return f"{error.title} is not valid: {reason}"
+    return f"{error.title} does not accept {field} = {str(fault['input'])[:80]!r}: {reason}; correct it"

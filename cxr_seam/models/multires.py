@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..recipes import Recipe
+from ..recipes import Background, Recipe
 from .backbones import Backbone, LowLevelFeatures, TimmBackbone, backbone_names, build_backbone
 from .cam import make_pcm_input
 from .pooling import build_pooling
 from .refiners import build_refiner
 
 MULTIRES = "multires_"
-BACKGROUNDS = ("one_minus_max", "output")
+BACKGROUNDS = get_args(Background)
 MIN_SIDE = 32
 N_MERGES = 2
 """Merging stops at stride 8: a 256-pixel image gives 32 x 32 maps (the parameter counts of Table 4 imply it)."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..findings import FINDINGS
+from ..recipes import Pooling
 
-POOLINGS = ("lse", "lse_lba", "pcam", "attention", "max_min")
+POOLINGS = get_args(Pooling)
 
 
 def lse_pool(features: Tensor, *, gamma: float) -> Tensor:

@@ -7,13 +7,15 @@ the weights sum to 1. Arguments as in `pcm.PCM.forward`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from torch import nn
 
 from ..errors import InputError
+from ..recipes import Refiner
 from .pcm import PCM
 
-REFINERS = ("pcm", "seam_pcm", "self_attention", "none")
+REFINERS = get_args(Refiner)
 
 
 def build_refiner(name: str, channels: int, *, low_level: Sequence[int]) -> nn.Module | None:

@@ -15,7 +15,7 @@ from cxr_seam.data.cache import prepare
 from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata, train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.io import atomic_write
-from cxr_seam.recipes import Data, Recipe
+from cxr_seam.recipes import DataSplit, Recipe
 from cxr_seam.workspace import Workspace
 
 SHRUNK_BEFORE = {"images_128": 128}
@@ -111,7 +111,7 @@ class Study:
         return StudyWorkspace(str(data), data, (recipe,) * 3, folder.absolute())
 
     @cache  # noqa: B019 (there is one study)
-    def training_images(self, data: Data, seed: int) -> int:
+    def training_images(self, data: DataSplit, seed: int) -> int:
         """How many images are trained on, told from the names in the folders."""
         available = {f"{path.stem}.png" for folder in self.folders for path in folder.iterdir()}
         chosen = train_val_split(

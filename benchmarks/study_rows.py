@@ -16,7 +16,7 @@ from typing import Any
 
 from cxr_seam.errors import InputError
 from cxr_seam.presets import SMALL_PCM, get_preset, improve
-from cxr_seam.recipes import ClassifierStage, Data, Recipe, SeamStage, add_seam_stage, recipe_to_dict
+from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 PAPER, STRONG, ONCE, WITH_DRAW = "paper", "strong", "looked_once", "without_all_images"
 Images = Callable[[Recipe], int]
@@ -93,7 +93,7 @@ def papers_pcm(backbone: str) -> SeamStage:
     return get_preset("resnet50" if backbone.startswith("resnet") else "efficientnet_b4")[2].seam_stage
 
 
-ALL_IMAGES = Data(num_normal_images=None)
+ALL_IMAGES = DataSplit(num_normal_images=None)
 BACKBONE: dict[str, tuple[str, dict[str, Any]]] = {
     "every_batch": ("an update after every batch, not after three", {"grad_accum_steps": 1}),
     "rate": ("learning rate of 1e-3", {"learning_rate": 1e-3}),

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..recipes import check_cam_baseline
+from ..recipes import CAM_BASELINES
 
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
@@ -29,7 +29,8 @@ def subtract_baseline(cam: Tensor, normalisation: str, *, negative_mean: Tensor 
     Raises:
         InputError: there is no such normalisation, or no usual map.
     """
-    check_cam_baseline(normalisation)
+    if normalisation not in CAM_BASELINES:
+        raise InputError(f"there is no baseline {normalisation!r} of maps; choose one of {', '.join(CAM_BASELINES)}")
     if normalisation == "min":
         return cam - cam.amin(dim=(-2, -1), keepdim=True)
     if normalisation == "zero":

@@ -1,6 +1,7 @@
-"""A trained model in one file: safetensors, with recipe and measured values as JSON in its header.
+"""Save and load trained models: safetensors files with recipe and measured values as JSON in the header.
 
-Nothing in it is code and reading it executes none. Keys are the names of `LocalizationModel`'s state dict.
+Loading executes no code. Tensor names are those of `LocalizationModel`'s state dict. The names of all files of a training
+run are defined here as well.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,82 +20,86 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..io import atomic_write
-from ..recipes import RANGES, Recipe, recipe_from_dict, recipe_to_dict
+from ..io import atomic_write, from_plain, validated
+from ..recipes import CountOr0, Fraction, ImageSize, Recipe
 from .multires import LocalizationModel, ModelOutput, build_from_recipe
 
 HEADER = "cxr_seam"
-
-
-FORMAT = 2
-
-
-CACHE_SIZE = "size of the films"
-"""Key of `Checkpoint.films`."""
-
-
+FORMAT = 3
 NEGATIVE_MEAN = "negative_mean."
-"""Before the names of the usual maps among a checkpoint's tensors."""
+"""Prefix of the names of mean CAMs among a checkpoint's tensors."""
+Finding = Literal[FINDINGS]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What stands in the header beside the weights.
+@validated
+class TrainingData:
+    """Identify the data of a training run.
 
     Attributes:
-        recipe: how the model was trained.
-        epoch: epochs finished in the recipe's phase.
-        metrics: measured values of that epoch, such as "validation_auc".
-        thresholds: by finding, the probability from which on it is called present, chosen on the validation films;
-            None for a finding for which they define none, or for all where the classifier was never validated.
-        films: what it was trained on, see `resuming.data_fingerprint`; None where an earlier version wrote the file.
-        usual: what maps are measured from where the recipe says "negative_mean", see `usual.calibrate`; these are tensors
-            beside the weights, which `read_header` does not read.
+        cache_size: side in pixels of the cached images; batches are resized to the recipe's image size.
+        train_fingerprint, val_fingerprint: of names and labels of the images.
+        pixel_crc: checksums of the cached pixels of both datasets.
+        init_fingerprint: of the weights that a SEAM stage begins with; None for a classifier stage.
+    """
+
+    cache_size: ImageSize
+    train_fingerprint: str
+    val_fingerprint: str
+    pixel_crc: str
+    init_fingerprint: str | None = None
+
+
+@validated
+class Checkpoint:
+    """Metadata of a trained model.
+
+    Attributes:
+        recipe: the recipe that the model was trained with.
+        epoch: number of finished epochs.
+        metrics: values measured in that epoch, such as "validation_auc".
+        thresholds: for each finding the probability from which it counts as present, chosen on the validation images;
+            None for a finding without a threshold, or if the classifier was not validated.
+        data: what the model was trained on; None if it is unknown.
+        negative_mean: mean CAM of negative images for "cam" and "refined", (14, h, w) each, if the recipe's cam_baseline
+            is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
     """
 
     recipe: Recipe
-    epoch: int = 0
+    epoch: CountOr0 = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, float | None] | None = None
-    films: dict[str, Any] | None = None
+    thresholds: dict[Finding, Fraction | None] | None = None
+    data: TrainingData | None = None
     negative_mean: dict[str, Tensor] | None = field(default=None, compare=False)
 
     @property
     def cache_size(self) -> int:
-        """Side in pixels of the prepared films that the model learnt from; batches are shrunk to the recipe's size."""
-        return (self.films or {}).get(CACHE_SIZE, self.recipe.image_size)
+        """Side in pixels of the cached images that the model was trained on."""
+        return self.recipe.image_size if self.data is None else self.data.cache_size
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, metadata: Checkpoint) -> Path:
-    """Write `model` to `path` (ending .safetensors), whole or not at all."""
+    """Write `model` and its metadata to `path` (ending .safetensors), whole or not at all."""
     with atomic_write(path) as temporary:
-        # Bytes, not save_file: that makes files which nobody but their owner can read.
+        # safetensors' save_file would make a file that only its owner can read.
         temporary.write_bytes(checkpoint_bytes(model, metadata=metadata))
     return Path(path)
 
 
 def checkpoint_bytes(model: LocalizationModel, *, metadata: Checkpoint) -> bytes:
-    """What the file of a checkpoint holds."""
-    header = {
-        "format": FORMAT,
-        "findings": list(FINDINGS),
-        "recipe": recipe_to_dict(metadata.recipe),
-        "epoch": metadata.epoch,
-        "metrics": metadata.metrics,
-        "thresholds": metadata.thresholds,
-        "films": metadata.films,
-    }
+    """Return the content of a checkpoint file."""
+    header = {"format": FORMAT, "findings": list(FINDINGS), **asdict(replace(metadata, negative_mean=None))}
+    del header["negative_mean"]
     tensors = model.state_dict() | {NEGATIVE_MEAN + key: value for key, value in (metadata.negative_mean or {}).items()}
     state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return save(state, metadata={HEADER: json.dumps(header)})
 
 
 def read_header(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read what a checkpoint says of itself, without its weights.
+    """Read a checkpoint's metadata without its weights.
 
     Raises:
-        InputError: the file is missing, not safetensors, not ours, of another format or set of findings, or its header
-            holds what it cannot.
+        InputError: the file is missing, is not a safetensors file of this program and of this format, or its header is
+            damaged.
     """
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; name a checkpoint in it, such as NAME.best.safetensors")
@@ -111,54 +116,27 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
     if text is None:
         raise InputError(f"{path} holds weights but no {HEADER} header; only checkpoints of this program can be loaded")
     try:
-        header = json.loads(text)
-        if not isinstance(header, dict):
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
+        header = dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} has a damaged {HEADER} header ({error}); train again") from error
-    if header.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has checkpoint format {header.get('format')}, this version reads {FORMAT}; train again"
-        )
-    if header.get("findings") != list(FINDINGS):
-        raise InputError(f"{path} was trained on other findings: {header.get('findings')}; train again")
-    missing = {"recipe", "epoch", "metrics", "thresholds"} - set(header)
-    if missing:
-        raise InputError(f"the {HEADER} header of {path} lacks {', '.join(sorted(missing))}; train again")
-    told = {key: header.get(key) for key in ("epoch", "metrics", "thresholds", "films")}
+    if header.pop("format", None) != FORMAT:
+        raise InputError(f"{path} was written by another version of cxr_seam; train again with this version")
+    if header.pop("findings", None) != list(FINDINGS):
+        raise InputError(f"{path} was trained on other findings; train again with this version")
     try:
-        return Checkpoint(recipe_from_dict(header["recipe"]), **_refuse_odd(told))
+        return from_plain(Checkpoint, header)
     except InputError as error:
         raise InputError(f"the {HEADER} header of {path} is damaged: {error}") from error
 
 
-def _refuse_odd(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what a header tells, if it is of the types that `Checkpoint` names."""
-    thresholds = told["thresholds"]
-    if type(told["epoch"]) is not int or not isinstance(told["metrics"], dict):
-        raise InputError("epoch or metrics are of another type; train again")
-    if not isinstance(told["films"], dict | None):
-        raise InputError("films are of another type; train again")
-    least, most = RANGES["image_size"]
-    size = (told["films"] or {}).get(CACHE_SIZE, least)
-    if type(size) is not int or not least <= size <= most:
-        raise InputError(f"the films that it was trained on cannot be of {size!r} pixels; train again")
-    if thresholds is not None:
-        numbers = thresholds.values() if isinstance(thresholds, dict) and set(thresholds) <= set(FINDINGS) else [-1]
-        if not all(number is None or (isinstance(number, float | int) and 0 <= number <= 1) for number in numbers):
-            raise InputError("thresholds must be numbers from 0 to 1 by finding; train again")
-    return told
-
-
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:
-    """Build the model a checkpoint describes and fill it.
+    """Load a model and its metadata.
 
     Returns:
-        The model, in evaluation mode on the CPU, and the header.
+        The model, in evaluation mode on the CPU, and the metadata.
 
     Raises:
-        InputError: see `read_header`; also when the weights do not fit the model that the recipe names, or are no
-            finite numbers.
+        InputError: see `read_header`; also if the weights do not fit the model of the recipe or are not finite.
     """
     metadata = read_header(path)
     recipe = metadata.recipe
@@ -171,12 +149,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
     if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise InputError(f"the weights in {path} hold NaN or infinite numbers ({wrong[0]}); train again")
     negative_mean = {
-        key.removeprefix(NEGATIVE_MEAN): state.pop(key) for key in [*state] if key.startswith(NEGATIVE_MEAN)
+        key.removeprefix(NEGATIVE_MEAN): state.pop(key) for key in list(state) if key.startswith(NEGATIVE_MEAN)
     }
-    if any(
-        key not in ModelOutput._fields or value.shape[:-2] != (len(FINDINGS),) for key, value in negative_mean.items()
-    ):
-        raise InputError(f"the usual maps in {path} are of another shape; train again")
+    for key, value in negative_mean.items():
+        if key not in ModelOutput._fields or value.ndim != 3 or len(value) != len(FINDINGS):
+            raise InputError(f"the mean CAM {key} in {path} has the shape {tuple(value.shape)}; train again")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -194,46 +171,46 @@ STATE = r"\d{5,}-\d{7,}\.state\.safetensors"
 
 
 def best_path(folder: Path, name: str) -> Path:
-    """Where the best checkpoint of the recipe called `name` lies."""
+    """Return the path of the best checkpoint of the recipe `name`."""
     return Path(folder) / f"{name}.{BEST}"
 
 
 def last_path(folder: Path, name: str) -> Path:
-    """Where the model of the last epoch of the recipe called `name` lies."""
+    """Return the path of the last epoch's checkpoint of the recipe `name`."""
     return Path(folder) / f"{name}.{LAST}"
 
 
 def history_path(folder: Path, name: str) -> Path:
-    """Where the history of the recipe called `name` lies."""
+    """Return the path of the training history of the recipe `name`."""
     return Path(folder) / f"{name}.{HISTORY}"
 
 
 def state_name(name: str, *, epoch: int, batch: int) -> str:
-    """What a state of the recipe called `name` is called; later ones come later in the alphabet."""
+    """Return the file name of a training state of the recipe `name`; later states sort after earlier ones."""
     return f"{name}.{epoch:05}-{batch:07}.state.safetensors"
 
 
 def is_state(file: str, name: str) -> bool:
-    """Whether a file of that name is a state of the recipe called `name`."""
+    """Tell whether a file name is that of a training state of the recipe `name`."""
     return re.fullmatch(rf"{re.escape(name)}\.{STATE}", file) is not None
 
 
 def is_of_run(file: str, name: str) -> bool:
-    """Whether a file of that name is one of the recipe called `name`."""
+    """Tell whether a file name is that of a checkpoint, history or state of the recipe `name`."""
     return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
 
 
 def is_partial_file(file: str, name: str) -> bool:
-    """Whether a file of that name is what `files.atomic_write` was stopped in writing for the recipe called `name`."""
+    """Tell whether a file name is that of an unfinished `atomic_write` of a file of the recipe `name`."""
     whole = re.fullmatch(r"\.(.+)\.\d+\.part(\.\w+)", file)
     return whole is not None and is_of_run("".join(whole.groups()), name)
 
 
 def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
-    """Read the history that training the recipe called `name` left in `folder`.
+    """Read the training history of the recipe `name` in `folder`, one record per epoch.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: it is missing or damaged.
     """
     path = history_path(Path(folder), name)
     if not path.exists():
@@ -242,17 +219,17 @@ def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
 
 
 def parse_history(path: Path) -> list[dict[str, Any]]:
-    """The epochs that a history tells of.
+    """Read a training history, one record per epoch.
 
     Raises:
-        InputError: it is no history.
+        InputError: it is damaged.
     """
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all(isinstance(record, dict) for record in records):
-            raise ValueError("a line is no object")
+            raise ValueError("a line is not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged ({error}); put back a whole one, or train anew with restart=True (--overwrite)"
+            f"{path} is damaged ({error}); restore it, or train again with overwrite=True (--overwrite)"
         ) from error
     return records

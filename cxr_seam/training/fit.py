@@ -33,7 +33,7 @@ from ..models.checkpoint import (
     state_name,
 )
 from ..models.multires import LocalizationModel, build_from_recipe
-from ..recipes import Recipe, check_cam_baseline
+from ..recipes import Recipe
 from .objectives import make_objective
 from .resume import TrainState, data_fingerprint, latest_state, require_same_run, restore, run_fingerprint, save_state
 from .storage import CheckpointWriter
@@ -154,7 +154,7 @@ def train(
                 epoch=progress.epoch,
                 metrics=record,
                 thresholds=progress.thresholds,
-                films=films,
+                data=films,
                 negative_mean=negative_mean,
             )
             try:
@@ -208,7 +208,7 @@ def header_of(writer: CheckpointWriter, path: Path, run: Mapping[str, Any]) -> C
     if found is None:
         return None
     metadata = read_header(found)
-    theirs = None if metadata.films is None else run_fingerprint(metadata.recipe, metadata.films)
+    theirs = None if metadata.data is None else run_fingerprint(metadata.recipe, metadata.data)
     require_same_run(found, theirs=theirs, ours=run)
     return metadata
 
@@ -311,7 +311,6 @@ def init_model(
     if start is None:
         return build_from_recipe(recipe, weights=weights), None
     model, metadata = load_checkpoint(start)
-    check_cam_baseline(recipe.cam_baseline)
     for field in ("model", "pooling", "lse_gamma"):  # what the second phase leaves as it is
         ours, theirs = getattr(recipe, field), getattr(metadata.recipe, field)
         if ours != theirs:

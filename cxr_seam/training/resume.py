@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..data.dataset import ChestXrayDataset
 from ..errors import InputError
-from ..models.checkpoint import CACHE_SIZE, read_header
+from ..io import from_plain
+from ..models.checkpoint import TrainingData, read_header
 from ..recipes import Recipe, recipe_from_dict, recipe_to_dict
 from .trainer import Trainer
 
@@ -30,9 +31,6 @@ HEADER = "cxr_seam_state"
 
 
 FORMAT = 1
-
-
-PIXELS = "checksums of the pixels"
 
 
 class DamagedStateError(InputError):
@@ -58,26 +56,20 @@ class TrainState:
     seconds: float = 0.0
 
 
-def data_fingerprint(train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, start: Path | None) -> dict[str, Any]:
-    """What a run works on.
-
-    Args:
-        train_set: to learn from.
-        val_set: to choose the best epoch by.
-        start: checkpoint of the earlier phase, None for a first one.
-    """
-    return {
-        CACHE_SIZE: train_set.size,
-        "training films": _fingerprint(train_set),
-        "validation films": _fingerprint(val_set),
-        PIXELS: f"{train_set.checksum}, {val_set.checksum}",
-        "model it starts from": None if start is None else _weights(start),
-    }
+def data_fingerprint(train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, start: Path | None) -> TrainingData:
+    """Identify the data of a run and the checkpoint `start` that it begins with."""
+    return TrainingData(
+        cache_size=train_set.size,
+        train_fingerprint=_fingerprint(train_set),
+        val_fingerprint=_fingerprint(val_set),
+        pixel_crc=f"{train_set.checksum}, {val_set.checksum}",
+        init_fingerprint=None if start is None else _weights(start),
+    )
 
 
-def run_fingerprint(recipe: Recipe, films: Mapping[str, Any]) -> dict[str, Any]:
+def run_fingerprint(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
     """What makes two runs the same run: all fields of the recipe and what it works on, as JSON gives them back."""
-    return json.loads(json.dumps({**recipe_to_dict(recipe), **films}))
+    return json.loads(json.dumps({**recipe_to_dict(recipe), **asdict(data)}))
 
 
 def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -88,9 +80,10 @@ def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     if not isinstance(run, dict):
         raise InputError(f"{path} is of another version (its run is no object); delete it and train anew")
-    recipe = {key: run[key] for key in run if key in {field.name for field in fields(Recipe)}}
+    names = {field.name for field in fields(Recipe)}
+    recipe, data = ({key: run[key] for key in run if (key in names) == wanted} for wanted in (True, False))
     try:
-        return run_fingerprint(recipe_from_dict(recipe), {key: run[key] for key in run if key not in recipe})
+        return run_fingerprint(recipe_from_dict(recipe), from_plain(TrainingData, data))
     except InputError as error:
         raise InputError(f"{path} is of another version ({error}); delete it and train anew") from error
 
@@ -129,8 +122,6 @@ def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapp
     if theirs is None:
         raise InputError(f"{path} does not say which films it was trained on, as earlier versions did not; {way_out}")
     before, now = flat(theirs), flat(ours)
-    if PIXELS not in before:  # as in files of an earlier version
-        now.pop(PIXELS)
     missing = "not there"
     differ = [
         f"{key} is {before.get(key, missing)} there and {now.get(key, missing)} here"

@@ -243,7 +243,7 @@ def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path
 def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
     films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
-    metadata = Checkpoint(RECIPE, films=data_fingerprint(films, films, start=None))
+    metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films, start=None))
     path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, metadata=metadata)
     pixels, _ = films.__getitems__(range(5))
     expected = predictor.run(pixels)

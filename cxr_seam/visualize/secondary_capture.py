@@ -1,9 +1,9 @@
-"""A picture as a DICOM file that a hospital's viewer opens beside the film it was made from: a secondary capture.
+"""Make a DICOM secondary capture of a picture, which a hospital viewer opens beside the original image.
 
-The file is a new object of a new series in the film's own study: patient and study are copied, everything else is new,
-and the header says that it is derived, from what, and that it is for research use only.
+The result is a new object in a new series of the same study. Patient and study are copied; the header says that the
+picture is derived, names its source, and says that it is for research use only.
 
-Source: DICOM PS3.3, A.8.1 (Secondary Capture Image IOD) and the modules it requires.
+Source: DICOM PS3.3, A.8.1 (Secondary Capture Image IOD) and the modules that it requires.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SERIES_DESCRIPTION = "Heat maps, research use only, not for diagnosis"
 
 
 SERIES_NUMBER = 9001
-"""High, so that viewers list the series behind the film's own."""
+"""High, so that viewers list the series after the original ones."""
 
 
 MAX_COMMENT = 10240
-"""Characters that the header has room for (value representation LT)."""
+"""Maximum number of characters of Image Comments (value representation LT)."""
 
 
 PATIENT_AND_STUDY = (
@@ -44,10 +44,10 @@ PATIENT_AND_STUDY = (
     "LossyImageCompressionMethod",
     "BurnedInAnnotation",
 )
-"""Copied where the film has them."""
+"""Copied if the source has them."""
 
 
-MUST_STAND = (
+REQUIRED = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -58,65 +58,86 @@ MUST_STAND = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""Copied too, and left empty where the film has none: DICOM wants them to stand there (type 2)."""
+"""Copied, and empty if the source has none: DICOM requires these attributes (type 2)."""
 
 
-def secondary_capture(film: Dataset, picture: np.ndarray, *, comment: str = "") -> Dataset:
-    """Make a secondary capture of a picture that was made from a film.
+def secondary_capture(source: Dataset, picture: np.ndarray, *, comment: str = "") -> Dataset:
+    """Make a secondary capture of a picture.
 
     Args:
-        film: header of the DICOM file that the picture was made from; it is not changed.
+        source: header of the DICOM file from which the picture was made.
         picture: (H, W, 3) uint8 RGB.
-        comment: text for the header (Image Comments), such as boxes; cut after `MAX_COMMENT` characters.
+        comment: text for Image Comments, cut after `MAX_COMMENT` characters.
 
     Returns:
         A data set with file meta information; write it with `save_as(path, enforce_file_format=True)`.
 
     Example:
-        >>> secondary_capture(load_image("film.dcm").header, picture).save_as("heatmaps.dcm")
+        >>> secondary_capture(load_image("image.dcm").header, picture).save_as("heatmaps.dcm")
     """
-    from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian
 
-    made = Dataset()
+    capture = _copy_patient_and_study(source)
+    _describe_series(capture)
+    capture.ImageComments = comment[:MAX_COMMENT]
+    _reference_source(capture, source)
+    _set_pixels(capture, picture)
+    capture.file_meta = FileMetaDataset()
+    capture.file_meta.MediaStorageSOPClassUID = capture.SOPClassUID
+    capture.file_meta.MediaStorageSOPInstanceUID = capture.SOPInstanceUID
+    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return capture
+
+
+def _copy_patient_and_study(source: Dataset) -> Dataset:
+    from pydicom import Dataset
+    from pydicom.uid import generate_uid
+
+    capture = Dataset()
     for keyword in PATIENT_AND_STUDY:
-        if film.get(keyword) not in (None, ""):
-            made[keyword] = film[keyword]
-    for keyword in MUST_STAND:
-        setattr(made, keyword, film.get(keyword) or "")
-    if made.get("BodyPartExamined") != "CHEST":  # of a part that has two sides, or of no named one, DICOM asks which
-        made.Laterality = film.get("Laterality") or film.get("ImageLaterality") or ""
-    if "StudyInstanceUID" not in made:
-        made.StudyInstanceUID = generate_uid()
+        if source.get(keyword) not in (None, ""):
+            capture[keyword] = source[keyword]
+    for keyword in REQUIRED:
+        setattr(capture, keyword, source.get(keyword) or "")
+    if capture.get("BodyPartExamined") != "CHEST":  # DICOM requires a side for other and for unknown body parts
+        capture.Laterality = source.get("Laterality") or source.get("ImageLaterality") or ""
+    if "StudyInstanceUID" not in capture:
+        capture.StudyInstanceUID = generate_uid()
+    return capture
+
+
+def _describe_series(capture: Dataset) -> None:
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     now = datetime.now()
-    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    made.SeriesInstanceUID, made.SeriesNumber, made.InstanceNumber = generate_uid(), SERIES_NUMBER, 1
-    made.SeriesDescription = SERIES_DESCRIPTION
-    made.Modality, made.ConversionType = "OT", "WSD"  # other; from a workstation
-    made.SecondaryCaptureDeviceManufacturer = "cxr_seam"
+    capture.SOPClassUID, capture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    capture.SeriesInstanceUID, capture.SeriesNumber, capture.InstanceNumber = generate_uid(), SERIES_NUMBER, 1
+    capture.SeriesDescription = SERIES_DESCRIPTION
+    capture.Modality, capture.ConversionType = "OT", "WSD"  # other; workstation
+    capture.SecondaryCaptureDeviceManufacturer = "cxr_seam"
     for event in ("Series", "Content", "InstanceCreation"):
-        setattr(made, f"{event}Date", now.strftime("%Y%m%d"))
-        setattr(made, f"{event}Time", now.strftime("%H%M%S"))
-    made.ImageType = ["DERIVED", "SECONDARY"]
-    made.DerivationDescription = "Heat maps of a neural network, laid over the film. " + SERIES_DESCRIPTION + "."
-    made.PatientOrientation = ""
-    made.ImageComments = comment[:MAX_COMMENT]
-    if film.get("SOPClassUID") and film.get("SOPInstanceUID"):
-        source = Dataset()
-        source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = film.SOPClassUID, film.SOPInstanceUID
-        made.SourceImageSequence = [source]
+        setattr(capture, f"{event}Date", now.strftime("%Y%m%d"))
+        setattr(capture, f"{event}Time", now.strftime("%H%M%S"))
 
-    made.Rows, made.Columns, made.SamplesPerPixel = *picture.shape[:2], 3
-    made.PhotometricInterpretation, made.PlanarConfiguration = "RGB", 0
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
+
+def _reference_source(capture: Dataset, source: Dataset) -> None:
+    from pydicom import Dataset
+
+    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.DerivationDescription = f"Heat maps of a neural network on the image. {SERIES_DESCRIPTION}."
+    capture.PatientOrientation = ""
+    if source.get("SOPClassUID") and source.get("SOPInstanceUID"):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = source.SOPClassUID
+        reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        capture.SourceImageSequence = [reference]
+
+
+def _set_pixels(capture: Dataset, picture: np.ndarray) -> None:
+    capture.Rows, capture.Columns, capture.SamplesPerPixel = *picture.shape[:2], 3
+    capture.PhotometricInterpretation, capture.PlanarConfiguration = "RGB", 0
+    capture.BitsAllocated, capture.BitsStored, capture.HighBit, capture.PixelRepresentation = 8, 8, 7, 0
     pixels = np.ascontiguousarray(picture, dtype=np.uint8).tobytes()
-    made.PixelData = pixels + b"\0" * (len(pixels) % 2)
-    made["PixelData"].VR = "OB"
-
-    made.file_meta = FileMetaDataset()
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return made
+    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    capture["PixelData"].VR = "OB"

@@ -269,7 +269,7 @@ class Viewer(Controls):
         decisions = [self._decision(example, model) for model in example.models]
         text = describe(example, finding, panels, decisions)
         if attention is not None:
-            text += f" For the ringed point, the PCM uses {attention.caption}.".replace("\n", " ")
+            text += f" For the ringed point, the PCM puts {attention.caption}.".replace("\n", " ")
         self.caption.value = caption_html(text)
 
     def _panel(self, example: Example, model: str) -> Panel:
@@ -315,7 +315,7 @@ class Viewer(Controls):
         point = (self.x.value / 100, self.y.value / 100)
         weights = attention_map(self._embedding[1], x=point[0], y=point[1])
         caption = f"half of the weight\non {half_mass_area(weights):.0%} of the image"
-        return Panel("PCM attention of the ring", caption, weights / max(weights.max(), 1e-12), NO_BOXES, point)
+        return Panel("PCM weights for the ring", caption, weights / max(weights.max(), 1e-12), NO_BOXES, point)
 
     def _add_upload(self, change: Any) -> None:
         """Add uploaded files as examples and show the last one."""

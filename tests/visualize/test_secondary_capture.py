@@ -1,4 +1,4 @@
-"""Pictures as DICOM: read back, they hold what the standard requires of a secondary capture."""
+"""Secondary captures, read back: the attributes that the DICOM standard requires."""
 
 from __future__ import annotations
 
@@ -33,46 +33,46 @@ def read_back(source, **keywords):
     return dcmread(BytesIO(written(secondary_capture(source, PICTURE, **keywords))))
 
 
-def test_what_the_standard_requires_is_there():
-    made = read_back(SOURCE)
-    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage
+def test_required_attributes():
+    capture = read_back(SOURCE)
+    assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage
     for keyword in TYPE_1:
-        assert made[keyword].value not in (None, "")
-    assert all(keyword in made for keyword in TYPE_2)
-    assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
-    assert made.file_meta.MediaStorageSOPClassUID == made.SOPClassUID
+        assert capture[keyword].value not in (None, "")
+    assert all(keyword in capture for keyword in TYPE_2)
+    assert capture.file_meta.MediaStorageSOPInstanceUID == capture.SOPInstanceUID
+    assert capture.file_meta.MediaStorageSOPClassUID == capture.SOPClassUID
 
 
-def test_the_picture_comes_back_bit_for_bit():
+def test_pixels_are_unchanged():
     assert np.array_equal(read_back(SOURCE).pixel_array, PICTURE)
 
 
-def test_patient_and_study_are_the_films_and_the_rest_is_new():
-    made, again = read_back(SOURCE), read_back(SOURCE)
+def test_patient_and_study_are_copied():
+    capture, again = read_back(SOURCE), read_back(SOURCE)
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
-        assert made[keyword].value == SOURCE[keyword].value
+        assert capture[keyword].value == SOURCE[keyword].value
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        assert len({made[keyword].value, again[keyword].value, SOURCE[keyword].value}) == 3
-    assert made.ImageType[0] == "DERIVED" and "research use only" in made.SeriesDescription
-    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == SOURCE.SOPInstanceUID
+        assert len({capture[keyword].value, again[keyword].value, SOURCE[keyword].value}) == 3
+    assert capture.ImageType[0] == "DERIVED" and "research use only" in capture.SeriesDescription
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == SOURCE.SOPInstanceUID
 
 
-def test_a_film_with_hardly_any_header_will_do():
-    made = read_back(dcmread(of_pydicom("JPEGLSNearLossless_08.dcm")), comment="x" * 2 * MAX_COMMENT)
-    assert made.PatientName == "" and made.StudyInstanceUID and len(made.ImageComments) == MAX_COMMENT
+def test_source_with_few_attributes():
+    capture = read_back(dcmread(of_pydicom("JPEGLSNearLossless_08.dcm")), comment="x" * 2 * MAX_COMMENT)
+    assert capture.PatientName == "" and capture.StudyInstanceUID and len(capture.ImageComments) == MAX_COMMENT
 
 
-def test_names_in_other_scripts_survive():
+def test_names_in_other_scripts():
     source = film(np.zeros((20, 20), np.uint8), SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Łucja")
     assert read_back(source).PatientName == "Müller^Łucja"
 
 
 @pytest.mark.parametrize("body", ["CHEST", "HAND", ""])
-def test_an_independent_checker_finds_no_error(body, tmp_path):
+def test_dciodvfy_finds_no_error(body, tmp_path):
     checker = shutil.which("dciodvfy")
     if checker is None:
         pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
     source = film(np.zeros((20, 20), np.uint8), BodyPartExamined=body)
-    (tmp_path / "made.dcm").write_bytes(written(secondary_capture(source, PICTURE, comment="line\r\nline")))
-    said = subprocess.run([checker, str(tmp_path / "made.dcm")], capture_output=True, text=True).stderr
-    assert "SCImage" in said and "Error" not in said, said
+    (tmp_path / "capture.dcm").write_bytes(written(secondary_capture(source, PICTURE, comment="line\r\nline")))
+    output = subprocess.run([checker, str(tmp_path / "capture.dcm")], capture_output=True, text=True).stderr
+    assert "SCImage" in output and "Error" not in output, output

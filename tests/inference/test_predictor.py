@@ -255,7 +255,6 @@ def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo
 
 
 def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):
-
     with pytest.raises(InputError, match="one image"):
         prediction_png(predictor.predict(films[:2]))
 

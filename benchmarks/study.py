@@ -127,7 +127,7 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
     films = [place.train_val_datasets(row.recipes[-1])[1] for row, place in zip(rows, workspaces, strict=True)]
     shown = [with_findings(seen, place) for seen, place in zip(films, workspaces, strict=True)]
     readers = [reader_of(row, place, validation=seen) for row, place, seen in zip(rows, workspaces, films, strict=True)]
-    patient_of = workspaces[0].tables().images["patient_id"]
+    patient_of = workspaces[0].metadata().images["patient_id"]
     patients = [patient_of[seen.image_index].to_numpy() for seen in shown]
     found = agreement_of(key_of(rows[0]), readers, shown, patients=patients, draws=study.draws)
     with atomic_write(path) as temporary:
@@ -137,12 +137,12 @@ def measure_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
 def with_findings(films: ChestXrayDataset, workspace: Workspace) -> ChestXrayDataset:
     """Those of the films whose labels name a finding."""
     names = [name for name, shown in zip(films.image_index, films.labels.any(axis=1), strict=True) if shown]
-    return ChestXrayDataset(workspace.cache(), workspace.tables(), image_index=names)
+    return ChestXrayDataset(workspace.cache(), workspace.metadata(), image_index=names)
 
 
 def drawn_for(workspace: Workspace, images: Sequence[str], *, draws: int) -> PatientBootstrap:
     """Draws of the patients of some images."""
-    return bootstrap_patients(workspace.tables().images["patient_id"][list(images)].to_numpy(), draws=draws)
+    return bootstrap_patients(workspace.metadata().images["patient_id"][list(images)].to_numpy(), draws=draws)
 
 
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def measure_controls(study: Study) -> None:
         return
     recipe = study.rows(0)["paper"].recipes[0]
     workspace = study.workspace(study.out / "rows" / "controls", recipe)
-    images, tables = workspace.boxed_dataset().image_index, workspace.tables()
+    images, tables = workspace.boxed_dataset().image_index, workspace.metadata()
     truth = tables.boxes[tables.boxes["image_index"].isin(images)]
     drawn = drawn_for(workspace, images, draws=study.draws)
     content: dict[str, Any] = {"classification": {}, "localization": {}, "bootstrap": {}}

@@ -117,7 +117,7 @@ class Study:
         chosen = train_val_split(
             load_metadata(self.source),
             validation_fraction=data.validation_fraction,
-            disease_free=data.num_normal_images,
+            num_normal_images=data.num_normal_images,
             seed=seed,
             available=available,
         )

@@ -1,16 +1,18 @@
-"""Where a run keeps its data, models, figures and results: what the five notebooks hand to one another.
+"""The data, the recipes and the folders of one run, which the notebooks and the command line share.
 
-A notebook makes its choices in one form cell and opens a workspace with them; the next notebook, in the same runtime
-or a new one, opens the same workspace and finds what the last one left.
+A notebook opens a workspace with the choices of its form cell. The next notebook, in the same runtime or a new one, opens
+the same workspace and finds the models and results of the previous one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
@@ -18,40 +20,49 @@ from .data.nih import NihMetadata, load_metadata, train_val_split
 from .device import select_device
 from .errors import InputError
 from .io import atomic_write
-from .presets import get_preset
+from .presets import get_preset, get_recipe
 from .recipes import Recipe
 
 DEMO_PATIENTS = {"demo": 420, "tiny": 40}
-"""Patients of the synthetic data sets. "tiny" is for tests: it runs, it does not learn."""
-
+"""Number of patients of the synthetic datasets. "tiny" is for tests: too small to learn from."""
 
 ARCHIVES = {"nih-subset": range(1, 3), "nih": range(1, 13)}
-"""NIH's archives that are downloaded: about 5 GB for the first two, 42 GB for all twelve."""
-
+"""NIH's archives to download: about 5 GB for the first two, 42 GB for all twelve."""
 
 ENVIRONMENT = {"data": "CXR_SEAM_DATA", "preset": "CXR_SEAM_PRESET", "output_dir": "CXR_SEAM_OUTPUT"}
-"""Variables that override the form cells, so that a whole suite can be run on other data without editing it."""
+"""Variables that override the form cells, for example to run all notebooks on other data."""
 
+ROLES = ("standard", "multires", "multires_pcm")
+"""Names of the recipes of a preset, in their order."""
 
 COLAB_DISK = Path("/content")
-
-
 DRIVE = COLAB_DISK / "drive"
+DATASET_FILE = "dataset.json"
+"""File that names the dataset of an output or data folder."""
+
+OLD_DATASET_FILE = "data.json"
+"""Its name in folders of earlier versions."""
 
 
-CLAIM = "data.json"
-"""The file in which a folder says whose data it is for."""
+class DatasetFile(BaseModel):
+    """The content of `dataset.json`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Literal["cxr-seam dataset"] = "cxr-seam dataset"
+    version: Literal[2] = 2
+    dataset: str
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of a run.
+    """The data, the recipes and the folders of one run.
 
     Attributes:
         data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images.
-        folder: the folder that `data` names, absolute; None for data that are drawn or downloaded.
-        recipes: the standard, MultiRes and MultiRes + PCM recipes to train.
-        output_dir: folder for models, figures and results; on Colab it may lie on Drive.
+        folder: the absolute path of that folder; None for synthetic and downloaded data.
+        recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.
+        output_dir: folder for models, figures and results; on Colab it may be on Google Drive.
     """
 
     data: str
@@ -61,21 +72,19 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, *, data: str, preset: str, output_dir: str | os.PathLike[str] = "", on_drive: bool = False
+        cls, *, data: str, preset: str, output_dir: str | os.PathLike[str] = "", save_to_drive: bool = False
     ) -> Workspace:
-        """Open a workspace with the choices of a form cell; environment variables go before them (`ENVIRONMENT`).
-
-        Relative paths are meant from the current folder, which the notebooks' first cell makes the repository's root.
+        """Open a workspace; the environment variables of `ENVIRONMENT` have priority over the arguments.
 
         Args:
             data: see `Workspace`.
-            preset: name of a preset, see `families.PRESETS`.
-            output_dir: folder for models, figures and results; "" means `runs/` and the name of the data.
-            on_drive: on Colab, mount Google Drive and keep everything but the images there, in `cxr-seam/`.
+            preset: a name in `presets.PRESETS`.
+            output_dir: folder for models, figures and results, relative to the current folder; "" is `runs/` and the
+                name of the data.
+            save_to_drive: on Colab, mount Google Drive and put `output_dir` into its folder `cxr-seam`.
 
         Raises:
-            InputError: there is no such recipes of recipes, `data` is neither a known name nor a folder, or Drive is
-                asked for outside Colab.
+            InputError: the preset or the data is unknown, or `save_to_drive` is set outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
         folder = None if data in DEMO_PATIENTS or data in ARCHIVES else Path(data).absolute()
@@ -86,27 +95,17 @@ class Workspace:
             )
         recipes = get_preset(os.environ.get(ENVIRONMENT["preset"], preset))
         output_dir = os.environ.get(ENVIRONMENT["output_dir"], os.fspath(output_dir)) or f"runs/{Path(data).name}"
-        return cls(data, folder, recipes, (mount_drive() if on_drive else Path.cwd()) / output_dir)
+        return cls(data, folder, recipes, (mount_drive() if save_to_drive else Path.cwd()) / output_dir)
 
     @property
     def summary(self) -> str:
-        """Two sentences for a person: what will compute, and where everything is kept.
-
-        Raises:
-            InputError: see `hardware.select_device`.
-        """
-        return f"Runs on {select_device().name}.\nKeeps everything in {self.output_dir}."
+        """The device and the output folder, in two lines."""
+        return f"Device: {select_device().name}\nOutput folder: {self.output_dir}"
 
     @property
     def models(self) -> Path:
         """Folder of checkpoints and histories."""
         return self.output_dir / "models"
-
-    @property
-    def local_dir(self) -> Path | None:
-        """Where models are written before they are copied to Drive, which comes and goes; None where they are not."""
-        on_drive = self.output_dir.is_relative_to(DRIVE)
-        return COLAB_DISK / "not_on_drive_yet" / self.output_dir.relative_to(DRIVE) if on_drive else None
 
     @property
     def figures(self) -> Path:
@@ -119,106 +118,101 @@ class Workspace:
         return self.output_dir / "results.json"
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels that images must at least have: the largest that a recipe of the recipes needs."""
-        return max(recipe.image_size for recipe in self.recipes)
+    def local_dir(self) -> Path | None:
+        """Folder to write checkpoints to before they are copied to Google Drive; None if the output is not on Drive."""
+        if not self.output_dir.is_relative_to(DRIVE):
+            return None
+        return COLAB_DISK / "not_on_drive_yet" / self.output_dir.relative_to(DRIVE)
 
     @property
     def data_id(self) -> str:
-        """What tells these data from others: films of different data may bear the same name."""
+        """Description of the dataset; images of different datasets may have the same names."""
         if self.data in DEMO_PATIENTS:
             return f"demo of {DEMO_PATIENTS[self.data]} patients"
         return "NIH's archives" if self.folder is None else str(self.folder)
 
     @property
-    def local(self) -> Path:
-        """Folder of the images: on Colab the runtime's own disk, never Drive, which fails with many files.
+    def data_dir(self) -> Path:
+        """Folder of the images. On Colab it is on the runtime's disk, because Drive fails with many files.
 
-        NIH's archives have one folder for all, `data/nih`, so that no choice of recipes downloads them twice.
+        NIH's archives have one folder for all runs, `data/nih`, so that they are downloaded once.
         """
-        colab = "google.colab" in sys.modules
+        on_colab = "google.colab" in sys.modules
         if self.data in ARCHIVES:
-            return (COLAB_DISK if colab else Path.cwd()) / "data" / "nih"
-        return COLAB_DISK / "data" / Path(self.data).name if colab else self.output_dir / "data"
+            return (COLAB_DISK if on_colab else Path.cwd()) / "data" / "nih"
+        return COLAB_DISK / "data" / Path(self.data).name if on_colab else self.output_dir / "data"
 
     @property
     def metadata_folder(self) -> Path:
-        """Folder of the four tables."""
-        return self.folder or self.local
+        """Folder of NIH's four tables."""
+        return self.folder or self.data_dir
 
     @property
     def cache_folder(self) -> Path:
-        """Folder of the prepared images: the smallest store that is large enough for the recipes, or the one to make.
+        """Folder of the image cache: the smallest existing one that is large enough for the recipes, or a new one.
 
-        Drawn films are made at the recipes' size, since they are soon made again; real ones at 256 pixels at least.
-        A folder that data_download.sh has filled brings its own store.
+        Synthetic images are prepared at the recipes' size, because they are quickly made again; real images at 256
+        pixels or more. A folder that data_download.sh has filled contains its own cache.
         """
-        for place in (self.folder, self.local):
-            sizes = [int(s.name[6:]) for s in place.glob("cache_*") if s.name[6:].isdecimal()] if place else []
-            if enough := [size for size in sizes if size >= self.image_size]:
-                return place / f"cache_{min(enough)}"
-        drawn = self.data in DEMO_PATIENTS
-        return self.local / f"cache_{self.image_size if drawn else max(self.image_size, Recipe.image_size)}"
+        image_size = max(recipe.image_size for recipe in self.recipes)
+        for folder in filter(None, (self.folder, self.data_dir)):
+            sizes = [int(path.name[6:]) for path in folder.glob("cache_*") if path.name[6:].isdecimal()]
+            if large_enough := [size for size in sizes if size >= image_size]:
+                return folder / f"cache_{min(large_enough)}"
+        size = image_size if self.data in DEMO_PATIENTS else max(image_size, Recipe.image_size)
+        return self.data_dir / f"cache_{size}"
 
-    def prepare_data(self) -> ImageCache:
-        """Get the data ready: draw the demo's, download NIH's, or read a folder; what is there is not done again.
+    def recipe(self, name: str) -> Recipe:
+        """Return a recipe of the preset by its role (see `ROLES`), or any recipe by its name.
 
         Raises:
-            InputError: a download failed, a folder holds no usable image, or `keep` belongs to other data.
+            InputError: the name is unknown.
+        """
+        by_name = {recipe.name: recipe for recipe in self.recipes} | dict(zip(ROLES, self.recipes, strict=True))
+        return by_name[name] if name in by_name else get_recipe(name)
+
+    def prepare_data(self) -> ImageCache:
+        """Make the image cache: synthesize the demo's images, download NIH's, or read a folder; done once.
+
+        Raises:
+            InputError: a download failed, a folder contains no usable image, or `output_dir` belongs to other data.
         """
         from .data.cache import prepare
-        from .data.download import download
 
-        self._claim(self.output_dir)
-        self._claim(self.local)
-        place = self.cache_folder
-        size = int(place.name[6:])
+        for folder in (self.output_dir, self.data_dir):
+            self._label_folder(folder)
+        cache_folder = self.cache_folder
+        size = int(cache_folder.name[6:])
         if self.data in ARCHIVES:
-            download(self.local, archives=ARCHIVES[self.data], size=size)
+            from .data.download import download
+
+            download(self.data_dir, archives=ARCHIVES[self.data], size=size)
         elif self.data in DEMO_PATIENTS:
             from .synthetic.dataset import write_demo_data
 
-            if not place.exists():
-                write_demo_data(self.local, patients=DEMO_PATIENTS[self.data])
-            return prepare(self.local / "images", place, size=size)
-        elif place.parent != self.folder:
-            return prepare(image_folders(self.folder), place, size=size)
-        return ImageCache.open(place)
-
-    def _claim(self, folder: Path) -> None:
-        """Write down whose data a folder is for, or refuse it if it is for others'."""
-        path = folder / CLAIM
-        if not path.exists():
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps({"data": self.data_id}) + "\n")
-        self._check(folder)
-
-    def _check(self, folder: Path) -> None:
-        """Refuse a folder that is for other data."""
-        path = folder / CLAIM
-        try:
-            other = json.loads(path.read_text())["data"] if path.exists() else self.data_id
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it if {folder} is for these data") from error
-        if other != self.data_id:
-            raise InputError(f"{folder} holds {other}, not {self.data_id}; choose another KEEP or delete that folder")
+            if not cache_folder.exists():
+                write_demo_data(self.data_dir, patients=DEMO_PATIENTS[self.data])
+            return prepare(self.data_dir / "images", cache_folder, size=size)
+        elif cache_folder.parent != self.folder:
+            return prepare(image_folders(self.folder), cache_folder, size=size)
+        return ImageCache.open(cache_folder)
 
     def cache(self) -> ImageCache:
-        """Open the prepared images.
+        """Open the image cache.
 
         Raises:
-            InputError: notebook 01 has not been run, or the runtime is a new one and its disk empty.
+            InputError: the images have not been prepared, for example in a new Colab runtime.
         """
-        self._check(self.output_dir)
-        self._check(self.local)
+        for folder in (self.output_dir, self.data_dir):
+            self._check_folder(folder)
         if not self.cache_folder.exists():
             raise InputError(
-                f"no images in {self.cache_folder}; run notebook 01 first (a new Colab runtime starts empty)"
+                f"no images in {self.cache_folder}; run prepare_data() or notebook 01 (a new Colab runtime starts empty)"
             )
         return ImageCache.open(self.cache_folder)
 
-    def tables(self) -> NihMetadata:
-        """Read the tables.
+    def metadata(self) -> NihMetadata:
+        """Read NIH's tables.
 
         Raises:
             InputError: see `nih.load_metadata`.
@@ -226,38 +220,65 @@ class Workspace:
         return load_metadata(self.metadata_folder)
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
-        """The films to train on and those to validate on, chosen as the recipe says."""
-        cache, tables = self.cache(), self.tables()  # in this order: it tells of notebook 01
-        chosen = train_val_split(
-            tables,
+        """Select the training and the validation images by the recipe's split."""
+        cache = self.cache()
+        metadata = self.metadata()
+        split = train_val_split(
+            metadata,
             validation_fraction=recipe.data.validation_fraction,
-            disease_free=recipe.data.num_normal_images,
+            num_normal_images=recipe.data.num_normal_images,
             seed=recipe.seed,
             available=cache.image_index,
         )
-        train, validation = (ChestXrayDataset(cache, tables, image_index=names) for names in chosen)
-        return train, validation
+        train, val = (ChestXrayDataset(cache, metadata, image_index=names) for names in split)
+        return train, val
 
     def test_dataset(self) -> ChestXrayDataset:
-        """All films of the official test list that are in the store."""
-        cache, tables = self.cache(), self.tables()
-        return ChestXrayDataset(cache, tables, image_index=[name for name in tables.test if name in cache])
+        """Return the images of the official test list that are in the cache."""
+        cache = self.cache()
+        metadata = self.metadata()
+        return ChestXrayDataset(cache, metadata, image_index=[name for name in metadata.test if name in cache])
 
     def boxed_dataset(self) -> ChestXrayDataset:
-        """The films of the store that carry a true box; all of them are test films."""
-        cache, tables = self.cache(), self.tables()
-        names = [name for name in dict.fromkeys(tables.boxes["image_index"]) if name in cache]
-        return ChestXrayDataset(cache, tables, image_index=names)
+        """Return the images with true boxes that are in the cache; all of them are test images."""
+        cache = self.cache()
+        metadata = self.metadata()
+        names = [name for name in dict.fromkeys(metadata.boxes["image_index"]) if name in cache]
+        return ChestXrayDataset(cache, metadata, image_index=names)
+
+    def _label_folder(self, folder: Path) -> None:
+        """Write the dataset's name into a new folder; refuse a folder of another dataset."""
+        path = folder / DATASET_FILE
+        if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
+            with atomic_write(path) as temporary:
+                temporary.write_text(DatasetFile(dataset=self.data_id).model_dump_json() + "\n", encoding="utf-8")
+        self._check_folder(folder)
+
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse a folder of another dataset or of an earlier version."""
+        path = folder / DATASET_FILE
+        if not path.exists():
+            if (folder / OLD_DATASET_FILE).exists():
+                raise InputError(f"{folder} is of an earlier version; choose another OUTPUT or delete that folder")
+            return
+        try:
+            dataset = DatasetFile.model_validate_json(path.read_bytes()).dataset
+        except (OSError, ValidationError) as error:
+            raise InputError(f"{path} is damaged; delete it if {folder} belongs to {self.data_id}") from error
+        if dataset != self.data_id:
+            raise InputError(
+                f"{folder} belongs to {dataset}, not to {self.data_id}; choose another OUTPUT or delete that folder"
+            )
 
 
 def mount_drive() -> Path:
-    """Mount Google Drive and return the folder in it that everything is kept below.
+    """Mount Google Drive and return its folder `cxr-seam`.
 
     Raises:
         InputError: this is not Colab.
     """
     if "google.colab" not in sys.modules:
-        raise InputError("Google Drive can be mounted on Colab only; untick SAVE_TO_DRIVE and give a folder in KEEP")
+        raise InputError("Google Drive can be mounted on Colab only; untick SAVE_TO_DRIVE and give a folder in OUTPUT")
     from google.colab import drive
 
     drive.mount(str(DRIVE))
@@ -265,9 +286,9 @@ def mount_drive() -> Path:
 
 
 def image_folders(folder: Path) -> list[Path]:
-    """Where a folder with NIH's tables keeps its images: in `images` and `images_256`, or else anywhere in it.
+    """Return the image folders in a folder with NIH's tables: `images` and `images_256`, or else the folder itself.
 
-    Originals come first, so that an image that is there twice is taken from the larger copy.
+    Originals come first, so that the larger of two copies of an image is used.
     """
     named = [folder / name for name in ("images", "images_256") if (folder / name).is_dir()]
     return named or [folder]

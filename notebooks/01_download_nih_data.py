@@ -74,7 +74,7 @@ if "Path" not in globals():
 
 from cxr_seam.workspace import Workspace
 
-workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, on_drive=SAVE_TO_DRIVE)
+workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, save_to_drive=SAVE_TO_DRIVE)
 print(workspace.summary)
 # %load_ext cxr_seam.cells
 
@@ -114,7 +114,7 @@ from cxr_seam.data.nih import label_counts
 from cxr_seam.notebook import need
 
 need(globals(), cache="Get the films")
-label_counts(workspace.tables(), cache)
+label_counts(workspace.metadata(), cache)
 
 # %% [markdown]
 # ## A film for each finding with boxes

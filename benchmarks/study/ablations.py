@@ -115,7 +115,7 @@ class Scorer:
         Raises:
             InputError: no film is prepared.
         """
-        self.films, tables = workspace.test_dataset(), workspace.tables()
+        self.films, tables = workspace.test_dataset(), workspace.metadata()
         self.truth = tables.boxes[tables.boxes["image_index"].isin(self.films.image_index)]
         self.boxed = workspace.boxed_dataset() if len(self.truth) else None
         patients = tables.images["patient_id"]

@@ -99,7 +99,7 @@ def train_val_split(
     tables: NihMetadata,
     *,
     validation_fraction: float,
-    disease_free: int | None,
+    num_normal_images: int | None,
     seed: int,
     available: Collection[str] | None = None,
 ) -> tuple[list[str], list[str]]:
@@ -111,7 +111,7 @@ def train_val_split(
     Args:
         tables: the official tables.
         validation_fraction: share of the patients kept for validation, 0 to below 1 (the paper: 0.2).
-        disease_free: how many disease-free images to draw; all of them where there are fewer, or for None.
+        num_normal_images: how many disease-free images to draw; all of them where there are fewer, or for None.
         seed: of the draw and of the split; the same seed and images give the same answer.
         available: names of the images at hand (those of a store); by default every image of the label table.
 
@@ -124,8 +124,8 @@ def train_val_split(
     """
     if not 0 <= validation_fraction < 1:
         raise InputError(f"validation_fraction must be at least 0 and below 1, not {validation_fraction}")
-    if disease_free is not None and disease_free < 0:
-        raise InputError(f"disease_free must not be negative, not {disease_free}")
+    if num_normal_images is not None and num_normal_images < 0:
+        raise InputError(f"num_normal_images must not be negative, not {num_normal_images}")
     wanted = set(tables.train_val) if available is None else set(tables.train_val).intersection(available)
     images = tables.images[tables.images.index.isin(wanted)]
     if images.empty:
@@ -135,9 +135,11 @@ def train_val_split(
     diseased = images[list(FINDINGS)].to_numpy().any(axis=1)
     healthy = np.flatnonzero(~diseased)
     chosen = diseased.copy()
-    chosen[draw.permutation(healthy)[:disease_free]] = True
+    chosen[draw.permutation(healthy)[:num_normal_images]] = True
     if not chosen.any():
-        raise InputError("every train_val image at hand is disease-free and disease_free is 0; nothing to train on")
+        raise InputError(
+            "every train_val image at hand is disease-free and num_normal_images is 0; nothing to train on"
+        )
 
     patient_id = images["patient_id"].to_numpy()[chosen]
     patients = split.permutation(np.unique(patient_id))

@@ -97,7 +97,7 @@ def evaluate(
         InputError: no image is prepared, none has a true box, or no model is trained.
     """
     predictors = dict(predictors or load_predictors(run.recipes, run.models))
-    metadata, test_set, boxed_set = run.tables(), run.test_dataset(), run.boxed_dataset()
+    metadata, test_set, boxed_set = run.metadata(), run.test_dataset(), run.boxed_dataset()
     evaluation = evaluate_models(
         predictors, metadata, test_set, boxed_set, n_bootstrap=n_bootstrap, seed=seed, baselines=baselines
     )

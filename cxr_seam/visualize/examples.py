@@ -184,7 +184,7 @@ def load_examples(
     Raises:
         InputError: no image is prepared, none has a box, or no model is trained.
     """
-    cache, metadata = run.cache(), run.tables()
+    cache, metadata = run.cache(), run.metadata()
     predictors = predictors or load_predictors(run.recipes, run.models)
     picked = pick_boxed(metadata.boxes, cache, per_finding=per_finding)
     return make_examples(predictors, list(picked), cache=cache, metadata=metadata)

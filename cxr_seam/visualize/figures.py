@@ -62,7 +62,7 @@ def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
     Raises:
         InputError: no image is prepared, or none has a box.
     """
-    cache, boxes = run.cache(), run.tables().boxes
+    cache, boxes = run.cache(), run.metadata().boxes
     picked = pick_boxed(boxes, cache, per_finding=1)
     images = [np.array(cache.images[row]) for row in cache.indices(picked)]
     titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in picked.items()]

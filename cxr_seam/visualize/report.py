@@ -154,7 +154,7 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     first = pick_boxed(evaluation.truth, cache, per_finding=1)
     pairs = {name: most_confident(scored, correct=name == "correct") for name in ("correct", "wrong")}
     names = list(dict.fromkeys([*first, *(name for chosen in pairs.values() for name, _ in chosen)]))
-    made = make_examples(evaluation.predictors, names, cache=cache, metadata=run.tables())
+    made = make_examples(evaluation.predictors, names, cache=cache, metadata=run.metadata())
     examples = {example.image_index: example for example in made}
     figures = {"examples": plot_heatmap_grid(one_per_finding([examples[name] for name in first]))}
     for name, chosen in pairs.items():

@@ -114,7 +114,7 @@ def test_boxes_lie_in_the_image_only_when_read_as_x_y_w_h(official):
 
 
 def test_the_papers_training_images(official):
-    train, validation = train_val_split(official, validation_fraction=0.2, disease_free=5000, seed=0)
+    train, validation = train_val_split(official, validation_fraction=0.2, num_normal_images=5000, seed=0)
     assert len(train) + len(validation) == len({*train, *validation}) == 36_024 + 5000
     assert {*train, *validation} <= set(official.train_val)
     of_train, of_validation = patients(official, train), patients(official, validation)
@@ -125,7 +125,7 @@ def test_the_papers_training_images(official):
 
 
 def test_the_choice_depends_on_the_seed_alone(official):
-    options = {"validation_fraction": 0.2, "disease_free": 500}
+    options = {"validation_fraction": 0.2, "num_normal_images": 500}
     first = train_val_split(official, seed=1, **options)
     assert first == train_val_split(official, seed=1, **options)
     assert first != train_val_split(official, seed=2, **options)
@@ -136,7 +136,7 @@ def test_the_choice_depends_on_the_seed_alone(official):
 def test_only_available_images_are_chosen(official):
     available = official.train_val[:300] + official.test[:300]
     train, validation = train_val_split(
-        official, validation_fraction=0.25, disease_free=10**6, seed=0, available=available
+        official, validation_fraction=0.25, num_normal_images=10**6, seed=0, available=available
     )
     assert {*train, *validation} == set(official.train_val[:300])  # fewer disease-free than asked for: all of them
 
@@ -251,16 +251,16 @@ def test_labels_of_an_unknown_image_are_refused(tmp_path):
 def test_a_small_set_still_has_both_sides(tmp_path):
     tables = load_metadata(write_tables(tmp_path))
     for seed in range(5):
-        train, validation = train_val_split(tables, validation_fraction=0.01, disease_free=1, seed=seed)
+        train, validation = train_val_split(tables, validation_fraction=0.01, num_normal_images=1, seed=seed)
         assert train and validation
-    train, validation = train_val_split(tables, validation_fraction=0, disease_free=0, seed=0)
+    train, validation = train_val_split(tables, validation_fraction=0, num_normal_images=0, seed=0)
     assert train == ["00000001_001.png", "00000002_000.png"] and validation == []
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.75])
 def test_one_patient_alone_is_trained_on(fraction, official):
     alone = [name for name in official.train_val if name.startswith("00000001_")]
-    options = {"validation_fraction": fraction, "disease_free": 5000, "seed": 0, "available": alone}
+    options = {"validation_fraction": fraction, "num_normal_images": 5000, "seed": 0, "available": alone}
     train, validation = train_val_split(official, **options)
     assert sorted(train) == sorted(alone) and alone and validation == []
 
@@ -269,21 +269,21 @@ def test_one_patient_alone_is_trained_on(fraction, official):
     ("options", "sentence"),
     [
         ({"validation_fraction": 1.0}, "validation_fraction"),
-        ({"disease_free": -1}, "disease_free"),
+        ({"num_normal_images": -1}, "num_normal_images"),
         ({"available": ["00000003_000.png"]}, "train_val_list.txt"),
-        ({"available": ["00000001_000.png"], "disease_free": 0}, "disease-free"),
+        ({"available": ["00000001_000.png"], "num_normal_images": 0}, "disease-free"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(options, sentence, tmp_path):
     tables = load_metadata(write_tables(tmp_path))
     with pytest.raises(InputError, match=sentence):
-        train_val_split(tables, **{"validation_fraction": 0.2, "disease_free": 1, "seed": 0, **options})
+        train_val_split(tables, **{"validation_fraction": 0.2, "num_normal_images": 1, "seed": 0, **options})
 
 
 def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(official):
     options = {"validation_fraction": 0.2, "seed": 3}
-    everything = train_val_split(official, disease_free=None, **options)
-    assert everything == train_val_split(official, disease_free=10**6, **options)
+    everything = train_val_split(official, num_normal_images=None, **options)
+    assert everything == train_val_split(official, num_normal_images=10**6, **options)
     assert sorted(sum(everything, [])) == sorted(official.train_val)
 
 

@@ -103,7 +103,7 @@ def test_pcm_keeps_classification(results):
 
 
 def test_data_counts(results, workspace):
-    tables = workspace.tables()
+    tables = workspace.metadata()
     truth, data = tables.boxes, results["data"]
     assert data["boxed_images"] == truth["image_index"].nunique() and data["true_boxes"] == len(truth)
     assert data["test_patients"] == len({name.split("_")[0] for name in tables.test})
@@ -193,7 +193,7 @@ def test_describe_split(results, nih_root, tmp_path):
 
 def test_training_image_counts(results, workspace):
     """Every listed film but those without a finding that are not drawn; the demo is small enough to draw all."""
-    tables, data = workspace.tables(), results["data"]
+    tables, data = workspace.metadata(), results["data"]
     assert data["training_images"] + data["validation_images"] == len(tables.train_val)
     people = {name.split("_")[0] for name in tables.train_val}
     assert data["training_patients"] + data["validation_patients"] == len(people)

@@ -19,7 +19,7 @@ def workspace(nih_root, tmp_path_factory):
     """The 60 originals and some of the 256-pixel images, and a model of each kind trained for an epoch."""
     workspace = Workspace.open(data=str(nih_root), preset="tiny", output_dir=tmp_path_factory.mktemp("real"))
     originals = {path.stem + ".png" for path in (nih_root / "images").iterdir()}
-    tables = workspace.tables()
+    tables = workspace.metadata()
     shrunk = {path.stem + ".png" for path in (nih_root / "images_256").iterdir()}
     wanted = originals | set(sorted(shrunk & set(tables.train_val))[:60])
     folders = [nih_root / "images", nih_root / "images_256"]
@@ -34,15 +34,15 @@ def test_originals_and_their_boxes_are_there(workspace, nih_root):
     originals = [path.stem + ".png" for path in (nih_root / "images").iterdir()]
     assert len(originals) == 60 and all(name in workspace.cache() for name in originals)
     # three of the 60 originals are RGBA; none was lost on the way
-    tables = workspace.tables()
+    tables = workspace.metadata()
     boxed = tables.boxes[tables.boxes["image_index"].isin(workspace.cache().image_index)]
     assert set(boxed["finding"]) == set(BOXED_FINDINGS)
 
 
 def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
-    tables = workspace.tables()
+    tables = workspace.metadata()
     chosen = train_val_split(
-        tables, validation_fraction=0.2, disease_free=5000, seed=0, available=workspace.cache().image_index
+        tables, validation_fraction=0.2, num_normal_images=5000, seed=0, available=workspace.cache().image_index
     )
     patients = [set(tables.images.loc[names, "patient_id"]) for names in chosen]
     assert not patients[0] & patients[1]
@@ -51,7 +51,7 @@ def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
 
 def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
     boxed = workspace.boxed_dataset()
-    assert isinstance(boxed, ChestXrayDataset) and set(boxed.image_index) <= set(workspace.tables().test)
+    assert isinstance(boxed, ChestXrayDataset) and set(boxed.image_index) <= set(workspace.metadata().test)
     results = evaluate(workspace, n_bootstrap=100).results
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
     rows = one_per_finding(load_examples(workspace, per_finding=1))

@@ -18,6 +18,7 @@ from helpers.results import make_results
 from runner import Action, Expected, Sandbox, Shell, case, command, refused, usage, warns, works
 
 from cxr_seam.synthetic.dataset import plan_studies, synthesize_study
+from cxr_seam.workspace import DatasetFile
 
 SHELL = "command line"
 Words = list[str] | Callable[[Sandbox], list[str]]
@@ -164,14 +165,20 @@ def download(name: str = "data") -> Words:
 
 
 tiny = ["--preset", "tiny", "--output", "out"]
-claims = ("out", "out/data.json", "out/data", "out/data/data.json")
+claims = ("out", "out/dataset.json", "out/data", "out/data/dataset.json")
 add("download: unknown data", refused("'nowhere'"), ["download", "--data", "nowhere", *tiny])
 add("download: an unknown preset", refused("'huge'"), ["download", "--preset", "huge"])
 words = ["download", "--data", "empty", *tiny]
 add("download: a folder without images", refused("empty"), words, {"empty/a.txt": b""}, leaves=claims)
 add("download: results into a file", refused("out"), download(), {"out": b"x"})
-add("download: into a folder of other data", refused("out"), download(), {"out/data.json": b'{"data": "others"}'})
-add("download: data.json cut short", refused("data.json"), download(), {"out/data.json": b'{"da'})
+add(
+    "download: into a folder of other data",
+    refused("out"),
+    download(),
+    {"out/dataset.json": DatasetFile(dataset="others").model_dump_json().encode()},
+)
+add("download: into a folder of an earlier version", refused("out"), download(), {"out/data.json": b'{"data": "demo"}'})
+add("download: dataset.json cut short", refused("dataset.json"), download(), {"out/dataset.json": b'{"da'})
 add("download: spaces and umlauts", works("out/data"), download("Röntgen bilder"))
 
 

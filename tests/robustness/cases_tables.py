@@ -134,7 +134,7 @@ def a_file(sandbox: Sandbox) -> Action:
 def on_no_list(sandbox: Sandbox) -> Action:
     read_tables(sandbox, {TRAIN_VAL_LIST: "00000007_000.png"})
     return lambda: train_val_split(
-        load_metadata(sandbox.folder / "nih"), validation_fraction=0.5, disease_free=9, seed=0
+        load_metadata(sandbox.folder / "nih"), validation_fraction=0.5, num_normal_images=9, seed=0
     )
 
 

@@ -155,7 +155,7 @@ def test_theta_and_q_leave_the_auc_bit_for_bit(results):
 def test_each_q_is_scored_on_boxes_of_its_own(results, workspace):
     """Against boxes made here in one batch by another way."""
     models = Models(workspace)
-    films, truth = workspace.boxed_dataset(), workspace.tables().boxes
+    films, truth = workspace.boxed_dataset(), workspace.metadata().boxes
     output = models.predictor(choices("q", MULTI, PCM)[0]).run(films.__getitems__(range(len(films)))[0])
     maps = heat_maps(output.refined[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
     for q in (0.5, 0.9):
@@ -242,7 +242,7 @@ def test_training_counts_as_done_only_to_its_end_by_this_recipe_and_on_this_back
 
 
 def test_without_boxes_questions_about_boxes_get_a_sentence(workspace, tmp_path, monkeypatch):
-    tables, cache = workspace.tables(), workspace.cache()
+    tables, cache = workspace.metadata(), workspace.cache()
     monkeypatch.setattr(Workspace, "tables", lambda self: replace(tables, boxes=tables.boxes.iloc[:0]))
     monkeypatch.setattr(Workspace, "store", lambda self: cache)
     elsewhere = replace(workspace, output_dir=tmp_path)

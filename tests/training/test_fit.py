@@ -27,7 +27,7 @@ MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 @pytest.fixture(scope="module")
 def films(demo_folder, demo_store):
     tables = load_metadata(demo_folder)
-    chosen = train_val_split(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     return [ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen]
 
 

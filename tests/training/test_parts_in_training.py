@@ -27,7 +27,7 @@ from cxr_seam.training.fit import init_checkpoint, init_model, train
 )
 def test_each_phase_trains_its_own_parts_and_no_other(pooling, refiner, demo_folder, demo_store, tmp_path):
     tables = load_metadata(demo_folder)
-    chosen = train_val_split(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     training, validation = (ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen)
     first = replace(get_recipe("multires_tiny"), pooling=pooling)
     second = replace(get_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)

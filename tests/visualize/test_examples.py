@@ -58,7 +58,7 @@ def test_pick_boxed_takes_each_image_once() -> None:
 
 def test_examples_hold_the_output_of_the_models(workspace: Workspace) -> None:
     examples = load_examples(workspace, per_finding=2)
-    tables, cache = workspace.tables(), workspace.cache()
+    tables, cache = workspace.metadata(), workspace.cache()
     predictor = Predictor.load(best_path(workspace.models, workspace.recipes[2].name))
     for example in examples:
         assert example.models == (STANDARD, MULTIRES, REFINED)
@@ -80,7 +80,7 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     for predictor in predictors.values():
         predictor.recipe = replace(predictor.recipe, cam_threshold=q)
     examples = load_examples(workspace, per_finding=2, predictors=predictors)
-    films, truth = workspace.boxed_dataset(), workspace.tables().boxes
+    films, truth = workspace.boxed_dataset(), workspace.metadata().boxes
     probabilities = pd.DataFrame(0.5, films.image_index, FINDINGS)
     methods = model_methods(predictors, films, truth, probabilities=dict.fromkeys(examples[0].models, probabilities))
     drawn = 0
@@ -105,7 +105,7 @@ def test_one_per_finding_covers_all_boxed_findings(workspace: Workspace) -> None
 
 
 def test_sample_and_augmentation_figures(workspace: Workspace) -> None:
-    chosen = pick_boxed(workspace.tables().boxes, workspace.cache(), per_finding=1)
+    chosen = pick_boxed(workspace.metadata().boxes, workspace.cache(), per_finding=1)
     drawn = [axes for axes in plot_samples(workspace).axes if axes.images]
     assert len(drawn) == len(chosen)
     assert all(len(axes.patches) == 1 for axes in drawn)  # at most one box per image and finding

@@ -53,7 +53,7 @@ def recipes(model, schedule="plateau", *, more=False, again=False):
 def films_of(tables, cache):
     """ChestXrayDataset to learn from and to validate on, of a folder with tables and one with a store."""
     tables, cache = load_metadata(tables), ImageCache.open(cache)
-    chosen = train_val_split(tables, validation_fraction=0.25, disease_free=100, seed=0)
+    chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     return [ChestXrayDataset(cache, tables, image_index=names) for names in chosen]
 
 

@@ -207,14 +207,14 @@ def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
 
 
 @given(st.data(), studies(), st.floats(0.01, 0.9), st.integers(0, 20), st.integers(0, 99))
-def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, fraction, disease_free, seed):
-    options = {"validation_fraction": fraction, "disease_free": disease_free, "seed": seed}
+def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, fraction, num_normal_images, seed):
+    options = {"validation_fraction": fraction, "num_normal_images": num_normal_images, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         tables = load_metadata(written(Path(folder), rows))
     patient = {name: number for name, number, *_ in rows}
     diseased = {name for name, _, found, _ in rows if found}
     available = set(tables.train_val)
-    if not available & diseased and not disease_free:
+    if not available & diseased and not num_normal_images:
         with pytest.raises(InputError):
             train_val_split(tables, **options)
         return
@@ -223,14 +223,14 @@ def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, frac
     assert len(chosen) == len(train) + len(validation) and chosen <= available
     assert not {patient[name] for name in train} & {patient[name] for name in validation}
     assert chosen & diseased == available & diseased  # every film with a finding
-    assert len(chosen - diseased) == min(disease_free, len(available - diseased))
+    assert len(chosen - diseased) == min(num_normal_images, len(available - diseased))
     assert train and (validation or len({patient[name] for name in chosen}) == 1)
 
 
 @given(st.data(), studies(), st.integers(0, 9))
 def test_rows_in_another_order_split_the_same_patients(data, rows, seed):
     """With all disease-free films the choice of patients is a question of their numbers alone."""
-    options = {"validation_fraction": 0.4, "disease_free": 99, "seed": seed}
+    options = {"validation_fraction": 0.4, "num_normal_images": 99, "seed": seed}
     order = data.draw(st.permutations(range(len(rows))))
     answers = []
     for shuffled in (None, order):

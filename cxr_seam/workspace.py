@@ -20,6 +20,7 @@ from .data.nih import NihMetadata, load_metadata, train_val_split
 from .device import select_device
 from .errors import InputError
 from .io import atomic_write
+from .models.checkpoint import best_path
 from .presets import get_preset, get_recipe
 from .recipes import Recipe
 
@@ -170,6 +171,10 @@ class Workspace:
         """
         by_name = {recipe.name: recipe for recipe in self.recipes} | dict(zip(ROLES, self.recipes, strict=True))
         return by_name[name] if name in by_name else get_recipe(name)
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of the best checkpoint of a recipe, see `recipe`."""
+        return best_path(self.models, self.recipe(name).name)
 
     def prepare_data(self) -> ImageCache:
         """Make the image cache: synthesize the demo's images, download NIH's, or read a folder; done once.

@@ -117,7 +117,7 @@ def read_index(folder: Path) -> CacheIndex | None:
     return index
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageCache:
     """Prepared images, opened for reading.
 
@@ -136,6 +136,9 @@ class ImageCache:
     images: np.ndarray
     crc32: list[int]
     sources: tuple[tuple[str, int], ...]
+
+    def __repr__(self) -> str:
+        return f"<ImageCache: {len(self)} images of {self.size} x {self.size} pixels in {self.folder}>"
 
     @classmethod
     def open(cls, folder: PathLike) -> ImageCache:

@@ -1,9 +1,11 @@
 """Format results as tables of text, ready for a notebook or a report.
 
+Data: `splits`, `labels`.
 Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
 Classification: `table_1`, `mean_auc`, `operating_points`.
 Localization: `table_2`, `table_3`, `froc`, `accuracy_by_threshold`.
 Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
+One image: `probabilities`.
 
 Tables 1 to 4 show our values beside those of the paper, Wang et al. and others. Values compare only where the test split
 and the metric are the same; ours do if the whole official test list was evaluated. Others are marked and never ranked.
@@ -19,12 +21,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.nih import label_counts
 from ..device import installed_versions
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS
+from ..inference.predictor import Prediction
 from ..models.checkpoint import history_path, read_history
 from ..models.multires import PAPER_PARAMETERS, build_model, count_parameters
 from ..recipes import Recipe, recipe_to_dict
+from ..workspace import Workspace
 from .published import (
     BOXED,
     BOXES_OF_FINDING,
@@ -80,6 +85,24 @@ POINTING = (
     "best box."
 )
 """A sentence to show with `froc`."""
+
+
+def splits(run: Workspace) -> pd.DataFrame:
+    """Count images and patients of each split of a run with prepared images."""
+    patients = run.metadata().images["patient_id"]
+    train_set, val_set = run.train_val_datasets(run.recipes[0])
+    test_set, boxed_set = run.test_dataset(), run.boxed_dataset()
+    datasets = {"training": train_set, "validation": val_set, "test": test_set, "test, with boxes": boxed_set}
+    rows = {
+        name: {"images": len(dataset), "patients": patients[dataset.image_index].nunique()}
+        for name, dataset in datasets.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def labels(run: Workspace) -> pd.DataFrame:
+    """Count the prepared images by finding: training and validation, test, and true boxes."""
+    return label_counts(run.metadata(), run.cache())
 
 
 def summary(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -469,6 +492,12 @@ def checkpoints(results: Mapping[str, Any]) -> pd.DataFrame:
             "SHA-256": source["sha256"],
         }
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").astype(str)
+
+
+def probabilities(prediction: Prediction) -> pd.DataFrame:
+    """Tabulate the probabilities and decisions of one image, the most probable finding first."""
+    table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.decisions})
+    return table.sort_values("probability", ascending=False).round(3)
 
 
 def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:

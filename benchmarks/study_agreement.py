@@ -13,9 +13,10 @@ from covering import Judge, covering_drops, mean_drop
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.evaluation.methods import maps_by_model
+from cxr_seam.evaluation.results import REFINED
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
-from cxr_seam.inference.heatmaps import PAPER_SIZE, heat_maps
+from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import bootstrap_for_json, bootstrap_patients, estimate
 from cxr_seam.metrics.localization import best_boxes
@@ -33,11 +34,14 @@ def boxes_of(key: str, predictor: Predictor, films: ChestXrayDataset) -> dict[st
     """
     tables: dict[str, list[pd.DataFrame]] = {}
     done = 0
-    for names, output in predictor.batches(films, maps=True, what="agree"):
+    for names, output in predictor.forward_dataset(films, desc="agree"):
         for kind, maps in maps_by_model(key, output).items():
+            options = predictor.heatmap_options(refined=kind == REFINED)
             for place, name in enumerate(names):
-                shown = np.flatnonzero(films.labels[done + place])
-                film = heat_maps(maps[None, place, shown], PAPER_SIZE)[0].numpy() if len(shown) else np.zeros((0, 1, 1))
+                shown = np.flatnonzero(films.labels[done + place]).tolist()
+                if not shown:
+                    continue
+                film = options.heatmaps(maps[None, place], PAPER_SIZE, findings=shown)[0].numpy()
                 named = [FINDINGS[k] for k in shown]
                 boxes = predicted_boxes(film, name, named, threshold=predictor.recipe.cam_threshold)
                 tables.setdefault(kind, []).append(boxes)
@@ -92,6 +96,6 @@ def agreement_of(
 
 def judge_of(predictor: Predictor) -> Judge:
     """A reader's logits, each film looked at once: a judge is the same whatever the way to look that it judges."""
-    once = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False)
+    once = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False, cam_baseline="zero")
     judge = Predictor(predictor.model, once)
-    return lambda films: judge.run(films, maps=False).logits
+    return lambda films: judge.forward(films, maps=False).logits

@@ -18,10 +18,10 @@ import torch
 
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset
-from cxr_seam.recipes import Recipe
 from cxr_seam.visualize.examples import CORRECT, Example, filter_examples
 from cxr_seam.visualize.viewer import Viewer
 
@@ -53,7 +53,7 @@ def example(number: int, size: int) -> Example:
         labels=(finding,),
         probabilities=dict(zip(models, probabilities[[0, 1, 1]], strict=True)),
         cams=dict(zip(models, (fine[:, ::4, ::4].copy(), fine, fine), strict=True)),
-        cam_thresholds=dict.fromkeys(models, Recipe.cam_threshold),
+        options=dict.fromkeys(models, HeatmapOptions()),
         true_boxes=pd.DataFrame({"finding": [finding], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.5]}),
         patient_id=number,
     )

@@ -155,7 +155,7 @@ def predict(arguments: argparse.Namespace) -> int:
             continue
         tqdm.write(str(path))
         for finding in answer.top_k(len(answer.probabilities)):
-            decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.present[finding]]
+            decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.decisions[finding]]
             tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
         for doubt in answer.image_warnings:
             tqdm.write(f"cxr_seam: {path}: {doubt}", file=sys.stderr)

@@ -31,6 +31,12 @@ Background = Literal["one_minus_max", "output"]
 CamBaseline = Literal["zero", "min", "negative_mean"]
 CAM_BASELINES = get_args(CamBaseline)
 
+CAM_THRESHOLD = 0.7
+"""Q: "constant threshold Q=0.7" of the heat map's maximum (Sect. 5.3)."""
+
+CORRECT_IOU = 0.1
+"""The best box of an image and finding is correct if its IoU with a true box is above this value."""
+
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
@@ -125,8 +131,8 @@ class Recipe:
     refiner: Refiner = "pcm"
     lse_gamma: Positive = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: Background = "one_minus_max"  # 15th map of the PCM; authors' program: "output", which is not trained
-    cam_threshold: Fraction = 0.7  # "constant threshold Q=0.7" (Sect. 5.3)
-    cam_baseline: CamBaseline = "zero"  # value that is subtracted from CAMs, see `inference.heatmaps`
+    cam_threshold: Fraction = CAM_THRESHOLD  # Q
+    cam_baseline: CamBaseline = "zero"  # value that is subtracted from CAMs, see `cam_to_heatmap`
     tta_scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)  # scales of test-time augmentation
     tta_flip: bool = False  # each scale mirrored as well
     classifier_stage: ClassifierStage | None = field(default_factory=ClassifierStage)

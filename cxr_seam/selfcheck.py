@@ -23,7 +23,7 @@ import torch
 from .data.transforms import rotate
 from .findings import FINDINGS, XYWH
 from .inference.boxes import predicted_boxes
-from .inference.heatmaps import heat_maps
+from .inference.heatmaps import cam_to_heatmap
 from .metrics.bootstrap import bootstrap_patients
 from .metrics.boxes import iobb, iou
 from .metrics.classification import classification_scores
@@ -112,7 +112,7 @@ def activation_maps() -> torch.Tensor:
 
 def case_boxes() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predicted boxes of the maps, with probabilities, and the true ones."""
-    maps = heat_maps(activation_maps(), 8).numpy()
+    maps = cam_to_heatmap(activation_maps(), 8).numpy()
     predicted = pd.concat([predicted_boxes(m, film, ["Mass"]) for m, film in zip(maps, FILMS, strict=True)])
     truth = pd.DataFrame([(film, "Mass", *box) for film, box in TRUE_BOXES.items()])
     truth.columns = ["image_index", "finding", *XYWH]
@@ -127,18 +127,18 @@ def checks() -> list[tuple[str, Any, Callable[[], Any]]]:
 
 def _maps() -> list[tuple[str, Any, Callable[[], Any]]]:
     def heat_map_of_a() -> Any:
-        return heat_maps(activation_maps(), 8)[0, 0, [0, 2, 4, 6, 1], [0, 2, 4, 6, 1]]
+        return cam_to_heatmap(activation_maps(), 8)[0, 0, [0, 2, 4, 6, 1], [0, 2, 4, 6, 1]]
 
     return [
         # -4 is cut to 0; the others are divided by the maximum, 10.
         ("heat map of film a at five pixels", [0, 0.8, 0.2, 0.75, 1], heat_map_of_a),
-        ("heat map of film d, nothing above zero", 0, lambda: heat_maps(activation_maps(), 8)[3].sum()),
+        ("heat map of film d, nothing above zero", 0, lambda: cam_to_heatmap(activation_maps(), 8)[3].sum()),
         # Pixel centres 0.5 and 1.5 of the old grid lie at 1 and 3 of the new; the new centres are 0.5, 1.5, 2.5, 3.5:
         # a quarter of the way from 0 to 2, then three quarters; beyond the outer centres the edge goes on.
         (
             "heat map of (0, 2) on four pixels",
             [0, 0.25, 0.75, 1],
-            lambda: heat_maps(torch.tensor([[[[0.0, 2.0]]]]), (1, 4))[0, 0, 0],
+            lambda: cam_to_heatmap(torch.tensor([[[[0.0, 2.0]]]]), (1, 4))[0, 0, 0],
         ),
     ]
 
@@ -204,7 +204,7 @@ def _rankings() -> list[tuple[str, Any, Callable[[], Any]]]:
         return [curve.at(rate)["Mass"] for rate in rates]
 
     def pointing() -> Any:
-        maps, truth = heat_maps(activation_maps(), 8).numpy(), case_boxes()[1]
+        maps, truth = cam_to_heatmap(activation_maps(), 8).numpy(), case_boxes()[1]
         played = [points(m, film, ["Mass"], truth=truth) for m, film in zip(maps, FILMS, strict=True)]
         return pd.concat(played)["hit"]
 

@@ -166,7 +166,7 @@ import pandas as pd
 from cxr_seam.notebook import need
 
 need(globals(), prediction="A film of your own")
-table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.present})
+table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.decisions})
 table.sort_values("probability", ascending=False).round(3)
 
 # %%

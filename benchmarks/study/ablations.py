@@ -159,15 +159,18 @@ class Scorer:
         """Classify all films with a first phase's model, once: the second phase has no part in the probabilities."""
         if name in self._classified:
             return
-        values = predictor.probabilities(self.films, what=f"classify, {name}")
+        values = predictor.probabilities(self.films, desc=f"classify, {name}")
         probabilities = pd.DataFrame(values, self.films.image_index, FINDINGS)
         scores = classification_scores(self.films.labels, probabilities.to_numpy(), draws=self._draws)
         self._classified[name] = probabilities, scores.table["mean"]["auc"], scores.samples[MEAN_AUC]
 
     def _locate(self, choice: Choice, predictor: Predictor, *, wanted: set[tuple[str, float]]) -> None:
         """Draw a model's maps once and score them, whoever's and at whatever Q they are wanted."""
-        collectors = {key: BoxCollector(key[1], self.truth) for key in sorted(wanted)}
-        for names, output in predictor.batches(self.boxed, maps=True, what=f"locate, {choice.question} {choice.name}"):
+        collectors = {}
+        for maps, threshold in sorted(wanted):
+            options = predictor.heatmap_options(refined=maps == REFINED)._replace(threshold=threshold)
+            collectors[maps, threshold] = BoxCollector(options, self.truth)
+        for names, output in predictor.forward_dataset(self.boxed, desc=f"locate, {choice.question} {choice.name}"):
             cams = maps_by_model(REFINED, output)
             for (maps, _), collector in collectors.items():
                 collector.add(names, cams[maps])

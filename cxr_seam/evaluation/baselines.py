@@ -16,7 +16,7 @@ import torch
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, XYWH
 from ..inference.boxes import predicted_boxes
-from ..inference.heatmaps import PAPER_SIZE, heat_maps
+from ..inference.heatmaps import PAPER_SIZE, cam_to_heatmap
 from ..metrics.boxes import PREDICTED_COLUMNS
 
 CENTRE_EXTENT = 86 / 256
@@ -51,7 +51,7 @@ def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> 
     for start in range(0, len(images), _BATCH_SIZE):
         names = images[start : start + _BATCH_SIZE]
         cam = generator.random((len(names), len(BOXED_FINDINGS), grid, grid), dtype=np.float32)
-        maps = heat_maps(torch.from_numpy(cam), PAPER_SIZE).numpy()
+        maps = cam_to_heatmap(torch.from_numpy(cam), PAPER_SIZE).numpy()
         tables += [predicted_boxes(m, name, BOXED_FINDINGS) for m, name in zip(maps, names, strict=True)]
     if not tables:
         return pd.DataFrame(columns=PREDICTED_COLUMNS)

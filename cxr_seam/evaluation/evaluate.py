@@ -194,7 +194,7 @@ def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, 
         model, metadata = load_checkpoint(refined)
         if multires.exists() and not same_backbone(model, multires):
             raise InputError(f"{refined} was trained from an earlier model than {multires}; run notebook 03 again")
-        predictors[REFINED] = Predictor.of(model, metadata)
+        predictors[REFINED] = Predictor.from_checkpoint(model, metadata)
     elif multires.exists():
         predictors[MULTIRES] = Predictor.load(multires)
     if not predictors:
@@ -213,7 +213,7 @@ def classify(predictors: Mapping[str, Predictor], test_set: ChestXrayDataset) ->
     """Return the probabilities (N, 14) of each model; the PCM does not change logits, so two models share them."""
     probabilities = {}
     for key, predictor in predictors.items():
-        values = predictor.probabilities(test_set, what=f"classify, {key}")
+        values = predictor.probabilities(test_set, desc=f"classify, {key}")
         probabilities |= dict.fromkeys(models_of(key), values)
     return probabilities
 

@@ -14,7 +14,7 @@ from ..data.transforms import eval_transform
 from ..findings import BOXED_FINDINGS
 from ..inference.boxes import predicted_boxes
 from ..inference.gradcam import gradcam_maps
-from ..inference.heatmaps import PAPER_SIZE, heat_maps
+from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes, rank_by_probability
 from ..metrics.pointing_game import box_points, points
@@ -46,20 +46,20 @@ class BoxCollector:
     """Collect boxes and points of one method, batch by batch.
 
     Attributes:
-        threshold: of the heat map (Q), for boxes.
+        options: how CAMs become heat maps and boxes.
         truth: true boxes, for the pointing game.
     """
 
-    threshold: float
+    options: HeatmapOptions
     truth: pd.DataFrame
     boxes: list[pd.DataFrame] = field(default_factory=list)
     points: list[pd.DataFrame] = field(default_factory=list)
 
     def add(self, names: Sequence[str], cam: Tensor) -> None:
         """Add the CAMs (B, C, h, w) of a batch of images; the first eight channels are the findings with boxes."""
-        maps = heat_maps(cam[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
+        maps = self.options.heatmaps(cam, PAPER_SIZE, findings=slice(len(BOXED_FINDINGS))).numpy()
         for name, heatmaps in zip(names, maps, strict=True):
-            self.boxes.append(predicted_boxes(heatmaps, name, BOXED_FINDINGS, threshold=self.threshold))
+            self.boxes.append(predicted_boxes(heatmaps, name, BOXED_FINDINGS, threshold=self.options.threshold))
             self.points.append(points(heatmaps, name, BOXED_FINDINGS, truth=self.truth))
 
     def method(self, type: str, note: str, *, probabilities: pd.DataFrame) -> Method:
@@ -88,9 +88,10 @@ def model_methods(
     """Localize with the CAMs of each model, at the threshold Q of its recipe."""
     collectors: dict[str, BoxCollector] = {}
     for key, predictor in predictors.items():
-        for names, output in predictor.batches(boxed_set, maps=True, what=f"locate, {key}"):
+        for names, output in predictor.forward_dataset(boxed_set, desc=f"locate, {key}"):
             for model, cam in maps_by_model(key, output).items():
-                collectors.setdefault(model, BoxCollector(predictor.recipe.cam_threshold, truth)).add(names, cam)
+                options = predictor.heatmap_options(refined=model == REFINED)
+                collectors.setdefault(model, BoxCollector(options, truth)).add(names, cam)
     return {model: c.method(MODEL, "", probabilities=probabilities[model]) for model, c in collectors.items()}
 
 
@@ -107,7 +108,7 @@ def gradcam_methods(
         return {}
     methods = {}
     for method, title in GRADCAM_METHODS.items():
-        collector = BoxCollector(predictor.recipe.cam_threshold, truth)
+        collector = BoxCollector(HeatmapOptions(threshold=predictor.recipe.cam_threshold), truth)
         for pixels, _, indices in iter_batches(boxed_set, BATCH_SIZE, desc=f"locate, {title}"):
             images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
             cam = gradcam_maps(predictor.model, images, method=method, findings=BOXED_FINDINGS)

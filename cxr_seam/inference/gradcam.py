@@ -1,17 +1,16 @@
-"""Grad-CAM and Grad-CAM++, the usual ways to heat maps, beside the class activation maps of the model itself.
+"""Compute Grad-CAM and Grad-CAM++ maps, which the evaluation compares with the CAMs of the model.
 
-Sources: Selvaraju et al. 2017 (Grad-CAM), Chattopadhay et al. 2018 (Grad-CAM++). Both weight the last feature maps A_k
-by what the gradient of a finding's logit Y says of them and keep what is positive: ReLU(sum_k w_k A_k). Grad-CAM takes
-the mean gradient for w_k; Grad-CAM++ sums its positive values with weights alpha, high where A_k matters. The weights
-come from the package grad-cam. Gradients go back to the feature maps and no further, so the images pass the backbone
-once, without a graph, for all findings.
+Both weight the last feature maps A_k with the gradient g_k of a finding's logit and keep what is positive:
+ReLU(sum_k w_k A_k). Grad-CAM: w_k is the mean of g_k over the pixels. Grad-CAM++: w_k is the sum over the pixels of
+alpha_k ReLU(g_k) with alpha_k = g_k^2 / (2 g_k^2 + g_k^3 sum(A_k)).
+
+Sources: Selvaraju et al. 2017 (Grad-CAM), Chattopadhay et al. 2018 (Grad-CAM++, Eq. 19).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,58 +18,55 @@ from ..errors import InputError
 from ..findings import FINDINGS, canonical_finding
 from ..models.multires import LocalizationModel
 
-METHODS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus"}
-"""The package's class for each method."""
+
+def gradcam_weights(features: Tensor, gradient: Tensor) -> Tensor:
+    """Return the channel weights of Grad-CAM, (B, C, 1, 1), from features and gradient (B, C, h, w)."""
+    return gradient.mean(dim=(-2, -1), keepdim=True)
 
 
-UNIT = 2.0**-20
-"""What the features are multiplied by, and their gradients divided by, before the package sees them.
+def gradcam_plus_plus_weights(features: Tensor, gradient: Tensor) -> Tensor:
+    """Return the channel weights of Grad-CAM++, (B, C, 1, 1), from features and gradient (B, C, h, w)."""
+    alpha = 1 / (2 + gradient * features.sum(dim=(-2, -1), keepdim=True))  # g^2 cancels
+    return torch.where(gradient > 0, alpha * gradient, 0).sum(dim=(-2, -1), keepdim=True)
 
-Both formulas give the same map in any unit of the features. But the package adds 1e-6 to the denominator of alpha, a
-polynomial of the gradients, and the gradients of features that are pooled over a thousand pixels make it smaller than
-that. A power of two changes no digit.
-"""
+
+METHODS = {"gradcam": gradcam_weights, "gradcam++": gradcam_plus_plus_weights}
 
 
 def gradcam_maps(
-    model: LocalizationModel, images: Tensor, *, method: str = "gradcam", findings: Sequence[str] | None = None
+    model: LocalizationModel, images: Tensor, *, method: str = "gradcam", findings: Sequence[str] = FINDINGS
 ) -> Tensor:
-    """Draw the maps of findings, raw but for the ReLU: `heat_maps` turns them into heat maps like any others.
+    """Compute the Grad-CAM or Grad-CAM++ maps of some findings; `cam_to_heatmap` turns them into heat maps.
+
+    Gradients go back to the last features only, so the images pass the backbone once for all findings.
 
     Args:
-        model: is put into evaluation mode; its parameters need and get no gradient.
-        images: (B, 3, H, W) float, normalised, on the model's device.
+        model: in evaluation mode; its parameters need and get no gradient.
+        images: (B, 3, H, W) float, normalised, on the device of the model.
         method: "gradcam" or "gradcam++".
-        findings: whose logits to explain, in the order of the maps; None = the fourteen.
+        findings: findings of the maps, in this order.
 
     Returns:
-        (B, C, h, w) float32, not below 0, on the device of the images; C is the number of findings, h and w are those
-        of `Output.cam`. A finding that no feature speaks for has a map of zeros.
+        (B, C, h, w) float32, not negative, on the device of the images; C is the number of findings, h and w are those
+        of `ModelOutput.cam`.
 
     Raises:
-        InputError: the method or a finding is unknown, or the package grad-cam is not installed.
+        InputError: the method or a finding is unknown.
 
     Example:
         >>> gradcam_maps(model, images, method="gradcam++", findings=["Mass"]).shape
         torch.Size([8, 1, 32, 32])
     """
     if method not in METHODS:
-        raise InputError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
-    wanted = [FINDINGS.index(canonical_finding(finding)) for finding in (FINDINGS if findings is None else findings)]
-    try:
-        import pytorch_grad_cam
-    except ImportError as error:
-        raise InputError(
-            "Grad-CAM needs the package grad-cam; install it with: pip install 'grad-cam>=1.5.4,<1.5.7'"
-        ) from error
-    explain = getattr(pytorch_grad_cam, METHODS[method])(model, target_layers=[]).get_cam_image
+        raise InputError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    indices = [FINDINGS.index(canonical_finding(finding)) for finding in findings]
     maps = []
-    with torch.inference_mode(False), torch.no_grad():  # a caller's inference mode would leave nothing to derive
+    with torch.inference_mode(False), torch.no_grad():  # gradients are needed even if the caller is in inference mode
         features = model.forward_features(images)[0].float().requires_grad_()
         with torch.enable_grad():
-            of_finding = model.pool_logits(features).sum(dim=0).unbind()
-        activations = (features.detach() * UNIT).cpu().numpy()
-        for i in wanted:
-            (gradient,) = torch.autograd.grad(of_finding[i], features, retain_graph=True)
-            maps.append(explain(None, None, None, activations, (gradient / UNIT).cpu().numpy()))
-    return torch.from_numpy(np.stack(maps, axis=1)).relu().to(images.device, torch.float32)
+            logits = model.pool_logits(features).sum(dim=0).unbind()
+        for index in indices:
+            (gradient,) = torch.autograd.grad(logits[index], features, retain_graph=True)
+            weights = METHODS[method](features, gradient)
+            maps.append((weights * features).sum(dim=1).relu())
+    return torch.stack(maps, dim=1)

@@ -1,78 +1,67 @@
-"""The one way a class activation map becomes a heat map; evaluation, plots and prediction all call it."""
+"""Turn class activation maps (CAMs) into heat maps in [0, 1]. Evaluation, figures and prediction all use this module."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import InputError
-from ..recipes import CAM_BASELINES
+from ..recipes import CAM_THRESHOLD
 
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
 
 
-def subtract_baseline(cam: Tensor, normalisation: str, *, negative_mean: Tensor | None = None) -> Tensor:
-    """Measure maps from their floor, which `heat_maps` then takes for zero.
-
-    Args:
-        cam: (B, C, h, w), any sign.
-        normalisation: "zero", the floor is zero: evidence against a finding does not count; "min", it is each
-            map's own minimum, so that every map that is not constant has a peak, also one that is negative everywhere;
-            "negative_mean", it is what the map is at that place on films without the finding (`usual`).
-        usual: (C, h', w') for "negative_mean", resized where its size is another.
-
-    Returns:
-        (B, C, h, w); for "zero" the very maps.
-
-    Raises:
-        InputError: there is no such normalisation, or no usual map.
-    """
-    if normalisation not in CAM_BASELINES:
-        raise InputError(f"there is no baseline {normalisation!r} of maps; choose one of {', '.join(CAM_BASELINES)}")
-    if normalisation == "min":
-        return cam - cam.amin(dim=(-2, -1), keepdim=True)
-    if normalisation == "zero":
-        return cam
-    if negative_mean is None:
-        raise InputError("maps are to be measured from usual ones, but the model has none; see usual.calibrate")
-    if negative_mean.shape[-2:] != cam.shape[-2:]:
-        negative_mean = F.interpolate(negative_mean[None], size=cam.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return cam - negative_mean
-
-
-def heat_maps(cam: Tensor, size: int | tuple[int, int]) -> Tensor:
+def cam_to_heatmap(
+    cam: Tensor, size: int | tuple[int, int], *, baseline: str = "zero", negative_mean: Tensor | None = None
+) -> Tensor:
     """Turn raw or refined class activation maps into heat maps in [0, 1].
 
-    In this order: ReLU, bilinear upsampling (`align_corners=False`, so that the edges of the map stay on the
-    edges of the image), division of each map by its own maximum. ReLU comes first so that negative evidence
-    beside a lesion does not eat into it; the division comes last so that every map that is not zero
-    everywhere peaks at exactly 1. A map without a positive value stays zero.
-
-    Source: sections 5.1 and 5.3; the authors' order of operations.
+    The order is: subtract the baseline, ReLU, bilinear upsampling (`align_corners=False`, so that the edges of the map
+    stay on the edges of the image), division of each map by its own maximum. ReLU comes before the upsampling, so that
+    negative values beside a lesion do not shrink it. Every map with a positive value has a maximum of exactly 1; a map
+    without one is zero everywhere. Source: sections 5.1 and 5.3; the authors' order of operations.
 
     Args:
         cam: (B, C, h, w), any floating type, any sign. Half precision is computed in float32.
         size: edge of a square heat map in pixels, or (height, width).
+        baseline: the value that counts as no evidence. "zero" (the paper); "min": each map's own minimum, so that every
+            map that is not constant has a peak; "negative_mean": the mean CAM of images without the finding.
+        negative_mean: (C, h', w') for "negative_mean"; resized to (h, w) if necessary.
 
     Returns:
         (B, C, height, width) in [0, 1]; float64 for float64 input, else float32.
 
-    Raises:
-        InputError: `cam` has not four dimensions, or the size is not positive.
-
     Example:
-        >>> heat_maps(torch.tensor([[[[-1.0, 2.0]]]]), (1, 2))
+        >>> cam_to_heatmap(torch.tensor([[[[-1.0, 2.0]]]]), (1, 2))
         tensor([[[[0., 1.]]]])
     """
-    if cam.ndim != 4:
-        raise InputError(f"activation maps must have the shape (B, C, h, w), not {tuple(cam.shape)}")
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise InputError(f"a heat map of {height} x {width} pixels is empty; give a positive size")
-    if cam.dtype != torch.float64:
-        cam = cam.float()
-    maps = F.interpolate(cam.relu(), size=(height, width), mode="bilinear", align_corners=False)
+    cam = cam if cam.dtype == torch.float64 else cam.float()
+    if baseline == "min":
+        cam = cam - cam.amin(dim=(-2, -1), keepdim=True)
+    elif baseline == "negative_mean":
+        if negative_mean.shape[-2:] != cam.shape[-2:]:
+            negative_mean = F.interpolate(negative_mean[None], size=cam.shape[-2:], mode="bilinear")[0]
+        cam = cam - negative_mean
+    size = (size, size) if isinstance(size, int) else size
+    maps = F.interpolate(cam.relu(), size=size, mode="bilinear", align_corners=False)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
     return maps / torch.where(peak > 0, peak, 1.0)
+
+
+class HeatmapOptions(NamedTuple):
+    """How one model turns CAMs into heat maps and boxes: `threshold` is Q of `boxes_from_heatmap`."""
+
+    baseline: str = "zero"
+    negative_mean: Tensor | None = None  # (14, h, w)
+    threshold: float = CAM_THRESHOLD
+
+    def heatmaps(
+        self, cam: Tensor, size: int | tuple[int, int], *, findings: slice | Sequence[int] = slice(None)
+    ) -> Tensor:
+        """Turn CAMs (B, 14, h, w) into heat maps (B, C, height, width) of the findings with the given indices."""
+        mean = None if self.negative_mean is None else self.negative_mean[findings]
+        return cam_to_heatmap(cam[:, findings], size, baseline=self.baseline, negative_mean=mean)

@@ -1,4 +1,4 @@
-"""What a trained model says of films: probabilities, decisions, maps, boxes."""
+"""Predict images with a trained model: probabilities, decisions, heat maps, boxes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,51 +23,72 @@ from ..device import select_device
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH, canonical_finding
 from ..models.checkpoint import Checkpoint, load_checkpoint
-from ..models.multires import LocalizationModel, ModelOutput
+from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
 from ..recipes import Recipe
 from .boxes import predicted_boxes
-from .heatmaps import PAPER_SIZE, heat_maps, subtract_baseline
+from .heatmaps import PAPER_SIZE, HeatmapOptions
 from .view_check import check_frontal
 
 BATCH_SIZE = 32
 
 
 class ImageWarning(UserWarning):
-    """An image that was predicted but may be no frontal chest film, or one that could not be read among others."""
+    """An image was predicted but may not be a frontal chest X-ray, or one file of several could not be read."""
+
+
+class PredictorOutput(NamedTuple):
+    """Output of a model for a batch, after test-time augmentation; float32 on the CPU.
+
+    Attributes:
+        logits: (B, 14).
+        probabilities: (B, 14), sigmoid of the logits.
+        cam: (B, 14, h, w) raw class activation maps; None if they were not requested.
+        refined: (B, 14, h, w) maps of the refiner; None without a refiner.
+    """
+
+    logits: Tensor
+    probabilities: Tensor
+    cam: Tensor | None
+    refined: Tensor | None
+
+    def split(self) -> list[PredictorOutput]:
+        """Return the output for each image of the batch, (1, 14)."""
+        parts = [len(self.logits) * [None] if part is None else part.split(1) for part in self]
+        return [PredictorOutput(*image) for image in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of one film; 0.3 MB in memory, whatever the size of the image.
+    """Prediction of one image; 0.3 MB in memory, whatever the size of the image.
 
     Attributes:
         path: the image file.
         size: (H, W) of the image in pixels.
-        film: (S, S) uint8, the film as the model saw it, before normalisation.
-        probabilities: one value in [0, 1] for each finding. They rank films; they are not calibrated.
-        present: the decision on each finding: whether its probability reaches the threshold that was chosen on the
-            validation films and is kept in the checkpoint; None where there is no threshold.
-        cam: (14, h, w) float32, the activation maps; see `heat_map`.
-        threshold: share of a map's maximum from which on a pixel belongs to a box.
-        boxes: columns finding, x, y, w, h (pixels of the image that was given), score; best box of a finding first.
-        image_warnings: why the image may be no frontal chest film, a sentence each (`frontal`).
+        image: (S, S) uint8, the image at the size of the training cache, before normalisation.
+        probabilities: one value in [0, 1] for each finding. They rank images; they are not calibrated.
+        decisions: whether the probability of each finding reaches its threshold, which was chosen on the validation
+            images and is stored in the checkpoint; None without a threshold.
+        final_cam: (14, h, w) float32, refined by the PCM if it was trained, else raw; see `heat_map`.
+        options: how the CAM becomes heat maps and boxes.
+        boxes: columns finding, x, y, w, h (pixels of the given image), score; best box of each finding first.
+        image_warnings: reasons why the image may not be a frontal chest X-ray, one sentence each.
     """
 
     path: str
     size: tuple[int, int]
-    film: np.ndarray
+    image: np.ndarray
     probabilities: dict[str, float]
-    present: dict[str, bool | None]
-    cam: np.ndarray
-    threshold: float
+    decisions: dict[str, bool | None]
+    final_cam: np.ndarray
+    options: HeatmapOptions
     boxes: pd.DataFrame
     image_warnings: tuple[str, ...] = ()
 
     def heat_map(self, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
-        """Make the heat map of a finding, by default in the image's own pixels.
+        """Make the heat map of a finding, by default in pixels of the image.
 
-        It is divided by its own maximum: it shows where the evidence lies, not how strong it is.
+        It is divided by its own maximum, so it shows where the evidence is, not how strong it is.
 
         Returns:
             (H, W) float32 in [0, 1].
@@ -74,53 +96,63 @@ class Prediction:
         Raises:
             InputError: the finding is unknown.
         """
-        cam = torch.from_numpy(self.cam[FINDINGS.index(canonical_finding(finding))])
-        return heat_maps(cam[None, None], size or self.size)[0, 0].numpy()
+        k = FINDINGS.index(canonical_finding(finding))
+        cam = torch.from_numpy(self.final_cam)[None]
+        return self.options.heatmaps(cam, size or self.size, findings=slice(k, k + 1))[0, 0].numpy()
 
     @property
     def heat_maps(self) -> np.ndarray:
-        """The maps of all findings at the paper's size, (14, 256, 256) float32 in [0, 1], made anew at each call."""
-        return heat_maps(torch.from_numpy(self.cam)[None], PAPER_SIZE)[0].numpy()
+        """Heat maps of all findings at the paper's size, (14, 256, 256) float32 in [0, 1]; computed at each call."""
+        return self.options.heatmaps(torch.from_numpy(self.final_cam)[None], PAPER_SIZE)[0].numpy()
 
     def boxes_of(self, finding: str) -> np.ndarray:
-        """Boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
+        """Return the boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
         return self.boxes.loc[self.boxes["finding"] == canonical_finding(finding), XYWH].to_numpy(dtype=np.float64)
 
-    def top_k(self, count: int) -> list[str]:
-        """The `count` most probable findings, most probable first."""
-        return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:count]
+    def top_k(self, k: int) -> list[str]:
+        """Return the `k` most probable findings, most probable first."""
+        return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:k]
 
 
 class Predictions(list[Prediction]):
-    """What a model says of several films, in the order in which they were given or lie in a folder.
+    """Predictions of several images, in the order in which the files were given.
 
     Attributes:
-        failures: path -> the sentence why a file could not be predicted.
+        failures: path -> error message of each file that could not be predicted.
     """
 
     def __init__(self, predictions: Sequence[Prediction] = (), failures: Mapping[str, str] | None = None) -> None:
-        """Take predictions and what failed."""
         super().__init__(predictions)
         self.failures = dict(failures or {})
 
     def table(self) -> pd.DataFrame:
-        """Probabilities: index path, one column a finding."""
+        """Return the probabilities: index path, one column for each finding."""
         index = pd.Index([prediction.path for prediction in self], name="path", dtype=object)
         return pd.DataFrame([p.probabilities for p in self], index=index, columns=list(FINDINGS))
 
     def boxes(self) -> pd.DataFrame:
-        """All boxes: path, finding, x, y, w, h in pixels of each image, score."""
+        """Return all boxes: path, finding, x, y, w, h in pixels of each image, score."""
         empty = pd.DataFrame(columns=["path", "finding", *XYWH, "score"])
         tables = [p.boxes.assign(path=p.path)[list(empty)] for p in self if len(p.boxes)]
         return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 class Predictor:
-    """A trained model, ready for films.
+    """A trained model for prediction, on the GPU if there is one.
+
+    Args:
+        model: the model; it is switched to evaluation mode.
+        recipe: the recipe that trained it.
+        thresholds: finding -> threshold of its probability, or None.
+        negative_mean: "cam" and "refined" -> (14, h, w) mean CAM of negative images, for recipes that subtract it.
+        cache_size: edge of the cached images that the model was trained on; by default `recipe.image_size`.
+
+    Raises:
+        InputError: the recipe subtracts the mean CAM of negative images, and there is none.
 
     Example:
         >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors")
-        >>> predictor.predict("film.dcm").probabilities["Effusion"]
+        >>> predictor.predict("image.dcm").probabilities["Effusion"]
         >>> predictor.predict("folder").table()
     """
 
@@ -133,10 +165,11 @@ class Predictor:
         negative_mean: Mapping[str, Tensor] | None = None,
         cache_size: int | None = None,
     ) -> None:
-        """Take a model, the recipe it was trained by, and `thresholds`, `usual`, `cache_size` of its `Checkpoint`.
-
-        The model moves to the GPU if there is one.
-        """
+        if recipe.cam_baseline == "negative_mean" and not negative_mean:
+            raise InputError(
+                f"the checkpoint of {recipe.name} has no mean CAM of negative images, which its recipe subtracts; "
+                "train it again"
+            )
         self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
@@ -146,155 +179,153 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Load a checkpoint.
+        """Load a checkpoint file.
 
         Raises:
-            InputError: see `checkpoints.load_checkpoint`.
+            InputError: see `load_checkpoint`.
         """
-        return cls.of(*load_checkpoint(path))
+        return cls.from_checkpoint(*load_checkpoint(path))
 
     @classmethod
-    def of(cls, model: LocalizationModel, metadata: Checkpoint) -> Predictor:
-        """Take a checkpoint that is loaded."""
-        told = {
-            "thresholds": metadata.thresholds,
-            "negative_mean": metadata.negative_mean,
-            "cache_size": metadata.cache_size,
-        }
-        return cls(model, metadata.recipe, **told)
-
-    @torch.inference_mode()
-    def run(self, films: Tensor, *, maps: bool = True) -> ModelOutput:
-        """Run the model on grey uint8 films (B, 1, S, S), prepared as in training; results on the CPU, float32.
-
-        Images are looked at as the recipe's `tta_scales` and `tta_flip` say, and maps are measured from the floor of
-        its `cam_baseline`.
-        """
-        images = eval_transform(films.to(self.device), size=self.recipe.image_size)
-        recipe = self.recipe
-        found = tta_forward(self.model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=maps)
-        found = ModelOutput(*(None if part is None else part.float().cpu() for part in found))
-        floor = {
-            name: subtract_baseline(part, recipe.cam_baseline, negative_mean=self.negative_mean.get(name))
-            for name, part in found._asdict().items()
-            if name != "logits" and part is not None
-        }
-        return found._replace(**floor)
-
-    def batches(self, films: ChestXrayDataset, *, maps: bool, what: str) -> Iterator[tuple[list[str], ModelOutput]]:
-        """Yield (names, output) batch by batch, with a progress bar called `what`."""
-        for images, _, indices in iter_batches(films, BATCH_SIZE, desc=what):
-            yield [films.image_index[index] for index in indices], self.run(images, maps=maps)
-
-    def logits(self, films: ChestXrayDataset, *, what: str = "classify") -> np.ndarray:
-        """Logits (N, 14) float32 of all films."""
-        return torch.cat([output.logits for _, output in self.batches(films, maps=False, what=what)]).numpy()
-
-    def probabilities(self, films: ChestXrayDataset, *, what: str = "classify") -> np.ndarray:
-        """Probabilities (N, 14) float64 of all films."""
-        return 1 / (1 + np.exp(-self.logits(films, what=what).astype(np.float64)))
+    def from_checkpoint(cls, model: LocalizationModel, metadata: Checkpoint) -> Predictor:
+        """Make a predictor from a loaded checkpoint."""
+        return cls(
+            model,
+            metadata.recipe,
+            thresholds=metadata.thresholds,
+            negative_mean=metadata.negative_mean,
+            cache_size=metadata.cache_size,
+        )
 
     @property
     def thresholds_array(self) -> np.ndarray:
-        """The thresholds as (14,) float64 in the order of `FINDINGS`, NaN for None."""
+        """The thresholds as (14,) float64 in the order of `FINDINGS`; NaN = no threshold."""
         return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in FINDINGS])
 
-    def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
-        """Predict an image file, several, or a folder of them: PNG, JPEG, TIFF or DICOM.
+    @property
+    def uses_refined(self) -> bool:
+        """Whether the refined maps are the final ones; the maps of an untrained refiner are random."""
+        return self.recipe.seam_stage is not None and self.model.refiner is not None
 
-        Warns (`ImageWarning`) of images that look like no frontal chest film and, among several, of files that could
-        not be read; the others are predicted all the same, and `Predictions.failures` keeps the sentences.
+    def heatmap_options(self, *, refined: bool) -> HeatmapOptions:
+        """Return how the recipe turns raw or refined CAMs into heat maps and boxes."""
+        negative_mean = self.negative_mean.get("refined" if refined else "cam")
+        return HeatmapOptions(self.recipe.cam_baseline, negative_mean, self.recipe.cam_threshold)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, *, maps: bool = True) -> PredictorOutput:
+        """Run the model with the test-time augmentation of its recipe.
 
         Args:
-            source: a file gives a `Prediction`; a list, or a folder and all below it (see `image_files`), gives
-                `Predictions`.
+            images: (B, 1, S, S) uint8, as in the cache.
+            maps: whether to compute the CAMs.
+        """
+        images = eval_transform(images.to(self.device), size=self.recipe.image_size)
+        output = tta_forward(self.model, images, scales=self.recipe.tta_scales, flip=self.recipe.tta_flip, maps=maps)
+        logits, cam, refined = (None if part is None else part.float().cpu() for part in output)
+        return PredictorOutput(logits, logits.sigmoid(), cam, refined)
+
+    def forward_dataset(
+        self, dataset: ChestXrayDataset, *, maps: bool = True, desc: str
+    ) -> Iterator[tuple[list[str], PredictorOutput]]:
+        """Yield (image names, output) of a dataset batch by batch, with a progress bar labelled `desc`."""
+        for images, _, indices in iter_batches(dataset, BATCH_SIZE, desc=desc):
+            yield [dataset.image_index[index] for index in indices], self.forward(images, maps=maps)
+
+    def logits(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
+        """Return the logits of a dataset, (N, 14) float32."""
+        return torch.cat([output.logits for _, output in self.forward_dataset(dataset, maps=False, desc=desc)]).numpy()
+
+    def probabilities(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
+        """Return the probabilities of a dataset, (N, 14) float64."""
+        return 1 / (1 + np.exp(-self.logits(dataset, desc=desc).astype(np.float64)))
+
+    def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
+        """Predict an image file, several, or a folder: PNG, JPEG, TIFF or DICOM.
+
+        An `ImageWarning` is issued for images that do not look like frontal chest X-rays and, among several, for files
+        that cannot be read; the others are predicted, and `Predictions.failures` holds the messages.
+
+        Args:
+            source: a file gives a `Prediction`; a list or a folder (with its subfolders) gives `Predictions`.
 
         Raises:
-            InputError: the file is no readable image, see `image_io.load_image`; or no file of several is.
+            InputError: the file, or each of several files, is not a readable image.
         """
         one = isinstance(source, str | os.PathLike) and not is_folder(source)
-        places = [source] if isinstance(source, str | os.PathLike) else source
-        found, failures = [], {}
-        for path, answer in self.each([path for place in places for path in image_files(place)], progress=not one):
-            if isinstance(answer, InputError):
-                failures[path] = answer
+        sources = [source] if isinstance(source, str | os.PathLike) else source
+        paths = [path for source in sources for path in image_files(source)]
+        predictions, failures = [], {}
+        for path, result in self.predict_iter(paths, progress=not one):
+            if isinstance(result, InputError):
+                failures[path] = result
             else:
-                found.append(answer)
-        if failures and not found:
+                predictions.append(result)
+        if failures and not predictions:
             raise next(iter(failures.values()))
-        for prediction in found:
-            for doubt in prediction.image_warnings:
-                warnings.warn(f"{prediction.path}: {doubt}", ImageWarning, stacklevel=2)
-        for error in failures.values():
-            warnings.warn(f"left out: {error}", ImageWarning, stacklevel=2)
-        return found[0] if one else Predictions(found, {path: str(error) for path, error in failures.items()})
+        messages = [f"{p.path}: {warning}" for p in predictions for warning in p.image_warnings]
+        for message in [*messages, *(f"left out: {error}" for error in failures.values())]:
+            warnings.warn(message, ImageWarning, stacklevel=2)
+        return predictions[0] if one else Predictions(predictions, {path: str(e) for path, e in failures.items()})
 
-    def each(
+    def predict_iter(
         self, paths: Sequence[str | os.PathLike[str]], *, progress: bool = True
     ) -> Iterator[tuple[str, Prediction | InputError]]:
-        """Yield (path, prediction) file by file in the order given; in place of one that failed, its error.
+        """Yield (path, prediction) for each file in the order given; for a file that cannot be read, its error.
 
-        Files are read on several cores and predicted in batches, so that no more than a batch is in memory.
+        Files are read in several threads and predicted in batches; at most one batch is in memory.
         """
         paths = [os.fspath(path) for path in paths]
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(paths), desc="predict", unit="film", leave=False, disable=not progress) as bar,
+            tqdm(total=len(paths), desc="predict", unit="image", leave=False, disable=not progress) as bar,
         ):
             for start in range(0, len(paths), BATCH_SIZE):
                 batch = paths[start : start + BATCH_SIZE]
-                read = list(pool.map(self._read, batch))
-                films = [answer.pixels for answer in read if isinstance(answer, _Film)]
-                output = self.run(torch.from_numpy(np.stack(films))[:, None]) if films else None
-                place = 0
-                for path, answer in zip(batch, read, strict=True):
-                    if isinstance(answer, _Film):
-                        answer, place = self._prediction(path, answer, output, place), place + 1
-                    yield path, answer
+                files = list(pool.map(partial(_read, cache_size=self.cache_size), batch))
+                images = [file.pixels for file in files if isinstance(file, _ImageFile)]
+                outputs = iter(self.forward(torch.from_numpy(np.stack(images))[:, None]).split() if images else ())
+                for path, file in zip(batch, files, strict=True):
+                    readable = isinstance(file, _ImageFile)
+                    yield path, _make_prediction(self, path, file, next(outputs)) if readable else file
                     bar.update()
 
-    def _read(self, path: str) -> _Film | InputError:
-        """Read a file and bring it to the size of the films in training, exactly as `prepare` fills a store."""
-        try:
-            radiograph = load_image(path)
-        except InputError as error:
-            return error
-        return _Film(
-            resize_square(radiograph.pixels, self.cache_size), radiograph.pixels.shape, check_frontal(radiograph)
-        )
 
-    def _prediction(self, path: str, film: _Film, output: ModelOutput, place: int) -> Prediction:
-        """What the model says of the film at `place` of a batch."""
-        cam = final_cam(output, self.recipe)[place]
-        threshold = self.recipe.cam_threshold
-        boxes = predicted_boxes(heat_maps(cam[None], PAPER_SIZE)[0].numpy(), path, FINDINGS, threshold=threshold)
-        height, width = film.size
-        boxes[XYWH] *= [width, height, width, height]
-        probabilities = dict(zip(FINDINGS, output.logits[place].sigmoid().tolist(), strict=True))
-        return Prediction(
-            path=path,
-            size=film.size,
-            film=film.pixels,
-            probabilities=probabilities,
-            present={
-                finding: None if least is None else probabilities[finding] >= least
-                for finding, least in self.thresholds.items()
-            },
-            cam=cam.numpy().copy(),  # not a view that would keep the whole batch
-            threshold=threshold,
-            boxes=boxes.drop(columns="image_index"),
-            image_warnings=film.image_warnings,
-        )
-
-
-class _Film(NamedTuple):
-    """A file, read: (S, S) uint8 pixels, (H, W) of the image, and doubts about it."""
+class _ImageFile(NamedTuple):
+    """A file that was read: (S, S) uint8 pixels, (H, W) of the image, warnings."""
 
     pixels: np.ndarray
     size: tuple[int, int]
     image_warnings: tuple[str, ...]
 
 
-def final_cam(output: ModelOutput, recipe: Recipe) -> Tensor:
-    """The refined maps where the recipe has trained a refiner, else the raw ones: as drawn, one refines nothing."""
-    return output.cam if recipe.seam_stage is None or output.refined is None else output.refined
+def _read(path: str, cache_size: int) -> _ImageFile | InputError:
+    """Read a file and resize it exactly as the cache does."""
+    try:
+        radiograph = load_image(path)
+    except InputError as error:
+        return error
+    pixels = resize_square(radiograph.pixels, cache_size)
+    return _ImageFile(pixels, radiograph.pixels.shape, check_frontal(radiograph))
+
+
+def _make_prediction(predictor: Predictor, path: str, file: _ImageFile, output: PredictorOutput) -> Prediction:
+    """Make the prediction of one file from the output for its image, (1, 14)."""
+    cam = output.refined if predictor.uses_refined else output.cam
+    options = predictor.heatmap_options(refined=predictor.uses_refined)
+    heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
+    boxes = predicted_boxes(heatmaps, path, FINDINGS, threshold=options.threshold).drop(columns="image_index")
+    height, width = file.size
+    boxes[XYWH] *= [width, height, width, height]
+    probabilities = dict(zip(FINDINGS, output.probabilities[0].tolist(), strict=True))
+    return Prediction(
+        path=path,
+        size=file.size,
+        image=file.pixels,
+        probabilities=probabilities,
+        decisions={f: None if t is None else probabilities[f] >= t for f, t in predictor.thresholds.items()},
+        final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory
+        options=options,
+        boxes=boxes,
+        image_warnings=file.image_warnings,
+    )

@@ -306,7 +306,7 @@ def init_model(
 
     Raises:
         InputError: weights cannot be had, the checkpoint cannot be loaded, its classifier is not the recipe's, or there
-            is no such refiner or normalisation of maps.
+            is no such refiner.
     """
     if start is None:
         return build_from_recipe(recipe, weights=weights), None

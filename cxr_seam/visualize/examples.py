@@ -19,20 +19,16 @@ from ..data.nih import NihMetadata
 from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
+from ..evaluation.results import REFINED
 from ..findings import BOXED_FINDINGS, FINDINGS, XYWH, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
-from ..inference.heatmaps import PAPER_SIZE, heat_maps
+from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
-from ..metrics.boxes import box_overlap, iou
-from ..metrics.localization import best_boxes, rank_by_probability
+from ..metrics.localization import is_correct, rank_by_probability, score_best_boxes
 from ..workspace import Workspace
 from .render import PANEL_WIDTH, Panel, render_png, resize
-
-MIN_IOU = 0.1
-"""A box is correct if its IoU with a true box is above this value."""
-
 
 ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 """Subsets of examples: all; labelled with the finding; the best box of a model is correct; it is wrong or missing."""
@@ -48,7 +44,7 @@ class Example:
         labels: the findings that the image is labelled with.
         probabilities: model name -> (14,) in [0, 1]. The order of the names is the order of the panels.
         cams: model name -> (14, h, w) float class activation maps, raw or refined; the same names.
-        cam_thresholds: model name -> threshold Q of its recipe; the same names.
+        options: model name -> how its recipe turns CAMs into heat maps and boxes; the same names.
         true_boxes: columns `finding`, `x`, `y`, `w`, `h` as fractions of the image; may be empty.
         patient_id: None for an uploaded image, which has no labels and no true boxes.
         image_warnings: sentences why the image may not be a frontal chest radiograph (`inference.view_check`).
@@ -62,7 +58,7 @@ class Example:
     labels: tuple[str, ...]
     probabilities: Mapping[str, np.ndarray]
     cams: Mapping[str, np.ndarray]
-    cam_thresholds: Mapping[str, float]
+    options: Mapping[str, HeatmapOptions]
     true_boxes: pd.DataFrame
     patient_id: int | None = None
     image_warnings: tuple[str, ...] = ()
@@ -71,8 +67,8 @@ class Example:
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.dtype != np.uint8:
             raise InputError(f"{self.image_index}: image must be (H, W) uint8, not {self.image.shape}")
-        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.cam_thresholds):
-            raise InputError(f"{self.image_index}: cams, probabilities and cam_thresholds must name the same models")
+        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.options):
+            raise InputError(f"{self.image_index}: cams, probabilities and options must name the same models")
         for model, cam in self.cams.items():
             if cam.ndim != 3 or len(cam) != len(FINDINGS) or len(self.probabilities[model]) != len(FINDINGS):
                 raise InputError(f"{self.image_index}: {model} must have {len(FINDINGS)} maps and probabilities")
@@ -93,8 +89,9 @@ class Example:
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Return the heat map of a finding, float in [0, 1], at `size` or else at the size of the image."""
-        cam = np.ascontiguousarray(self.cams[model][FINDINGS.index(canonical_finding(finding))])
-        return heat_maps(torch.from_numpy(cam)[None, None], size or self.image.shape)[0, 0].numpy()
+        k = FINDINGS.index(canonical_finding(finding))
+        cam = torch.from_numpy(np.ascontiguousarray(self.cams[model]))[None]
+        return self.options[model].heatmaps(cam, size or self.image.shape, findings=slice(k, k + 1))[0, 0].numpy()
 
     def pred_boxes(self, model: str, finding: str) -> np.ndarray:
         """Return the predicted boxes of a finding, (K, 4) x, y, w, h in [0, 1], best first.
@@ -103,7 +100,7 @@ class Example:
         are the boxes that are scored.
         """
         heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return boxes_from_heatmap(heatmap, threshold=self.cam_thresholds[model]).xywh
+        return boxes_from_heatmap(heatmap, threshold=self.options[model].threshold).xywh
 
     def gt_boxes(self, finding: str) -> np.ndarray:
         """Return the true boxes of a finding, (M, 4) x, y, w, h in [0, 1]."""
@@ -116,14 +113,8 @@ class Example:
         """
         if (model, finding) not in self._correct:
             true = self.gt_boxes(finding)
-            correct = best_iou(self.pred_boxes(model, finding), true) > MIN_IOU if len(true) else None
-            self._correct[model, finding] = correct
+            self._correct[model, finding] = is_correct(self.pred_boxes(model, finding), true) if len(true) else None
         return self._correct[model, finding]
-
-
-def best_iou(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Compute the largest IoU of the first predicted box (K, 4) with any true box (M, 4); 0 if either is missing."""
-    return float(iou(predicted[:1], true).max(initial=0.0))
 
 
 def filter_examples(
@@ -201,12 +192,12 @@ def make_examples(
     dataset = ChestXrayDataset(cache, metadata, image_index=image_index)
     probabilities: dict[str, dict[str, np.ndarray]] = {name: {} for name in dataset.image_index}
     cams: dict[str, dict[str, np.ndarray]] = {name: {} for name in dataset.image_index}
-    cam_thresholds: dict[str, float] = {}
+    options: dict[str, HeatmapOptions] = {}
     for key, predictor in predictors.items():
-        for names, output in predictor.batches(dataset, maps=True, what=f"predict, {key}"):
-            scores = output.logits.sigmoid().numpy()
+        for names, output in predictor.forward_dataset(dataset, desc=f"predict, {key}"):
+            scores = output.probabilities.numpy()
             for model, maps in maps_by_model(key, output).items():
-                cam_thresholds[model] = predictor.recipe.cam_threshold
+                options[model] = predictor.heatmap_options(refined=model == REFINED)
                 for name, score, cam in zip(names, scores, maps.numpy(), strict=True):
                     probabilities[name][model], cams[name][model] = score, cam
     return [
@@ -216,7 +207,7 @@ def make_examples(
             labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
             probabilities=probabilities[name],
             cams=cams[name],
-            cam_thresholds=cam_thresholds,
+            options=options,
             true_boxes=metadata.boxes.loc[metadata.boxes["image_index"] == name, ["finding", *XYWH]],
             patient_id=int(metadata.images.at[name, "patient_id"]),
         )
@@ -238,20 +229,20 @@ def example_from_file(predictors: Mapping[str, Predictor], data: bytes, *, name:
         InputError: the file is not a readable image, see `data.image_io.load_image`.
     """
     radiograph = load_image(data, name=name)
-    probabilities, cams, cam_thresholds = {}, {}, {}
+    probabilities, cams, options = {}, {}, {}
     for key, predictor in predictors.items():
         image = resize_square(radiograph.pixels, predictor.cache_size)
-        output = predictor.run(torch.from_numpy(image)[None, None])
+        output = predictor.forward(torch.from_numpy(image)[None, None])
         for model, maps in maps_by_model(key, output).items():
-            probabilities[model], cams[model] = output.logits[0].sigmoid().numpy(), maps[0].numpy()
-            cam_thresholds[model] = predictor.recipe.cam_threshold
+            probabilities[model], cams[model] = output.probabilities[0].numpy(), maps[0].numpy()
+            options[model] = predictor.heatmap_options(refined=model == REFINED)
     return Example(
         image_index=name,
         image=radiograph.pixels,
         labels=(),
         probabilities=probabilities,
         cams=cams,
-        cam_thresholds=cam_thresholds,
+        options=options,
         true_boxes=pd.DataFrame(columns=["finding", *XYWH]),
         image_warnings=check_frontal(radiograph),
     )
@@ -289,10 +280,10 @@ def prediction_png(
         raise InputError("a picture shows one image; give the prediction of one file, not of a folder")
     height, across = prediction.size
     if pixels is None:
-        pixels = resize(prediction.film, (width, max(1, round(width * height / across))))
+        pixels = resize(prediction.image, (width, max(1, round(width * height / across))))
     panels = []
     for finding in prediction.top_k(findings):
-        decision = {True: ", present", False: ", not present", None: ""}[prediction.present[finding]]
+        decision = {True: ", present", False: ", not present", None: ""}[prediction.decisions[finding]]
         caption = f"probability {prediction.probabilities[finding]:.2f}{decision}"
         boxes = prediction.boxes_of(finding) / [across, height, across, height]
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
@@ -307,8 +298,8 @@ def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def score_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
-    """Score the best box of each image and finding that has a true box.
+def rank_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Score the best box of each image and finding that has a true box, and sort by probability.
 
     Args:
         boxes: predicted boxes of one method, as of `predicted_boxes`.
@@ -316,17 +307,9 @@ def score_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd
         probabilities: index `image_index`, one column for each finding.
 
     Returns:
-        Columns `image_index`, `finding`, `probability`, `iou` (the largest IoU of the best box with a true box; 0
-        without a box), `correct`; highest probability first.
+        The columns of `score_best_boxes` and `probability`, highest probability first.
     """
-    key = ["image_index", "finding"]
-    pairs = truth.merge(best_boxes(boxes)[[*key, *XYWH]], on=key, how="left", suffixes=("_true", ""))
-    has_box = pairs["x"].notna()
-    pairs["iou"] = 0.0
-    predicted, true = (pairs.loc[has_box, [f"{c}{end}" for c in XYWH]].to_numpy(dtype=float) for end in ("", "_true"))
-    pairs.loc[has_box, "iou"] = box_overlap(predicted, true, measure="iou")
-    scored = rank_by_probability(pairs.groupby(key, sort=True)["iou"].max().reset_index(), probabilities)
-    scored["correct"] = scored["iou"] > MIN_IOU
+    scored = rank_by_probability(score_best_boxes(boxes, truth), probabilities)
     return scored.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -334,7 +317,7 @@ def most_confident(scored: pd.DataFrame, *, correct: bool) -> list[tuple[str, st
     """Pick the correct (or wrong) prediction with the highest probability of each boxed finding.
 
     Args:
-        scored: of `score_best_boxes`.
+        scored: of `rank_best_boxes`.
         correct: whether to pick correct or wrong predictions.
 
     Returns:

@@ -106,7 +106,7 @@ def predict_files(
     rows, probabilities, boxes = [], [], []
     output_dir = Path(output_dir)
     try:
-        for name, (path, result) in zip(files, predictor.each(list(files.values())), strict=True):
+        for name, (path, result) in zip(files, predictor.predict_iter(list(files.values())), strict=True):
             row = {"image": name, "path": path, "width": None, "height": None, "warnings": "", "error": ""}
             if isinstance(result, Prediction):
                 result = _write_pictures_or_error(result, output_dir / name)
@@ -122,7 +122,7 @@ def predict_files(
                         "probability": result.probabilities[finding],
                         "present": present,
                     }
-                    for finding, present in result.present.items()
+                    for finding, present in result.decisions.items()
                 ]
                 boxes.append(result.boxes.assign(image=name))
             yield path, result
@@ -175,7 +175,7 @@ def prediction_text(prediction: Prediction) -> str:
     """Format probability, decision and best box of each finding, one line each, then the warnings."""
     lines = ["Probability, decision, best box in pixels of the image (x, y, width, height)"]
     for finding in prediction.top_k(len(FINDINGS)):
-        decision = {True: "present", False: "not present", None: "no threshold"}[prediction.present[finding]]
+        decision = {True: "present", False: "not present", None: "no threshold"}[prediction.decisions[finding]]
         boxes = prediction.boxes_of(finding)
         box = ", ".join(f"{value:.0f}" for value in boxes[0]) if len(boxes) else "none"
         lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {decision}, box {box}")

@@ -24,8 +24,9 @@ from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
 from ..findings import FINDINGS
 from ..io import atomic_write
+from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
-from .examples import MIN_IOU, make_examples, most_confident, one_per_finding, pick_boxed, score_best_boxes
+from .examples import make_examples, most_confident, one_per_finding, pick_boxed, rank_best_boxes
 from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
 from .style import DARK, to_hex
 
@@ -150,7 +151,7 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     cache, results = run.cache(), evaluation.results
     model = next(row["method"] for row in results["ranking"] if row["type"] == MODEL)
     probabilities = pd.DataFrame(evaluation.probabilities[model], run.test_dataset().image_index, FINDINGS)
-    scored = score_best_boxes(evaluation.methods[model].boxes, evaluation.truth, probabilities)
+    scored = rank_best_boxes(evaluation.methods[model].boxes, evaluation.truth, probabilities)
     first = pick_boxed(evaluation.truth, cache, per_finding=1)
     pairs = {name: most_confident(scored, correct=name == "correct") for name in ("correct", "wrong")}
     names = list(dict.fromkeys([*first, *(name for chosen in pairs.values() for name, _ in chosen)]))
@@ -160,7 +161,7 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     for name, chosen in pairs.items():
         rows = [(examples[image_index], finding) for image_index, finding in chosen]
         figures[name] = plot_heatmap_grid(rows) if rows else None
-    scores = results["localization"][model]["best_box"][f"iou>{MIN_IOU}"]
+    scores = results["localization"][model]["best_box"][f"iou>{CORRECT_IOU}"]
     return figures, {
         "model": model,
         "correct": int(scored["correct"].sum()),

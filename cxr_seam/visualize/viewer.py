@@ -26,8 +26,9 @@ from ..findings import FINDINGS
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
+from ..metrics.localization import best_iou
 from ..models.pcm import PCM, affinity_rows, l2_normalise
-from .examples import ALL, CORRECT, LABELLED, WRONG, Example, best_iou, example_from_file, filter_examples
+from .examples import ALL, CORRECT, LABELLED, WRONG, Example, example_from_file, filter_examples
 from .render import NARROW_WIDTH, NO_BOXES, PANEL_WIDTH, Bars, Panel, render_png
 from .style import COLOUR_MAPS, OPACITY
 
@@ -99,7 +100,7 @@ class Controls:
         self.finding = make_control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
         self.image = make_control(widgets.Dropdown, "Image", options=[("", 0)])
         slider = {"max": 1.0, "step": 0.05, "readout_format": ".2f"}
-        threshold = next(iter(examples[0].cam_thresholds.values()))
+        threshold = next(iter(examples[0].options.values())).threshold
         self.threshold = make_control(widgets.FloatSlider, "Threshold Q", value=threshold, min=0.05, **slider)
         self.opacity = make_control(widgets.FloatSlider, "Opacity", value=OPACITY, min=0.0, **slider)
         self.colours = make_control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
@@ -238,7 +239,8 @@ class Viewer(Controls):
     def _move_to_peak(self) -> None:
         """Move the point for the PCM to the maximum of the refined map."""
         if self._pcm is not None and self.image.value is not None:
-            cam = self.examples[self.image.value].cams[REFINED][FINDINGS.index(self.finding.value)]
+            example = self.examples[self.image.value]
+            cam = example.heatmap(REFINED, self.finding.value, size=example.cams[REFINED].shape[-2:])
             row, column = np.unravel_index(cam.argmax(), cam.shape)
             peak = [(column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]] if cam.max() > 0 else [0.5, 0.5]
             self.x.value, self.y.value = (round(100 * fraction) for fraction in peak)

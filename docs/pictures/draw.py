@@ -26,7 +26,7 @@ from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED, load_results
 from cxr_seam.evaluation.tables import load_histories
 from cxr_seam.findings import FINDINGS
-from cxr_seam.inference.heatmaps import heat_maps
+from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.models.backbones import build_backbone
 from cxr_seam.models.multires import MergeBlock
 from cxr_seam.recipes import SeamStage
@@ -192,7 +192,7 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
 
     def seen(film: torch.Tensor, cam: torch.Tensor) -> np.ndarray:
         pixels = film[0, 0].numpy()
-        return overlay_heatmap(pixels, heat_maps(cam[:, index : index + 1], pixels.shape)[0, 0].numpy())
+        return overlay_heatmap(pixels, cam_to_heatmap(cam[:, index : index + 1], pixels.shape)[0, 0].numpy())
 
     figure, axes = page(112, 69)
     side, first, second, third = 15, 58, 37.5, 14.5

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.visualize.examples import Example
 
 IMAGE = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
@@ -23,7 +24,7 @@ def peak_example(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes: 
         "labels": ("Mass",),
         "probabilities": {name: np.linspace(0, 0.65, 14) for name in models},
         "cams": {name: cam for name in models},
-        "cam_thresholds": dict.fromkeys(models, 0.7),
+        "options": dict.fromkeys(models, HeatmapOptions()),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [0.5], "y": [0.25], "w": [0.25], "h": [0.25]}),
         "patient_id": 1,
     }
@@ -43,7 +44,7 @@ def random_example(name: str = "00000001_000.png", *, labels: tuple[str, ...] = 
         labels=labels,
         probabilities={model: generator.random(14) for model in models},
         cams=cams,
-        cam_thresholds=dict.fromkeys(models, 0.7),
+        options=dict.fromkeys(models, HeatmapOptions()),
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.625]}),
         patient_id=int(name[:8]),
     )

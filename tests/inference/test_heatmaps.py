@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.inference.heatmaps import heat_maps, subtract_baseline
+from cxr_seam.inference.heatmaps import HeatmapOptions, cam_to_heatmap
 from cxr_seam.presets import get_recipe
-from cxr_seam.training.fit import train
 
 
-def test_by_hand():
+def test_heatmap_matches_hand_computed_values():
     # ReLU: 0 2. Four pixels from two, centres at -0.25, 0.25, 0.75, 1.25 of the old: 0, 0.5, 1.5, 2. Peak 2.
     cam = torch.tensor([[[[-6.0, 2.0]]]])
-    assert heat_maps(cam, (1, 4)).flatten().tolist() == [0, 0.25, 0.75, 1]
+    assert cam_to_heatmap(cam, (1, 4)).flatten().tolist() == [0, 0.25, 0.75, 1]
 
 
 def _slow(cam: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -35,61 +32,58 @@ def _slow(cam: np.ndarray, height: int, width: int) -> np.ndarray:
     return out / out.max()
 
 
-def test_against_a_slow_reference():
+def test_heatmap_matches_slow_reference():
     cam = np.random.default_rng(0).normal(size=(3, 5))
-    maps = heat_maps(torch.from_numpy(cam)[None, None], (7, 20))
+    maps = cam_to_heatmap(torch.from_numpy(cam)[None, None], (7, 20))
     assert maps[0, 0].numpy() == pytest.approx(_slow(cam, 7, 20))
 
 
-def test_every_map_peaks_at_exactly_one_whatever_its_scale():
+def test_heatmap_maximum_is_one():
     cam = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
     cam *= torch.logspace(-12, 12, 12).view(3, 4, 1, 1)
-    maps = heat_maps(cam, 32)
+    maps = cam_to_heatmap(cam, 32)
     assert maps.shape == (3, 4, 32, 32)
     assert (maps.amax(dim=(2, 3)) == 1).all()
     assert maps.min() >= 0
 
 
-def test_a_map_without_a_positive_value_stays_zero():
+def test_heatmap_without_positive_value_is_zero():
     cam = torch.tensor([[[[-1.0, -2.0]], [[0.0, 0.0]], [[0.0, 3.0]]]])
-    assert heat_maps(cam, 4).amax(dim=(2, 3)).tolist() == [[0, 0, 1]]
+    assert cam_to_heatmap(cam, 4).amax(dim=(2, 3)).tolist() == [[0, 0, 1]]
 
 
-def test_half_precision_is_computed_in_single():
-    maps = heat_maps(torch.full((1, 1, 2, 2), 6e-5, dtype=torch.float16), 4)
+def test_half_precision_is_computed_in_float32():
+    maps = cam_to_heatmap(torch.full((1, 1, 2, 2), 6e-5, dtype=torch.float16), 4)
     assert maps.dtype == torch.float32
     assert (maps == 1).all()
 
 
-def test_input_is_left_alone():
+def test_cam_is_not_changed():
     cam = torch.tensor([[[[-1.0, 2.0]]]])
-    heat_maps(cam, 1)
+    cam_to_heatmap(cam, 1)
     assert cam.flatten().tolist() == [-1, 2]
 
 
-def test_bad_input_is_told_in_a_sentence():
-    with pytest.raises(InputError, match=r"\(B, C, h, w\)"):
-        heat_maps(torch.zeros(14, 8, 8), 256)
-    with pytest.raises(InputError, match="positive size"):
-        heat_maps(torch.zeros(1, 14, 8, 8), 0)
-
-
-def test_the_floor_of_a_map_by_hand():
+def test_baselines_match_hand_computed_values():
     """From its own minimum, -6, the map of 2 above it stands at 0 and 8: half-way up is 4 / 8."""
     cam = torch.tensor([[[[-6.0, 2.0]], [[-3.0, -1.0]], [[4.0, 4.0]]]])
-    assert subtract_baseline(cam, "zero") is cam
-    lifted = subtract_baseline(cam, "min")
-    assert lifted.flatten(start_dim=2).tolist() == [[[0, 8], [0, 2], [0, 0]]]
-    maps = heat_maps(lifted, (1, 4))[0, :, 0]
+    maps = cam_to_heatmap(cam, (1, 4), baseline="min")[0, :, 0]
     assert maps[0].tolist() == maps[1].tolist() == [0, 0.25, 0.75, 1]  # a map that is negative everywhere has a peak
-    assert heat_maps(cam, (1, 4))[0, 1].max() == 0 and maps[2].max() == 0
-    with pytest.raises(InputError, match="no normalisation 'mean' of maps; choose one of zero, min, negative_mean"):
-        subtract_baseline(cam, "mean")
+    assert maps[2].max() == 0
+    assert cam_to_heatmap(cam, (1, 4))[0, 1].max() == 0
+    mean = torch.tensor([[[-7.0, 2.0]], [[-3.0, -2.0]], [[4.0, 4.0]]])
+    maps = cam_to_heatmap(cam, (1, 2), baseline="negative_mean", negative_mean=mean)
+    assert maps[0, :, 0].tolist() == [[1, 0], [0, 1], [0, 0]]
 
 
-def test_a_recipe_of_maps_that_there_are_not_is_refused_before_it_is_trained(tmp_path, demo_store, demo_folder):
-    films = ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index)
-    recipe = replace(get_recipe("multires_tiny"), cam_baseline="mean")
-    with pytest.raises(InputError, match="no normalisation 'mean' of maps"):
-        train(recipe, tmp_path, train_set=films, val_set=films)
-    assert not list(tmp_path.glob("*.safetensors"))
+def test_options_select_findings():
+    cam = torch.randn(2, 14, 4, 4, generator=torch.Generator().manual_seed(0))
+    options = HeatmapOptions("negative_mean", torch.randn(14, 4, 4, generator=torch.Generator().manual_seed(1)))
+    maps = options.heatmaps(cam, 8)
+    torch.testing.assert_close(options.heatmaps(cam, 8, findings=slice(3, 5)), maps[:, 3:5])
+    torch.testing.assert_close(options.heatmaps(cam, 8, findings=[7, 2]), maps[:, [7, 2]])
+
+
+def test_unknown_baseline_is_refused():
+    with pytest.raises(InputError, match="cam_baseline"):
+        replace(get_recipe("multires_tiny"), cam_baseline="mean")

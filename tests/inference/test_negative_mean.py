@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
 from cxr_seam.inference.calibration import negative_mean_cam
-from cxr_seam.inference.heatmaps import heat_maps, subtract_baseline
+from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, last_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.multires import ModelOutput, build_model
@@ -74,32 +74,38 @@ def test_a_map_as_usual_shows_nothing_and_what_is_unusual_shows_where():
     negative_mean = torch.rand(14, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 - 9
     cam = negative_mean.repeat(2, 1, 1, 1)
     cam[1, :, 2, 6] += 0.5
-    maps = heat_maps(subtract_baseline(cam, "negative_mean", negative_mean=negative_mean), 8)
+    maps = cam_to_heatmap(cam, 8, baseline="negative_mean", negative_mean=negative_mean)
     assert not maps[0].any()
     assert (maps[1, :, 2, 6] == 1).all() and maps[1].sum() == 14
-    assert not heat_maps(cam, 8).any()  # nowhere positive: measured from zero the same maps are empty
+    assert not cam_to_heatmap(cam, 8).any()  # nowhere positive: measured from zero the same maps are empty
 
 
-def test_usual_maps_of_another_size_are_resized():
+def test_mean_of_another_size_is_resized():
     negative_mean = torch.linspace(0, 1, 16).expand(14, 16, 16)  # a slope stays a slope
-    cam = torch.linspace(1 / 60, 1 - 1 / 60, 8).expand(1, 14, 8, 8)
-    assert subtract_baseline(cam, "negative_mean", negative_mean=negative_mean).abs().max() < 0.02
+    cam = torch.linspace(1 / 60, 1 - 1 / 60, 8).expand(1, 14, 8, 8).clone()
+    cam[:, :, 3, 3] += 1
+    maps = cam_to_heatmap(cam, 8, baseline="negative_mean", negative_mean=negative_mean)
+    assert (maps[:, :, 3, 3] == 1).all()
+    maps[:, :, 3, 3] = 0
+    assert maps.max() < 0.02
 
 
-def test_training_keeps_them_beside_the_weights_and_prediction_takes_them_off(trained, films):
+def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
     for recipe, kinds in ((FIRST, {"cam", "refined"}), (SECOND, {"cam", "refined"})):
         path = best_path(trained, recipe.name)
         model, metadata = load_checkpoint(path)
         assert set(metadata.negative_mean) == kinds
-        plain = Predictor(model, replace(recipe, cam_baseline="zero"))
+        predictor = Predictor.load(path)
         pixels, labels = films[1].__getitems__(range(len(films[1])))
-        seen, found = plain.run(pixels), Predictor.load(path).run(pixels)
+        output = predictor.forward(pixels)
         for kind in kinds:
-            maps, above = getattr(seen, kind), getattr(found, kind)
-            for k in range(14):
-                mean = maps[labels[:, k] == 0, k].double().mean(dim=0)
-                assert torch.allclose(above[:, k].double(), maps[:, k] - mean, atol=1e-5)
-        assert torch.equal(seen.logits, found.logits)
+            maps = getattr(output, kind)
+            mean = torch.stack([maps[labels[:, k] == 0, k].double().mean(dim=0) for k in range(14)])
+            options = predictor.heatmap_options(refined=kind == "refined")
+            assert torch.allclose(options.negative_mean.double(), mean, atol=1e-5)
+            expected = cam_to_heatmap(maps, 64, baseline="negative_mean", negative_mean=options.negative_mean)
+            assert torch.equal(options.heatmaps(maps, 64), expected)
+        assert torch.equal(output.logits, Predictor(model, replace(recipe, cam_baseline="zero")).forward(pixels).logits)
     theta = [load_file(best_path(trained, recipe.name))["refiner.theta.weight"] for recipe in (FIRST, SECOND)]
     assert not torch.equal(*theta)
 
@@ -111,10 +117,9 @@ def test_other_recipes_keep_none(films, tmp_path):
     assert not [key for key in load_file(last_path(tmp_path, plain.name)) if key.startswith("negative_mean")]
 
 
-def test_a_model_without_them_says_so():
-    predictor = Predictor(build_model(FIRST.model, weights="none"), FIRST)
-    with pytest.raises(InputError, match="measured from usual ones, but the model has none; see usual.calibrate"):
-        predictor.run(torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
+def test_checkpoint_without_the_mean_is_refused():
+    with pytest.raises(InputError, match=FIRST.name):
+        Predictor(build_model(FIRST.model, weights="none"), FIRST)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import boxes_from_heatmap
-from cxr_seam.inference.heatmaps import heat_maps
+from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import ImageWarning, Prediction, Predictions, Predictor
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
 from cxr_seam.models.multires import build_model
@@ -67,9 +67,9 @@ def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor,
     films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
     predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
     pixels, _ = films.__getitems__(range(5))
-    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
-    output = predictor.run(pixels)
-    assert np.array_equal(np.stack([p.cam for p in predictions]), output.refined.numpy())
+    assert np.array_equal(np.stack([p.image for p in predictions]), pixels[:, 0].numpy())
+    output = predictor.forward(pixels)
+    assert np.array_equal(np.stack([p.final_cam for p in predictions]), output.refined.numpy())
     assert np.array_equal(
         [list(p.probabilities.values()) for p in predictions], output.logits.sigmoid().numpy().astype(float)
     )
@@ -83,7 +83,9 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
     for finding in FINDINGS:
         heat_map = prediction.heat_map(finding)
         assert heat_map.shape == (200, 300) and heat_map.min() >= 0 and heat_map.max() <= 1
-        paper = heat_maps(torch.from_numpy(prediction.cam[FINDINGS.index(finding)])[None, None], 256)[0, 0].numpy()
+        paper = cam_to_heatmap(torch.from_numpy(prediction.final_cam[FINDINGS.index(finding)])[None, None], 256)[
+            0, 0
+        ].numpy()
         expected = boxes_from_heatmap(paper, threshold=RECIPE.cam_threshold).xywh * [300, 200, 300, 200]
         assert prediction.boxes_of(finding) == pytest.approx(expected)
 
@@ -92,33 +94,36 @@ def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minim
     changed = Predictor(predictor.model, replace(predictor.recipe, tta_flip=True, cam_baseline="min"))
     size = predictor.recipe.image_size
     pixels = torch.from_numpy(np.stack([resize_square(load_image(path).pixels, size) for path in films[:2]]))[:, None]
-    one, other = predictor.run(pixels), predictor.run(pixels.flip(-1))
+    one, other = predictor.forward(pixels), predictor.forward(pixels.flip(-1))
     logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
-    maps = maps - maps.amin(dim=(-2, -1), keepdim=True)
-    for found, expected_logits, expected in zip(changed.predict(films[:2]), logits, maps, strict=True):
+    heatmaps = cam_to_heatmap(maps, 256, baseline="min").numpy()
+    for found, expected_logits, expected, heatmap in zip(
+        changed.predict(films[:2]), logits, maps, heatmaps, strict=True
+    ):
         assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
-        assert np.allclose(found.cam, expected.numpy(), atol=1e-5)
+        assert np.allclose(found.final_cam, expected.numpy(), atol=1e-5)
+        assert np.allclose(found.heat_maps, heatmap, atol=1e-4)
 
 
 def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, films):
     """The first phase has a refiner too, with weights as they were drawn."""
-    pixels = torch.from_numpy(predictor.predict(films[0]).film)[None, None]
+    pixels = torch.from_numpy(predictor.predict(films[0]).image)[None, None]
     first = Predictor(predictor.model, get_preset("tiny")[1])
-    output = first.run(pixels)
+    output = first.forward(pixels)
     assert output.refined is not None and not torch.equal(output.refined, output.cam)
-    assert np.array_equal(first.predict(films[0]).cam, output.cam[0].numpy())
+    assert np.array_equal(first.predict(films[0]).final_cam, output.cam[0].numpy())
 
 
 def test_decisions_are_at_the_stored_thresholds(predictor, films):
     prediction = predictor.predict(films[0])
-    assert prediction.present["Hernia"] is None
+    assert prediction.decisions["Hernia"] is None
     for finding in FINDINGS[:-1]:
-        assert prediction.present[finding] is (prediction.probabilities[finding] >= 0.5)
+        assert prediction.decisions[finding] is (prediction.probabilities[finding] >= 0.5)
     exactly = Predictor(predictor.model, RECIPE, thresholds={f: prediction.probabilities[f] for f in FINDINGS}).predict(
         films[0]
     )
-    assert all(exactly.present.values())  # "from which on"
-    assert set(Predictor(predictor.model, RECIPE).predict(films[0]).present.values()) == {None}
+    assert all(exactly.decisions.values())  # "from which on"
+    assert set(Predictor(predictor.model, RECIPE).predict(films[0]).decisions.values()) == {None}
 
 
 def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_path):
@@ -130,7 +135,7 @@ def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_p
     assert [p.path for p in listed] == [str(path) for path in films]
     assert isinstance(folder, Predictions) and folder.failures == {}
     for one, other in zip(reversed(folder), listed, strict=True):
-        assert np.array_equal(one.film, other.film)
+        assert np.array_equal(one.image, other.image)
         assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
     single = predictor.predict(films[3])
     assert isinstance(single, Prediction)
@@ -172,17 +177,17 @@ def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
     else:
         Image.fromarray(pixels).save(path)
     expected, found = predictor.predict(films[0]), predictor.predict(path)
-    assert np.array_equal(found.film, expected.film) and found.probabilities == expected.probabilities
+    assert np.array_equal(found.image, expected.image) and found.probabilities == expected.probabilities
 
 
 def test_many_predictions_are_small_in_memory(predictor):
     path = of_pydicom_data("RG1_J2KR.dcm")
     prediction = predictor.predict(path)
     assert prediction.size == (1955, 1841)
-    assert sum(part.nbytes for part in (prediction.film, prediction.cam)) < 300_000
-    assert prediction.film.base is None or prediction.film.base.nbytes < 300_000
-    assert prediction.cam.base is None
-    assert np.array_equal(prediction.film, resize_square(load_image(path).pixels, RECIPE.image_size))
+    assert sum(part.nbytes for part in (prediction.image, prediction.final_cam)) < 300_000
+    assert prediction.image.base is None or prediction.image.base.nbytes < 300_000
+    assert prediction.final_cam.base is None
+    assert np.array_equal(prediction.image, resize_square(load_image(path).pixels, RECIPE.image_size))
 
 
 def test_results_are_named_after_their_files(tmp_path):
@@ -246,12 +251,12 @@ def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo
     metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films, start=None))
     path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, metadata=metadata)
     pixels, _ = films.__getitems__(range(5))
-    expected = predictor.run(pixels)
+    expected = predictor.forward(pixels)
     predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in films.image_index])
-    assert np.array_equal(np.stack([p.film for p in predictions]), pixels[:, 0].numpy())
-    assert np.array_equal(np.stack([p.cam for p in predictions]), expected.refined.numpy())
+    assert np.array_equal(np.stack([p.image for p in predictions]), pixels[:, 0].numpy())
+    assert np.array_equal(np.stack([p.final_cam for p in predictions]), expected.refined.numpy())
     straight = predictor.predict([demo_folder / "images" / name for name in films.image_index])
-    assert not np.array_equal(np.stack([p.cam for p in straight]), expected.refined.numpy())
+    assert not np.array_equal(np.stack([p.final_cam for p in straight]), expected.refined.numpy())
 
 
 def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):

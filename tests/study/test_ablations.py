@@ -17,7 +17,7 @@ from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
-from cxr_seam.inference.heatmaps import PAPER_SIZE, heat_maps
+from cxr_seam.inference.heatmaps import PAPER_SIZE, cam_to_heatmap
 from cxr_seam.metrics.localization import localization_table
 from cxr_seam.models.checkpoint import (
     Checkpoint,
@@ -156,8 +156,8 @@ def test_each_q_is_scored_on_boxes_of_its_own(results, workspace):
     """Against boxes made here in one batch by another way."""
     models = Models(workspace)
     films, truth = workspace.boxed_dataset(), workspace.metadata().boxes
-    output = models.predictor(choices("q", MULTI, PCM)[0]).run(films.__getitems__(range(len(films)))[0])
-    maps = heat_maps(output.refined[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
+    output = models.predictor(choices("q", MULTI, PCM)[0]).forward(films.__getitems__(range(len(films)))[0])
+    maps = cam_to_heatmap(output.refined[:, : len(BOXED_FINDINGS)], PAPER_SIZE).numpy()
     for q in (0.5, 0.9):
         boxes = pd.concat(
             predicted_boxes(film, name, BOXED_FINDINGS, threshold=q)

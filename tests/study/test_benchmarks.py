@@ -31,7 +31,7 @@ from cxr_seam.evaluation.results import (
     load_results,
 )
 from cxr_seam.inference.boxes import boxes_from_heatmap
-from cxr_seam.inference.heatmaps import heat_maps
+from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.boxes import box_overlap
 from cxr_seam.recipes import Recipe
@@ -415,7 +415,7 @@ def test_the_agreement_told_is_that_of_the_two_seeds_models(
     seen = [ChestXrayDataset(cache, tables, image_index=part) for part in (names[::2], names[1::2])]
     for films in seen:
         pixels = films.__getitems__(range(len(films)))[0]
-        maps = [heat_maps(reader.run(pixels).refined, 256).numpy() for reader in predictors]
+        maps = [cam_to_heatmap(reader.forward(pixels).refined, 256).numpy() for reader in predictors]
         of_findings = []
         for k in range(14):
             shown = np.flatnonzero(films.labels[:, k])
@@ -441,7 +441,7 @@ def lost_where_covered(reader: Predictor, judge: Predictor, films: ChestXrayData
     """Film by film: a square of 16 of 64 pixels around the reader's best box shows the mean film."""
     pixels = films.__getitems__(range(len(films)))[0]
     mean = pixels.double().mean(dim=0).round().to(torch.uint8)
-    maps, logits = heat_maps(reader.run(pixels).refined, 256).numpy(), judge.run(pixels).logits.numpy()
+    maps, logits = cam_to_heatmap(reader.forward(pixels).refined, 256).numpy(), judge.forward(pixels).logits.numpy()
     lost = np.full(logits.shape, np.nan)
     for film, k in np.argwhere(films.labels == 1):
         x, y, w, h = best_box(maps[film, k]) * 64
@@ -449,7 +449,7 @@ def lost_where_covered(reader: Predictor, judge: Predictor, films: ChestXrayData
         covered, inside = pixels[film].clone(), np.s_[:, max(top, 0) : top + 16, max(left, 0) : left + 16]
         if w:
             covered[inside] = mean[inside]
-        lost[film, k] = (logits[film, k] - float(judge.run(covered[None]).logits[0, k])) / logits[:, k].std()
+        lost[film, k] = (logits[film, k] - float(judge.forward(covered[None]).logits[0, k])) / logits[:, k].std()
     return lost
 
 

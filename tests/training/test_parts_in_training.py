@@ -71,5 +71,7 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     pixels = validation.__getitems__([0])[0]
     once = replace(first, cam_baseline="zero", tta_flip=False)
     looks = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
-    said = [Predictor(predictor.model, how).run(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
-    torch.testing.assert_close(predictor.run(pixels).logits, sum(said) / 4)  # a film is looked at larger and mirrored
+    said = [Predictor(predictor.model, how).forward(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
+    torch.testing.assert_close(
+        predictor.forward(pixels).logits, sum(said) / 4
+    )  # a film is looked at larger and mirrored

@@ -28,8 +28,8 @@ from cxr_seam.visualize.examples import (
     one_per_finding,
     pick_boxed,
     prediction_png,
+    rank_best_boxes,
     save_image,
-    score_best_boxes,
 )
 from cxr_seam.visualize.figures import plot_augmentations, plot_samples
 from cxr_seam.workspace import Workspace
@@ -93,7 +93,7 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     cache = workspace.cache()
     pixels = cache.images[cache.image_index.index(examples[0].image_index)]
     png = cv2.imencode(".png", np.asarray(pixels))[1].tobytes()
-    assert example_from_file(predictors, png, name="own.png").cam_thresholds == dict.fromkeys(examples[0].models, q)
+    assert example_from_file(predictors, png, name="own.png").options["Standard"].threshold == q
 
 
 def test_one_per_finding_covers_all_boxed_findings(workspace: Workspace) -> None:
@@ -172,7 +172,7 @@ PROBABILITIES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, ind
 
 
 def test_most_confident_by_hand() -> None:
-    scored = score_best_boxes(BOXES, TRUTH, PROBABILITIES)
+    scored = rank_best_boxes(BOXES, TRUTH, PROBABILITIES)
     mass = scored[scored["finding"] == "Mass"].set_index("image_index")
     assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.25, "d": 0}
     assert list(mass.index) == ["d", "a", "c", "b"]  # highest probability first

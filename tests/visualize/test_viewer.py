@@ -15,6 +15,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import REFINED, STANDARD
 from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
+from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.boxes import iou
 from cxr_seam.models.multires import build_from_recipe, build_model
@@ -204,7 +205,7 @@ def predictors() -> dict[str, Predictor]:
 
 def test_threshold_starts_at_the_recipe():
     pytest.importorskip("ipywidgets")
-    example = replace(random_example(), cam_thresholds=dict.fromkeys(random_example().models, 0.95))
+    example = replace(random_example(), options=dict.fromkeys(random_example().models, HeatmapOptions(threshold=0.95)))
     viewer = Viewer([example], width=128)
     assert viewer.threshold.value == 0.95
     # Few of 64 random cells are within 5 % of the maximum, so these are other boxes than at 0.7.

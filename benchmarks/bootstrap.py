@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import measure
 import numpy as np
 
-from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_patients
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_patients
 from cxr_seam.metrics.classification import bootstrap_auc_ap, classification_scores
 
 SIZE = {"patients": 2797, "films": 25596}
@@ -42,7 +42,7 @@ def inputs(*, patients: int, films: int) -> tuple[np.ndarray, np.ndarray, Patien
 
 def ours(labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap) -> None:
     """All draws, all scores."""
-    classification_scores(labels, probabilities, draws=draws, thresholds=np.full(len(POSITIVES), 0.5))
+    classification_scores(labels, probabilities, bootstrap=draws, thresholds=np.full(len(POSITIVES), 0.5))
 
 
 def of_rows(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple]:
@@ -94,12 +94,12 @@ def main() -> None:
     labels, probabilities, draws = given = inputs(**size)
     candidates = {"ours": lambda: ours(*given)} | {name: lambda name=name: trainer(name, *given, few) for name in LOOPS}
     seconds = measure.in_turn(candidates, rounds=rounds)
-    seconds |= {name: [taken * DRAWS / few for taken in seconds[name]] for name in LOOPS}
+    seconds |= {name: [taken * N_BOOTSTRAP / few for taken in seconds[name]] for name in LOOPS}
     peak = measure.in_fresh_process(memory, quick=options.quick, **size)["bytes"]
-    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(POSITIVES))]
+    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=draws) for i in range(len(POSITIVES))]
     same_draws = np.array(ranked).transpose(1, 2, 0)[:, :few]
     rows = [
-        {"candidate": "ours", "draws made": DRAWS, "seconds for 1,000 draws": measure.spread(seconds["ours"])["median"],
+        {"candidate": "ours", "draws made": N_BOOTSTRAP, "seconds for 1,000 draws": measure.spread(seconds["ours"])["median"],
          "goal": f"at most {GOAL_SECONDS} s, {GOAL_MIB} MiB", "peak MiB": peak / measure.MIB}
     ]  # fmt: skip
     for name in LOOPS:

@@ -40,9 +40,10 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.calibration import calibrate, negative_mean_cam
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
-from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients
+from cxr_seam.metrics.boxes import rank_by_probability
 from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
-from cxr_seam.metrics.localization import localization_scores, rank_by_probability
+from cxr_seam.metrics.localization import localization_scores
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
 from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.recipes import Recipe
@@ -142,7 +143,7 @@ def with_findings(films: ChestXrayDataset, workspace: Workspace) -> ChestXrayDat
 
 def drawn_for(workspace: Workspace, images: Sequence[str], *, draws: int) -> PatientBootstrap:
     """Draws of the patients of some images."""
-    return bootstrap_patients(workspace.metadata().images["patient_id"][list(images)].to_numpy(), draws=draws)
+    return bootstrap_patients(workspace.metadata().images["patient_id"][list(images)].to_numpy(), n_bootstrap=draws)
 
 
 def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, draws: int) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def auc_without_shrunk(workspace: Workspace, found: Evaluation, key: str, *, dra
     films = workspace.test_dataset()
     kept = [place for place, name in enumerate(films.image_index) if name not in shrunk]
     drawn = drawn_for(workspace, [films.image_index[place] for place in kept], draws=draws)
-    scores = classification_scores(found.labels[kept], found.probabilities[key][kept], draws=drawn)
+    scores = classification_scores(found.labels[kept], found.probabilities[key][kept], bootstrap=drawn)
     samples = bootstrap_for_json(scores.samples[MEAN_AUC])
     return {**scores.table["mean"]["auc"], "images": len(kept), "samples": samples}
 
@@ -167,7 +168,7 @@ def centre_ranked(workspace: Workspace, found: Evaluation, key: str, *, draws: i
     ranks = pd.DataFrame(found.probabilities[key], pd.Index(tested, name="image_index"), list(FINDINGS))
     boxes = rank_by_probability(centre_boxes(boxed, extent=HALF_IMAGE), ranks)
     drawn = drawn_for(workspace, boxed, draws=draws)
-    scores, samples = localization_scores(boxes, found.truth, images=boxed, draws=drawn)
+    scores, samples = localization_scores(boxes, found.truth, images=boxed, bootstrap=drawn)
     return {**LOCALIZATION[FROC].value(scores), "samples": bootstrap_for_json(samples[LOCALIZATION[FROC]])}
 
 
@@ -176,7 +177,7 @@ def tight_boxes(workspace: Workspace, found: Evaluation, *, draws: int) -> dict[
     boxed, figure, told = found.boxed_set.image_index, study_table.TIGHT_KEY, {}
     drawn = drawn_for(workspace, boxed, draws=draws)
     for kind, method in found.methods.items():
-        scores, samples = localization_scores(method.boxes, found.truth, images=boxed, draws=drawn)
+        scores, samples = localization_scores(method.boxes, found.truth, images=boxed, bootstrap=drawn)
         told[kind] = {**figure.value(scores), "samples": bootstrap_for_json(samples[figure])}
     return told
 
@@ -198,7 +199,7 @@ def measure_controls(study: Study) -> None:
         "centre box, half of image": centre_boxes(images, extent=HALF_IMAGE),
     }
     for name, boxes in baselines.items():
-        scores, samples = localization_scores(boxes, truth, images=images, draws=drawn)
+        scores, samples = localization_scores(boxes, truth, images=images, bootstrap=drawn)
         content["localization"][name] = {"type": BASELINE, "note": "never saw an image", **scores}
         content["bootstrap"][name] = {metric: bootstrap_for_json(samples[key]) for metric, key in LOCALIZATION.items()}
     with atomic_write(path) as temporary:
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--size", type=int, default=128, help="of the films in pixels (%(default)s)")
     options.add_argument("--backbone", default="efficientnet_lite0", help="of all rows (%(default)s)")
     options.add_argument("--epochs", type=int, default=9, help="of a first phase (%(default)s)")
-    options.add_argument("--n-bootstrap", type=int, default=DRAWS, help="of the bootstrap (%(default)s)")
+    options.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="of the bootstrap (%(default)s)")
     options.add_argument("--list", action="store_true", help="print the rows and what they cost, and run nothing")
     chosen = options.parse_args(arguments)
     study = Study(chosen.data, chosen.out, chosen.backbone, chosen.size, chosen.epochs, chosen.draws)

@@ -84,7 +84,7 @@ def agreement_of(
             judged = zip(boxes, reversed(readers), strict=True)
             lost = [covering_drops(own[kind], judge_of(other), seen, fewest=fewest) for own, other in judged]
             drops.setdefault(kind, []).append(np.mean(lost, axis=0))
-    drawn = bootstrap_patients([patient for of in patients for patient in of], draws=draws)
+    drawn = bootstrap_patients([patient for of in patients for patient in of], n_bootstrap=draws)
     found: dict[str, dict[str, Any]] = {}
     for kind, parts in counted.items():
         means = pd.DataFrame(parts).mean()

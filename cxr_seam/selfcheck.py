@@ -25,10 +25,10 @@ from .findings import FINDINGS, XYWH
 from .inference.boxes import predicted_boxes
 from .inference.heatmaps import cam_to_heatmap
 from .metrics.bootstrap import bootstrap_patients
-from .metrics.boxes import iobb, iou
+from .metrics.boxes import iobb, iou, rank_by_probability
 from .metrics.classification import classification_scores
 from .metrics.froc import froc
-from .metrics.localization import best_boxes, localization_scores, localization_table, rank_by_probability
+from .metrics.localization import best_boxes, localization_scores, localization_table
 from .metrics.pointing_game import points
 from .models.cam import make_pcm_input
 from .models.pcm import affinity, apply_affinity
@@ -155,8 +155,8 @@ def _boxes() -> list[tuple[str, Any, Callable[[], Any]]]:
         return measure(predicted.loc[predicted["image_index"] == film, XYWH], [TRUE_BOXES[film]])[:, 0]
 
     def accuracy_interval() -> Any:
-        draws = bootstrap_patients(PATIENTS, draws=200)
-        scores, _ = localization_scores(*case_boxes(), images=FILMS, draws=draws)
+        draws = bootstrap_patients(PATIENTS, n_bootstrap=200)
+        scores, _ = localization_scores(*case_boxes(), images=FILMS, bootstrap=draws)
         accuracy = scores["all_boxes"]["iobb>0.1"]["findings"]["Mass"]["accuracy"]
         return [accuracy["value"], accuracy["low"], accuracy["high"]]
 
@@ -211,9 +211,9 @@ def _rankings() -> list[tuple[str, Any, Callable[[], Any]]]:
     def classified(*metrics: str) -> Any:
         labels, probabilities = np.zeros((2, len(FILMS), len(FINDINGS)))
         labels[:, MASS], probabilities[:, MASS] = LABELS, PROBABILITIES
-        draws = bootstrap_patients(PATIENTS, draws=2)
+        draws = bootstrap_patients(PATIENTS, n_bootstrap=2)
         at_half = np.full(len(FINDINGS), 0.5)
-        scores = classification_scores(labels, probabilities, draws=draws, thresholds=at_half)
+        scores = classification_scores(labels, probabilities, bootstrap=draws, thresholds=at_half)
         return [scores.table["findings"]["Mass"][metric]["value"] for metric in metrics]
 
     return [

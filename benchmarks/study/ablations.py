@@ -34,7 +34,7 @@ from cxr_seam.evaluation.results import (
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
-from cxr_seam.metrics.bootstrap import DRAWS, Estimate, bootstrap_patients, difference
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, Estimate, bootstrap_patients, difference
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.localization import localization_scores
 from cxr_seam.workspace import Workspace
@@ -50,7 +50,7 @@ NO_BOXES = "not answered: no film of these data carries a true box, and this que
 
 
 def ablate(
-    workspace: Workspace, *, questions: Sequence[str] | None = None, draws: int = DRAWS, seed: int = 0
+    workspace: Workspace, *, questions: Sequence[str] | None = None, draws: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict[str, Any]:
     """Train and score every choice of the questions; write `ablations.json` and `ablations.csv` into `keep`.
 
@@ -119,10 +119,10 @@ class Scorer:
         self.truth = tables.boxes[tables.boxes["image_index"].isin(self.films.image_index)]
         self.boxed = workspace.boxed_dataset() if len(self.truth) else None
         patients = tables.images["patient_id"]
-        self._draws = bootstrap_patients(patients[self.films.image_index].to_numpy(), draws=draws, seed=seed)
+        self._draws = bootstrap_patients(patients[self.films.image_index].to_numpy(), n_bootstrap=draws, seed=seed)
         if self.boxed is not None:
             boxed = patients[self.boxed.image_index].to_numpy()
-            self._boxed_draws = bootstrap_patients(boxed, draws=draws, seed=seed)
+            self._boxed_draws = bootstrap_patients(boxed, n_bootstrap=draws, seed=seed)
         self._classified: dict[str, tuple[pd.DataFrame, Estimate, np.ndarray]] = {}
         self._located: dict[Any, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
 
@@ -161,7 +161,7 @@ class Scorer:
             return
         values = predictor.probabilities(self.films, desc=f"classify, {name}")
         probabilities = pd.DataFrame(values, self.films.image_index, FINDINGS)
-        scores = classification_scores(self.films.labels, probabilities.to_numpy(), draws=self._draws)
+        scores = classification_scores(self.films.labels, probabilities.to_numpy(), bootstrap=self._draws)
         self._classified[name] = probabilities, scores.table["mean"]["auc"], scores.samples[MEAN_AUC]
 
     def _locate(self, choice: Choice, predictor: Predictor, *, wanted: set[tuple[str, float]]) -> None:
@@ -178,7 +178,7 @@ class Scorer:
         for (maps, threshold), collector in collectors.items():
             boxes = collector.method(MODEL, "", probabilities=probabilities).boxes
             self._located[choice.model, maps, threshold] = localization_scores(
-                boxes, self.truth, images=self.boxed.image_index, draws=self._boxed_draws
+                boxes, self.truth, images=self.boxed.image_index, bootstrap=self._boxed_draws
             )
 
 

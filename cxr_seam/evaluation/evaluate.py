@@ -24,7 +24,7 @@ from ..device import installed_versions
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Predictor
-from ..metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients
+from ..metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
 from ..models.checkpoint import NEGATIVE_MEAN, best_path, load_checkpoint, read_header
@@ -79,7 +79,7 @@ class Evaluation:
 def evaluate(
     run: Workspace,
     *,
-    n_bootstrap: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     predictors: Mapping[str, Predictor] | None = None,
     baselines: bool = True,
@@ -121,7 +121,7 @@ def evaluate_models(
     test_set: ChestXrayDataset,
     boxed_set: ChestXrayDataset,
     *,
-    n_bootstrap: int = DRAWS,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     baselines: bool = True,
 ) -> Evaluation:
@@ -141,7 +141,7 @@ def evaluate_models(
     patients = metadata.images["patient_id"]
 
     def bootstrap(images: Sequence[str]) -> PatientBootstrap:
-        return bootstrap_patients(patients[images].to_numpy(), draws=n_bootstrap, seed=seed)
+        return bootstrap_patients(patients[images].to_numpy(), n_bootstrap=n_bootstrap, seed=seed)
 
     probabilities = classify(predictors, test_set)
     classification, replicates = _score_classification(
@@ -159,7 +159,7 @@ def evaluate_models(
     boxed_bootstrap = bootstrap(boxed_set.image_index)
     for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
         scores, samples = localization_scores(
-            method.boxes, truth, images=boxed_set.image_index, draws=boxed_bootstrap, points=method.points
+            method.boxes, truth, images=boxed_set.image_index, bootstrap=boxed_bootstrap, points=method.points
         )
         localization[name] = {"type": method.type, "note": method.note, **scores}
         replicates[name] = replicates.get(name, {}) | {metric: samples[key] for metric, key in LOCALIZATION.items()}
@@ -229,7 +229,7 @@ def _score_classification(
     tables, replicates = {}, {}
     for key, predictor in predictors.items():
         values = probabilities[models_of(key)[0]]
-        scores = classification_scores(labels, values, draws=bootstrap, thresholds=predictor.thresholds_array)
+        scores = classification_scores(labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array)
         for model in models_of(key):
             tables[model] = scores.table
             replicates[model] = {metric: scores.samples[metric] for metric in CLASSIFICATION}

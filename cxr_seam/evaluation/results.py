@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from ..errors import InputError
 from ..io import atomic_write
 from ..metrics.bootstrap import Estimate, difference
-from ..metrics.localization import SUMMARY_RATE, MetricKey
+from ..metrics.froc import SUMMARY_RATE
+from ..metrics.localization import MetricKey
 from .schema import RESULTS
 
 FORMAT = 4

@@ -25,10 +25,10 @@ Measure = Literal["iobb", "iou"]
 
 
 def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.ndarray:
-    """Measure the overlap of boxes whose leading axes broadcast, as NumPy broadcasts them.
+    """Compute the overlap of boxes with broadcast leading axes.
 
-    `iou`: intersection / union. `iobb`: intersection / area of the PREDICTED box (Wang et al. 2017). Where
-    the divisor is zero the overlap is 0.
+    "iou": intersection / union. "iobb": intersection / area of the PREDICTED box (Wang et al. 2017). If the divisor is
+    zero, the overlap is 0.
 
     Args:
         predicted: (..., 4) x, y, w, h.
@@ -37,20 +37,10 @@ def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) ->
 
     Returns:
         float64 in [0, 1] of the broadcast leading shape.
-
-    Raises:
-        InputError: the measure is unknown or the last axis does not hold four numbers.
     """
-    if measure not in ("iobb", "iou"):
-        raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
-    if predicted.shape[-1:] != (4,) or true.shape[-1:] != (4,):
-        raise InputError(f"boxes must be x, y, w, h along the last axis, not {predicted.shape} and {true.shape}")
     upper_left = np.maximum(predicted[..., :2], true[..., :2])
-    lower_right = np.minimum(
-        predicted[..., :2] + predicted[..., 2:],
-        true[..., :2] + true[..., 2:],
-    )
+    lower_right = np.minimum(predicted[..., :2] + predicted[..., 2:], true[..., :2] + true[..., 2:])
     intersection = np.clip(lower_right - upper_left, 0, None).prod(axis=-1)
     divisor = predicted[..., 2:].prod(axis=-1)
     if measure == "iou":
@@ -59,29 +49,32 @@ def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) ->
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return intersection over union of every box of `a` (M, 4) with every box of `b` (K, 4), as (M, K)."""
+    """Compute the intersection over union of boxes `a` (M, 4) and `b` (K, 4), (M, K)."""
     return box_overlap(np.asarray(a)[:, None], np.asarray(b)[None], measure="iou")
 
 
 def iobb(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Return intersection over the area of the predicted box, for (M, 4) and (K, 4) boxes, as (M, K).
+    """Compute the intersection over the area of the predicted box, (M, K), for boxes (M, 4) and (K, 4).
 
-    Source: Wang et al. 2017. A small predicted box wholly inside a true one has an IoBB of 1; a predicted box
-    that covers the whole image does not score high, unlike with intersection over the true box.
+    Source: Wang et al. 2017. A small predicted box inside a true box has an IoBB of 1; a predicted box of the size of
+    the image has a low IoBB.
     """
     return box_overlap(np.asarray(predicted)[:, None], np.asarray(true)[None], measure="iobb")
 
 
 PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
 
+MIN_PROBABILITY = 0.5
+"""Of the filter in the authors' program."""
+
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Predicted boxes (P), true boxes (T), and the overlap of each two (K) that share image and finding.
+    """Predicted boxes (P), true boxes (T), and the pairs (K) with the same image and finding.
 
     Attributes:
-        images: N, how many images the boxes were predicted on.
-        predicted_image, predicted_finding: (P,) position in the images, and in `BOXED_FINDINGS`.
+        images: N, the number of images.
+        predicted_image, predicted_finding: (P,) indices of the image and of the finding in `BOXED_FINDINGS`.
         score: (P,) float64 ranking score, see `ranking_score`.
         true_image, true_finding: (T,) the same of the true boxes.
         pair_predicted, pair_true: (K,) which predicted and which true box.
@@ -99,17 +92,11 @@ class Matches:
     overlaps: dict[Measure, np.ndarray]
 
     def pairs(self, measure: Measure, threshold: float) -> np.ndarray:
-        """Return (K,) bool: the pairs that overlap by more than `threshold`.
-
-        Raises:
-            InputError: the measure is unknown.
-        """
-        if measure not in self.overlaps:
-            raise InputError(f"unknown measure {measure!r}; choose 'iobb' or 'iou'")
+        """Return which pairs overlap by more than `threshold`, (K,) bool."""
         return self.overlaps[measure] > threshold
 
     def fp_and_tp(self, measure: Measure, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return (P,) bool, the false positives, and (T,) bool, the true boxes that are found."""
+        """Return the false positives (P,) bool and the correct (found) true boxes (T,) bool."""
         matched = self.pairs(measure, threshold)
         false = np.ones(len(self.predicted_image), dtype=bool)
         false[self.pair_predicted[matched]] = False
@@ -119,15 +106,15 @@ class Matches:
 
 
 def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]) -> Matches:
-    """Pair predicted and true boxes of the same image and finding, and measure their overlaps.
+    """Pair predicted and true boxes of the same image and finding, and compute their overlaps.
 
-    Boxes of other images and of the six findings without true boxes are left out on both sides. Several true boxes
-    for an image and finding are allowed.
+    Boxes of other images and of the six findings without true boxes are left out. An image and finding may have several
+    true boxes.
 
     Args:
-        predicted: see the module; `score` and `probability` may be missing.
-        truth: see the module.
-        images: the images the boxes were predicted on, each once. Also those where nothing was predicted.
+        predicted: table of boxes, see the module; `score` and `probability` may be missing.
+        truth: table of boxes.
+        images: the images that boxes were predicted on, each once, also those without a predicted box.
 
     Raises:
         InputError: `images` is empty or names an image twice, a column is missing, or a score is not finite.
@@ -157,10 +144,9 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
 
 
 def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
-    """Return the score (P,) that boxes of all films are ranked by: probability of the finding times `score`.
+    """Return the ranking score (P,) of boxes: `probability` of the finding times `score`; missing columns count as 1.
 
-    The peak alone cannot rank: the best box of every map that is not empty has a peak of 1, since maps are divided by
-    their maximum. Where a method has no probability it is taken as 1, and where a box has no score that is 1 too.
+    The score alone cannot rank boxes of different images, because the best box of every heat map has a score of 1.
 
     Raises:
         InputError: a score is not finite.
@@ -171,36 +157,53 @@ def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
             score = score * predicted[column].to_numpy(dtype=np.float64)
     if not np.isfinite(score).all():
         row = int(np.argmin(np.isfinite(score)))
-        raise InputError(f"the score of predicted box {row} is not finite; boxes cannot be ranked by it")
+        raise InputError(f"the score of predicted box {row} is not finite, so boxes cannot be ranked")
     return score
 
 
-def check_heatmaps(heatmaps: np.ndarray, findings: Sequence[str], image_index: str) -> np.ndarray:
-    """Return an image's heat maps (C, H, W) as an array.
+def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `probability`, the probability of the finding on the image, which ranks and filters the boxes.
+
+    This also works for boxes of a baseline: centre boxes ranked by the probabilities of a model measure how much its
+    classifier alone localizes.
+
+    Args:
+        boxes: predicted boxes.
+        probabilities: index: image_index; columns: findings; values in [0, 1].
 
     Raises:
-        InputError: there are not as many maps as findings.
+        InputError: an image or finding has no probability, or one is not in [0, 1].
     """
-    heatmaps = np.asarray(heatmaps)
-    if heatmaps.ndim != 3 or len(heatmaps) != len(findings):
-        raise InputError(
-            f"{image_index}: {len(findings)} findings need heat maps of the shape ({len(findings)}, H, W), "
-            f"not {heatmaps.shape}"
-        )
-    return heatmaps
+    row = probabilities.index.get_indexer(boxes["image_index"])
+    column = probabilities.columns.get_indexer(boxes["finding"])
+    if (missing := (row < 0) | (column < 0)).any():
+        image, finding = boxes[["image_index", "finding"]].to_numpy()[int(np.argmax(missing))]
+        raise InputError(f"there is no probability of {finding} on {image}; classify the images of the boxes")
+    values = probabilities.to_numpy(dtype=np.float64)[row, column]
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError("the probability of a box is not in [0, 1]; give probabilities, not logits")
+    return boxes.assign(probability=values)
+
+
+def filter_by_probability(predicted: pd.DataFrame, *, probability: float = MIN_PROBABILITY) -> pd.DataFrame:
+    """Keep the boxes of findings with a probability above `probability`, as the authors' program (not the paper) does.
+
+    Without the column `probability` all boxes are kept.
+    """
+    return predicted[predicted["probability"] > probability] if "probability" in predicted else predicted
 
 
 def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, the findings, of those that are `defined` (8,) on all images.
+    """Average the last axis over the findings that are `defined` (8,) on all images.
 
-    NaN where one of these is NaN, as in a draw that lacks all its true boxes: a mean over other findings is another
-    number. NaN also where none is defined.
+    NaN if one of them is NaN, for example in a replicate without true boxes of this finding, because a mean over fewer
+    findings does not compare. NaN also if no finding is defined.
     """
     return values[..., defined].mean(axis=-1) if defined.any() else np.full(values.shape[:-1], np.nan)
 
 
 def _cells(boxes: pd.DataFrame, images: pd.Index, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image and finding of the boxes that count as one number, image * 8 + finding; their x, y, w, h; their rows."""
+    """Return image * 8 + finding of the boxes that count, their x, y, w, h, and their rows."""
     missing = {"image_index", "finding", *XYWH} - set(boxes.columns)
     if missing:
         raise InputError(f"the table of {kind} boxes lacks the columns {', '.join(sorted(missing))}")

@@ -2,7 +2,7 @@
 
 Sources: D'Souza et al. 2022, Table 1 (AUC); average precision as scikit-learn defines it; Youden 1950 (thresholds).
 Intervals come from a bootstrap over patients. A draw gives every film a weight, so AUC and average precision are
-computed with weights: each finding's films are sorted once, for all draws.
+computed with weights: each finding's films are sorted once, for all bootstrap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..findings import FINDINGS
 from .bootstrap import PatientBootstrap, estimate, num_valid
 
 VALUES_AT_ONCE = 2**22
-"""Weights of films under way for one finding: a few arrays of 32 MiB, whatever the number of films and draws."""
+"""Weights of films under way for one finding: a few arrays of 32 MiB, whatever the number of films and bootstrap."""
 
 
 class Scores(NamedTuple):
@@ -101,14 +101,14 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def classification_scores(
-    labels: np.ndarray, probabilities: np.ndarray, *, draws: PatientBootstrap, thresholds: np.ndarray | None = None
+    labels: np.ndarray, probabilities: np.ndarray, *, bootstrap: PatientBootstrap, thresholds: np.ndarray | None = None
 ) -> Scores:
     """Score every finding and the mean over findings, with intervals over patients.
 
     Args:
         labels: (N, 14) of 0 and 1, findings in NIH's order.
         probabilities: (N, 14), any finite scores that rise with the finding.
-        draws: from the patients of the same N films.
+        bootstrap: from the patients of the same N films.
         thresholds: (14,) from `choose_thresholds` on validation films, NaN = none; without them sensitivity,
             specificity and F1 are not defined.
 
@@ -123,13 +123,13 @@ def classification_scores(
         InputError: as told in `classification_table`; the draws are of other films; thresholds are not (14,).
     """
     labels, probabilities = checked_scores(labels, probabilities)
-    draws.check_rows(len(labels))
+    bootstrap.check_length(len(labels))
     thresholds = np.full(len(FINDINGS), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     if thresholds.shape != (len(FINDINGS),):
         raise InputError(f"there must be one threshold for each of {len(FINDINGS)} findings, not {thresholds.shape}")
-    all_films = PatientBootstrap(np.ones((1, draws.counts.shape[1]), dtype=np.uint8), draws.patient_of)
+    all_films = PatientBootstrap(np.ones((1, bootstrap.counts.shape[1]), dtype=np.uint8), bootstrap.patient_of)
     values = _metrics(labels, probabilities, thresholds, all_films)
-    samples = _metrics(labels, probabilities, thresholds, draws)
+    samples = _metrics(labels, probabilities, thresholds, bootstrap)
     findings = {}
     for i, finding in enumerate(FINDINGS):
         positives = int(labels[:, i].sum())
@@ -149,7 +149,7 @@ def classification_scores(
     mean: dict[str, Any] = {}
     mean_samples = {}
     for name in ("auc", "average_precision"):
-        of_draws = samples[name][:, defined].mean(axis=1) if defined.any() else np.full(len(draws), np.nan)
+        of_draws = samples[name][:, defined].mean(axis=1) if defined.any() else np.full(len(bootstrap), np.nan)
         mean[name] = estimate(values[name][0, defined].mean() if defined.any() else None, of_draws)
         mean_samples[f"mean_{name}"] = of_draws
     mean["n_defined"] = int(defined.sum())
@@ -158,7 +158,7 @@ def classification_scores(
 
 
 def bootstrap_auc_ap(
-    labels: np.ndarray, scores: np.ndarray, *, draws: PatientBootstrap
+    labels: np.ndarray, scores: np.ndarray, *, bootstrap: PatientBootstrap
 ) -> tuple[np.ndarray, np.ndarray]:
     """AUC and average precision of one finding in every draw.
 
@@ -168,7 +168,7 @@ def bootstrap_auc_ap(
     Args:
         labels: (N,) of 0 and 1.
         scores: (N,) finite.
-        draws: from the patients of the same N films.
+        bootstrap: from the patients of the same N films.
 
     Returns:
         AUC (draws,) and average precision (draws,) float64, NaN in a draw without a positive or a negative film.
@@ -182,14 +182,14 @@ def bootstrap_auc_ap(
     has_positive = np.bincount(group, weights=positive_film) > 0
     step_of_group = np.r_[0, np.cumsum(has_positive[1:] | has_positive[:-1])]
     step = step_of_group[group]
-    shape = step[-1] + 1, draws.counts.shape[1]
-    patient = draws.patient_of[order]
+    shape = step[-1] + 1, bootstrap.counts.shape[1]
+    patient = bootstrap.patient_of[order]
     films = csr_array((np.ones(len(step)), (step, patient)), shape=shape)
     positive_films = csr_array((np.ones(positive_film.sum()), (step[positive_film], patient[positive_film])), shape)
     at_once = max(1, VALUES_AT_ONCE // shape[0])
-    auc, average_precision = np.empty((2, len(draws)))
-    for start in range(0, len(draws), at_once):
-        weights = draws.counts[start : start + at_once].T.astype(np.float64)
+    auc, average_precision = np.empty((2, len(bootstrap)))
+    for start in range(0, len(bootstrap), at_once):
+        weights = bootstrap.counts[start : start + at_once].T.astype(np.float64)
         both, positive = films @ weights, positive_films @ weights  # (steps, draws of this turn)
         so_far, true_so_far = both.cumsum(axis=0), positive.cumsum(axis=0)
         positives = true_so_far[-1]
@@ -206,15 +206,15 @@ def bootstrap_auc_ap(
 
 
 def _metrics(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, draws: PatientBootstrap
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
 ) -> dict[str, np.ndarray]:
     """Every metric, (draws, 14); NaN where not defined."""
-    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], draws=draws) for i in range(len(FINDINGS))]
+    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=bootstrap) for i in range(len(FINDINGS))]
     auc, average_precision = np.array(ranked).transpose(1, 2, 0)
     called = probabilities >= thresholds
-    called_films, positives = draws.totals(called), draws.totals(labels)
-    negatives = draws.totals(1 - labels)
-    true_positives = draws.totals(called & (labels == 1))
+    called_films, positives = bootstrap.totals(called), bootstrap.totals(labels)
+    negatives = bootstrap.totals(1 - labels)
+    true_positives = bootstrap.totals(called & (labels == 1))
     true_negatives = negatives - (called_films - true_positives)
     defined = (positives > 0) & (negatives > 0) & ~np.isnan(thresholds)
 

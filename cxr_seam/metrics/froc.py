@@ -1,135 +1,110 @@
-"""FROC: the accuracy that a number of false positives buys, boxes ranked by a score.
+"""Compute FROC curves: accuracy against false positives per image, with boxes ranked by a score.
 
-Source: Bunch et al. 1978 (the free-response operating characteristic); its value at fixed false positives per image
-is the usual summary in lesion detection (Setio et al. 2017).
+Source: Bunch et al. 1978 (free-response operating characteristic). Its value at fixed false positives per image is the
+usual summary in lesion detection (Setio et al. 2017).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError
 from ..findings import BOXED_FINDINGS
+from .bootstrap import PatientBootstrap, estimate, num_valid
 from .boxes import Matches, Measure, macro_mean, match
 
-CURVE_POINTS = 100
+FROC_RATES = (0.25, 0.5, 1.0)
+"""False positives per image and finding at which the curve is evaluated."""
 
+SUMMARY_RATE = 0.5
+"""The rate of `FROC_RATES` at which methods are ranked."""
 
-SMALLEST_RATE = 0.01
-"""False positives per image from which a drawn curve's points are spaced evenly on a logarithmic axis."""
+CURVE_POINTS, SMALLEST_RATE = 100, 0.01
+"""Points of a plotted curve: 0, then evenly spaced on a logarithmic axis from 0.01."""
 
-
-_FIRST_LEVELS = 512  # of false positives looked at; doubled until every draw has enough of them
+BATCH = 125  # replicates at a time: weights of 880 images and 2,000 false positives in each are 2 MB in int64
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
-    """One finding's boxes in the order in which a falling threshold on the score lets them in.
-
-    False positives of equal score come in together: a level. Only levels move the curve to the right.
+class FindingCurve:
+    """Boxes of one finding, grouped into levels of equal score, highest score first.
 
     Attributes:
-        false_image: (F,) image of each false positive, highest score first.
-        level_end: (L,) how many of them have come in by the end of each level.
+        false_image: (F,) image of each false positive, sorted by level.
+        level_end: (L + 2,) number of false positives before each level and after the last one (twice).
         true_image: (T,) image of each true box.
-        levels_before: (T,) how many levels have a higher score than the first box that finds it; L + 1 = never found.
-        tied: (T,) bool, that box has the very score of the next level.
+        true_level: (T,) level of the first box that finds it; L = never found.
     """
 
     false_image: np.ndarray
     level_end: np.ndarray
     true_image: np.ndarray
-    levels_before: np.ndarray
-    tied: np.ndarray
+    true_level: np.ndarray
 
     def accuracy(self, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Accuracy at given false positives, where images count several times or not at all.
+        """Compute the accuracy at given numbers of false positives.
 
         Args:
-            targets: (D, X) how many false positives are allowed, in each of D draws.
-            weights: (D, N) how often each draw has each image.
+            targets: (D, X) numbers of false positives in each of D replicates.
+            weights: (D, N) how often each replicate has each image.
 
         Returns:
-            (D, X) float64, NaN in draws without a true box.
+            (D, X) float64, NaN in replicates without a true box.
         """
-        false = self._false_positives(targets.max(axis=1), weights)  # (D, L')
-        level = np.stack([np.searchsorted(f, t, side="right") for f, t in zip(false, targets, strict=True)])  # (D, X)
-        ends = np.pad(false, ((0, 0), (1, 1)), mode="edge" if false.shape[1] else "constant")
-        ends[:, 0] = 0
-        before, after = (np.take_along_axis(ends, at, axis=1) for at in (level, level + 1))
-        step = after - before  # 0 after the last level, where nothing is tied any more
-        part = np.divide(targets - before, step, out=np.zeros(targets.shape), where=step > 0)
-
+        ends = self._false_positives(targets.max(), weights)
+        # all levels that end at or before the target are included, and a part of the next one
+        level = np.stack([np.searchsorted(e[1:-1], t, side="right") for e, t in zip(ends, targets, strict=True)])
+        before, after = (np.take_along_axis(ends, index, axis=1) for index in (level, level + 1))
+        part = np.divide(targets - before, after - before, out=np.zeros(targets.shape), where=after > before)
         count = weights[:, self.true_image].astype(np.float64)  # (D, T)
-        here = self.levels_before == level[..., None]  # (D, X, T)
-        full = (self.levels_before < level[..., None]) | (here & ~self.tied)
-        found = np.einsum("dxt,dt->dx", full, count) + part * np.einsum("dxt,dt->dx", here & self.tied, count)
+        full, partial = self.true_level < level[..., None], self.true_level == level[..., None]  # (D, X, T)
+        found = np.einsum("dxt,dt->dx", full, count) + part * np.einsum("dxt,dt->dx", partial, count)
         total = count.sum(axis=1, keepdims=True)
         return np.divide(found, total, out=np.full(found.shape, np.nan), where=total > 0)
 
-    def _false_positives(self, enough: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """How many false positives (D, L') each draw has by the end of each level, for as many levels as matter."""
-        levels = 0
-        while True:
-            levels = min(max(2 * levels, _FIRST_LEVELS), len(self.level_end))
-            ends = self.level_end[:levels]
-            images = self.false_image[: ends[-1] if levels else 0]
-            false = np.cumsum(weights[:, images], axis=1, dtype=np.int64)[:, ends - 1]
-            if levels == len(self.level_end) or (false[:, -1] > enough).all():
-                return false
+    def _false_positives(self, most: float, weights: np.ndarray) -> np.ndarray:
+        """Count the false positives of each replicate at `level_end`; levels above `most` are left out if possible."""
+        for levels in (np.searchsorted(self.level_end, 2 * most + 500), len(self.level_end)):
+            level_end = self.level_end[:levels]
+            images = self.false_image[: level_end[-1]]
+            counts = np.pad(np.cumsum(weights[:, images], axis=1, dtype=np.int64), ((0, 0), (1, 0)))[:, level_end]
+            if (counts[:, -1] > most).all():
+                break
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
 class Froc:
-    """The FROC curves of one method at one measure and threshold, a ranking for each of the eight findings."""
+    """FROC curves of one method: N images and one curve for each boxed finding."""
 
     images: int
-    rankings: dict[str, Ranking]
+    curves: dict[str, FindingCurve]
 
-    def at(self, x: float) -> dict[str, float]:
-        """Accuracy at `x` false positives per image: of each finding, and their mean as "macro"; NaN = not defined."""
-        values = self.accuracies([x], self._once())[0, 0]
+    def at(self, rate: float) -> dict[str, float]:
+        """Return the accuracy at `rate` false positives per image of each finding and "macro"; NaN = not defined."""
+        values = self.accuracies([rate], np.ones((1, self.images), dtype=np.uint8))[0, 0]
         macro = float(macro_mean(values, defined=~np.isnan(values)))
-        return dict(zip([*self.rankings, "macro"], [*values.tolist(), macro], strict=True))
-
-    def curve(self, finding: str) -> tuple[np.ndarray, np.ndarray]:
-        """One finding's curve at the points of `macro_curve`: false positives per image, accuracy."""
-        x = self._rates()
-        return x, self.accuracies(x, self._once())[0, :, list(self.rankings).index(finding)]
+        return dict(zip([*self.curves, "macro"], [*values.tolist(), macro], strict=True))
 
     def macro_curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return false positives per image and finding, and the mean of the findings' accuracies there.
+        """Return 100 false positives per image and finding, and the mean accuracy of the findings there.
 
-        At most 100 points: 0, then evenly spaced on a logarithmic axis from 0.01 to where the last finding's curve
-        ends (1 at least).
+        The last point is the end of the longest curve (at least 1 false positive per image).
         """
-        x = self._rates()
-        values = self.accuracies(x, self._once())[0]
-        return x, macro_mean(values, defined=~np.isnan(values[0]))
+        last = max(len(curve.false_image) for curve in self.curves.values()) / self.images
+        rates = np.concatenate([[0], np.geomspace(SMALLEST_RATE, max(1, last), CURVE_POINTS - 1)])
+        values = self.accuracies(rates, np.ones((1, self.images), dtype=np.uint8))[0]
+        return rates, macro_mean(values, defined=~np.isnan(values[0]))
 
-    def accuracies(self, x: Sequence[float] | np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Accuracy at false positives per image `x` (X,) in draws of images, weights (D, N): (D, X, 8), NaN = none.
-
-        Raises:
-            InputError: an x is negative.
-        """
-        x = np.asarray(x, dtype=np.float64)
-        if not (x >= 0).all():
-            raise InputError(f"false positives per image cannot be {x.min()}; choose 0 or more")
-        # Rounded, since 0.29 * 100 is a little less than 29 and would miss what the 29th false positive brings.
-        targets = np.round(weights.sum(axis=1, dtype=np.float64)[:, None] * x, 9)
-        return np.stack([ranking.accuracy(targets, weights) for ranking in self.rankings.values()], axis=-1)
-
-    def _once(self) -> np.ndarray:
-        return np.ones((1, self.images), dtype=np.uint8)
-
-    def _rates(self) -> np.ndarray:
-        last = max(len(ranking.false_image) for ranking in self.rankings.values()) / self.images
-        return np.concatenate([[0], np.geomspace(SMALLEST_RATE, max(1, last), CURVE_POINTS - 1)])
+    def accuracies(self, rates: Sequence[float] | np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Compute accuracies at false positives per image `rates` (X,) for weights (D, N); (D, X, 8), NaN = none."""
+        # Rounded, because 0.29 * 100 is a little less than 29 and would miss the 29th false positive.
+        targets = np.round(weights.sum(axis=1, dtype=np.float64)[:, None] * np.asarray(rates, dtype=np.float64), 9)
+        return np.stack([curve.accuracy(targets, weights) for curve in self.curves.values()], axis=-1)
 
 
 def froc(
@@ -140,51 +115,67 @@ def froc(
     measure: Measure = "iou",
     threshold: float = 0.1,
 ) -> Froc:
-    """Rank the boxes of each finding over all images and follow accuracy against false positives per image.
+    """Compute the FROC curve of each finding.
 
-    The ranking score is `probability` * `score`: the probability of the finding on the film times the peak of the
-    normalised heat map inside the contour (`matching.ranking_score`). A threshold on it falls from above: boxes with
-    at least that score are in. A true box is found from the first box on that overlaps it by more than `threshold`;
-    a box that overlaps no true box of its image and finding by more is a false positive; further boxes on a true box
-    that is already found are neither. An operating point is (false positives / images, found / true boxes); the
-    first is (0, 0).
+    Boxes are ranked by `ranking_score`, the probability of the finding times the peak of the heat map in the box. A
+    threshold on the score falls: boxes with at least this score are included. A true box is found by the first box that
+    overlaps it by more than `threshold`; a box that overlaps no true box of its image and finding by more is a false
+    positive; further boxes on a true box that is already found are neither. A point of the curve is (false positives /
+    images, found / true boxes); the first point is (0, 0).
 
-    Boxes of equal score have no order, so the curve goes straight from the operating point before them to the one
-    after them. At x false positives per image the accuracy is the largest that the curve has there; where a curve ends
-    before x it keeps its last accuracy.
+    Boxes of equal score have no order, so the curve is a straight line between the point before them and the point
+    after them. At a rate with several accuracies the largest one counts; beyond its end a curve keeps its last accuracy.
 
     Args:
-        predicted, truth, images: see `matching.match`.
+        predicted, truth, images: see `match`.
         measure: "iou" or "iobb".
-        threshold: T; the overlap must be larger.
+        threshold: the overlap must be larger.
 
     Raises:
-        InputError: see `matching.match`; or the measure is unknown.
+        InputError: see `match`.
     """
     return froc_from_matches(match(predicted, truth, images=images), measure=measure, threshold=threshold)
 
 
 def froc_from_matches(matches: Matches, *, measure: Measure, threshold: float) -> Froc:
-    """`froc` of boxes that are matched already."""
+    """Compute `froc` of matched boxes."""
     false, _ = matches.fp_and_tp(measure, threshold)
     matched = matches.pairs(measure, threshold)
     first = np.full(len(matches.true_image), -np.inf)  # score of the first box that finds each true box
     np.maximum.at(first, matches.pair_true[matched], matches.score[matches.pair_predicted[matched]])
-    rankings = {}
+    curves = {}
     for number, finding in enumerate(BOXED_FINDINGS):
         rows = np.flatnonzero(false & (matches.predicted_finding == number))
-        rows = rows[np.argsort(-matches.score[rows], kind="stable")]
-        level, start = np.unique(-matches.score[rows], return_index=True)  # scores with the sign turned, so rising
-        end = np.append(start[1:], len(rows)) if len(rows) else start
         true = matches.true_finding == number
-        before = np.searchsorted(level, -first[true], side="left")
-        tied = np.append(level, np.nan)[before] == -first[true]
-        never = np.isneginf(first[true])
-        rankings[finding] = Ranking(
-            false_image=matches.predicted_image[rows],
-            level_end=end,
+        negated, first_negated = -matches.score[rows], -first[true]
+        levels = np.unique(np.concatenate([negated, first_negated[np.isfinite(first_negated)]]))
+        false_level = np.searchsorted(levels, negated)
+        ends = np.cumsum(np.bincount(false_level, minlength=len(levels)))
+        curves[finding] = FindingCurve(
+            false_image=matches.predicted_image[rows[np.argsort(false_level, kind="stable")]],
+            level_end=np.concatenate([[0], ends, [len(rows)]]).astype(np.int64),
             true_image=matches.true_image[true],
-            levels_before=np.where(never, len(level) + 1, before),
-            tied=tied & ~never,
+            true_level=np.searchsorted(levels, first_negated),  # inf: after the last level
         )
-    return Froc(matches.images, rankings)
+    return Froc(matches.images, curves)
+
+
+def froc_scores(curve: Froc, bootstrap: PatientBootstrap) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the estimates at `FROC_RATES`, the points of the macro curve, and the replicates of the summary value."""
+    batches = [
+        curve.accuracies(FROC_RATES, bootstrap.weights(start, start + BATCH))
+        for start in range(0, len(bootstrap), BATCH)
+    ]
+    at_fp_rate, samples = {}, {}
+    for rate, replicates in zip(FROC_RATES, np.moveaxis(np.concatenate(batches), 1, 0), strict=True):
+        *findings, (_, macro) = curve.at(rate).items()
+        samples[rate] = macro_mean(replicates, defined=~np.isnan([value for _, value in findings]))
+        at_fp_rate[str(rate)] = {
+            "findings": {name: estimate(value, replicates[:, i]) for i, (name, value) in enumerate(findings)},
+            "macro": estimate(macro, samples[rate]),
+            "n_valid_replicates": num_valid(samples[rate]),
+        }
+    rates, accuracy = curve.macro_curve()
+    defined = ~np.isnan(accuracy)  # all or none
+    points = {"false_positives_per_image": rates[defined].tolist(), "accuracy": accuracy[defined].tolist()}
+    return {"at_fp_rate": at_fp_rate, "curve": points}, samples[SUMMARY_RATE]

@@ -26,7 +26,8 @@ from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
-from ..metrics.localization import is_correct, rank_by_probability, score_best_boxes
+from ..metrics.boxes import rank_by_probability
+from ..metrics.localization import is_correct, score_best_boxes
 from ..workspace import Workspace
 from .render import PANEL_WIDTH, Panel, render_png, resize
 

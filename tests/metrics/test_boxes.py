@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr_seam.errors import InputError
-from cxr_seam.metrics.boxes import box_overlap, iobb, iou
+from cxr_seam.metrics.boxes import iobb, iou
 
 
 def test_overlaps_by_hand():
@@ -42,10 +41,3 @@ def test_overlap_of_nothing():
     assert iobb([[0, 0, 1, 1]], np.zeros((0, 4))).shape == (1, 0)
     assert iou([[3, 3, 0, 0]], [[3, 3, 0, 0]]).item() == 0
     assert iobb([[3, 3, 0, 5]], [[0, 0, 9, 9]]).item() == 0
-
-
-def test_overlap_refuses_what_it_does_not_know():
-    with pytest.raises(InputError, match="dice"):
-        box_overlap(np.zeros(4), np.zeros(4), measure="dice")
-    with pytest.raises(InputError, match="x, y, w, h"):
-        iou(np.zeros((2, 3)), np.zeros((2, 4)))

@@ -63,10 +63,10 @@ def test_auc_and_average_precision_are_scikit_learns_in_every_draw(
     generator = np.random.default_rng(4)
     labels = (generator.random(300) < share).astype(np.int64)
     scores = np.round(generator.normal(size=300) + labels, decimals)
-    draws = bootstrap_patients(generator.integers(90, size=300), draws=53)
-    auc, average_precision = bootstrap_auc_ap(labels, scores, draws=draws)
+    bootstrap = bootstrap_patients(generator.integers(90, size=300), n_bootstrap=53)
+    auc, average_precision = bootstrap_auc_ap(labels, scores, bootstrap=bootstrap)
     compared = 0
-    for draw, weights in enumerate(draws.weights(0, 53)):
+    for draw, weights in enumerate(bootstrap.weights(0, 53)):
         if len(np.unique(labels[weights > 0])) == 2:
             given = {"y_true": labels, "y_score": scores, "sample_weight": weights}
             assert auc[draw] == pytest.approx(roc_auc_score(**given), abs=1e-12)
@@ -82,10 +82,10 @@ def test_a_draw_is_the_films_it_repeats() -> None:
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
     labels, probabilities = _scores(60, seed=5)
-    draws = bootstrap_patients(np.arange(60) // 2, draws=30)
+    bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=30)
     thresholds = np.full(14, 0.4)
-    samples = classification._metrics(labels, probabilities, thresholds, draws)
-    for draw, weights in enumerate(draws.weights(0, 30)):
+    samples = classification._metrics(labels, probabilities, thresholds, bootstrap)
+    for draw, weights in enumerate(bootstrap.weights(0, 30)):
         rows = np.repeat(np.arange(60), weights)
         true, given = labels[rows], probabilities[rows]
         called = given >= 0.4
@@ -112,7 +112,7 @@ def test_metrics_by_hand() -> None:
     thresholds = np.full(14, 0.5)
     thresholds[3] = np.nan
     table, samples = classification_scores(
-        labels, probabilities, draws=bootstrap_patients("abcd", draws=60), thresholds=thresholds
+        labels, probabilities, bootstrap=bootstrap_patients("abcd", n_bootstrap=60), thresholds=thresholds
     )
     row = table["findings"]["Atelectasis"]
     values = {name: entry["value"] for name, entry in row.items() if isinstance(entry, dict)}
@@ -129,8 +129,8 @@ def test_metrics_by_hand() -> None:
 def test_what_is_not_defined_says_so_and_why() -> None:
     labels, probabilities = _four_films()
     undefined = {"value": None, "low": None, "high": None}
-    draws = bootstrap_patients("abcd", draws=60)
-    table, _ = classification_scores(labels, probabilities, draws=draws)
+    bootstrap = bootstrap_patients("abcd", n_bootstrap=60)
+    table, _ = classification_scores(labels, probabilities, bootstrap=bootstrap)
     assert list(table["findings"]) == list(FINDINGS)
     for finding, missing in (("Cardiomegaly", "positive"), ("Effusion", "negative")):
         row = table["findings"][finding]
@@ -140,7 +140,7 @@ def test_what_is_not_defined_says_so_and_why() -> None:
     row = table["findings"]["Mass"]
     assert row["auc"]["value"] and row["sensitivity"] == row["f1"] == undefined and row["threshold"] is None
     assert "no threshold" in row["note"]
-    nothing, samples = classification_scores(labels * 0, probabilities, draws=draws)
+    nothing, samples = classification_scores(labels * 0, probabilities, bootstrap=bootstrap)
     assert nothing["mean"] == {
         "auc": undefined,
         "average_precision": undefined,
@@ -154,9 +154,9 @@ def test_a_draw_without_a_findings_only_patient_is_left_out_of_the_mean() -> Non
     labels, probabilities = _scores(80, seed=6)
     labels[:, 13] = 0
     labels[3:5, 13] = 1
-    draws = bootstrap_patients(np.arange(80) // 2, draws=300)
-    without = (draws.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
-    table, samples = classification_scores(labels, probabilities, draws=draws)
+    bootstrap = bootstrap_patients(np.arange(80) // 2, n_bootstrap=300)
+    without = (bootstrap.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
+    table, samples = classification_scores(labels, probabilities, bootstrap=bootstrap)
     assert len(without) > 0
     assert table["mean"]["n_valid_replicates"] == 300 - len(without)
     assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
@@ -189,9 +189,9 @@ def test_bad_input_is_told_in_a_sentence():
     with pytest.raises(InputError, match="Mass in row 7 is nan"):
         classification_table(labels, probabilities)
     labels, probabilities = _scores()
-    with pytest.raises(InputError, match="values for 40 images but the draws are of 3"):
-        classification_scores(labels, probabilities, draws=bootstrap_patients("abc", draws=2))
+    with pytest.raises(InputError, match="40 images, but the bootstrap has 3"):
+        classification_scores(labels, probabilities, bootstrap=bootstrap_patients("abc", n_bootstrap=2))
     with pytest.raises(InputError, match="one threshold for each of 14"):
         classification_scores(
-            labels, probabilities, draws=bootstrap_patients(range(40), draws=2), thresholds=np.ones(13)
+            labels, probabilities, bootstrap=bootstrap_patients(range(40), n_bootstrap=2), thresholds=np.ones(13)
         )

@@ -12,15 +12,9 @@ from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, iobb, iou
+from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, filter_by_probability, iobb, iou, rank_by_probability
 from cxr_seam.metrics.froc import froc
-from cxr_seam.metrics.localization import (
-    best_boxes,
-    filter_by_probability,
-    localization_scores,
-    localization_table,
-    rank_by_probability,
-)
+from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:
@@ -134,8 +128,6 @@ def test_bad_input_is_told_in_a_sentence():
         localization_table(_boxes(), TRUTH, images=[])
     with pytest.raises(InputError, match="true boxes lacks the columns finding"):
         localization_table(_boxes(), TRUTH.drop(columns="finding"), images=["a.png"])
-    with pytest.raises(InputError, match="dice"):
-        localization_table(_boxes(), TRUTH, images=["a.png"], measure="dice")
     with pytest.raises(InputError, match="grid"):
         random_map_boxes(["a.png"], grid=0)
     with pytest.raises(InputError, match="extent 1.5"):
@@ -198,12 +190,12 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
     """Each draw is made in earnest: tables with the films of a patient as often as drawn, scored as any other."""
     images = [f"{i}" for i in range(15)]
     predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
-    draws = bootstrap_patients([i // 2 for i in range(15)], draws=30, seed=2)
-    scores, samples = localization_scores(predicted, truth, images=images, draws=draws)
+    bootstrap = bootstrap_patients([i // 2 for i in range(15)], n_bootstrap=30, seed=2)
+    scores, samples = localization_scores(predicted, truth, images=images, bootstrap=bootstrap)
 
     slow: dict[str, list[pd.DataFrame]] = {"all_boxes": [], "best_box": [], "filtered_boxes": []}
     slow_froc, slow_first = [], []
-    for weights in draws.weights(0, 30):
+    for weights in bootstrap.weights(0, 30):
         names = [f"{image} {copy}" for image, w in zip(images, weights, strict=True) for copy in range(w)]
         copies = pd.DataFrame({"image_index": [name.split()[0] for name in names], "copy": names})
         drawn, true = (
@@ -248,9 +240,9 @@ def test_scores_by_hand():
         ("a.png", "Mass", 700, 700, 10, 10, 1.0),
         ("b.png", "Mass", 0, 0, 50, 50, 1.0),  # the true box itself
     ).assign(probability=[0.4, 0.4, 0.9])
-    draws = bootstrap_patients(["p", "q"], draws=100)
+    bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=100)
     points = pd.DataFrame({"image_index": ["a.png", "b.png"], "finding": "Mass", "hit": [0.0, 1.0]})
-    scores, _ = localization_scores(predicted, truth, images=["a.png", "b.png"], draws=draws, points=points)
+    scores, _ = localization_scores(predicted, truth, images=["a.png", "b.png"], bootstrap=bootstrap, points=points)
 
     def mass(kind: str, name: str) -> list[float]:
         row = scores[kind][name]["findings"]["Mass"]
@@ -281,9 +273,9 @@ def test_scores_by_hand():
 def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
     """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
     truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
-    draws = bootstrap_patients(["p", "q"], draws=50)
-    scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], draws=draws)
-    has_b, has_c = (draws.weights(0, 50) > 0).T
+    bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=50)
+    scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], bootstrap=bootstrap)
+    has_b, has_c = (bootstrap.weights(0, 50) > 0).T
     both = has_b & has_c
     for key, values in samples.items():
         # no box is predicted, which costs no false positive in any draw
@@ -303,16 +295,16 @@ def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
 
 
 def test_scores_of_nothing_and_of_the_wrong_draws():
-    draws = bootstrap_patients(["p", "q"], draws=10)
-    scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], draws=draws)
+    bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=10)
+    scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], bootstrap=bootstrap)
     assert scores["froc"]["iou>0.1"]["at_fp_rate"]["1.0"]["macro"]["value"] == 0
     assert scores["pointing_game"] is None
-    scores, samples = localization_scores(_boxes(), TRUTH[:0], images=["a.png", "b.png"], draws=draws)
+    scores, samples = localization_scores(_boxes(), TRUTH[:0], images=["a.png", "b.png"], bootstrap=bootstrap)
     assert scores["all_boxes"]["iou>0.1"]["macro"]["accuracy"] == {"value": None, "low": None, "high": None}
     assert scores["froc"]["iou>0.1"]["curve"] == {"false_positives_per_image": [], "accuracy": []}
     assert all(np.isnan(values).all() for key, values in samples.items() if not key.quantity.endswith("per_image"))
-    with pytest.raises(InputError, match="draws are of 2"):
-        localization_scores(_boxes(), TRUTH, images=["a.png"], draws=draws)
+    with pytest.raises(InputError, match="bootstrap has 2"):
+        localization_scores(_boxes(), TRUTH, images=["a.png"], bootstrap=bootstrap)
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_the_mean_is_over_findings_of_means_over_films_and_a_draw_counts_films_a
     drops = np.full((6, 14), np.nan)
     drops[:, 0] = [1, 2, 3, 4, 5, 6]
     drops[:2, 1] = [10, 20]
-    draws = bootstrap_patients([1, 1, 2, 2, 3, 4], draws=50)
+    draws = bootstrap_patients([1, 1, 2, 2, 3, 4], n_bootstrap=50)
     value, samples = mean_drop(drops, draws)
     assert value == pytest.approx((3.5 + 15) / 2)
     for number in range(50):

@@ -1,4 +1,4 @@
-"""The same verbs from a shell: python -m cxr_seam VERB --help."""
+"""Command line: python -m cxr_seam VERB --help. Each verb imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .errors import InputError
@@ -14,7 +14,7 @@ from .presets import PRESETS, get_recipe, preset_of
 
 
 def models(arguments: argparse.Namespace) -> None:
-    """Print the models' counts of parameters beside Table 4 of the paper."""
+    """Print the parameter counts of the models and those of the paper's Table 4."""
     import torch
 
     from .models.multires import PAPER_PARAMETERS, build_model, count_parameters
@@ -42,7 +42,7 @@ def models(arguments: argparse.Namespace) -> None:
 
 
 def demo_data(arguments: argparse.Namespace) -> None:
-    """Draw synthetic radiographs in NIH's layout."""
+    """Synthesize radiographs with tables in NIH's layout."""
     from .synthetic.dataset import write_demo_data
 
     write_demo_data(arguments.folder, patients=arguments.patients, seed=arguments.seed)
@@ -50,22 +50,28 @@ def demo_data(arguments: argparse.Namespace) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Shrink image folders and archives into a store; status 3 where images were broken and left out."""
+    """Add image folders and archives to an image cache; exit status 3 if some images could not be read."""
     from .data.cache import BrokenImageWarning
-    from .data.cache import prepare as fill
+    from .data.cache import prepare as fill_cache
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BrokenImageWarning)
-        cache = fill(arguments.sources, arguments.cache, size=arguments.size)
-    left_out = [warning for warning in caught if issubclass(warning.category, BrokenImageWarning)]
-    for warning in left_out:
+        cache = fill_cache(arguments.sources, arguments.cache, size=arguments.size)
+    broken = [warning for warning in caught if issubclass(warning.category, BrokenImageWarning)]
+    for warning in broken:
         print(f"cxr_seam: {warning.message}", file=sys.stderr)
     print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {arguments.cache}")
-    return 3 if left_out else 0
+    return 3 if broken else 0
+
+
+def download(arguments: argparse.Namespace) -> None:
+    """Prepare the data of a workspace: synthesize, download or read the images, and fill the image cache."""
+    cache = open_workspace(arguments).prepare_data()
+    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {cache.folder}")
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one recipe of a family in a workspace; goes on where it was stopped. Several GPUs: accelerate launch -m."""
+    """Train one recipe, or continue an interrupted training. On several GPUs: accelerate launch -m cxr_seam train ..."""
     from accelerate import PartialState
     from tqdm import tqdm
 
@@ -79,9 +85,9 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.weights is not None:
         recipe = replace(recipe, weights=arguments.weights)
     training, validation = workspace.train_val_datasets(recipe)
-    main = PartialState(cpu=select_device().device == "cpu").is_main_process  # the one that speaks
+    main = PartialState(cpu=select_device().device == "cpu").is_main_process  # prints for all processes
     if main:
-        print(f"{recipe.name}: {len(training)} films to train on, {len(validation)} to validate on")
+        print(f"{recipe.name}: {len(training)} training images, {len(validation)} validation images")
     fit(
         recipe,
         workspace.models,
@@ -97,7 +103,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Evaluate a family's trained models; write results.json and report.html, which can be mailed."""
+    """Evaluate the trained models of a preset; write results.json and report.html."""
     from .evaluation import tables
     from .evaluation.evaluate import evaluate as measure
     from .visualize.report import write_report
@@ -106,11 +112,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     evaluation = measure(workspace, n_bootstrap=arguments.n_bootstrap)
     print(tables.summary(evaluation.results).to_string())
     print(tables.comparability(evaluation.results))
-    print(f"all results are in {workspace.results}, a report to read in {write_report(workspace, evaluation)}")
+    print(f"results: {workspace.results}    report: {write_report(workspace, evaluation)}")
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Print two evaluations side by side, with paired intervals where films and draws agree."""
+    """Compare two evaluations, with paired intervals if they used the same images and bootstrap."""
     from .evaluation.results import compare as side_by_side
     from .evaluation.results import load_results
 
@@ -120,7 +126,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def selfcheck(arguments: argparse.Namespace) -> int:
-    """Hold this installation against a small case worked out by hand."""
+    """Check the installation against hand-computed values."""
     from .selfcheck import selfcheck as check
     from .selfcheck import told
 
@@ -131,15 +137,8 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     return int(agreeing < len(rows))
 
 
-def prepare_data(arguments: argparse.Namespace) -> None:
-    """Get a workspace's data ready: draw, download or read them."""
-    workspace = open_workspace(arguments)
-    cache = workspace.prepare_data()
-    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {cache.folder}")
-
-
 def predict(arguments: argparse.Namespace) -> int:
-    """Predict image files or folders; keep heat maps as PNG and DICOM, boxes as CSV; status 3 where some failed."""
+    """Predict image files or folders; write heat maps as PNG and DICOM, tables as CSV; exit status 3 if some fail."""
     from tqdm import tqdm
 
     from .inference.predictor import Predictor
@@ -151,85 +150,88 @@ def predict(arguments: argparse.Namespace) -> int:
     for path, answer in predict_files(predictor, files, arguments.out):
         if isinstance(answer, InputError):
             failed += 1
-            tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the bar, not into it
+            tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the progress bar
             continue
         tqdm.write(str(path))
         for finding in answer.top_k(len(answer.probabilities)):
             decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.decisions[finding]]
             tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
-        for doubt in answer.image_warnings:
-            tqdm.write(f"cxr_seam: {path}: {doubt}", file=sys.stderr)
-    print(f"heat maps, boxes and probabilities of {len(files) - failed} films are in {arguments.out}")
+        for image_warning in answer.image_warnings:
+            tqdm.write(f"cxr_seam: {path}: {image_warning}", file=sys.stderr)
+    print(f"heat maps, boxes and probabilities of {len(files) - failed} images are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
-    """The workspace that --data, --preset and --output name."""
+    """Open the workspace of --data, --preset and --output."""
     from .workspace import Workspace
 
     return Workspace.open(data=arguments.data, preset=arguments.preset, output_dir=arguments.output)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
-    main_parser = argparse.ArgumentParser(prog="cxr_seam", description="Localise findings on chest X-rays.")
-    verbs = main_parser.add_subparsers(required=True, metavar="VERB")
+def make_parser() -> argparse.ArgumentParser:
+    """Define all verbs and their options."""
+    parser = argparse.ArgumentParser(prog="cxr_seam", description="Localise abnormalities on chest X-rays.")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB")
 
-    def verb(function, name: str) -> argparse.ArgumentParser:  # noqa: ANN001
-        own = verbs.add_parser(name, help=function.__doc__, description=function.__doc__)
-        own.set_defaults(function=function)
-        return own
+    def add_verb(function: Callable[[argparse.Namespace], int | None], name: str) -> argparse.ArgumentParser:
+        verb = subparsers.add_parser(name, help=function.__doc__, description=function.__doc__)
+        verb.set_defaults(function=function)
+        return verb
 
-    def workspace_options(own: argparse.ArgumentParser, *, recipes: bool = True) -> None:
-        own.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
-        if recipes:
-            own.add_argument("--preset", default="demo", help=f"family of recipes: {', '.join(PRESETS)}")
-        own.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
+    verb = add_verb(models, "models")
+    verb.add_argument("--json", action="store_true", help="print a list of objects")
 
-    own = verb(models, "models")
-    own.add_argument("--json", action="store_true", help="print a list of objects")
+    verb = add_verb(demo_data, "demo-data")
+    verb.add_argument("folder")
+    verb.add_argument("--patients", type=int, default=420, help="number of patients (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
 
-    own = verb(demo_data, "demo-data")
-    own.add_argument("folder")
-    own.add_argument("--patients", type=int, default=420)
-    own.add_argument("--seed", type=int, default=0)
+    verb = add_verb(prepare, "prepare")
+    verb.add_argument("sources", nargs="+", help="folders, .tar.gz, .tar or .zip archives")
+    verb.add_argument("--cache", required=True, help="folder of the image cache")
+    verb.add_argument("--size", type=int, default=256, help="side of the prepared images in pixels (%(default)s)")
 
-    own = verb(prepare, "prepare")
-    own.add_argument("sources", nargs="+", help="folders, .tar.gz or .zip archives")
-    own.add_argument("--cache", required=True, help="folder of the store")
-    own.add_argument("--size", type=int, default=256, help="side of the prepared images in pixels")
+    _add_workspace_options(add_verb(download, "download"))
+    _add_train_options(add_verb(train, "train"))
 
-    workspace_options(verb(prepare_data, "download"))
+    verb = add_verb(evaluate, "evaluate")
+    verb.add_argument("--n-bootstrap", type=int, default=1000, help="number of bootstrap replicates (%(default)s)")
+    _add_workspace_options(verb)
 
-    own = verb(train, "train")
-    own.add_argument("recipe", help="such as resnet50, multires_resnet50, multires_resnet50_pcm")
-    own.add_argument("--weights", help="start from this file of ImageNet weights, or from random numbers with none")
-    own.add_argument("--overwrite", action="store_true", help="begin anew, whatever is there")
-    own.add_argument(
-        "--save-minutes", type=float, default=10.0, help="time between two states to go on from (%(default)s)"
+    verb = add_verb(compare, "compare")
+    verb.add_argument("first", help="a results.json")
+    verb.add_argument("second", help="another results.json")
+
+    add_verb(selfcheck, "selfcheck")
+
+    verb = add_verb(predict, "predict")
+    verb.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
+    verb.add_argument("--checkpoint", required=True, help="a .safetensors file of this package")
+    verb.add_argument("--out", default="predictions", help="folder for the results (%(default)s)")
+    return parser
+
+
+def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:
+    verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
+    if preset:
+        verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
+    verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
+
+
+def _add_train_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", help="for example resnet50, multires_resnet50, multires_resnet50_pcm")
+    verb.add_argument("--weights", help='a file of ImageNet weights to begin with, or "none" for random weights')
+    verb.add_argument("--overwrite", action="store_true", help="train from the beginning, over an earlier training")
+    verb.add_argument(
+        "--save-minutes", type=float, default=10.0, help="minutes between two saved training states (%(default)s)"
     )
-    workspace_options(own, recipes=False)
-
-    own = verb(evaluate, "evaluate")
-    own.add_argument("--n-bootstrap", type=int, default=1000, help="of the bootstrap over patients (%(default)s)")
-    workspace_options(own)
-
-    own = verb(compare, "compare")
-    own.add_argument("first", help="a results.json")
-    own.add_argument("second", help="another one")
-
-    verb(selfcheck, "selfcheck")
-
-    own = verb(predict, "predict")
-    own.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
-    own.add_argument("--checkpoint", required=True)
-    own.add_argument("--out", default="predictions", help="folder for the results (%(default)s)")
-    return main_parser
+    _add_workspace_options(verb, preset=False)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb; bad input gives its sentence and status 2."""
-    arguments = parser().parse_args(words)
+    """Run one verb; return its exit status, which is 2 after an input error."""
+    arguments = make_parser().parse_args(words)
     try:
         return arguments.function(arguments) or 0
     except InputError as error:
@@ -237,14 +239,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
 
 
-def speak(message: Warning | str, category: type[Warning], *place: object) -> None:
-    """Show our warnings as sentences, others' with the line that they come from."""
+def show_warning(message: Warning | str, category: type[Warning], *location: object) -> None:
+    """Print this package's warnings as sentences, other warnings with their line of code."""
     if category is UserWarning:
         print(f"cxr_seam: {message}", file=sys.stderr)
     else:
-        show_elsewhere(message, category, *place)
+        show_other_warning(message, category, *location)
 
 
 if __name__ == "__main__":
-    show_elsewhere, warnings.showwarning = warnings.showwarning, speak
+    show_other_warning, warnings.showwarning = warnings.showwarning, show_warning
     sys.exit(main())

@@ -273,7 +273,7 @@ def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, 
     out = tmp_path / "out"
     assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
     said = capsys.readouterr()
-    assert "frames.dcm holds 30 frames" in said.err and "of 2 films are in" in said.out
+    assert "frames.dcm holds 30 frames" in said.err and "of 2 images are in" in said.out
     assert {path.name for path in out.iterdir()} == {
         "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
     }  # fmt: skip

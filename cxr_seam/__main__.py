@@ -14,10 +14,10 @@ from .presets import PRESETS, get_recipe, preset_of
 
 
 def models(arguments: argparse.Namespace) -> None:
-    """Print the parameter counts of the models and those of the paper's Table 4."""
+    """Print parameter counts beside Table 4 of the paper, and list all models."""
     import torch
 
-    from .models.multires import PAPER_PARAMETERS, build_model, count_parameters
+    from .models.multires import PAPER_PARAMETERS, build_model, count_parameters, model_names
 
     rows = []
     for name, published in PAPER_PARAMETERS.items():
@@ -39,6 +39,8 @@ def models(arguments: argparse.Namespace) -> None:
     for row in rows:
         size = "x".join(map(str, row["cam_size"]))
         print(f"{row['name']:<26}{row['parameters']:>12,}{row['paper_parameters']:>12,}  {size}")
+    print("Other models:", ", ".join(name for name in model_names() if name not in PAPER_PARAMETERS))
+    print("timm:NAME and multires_timm:NAME are models for any timm network with features at strides 8, 16 and 32.")
 
 
 def demo_data(arguments: argparse.Namespace) -> None:

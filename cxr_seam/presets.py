@@ -1,8 +1,7 @@
-"""The recipes that have names, in families of three: standard, MultiRes, and MultiRes with its refiner.
+"""Named recipes in presets of three: standard, MultiRes, and MultiRes with its refiner.
 
-The paper's six rows are `resnet50`, `multires_resnet50`, `multires_resnet50_pcm`, `efficientnet_b4`,
-`multires_efficientnet_b4`, `multires_efficientnet_b4_pcm`. The others are ours; `strong` and `strong_small` change
-what docs/beyond-the-paper.md holds against the paper's.
+The paper's rows are the presets `resnet50` and `efficientnet_b4`. The others are ours; `strong` and `strong_small` contain
+the changes that docs/beyond-the-paper.md measures.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from .recipes import ClassifierStage, Recipe, SeamStage, add_seam_stage
 
 
 def make_preset(name: str, base: Recipe, seam: SeamStage) -> dict[str, tuple[Recipe, Recipe, Recipe]]:
-    """The three models of Fig. 7 for one backbone: standard, MultiRes, MultiRes with PCM."""
+    """Make the three recipes of Fig. 7 for one backbone: standard, MultiRes, MultiRes with PCM."""
     multires = replace(base, name=f"multires_{base.name}", model=f"multires_{base.model}")
     return {name: (base, multires, add_seam_stage(multires, seam))}
 
@@ -26,24 +25,23 @@ SMALL = Recipe(
         epochs=6, learning_rate=2e-3, betas=(0.9, 0.999), batch_size=32, grad_accum_steps=1, schedule="one_cycle"
     ),
 )
-"""The paper's method with a small backbone and a short schedule: what two CPU cores can train (see README)."""
+"""The paper's method with a small backbone and a short schedule, for two CPU cores (see README)."""
 
 
 SMALL_PCM = SeamStage(epochs=1, learning_rate=1e-3, grad_accum_steps=1)
-"""Of the strong recipes, too: a thousand times the paper's rate, which would leave theta about as it was drawn."""
+"""A thousand times the paper's learning rate, which would hardly change theta; the strong presets use it as well."""
 
 
 def improve(recipe: Recipe) -> Recipe:
-    """A first phase with all that docs/beyond-the-paper.md holds against the paper, which tells what is shown of it.
+    """Make the improved variant of a classifier-stage recipe; docs/beyond-the-paper.md measures each change.
 
-    All of the backbone learns, with a schedule and a step after every batch; pooling asks for each finding where it is;
-    no disease-free film is left out; maps are measured from what they usually are, and boxes drawn closer around their
-    peaks; films are looked at larger, too, and mirrored.
+    AdamW with a cosine schedule and a step after every batch; the whole backbone is trained; PCAM pooling; all normal
+    images; the mean CAM of negative images is subtracted; a higher box threshold; test-time augmentation.
 
     Args:
-        recipe: of a first phase; its backbone, image size, batches and epochs stay.
+        recipe: with a classifier stage; its backbone, image size, batch size and epochs stay.
     """
-    phase = replace(
+    stage = replace(
         recipe.classifier_stage,
         grad_accum_steps=1,
         learning_rate=1e-3,
@@ -56,7 +54,7 @@ def improve(recipe: Recipe) -> Recipe:
     )
     return replace(
         recipe,
-        classifier_stage=phase,
+        classifier_stage=stage,
         pooling="pcam",
         data=replace(recipe.data, num_normal_images=None),
         cam_baseline="negative_mean",
@@ -74,11 +72,11 @@ PRESETS: dict[str, tuple[Recipe, Recipe, Recipe]] = {
         Recipe("efficientnet_b4", "efficientnet_b4"),
         SeamStage(learning_rate=1e-5, epochs=1),
     ),
-    # Epochs are fewer than the paper's 35: there are more films in each, and all of the backbone learns from them.
+    # Fewer epochs than the paper's 35: each has more images, and the whole backbone is trained.
     **make_preset(
         "strong", improve(Recipe("strong", "resnet50", classifier_stage=ClassifierStage(epochs=12))), SMALL_PCM
     ),
-    # Everything below runs on two CPU cores in minutes. ImageNet weights come with a package; no download is needed.
+    # The following run on two CPU cores in minutes. Their ImageNet weights come with a package; nothing is downloaded.
     **make_preset("demo", replace(SMALL, name="demo", image_size=192), SMALL_PCM),
     **make_preset("small", replace(SMALL, name="small"), SMALL_PCM),
     **make_preset("strong_small", improve(replace(SMALL, name="strong_small")), SMALL_PCM),
@@ -90,19 +88,19 @@ PRESETS: dict[str, tuple[Recipe, Recipe, Recipe]] = {
         replace(SMALL_PCM, epochs=1, batch_size=8),
     ),
 }
-"""What a notebook offers: a family trains the three models that Fig. 7 shows side by side."""
+"""Presets by name."""
 
 
 def list_recipes() -> dict[str, Recipe]:
-    """All recipes by name."""
-    return {recipe.name: recipe for members in PRESETS.values() for recipe in members}
+    """Return all recipes by name."""
+    return {recipe.name: recipe for recipes in PRESETS.values() for recipe in recipes}
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe called `name`.
+    """Return a recipe by name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: the name is unknown.
     """
     recipes = list_recipes()
     if name not in recipes:
@@ -111,21 +109,21 @@ def get_recipe(name: str) -> Recipe:
 
 
 def preset_of(recipe: str) -> str:
-    """The name of the family that a recipe belongs to.
+    """Return the name of the preset that a recipe belongs to.
 
     Raises:
-        InputError: there is no recipe of that name.
+        InputError: the name is unknown.
     """
-    found = get_recipe(recipe)
-    return next(name for name, members in PRESETS.items() if found in members)
+    wanted = get_recipe(recipe)
+    return next(name for name, recipes in PRESETS.items() if wanted in recipes)
 
 
 def get_preset(name: str) -> tuple[Recipe, Recipe, Recipe]:
-    """Return the standard, MultiRes and MultiRes + PCM recipes of a family.
+    """Return the standard, MultiRes and MultiRes + PCM recipes of a preset.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: the name is unknown.
     """
     if name not in PRESETS:
-        raise InputError(f"there is no family of recipes {name!r}; choose one of {', '.join(PRESETS)}")
+        raise InputError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -245,9 +245,7 @@ def test_other_pixels_are_other_films(stopped, films, demo_folder, tmp_path_fact
     cache = prepare(folder / "images", folder / "store", size=64, progress=False)
     tables = load_metadata(demo_folder)
     lighter = [ChestXrayDataset(cache, tables, image_index=part.image_index) for part in films]
-    with pytest.raises(
-        InputError, match="of another run: pixel_crc is [0-9a-f, ]+ there and [0-9a-f, ]+ here"
-    ):
+    with pytest.raises(InputError, match="of another run: pixel_crc is [0-9a-f, ]+ there and [0-9a-f, ]+ here"):
         fit(MULTIRES, stopped, lighter)
 
 
@@ -353,9 +351,7 @@ def test_a_second_phase_on_another_backbone_is_another_run(films, tmp_path):
     fit(MULTIRES, tmp_path, films)
     fit(refined, tmp_path, films)
     fit(replace(MULTIRES, seed=1), tmp_path, films, overwrite=True)
-    with pytest.raises(
-        InputError, match="multires_tiny_pcm.best.safetensors is of another run: init_fingerprint is"
-    ):
+    with pytest.raises(InputError, match="multires_tiny_pcm.best.safetensors is of another run: init_fingerprint is"):
         fit(refined, tmp_path, films)
 
 

@@ -129,14 +129,14 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def selfcheck(arguments: argparse.Namespace) -> int:
     """Check the installation against hand-computed values."""
-    from .selfcheck import selfcheck as check
-    from .selfcheck import told
+    from .selfcheck import format_check
+    from .selfcheck import selfcheck as run_checks
 
-    rows = check()
-    print("\n".join(map(told, rows)))
-    agreeing = sum(row.agree for row in rows)
-    print(f"{agreeing} of {len(rows)} agree")
-    return int(agreeing < len(rows))
+    checks = run_checks()
+    print("\n".join(map(format_check, checks)))
+    passed = sum(check.passed for check in checks)
+    print(f"{passed} of {len(checks)} passed")
+    return int(passed < len(checks))
 
 
 def predict(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..findings import FINDINGS
 from ..recipes import Background, Recipe
-from .backbones import Backbone, LowLevelFeatures, TimmBackbone, backbone_names, build_backbone
+from .backbones import LowLevelFeatures, backbone_names, build_backbone
 from .cam import make_pcm_input
 from .pooling import build_pooling
 from .refiners import build_refiner
@@ -26,13 +26,6 @@ REDUCTION = 4
 """A merge block reduces "the channel lengths ... by a factor of 4" (Sect. 4.1)."""
 NARROW = 64
 """Backbones with fewer channels at stride 8 merge as EfficientNet-B4 (56 channels), others as ResNet50 (512)."""
-PAPER_PARAMETERS = {
-    "resnet50": 23_536_718,
-    "multires_resnet50": 26_273_615,
-    "efficientnet_b4": 17_573_718,
-    "multires_efficientnet_b4": 18_913_543,
-}
-"""Table 4, "Number of parameters"."""
 
 
 class ConvNormReLU(nn.Sequential):
@@ -45,8 +38,8 @@ class ConvNormReLU(nn.Sequential):
 class MergeBlock(nn.Module):
     """Merge a coarse feature map with a finer one: F_o^l = g(F_o^(l+1), F^l) (Eq. 1, Fig. 2b).
 
-    Both inputs pass a 1x1 convolution. The coarse one is enlarged bilinearly to the size of the fine one. The two are
-    concatenated and fused by a 1x1 convolution. The counts of Table 4 show a different rule for each backbone:
+    Both inputs pass a 1x1 convolution. The coarse one is enlarged bilinearly to the size of the fine one. A third 1x1
+    convolution fuses the two. The counts of Table 4 show a different rule of width for each backbone:
 
     - width "skip" (ResNet50, the paper's text): both inputs are reduced by 4; the output is as wide as the fine input;
     - width "concatenation" (EfficientNet-B4): only the coarse input is reduced; the output is as wide as the
@@ -85,24 +78,12 @@ class LocalizationModel(nn.Module):
     """Backbone, merge blocks, pooling, one classifier for the pooled vector and for every pixel, and a refiner.
 
     The logits are the classifier on the pooled features. The CAM is the same classifier, bias included, on the features
-    themselves (Sect. 4.1). A MultiRes model has a fifteenth output, "no finding": the counts of Table 4 contain it, but
-    no loss trains it. It is not part of logits and cam.
-
-    Args:
-        backbone: see `backbones`.
-        multires: whether to add merge blocks and a refiner; without them it is the standard model.
-        gamma, pooling, refiner, background: see `build_model`.
+    themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and a fifteenth output, "no finding": the counts
+    of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in `build_model`.
     """
 
     def __init__(
-        self,
-        backbone: Backbone | TimmBackbone,
-        *,
-        multires: bool,
-        gamma: float = 10.0,
-        background: str = "one_minus_max",
-        pooling: str = "lse",
-        refiner: str = "pcm",
+        self, backbone: nn.Module, *, multires: bool, gamma: float, background: str, pooling: str, refiner: str
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -139,10 +120,7 @@ class LocalizationModel(nn.Module):
         return ModelOutput(logits, cam[:, : len(FINDINGS)], refined)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:
-        """Compute the features of (B, 3, H, W) images.
-
-        Returns:
-            (B, C, h, w) features at stride 8 with merge blocks, else 32; and the maps that a refiner may use.
+        """Compute features (B, C, h, w) of images (B, 3, H, W), at stride 8 with merge blocks, else 32; and finer maps.
 
         Raises:
             InputError: the images are smaller than 32 pixels or do not have three channels.
@@ -168,10 +146,7 @@ class LocalizationModel(nn.Module):
         return self.classifier(features)[:, : len(FINDINGS)]
 
     def compute_cam(self, features: Tensor) -> Tensor:
-        """Compute raw class activation maps (B, 14, h, w) of features (B, C, h, w).
-
-        With the background "output" they are (B, 15, h, w), the fifteenth output last.
-        """
+        """Compute raw CAMs of features: (B, 14, h, w), or (B, 15, h, w) with the background "output", which is last."""
         return self.classifier(features) if self.background == "output" else self.class_scores(features)
 
     def trainable_modules(self) -> Iterator[nn.Module]:
@@ -184,12 +159,10 @@ class LocalizationModel(nn.Module):
             yield self.refiner
 
     def freeze_below(self, stride: int, *, train_head: bool = True, freeze_bn_stats: bool = True) -> None:
-        """Freeze the backbone's stages finer than `stride`, and the refiner, for the classifier stage.
+        """Freeze the refiner and the backbone's stages finer than `stride`, for the classifier stage.
 
-        Args:
-            stride: 2, 4, 8, 16 or 32; 2 freezes nothing of the backbone.
-            train_head: whether merge blocks, classifier and pooling are trained.
-            freeze_bn_stats: whether BatchNorm of frozen modules keeps its statistics or follows the batches.
+        Without `train_head` merge blocks, classifier and pooling are frozen as well. With `freeze_bn_stats` BatchNorm of
+        frozen modules keeps its statistics, else it follows the batches.
         """
         self.freeze_bn_stats = freeze_bn_stats
         for stage_stride, stage in zip(self.backbone.strides, self.backbone.stages, strict=True):
@@ -200,11 +173,7 @@ class LocalizationModel(nn.Module):
             self.refiner.requires_grad_(False)
 
     def freeze_all_but_refiner(self) -> None:
-        """Freeze everything but the refiner, for the SEAM stage (Sect. 4.4).
-
-        Raises:
-            InputError: the model has no refiner.
-        """
+        """Freeze everything but the refiner, for the SEAM stage (Sect. 4.4); InputError if there is none."""
         if self.refiner is None:
             raise InputError(
                 "this model has no refiner to train; take a MultiRes model with a refiner other than 'none'"
@@ -214,10 +183,7 @@ class LocalizationModel(nn.Module):
         self.refiner.requires_grad_(True)
 
     def train(self, mode: bool = True) -> LocalizationModel:
-        """Switch to training mode; modules without a trainable parameter stay in evaluation mode.
-
-        BatchNorm of frozen modules keeps its statistics, unless `freeze_below` got `freeze_bn_stats=False`.
-        """
+        """Switch to training mode; frozen modules stay in evaluation mode, see also `freeze_below`."""
         super().train(mode)
         for part in self.trainable_modules():
             if not any(parameter.requires_grad for parameter in part.parameters()):
@@ -264,14 +230,9 @@ def build_model(
     """
     if background not in BACKGROUNDS:
         raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
-    backbone = build_backbone(name.removeprefix(MULTIRES), weights=weights)
+    backbone, multires = build_backbone(name.removeprefix(MULTIRES), weights=weights), name.startswith(MULTIRES)
     return LocalizationModel(
-        backbone,
-        multires=name.startswith(MULTIRES),
-        gamma=gamma,
-        background=background,
-        pooling=pooling,
-        refiner=refiner,
+        backbone, multires=multires, gamma=gamma, background=background, pooling=pooling, refiner=refiner
     )
 
 

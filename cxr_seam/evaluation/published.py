@@ -30,15 +30,6 @@ BOXES_OF_FINDING = dict(zip(BOXED_FINDINGS, (180, 146, 153, 123, 85, 79, 120, 98
 """True boxes of each finding in NIH's table."""
 
 
-PAPER_PARAMETERS = {
-    "resnet50": 23_536_718,
-    "multires_resnet50": 26_273_615,
-    "efficientnet_b4": 17_573_718,
-    "multires_efficientnet_b4": 18_913_543,
-}
-"""Table 4, "Number of parameters", by model name."""
-
-
 ERRATA = (
     "Table 1 prints a mean of 0.738 for column [1]; the mean of the column is 0.745.",
     "Table 1: Mass and Nodule of column [19] look swapped against other papers' copies of it.",

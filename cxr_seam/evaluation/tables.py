@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS
 from ..inference.predictor import Prediction
 from ..models.checkpoint import history_path, read_history
-from ..models.multires import build_model, count_parameters
+from ..models.multires import PAPER_PARAMETERS, build_model, count_parameters
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import Workspace
 from .published import (
@@ -37,7 +37,6 @@ from .published import (
     PAPER,
     PAPER_BOXED_IMAGES,
     PAPER_BOXES,
-    PAPER_PARAMETERS,
     WANG,
     Published,
     literature,

@@ -251,3 +251,12 @@ def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> Localiza
 def count_parameters(model: nn.Module) -> int:
     """Count weights and biases; buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+PAPER_PARAMETERS = {
+    "resnet50": 23_536_718,
+    "multires_resnet50": 26_273_615,
+    "efficientnet_b4": 17_573_718,
+    "multires_efficientnet_b4": 18_913_543,
+}
+"""Table 4, "Number of parameters", by model name."""

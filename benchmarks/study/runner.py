@@ -1,0 +1,318 @@
+"""Train and measure the rows of a study. Finished rows are skipped, and stopped training continues.
+
+Files in the folder of a study: `study.json` (settings), `rows/ROW.sSEED.json` (values and bootstrap replicates of a row),
+`rows/ROW.s0.s1.agreement.json` (two models of a row), `baselines.json`, and the tables of `tables.write_tables`.
+Checkpoints are in the folder of models of the workspace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.nih import NihMetadata
+from cxr_seam.errors import InputError
+from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
+from cxr_seam.evaluation.evaluate import describe_data
+from cxr_seam.evaluation.methods import model_methods, models_of
+from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, COSTS, FROC, LOCALIZATION, MEAN_AUC
+from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.calibration import calibrate
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.io import atomic_write
+from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
+from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
+from cxr_seam.metrics.localization import MetricKey, localization_scores, rank_by_probability
+from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
+from cxr_seam.recipes import Recipe
+from cxr_seam.training.fit import train
+from cxr_seam.workspace import Workspace
+
+from .model_agreement import MIN_IMAGES, agreement, label_table, labelled_boxes
+from .occlusion import make_judge, mean_drop, occlusion_drops
+from .rows import Row, count_passes
+
+LARGE_AUC, CENTRE_FROC = "mean_auc_large_images", "centre_box_froc"
+IOU_BEST, IOBB_BEST, IOU_ALL = "best_box_iou_0.3", "best_box_iobb_0.1", "all_boxes_iou_0.3"
+COST = "_false_positives"
+LOCALIZED = {name: LOCALIZATION[name] for name in (FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])}
+for _name, _kind, _overlap in (
+    (IOU_BEST, "best_box", "iou>0.3"),
+    (IOBB_BEST, "best_box", "iobb>0.1"),
+    (IOU_ALL, "all_boxes", "iou>0.3"),
+):
+    LOCALIZED[_name] = MetricKey(_kind, _overlap)
+    LOCALIZED[_name + COST] = MetricKey(_kind, _overlap, "false_positives_per_image")
+Values = dict[str, dict[str, Any]]
+"""Metric -> {"value": float, "replicates": list}."""
+
+
+@dataclass(eq=False)
+class Study:
+    """The data and the rows of a study.
+
+    Attributes:
+        run: workspace with prepared data; its folder of models holds the checkpoints of all rows.
+        folder: of the study's files.
+        make_rows: returns the rows for a seed.
+        n_bootstrap: replicates of the bootstrap over patients.
+        small_sources: sources of the cache with images that an unknown filter has shrunk; a second AUC leaves them out.
+    """
+
+    run: Workspace
+    folder: Path
+    make_rows: Callable[[Study, int], dict[str, Row]]
+    n_bootstrap: int = DRAWS
+    small_sources: Sequence[str] = ()
+    _rows: dict[int, dict[str, Row]] = field(default_factory=dict)
+    _counts: dict[Any, int] = field(default_factory=dict)
+
+    def rows(self, seed: int) -> dict[str, Row]:
+        """Return all rows by name."""
+        if seed not in self._rows:
+            self._rows[seed] = self.make_rows(self, seed)
+        return self._rows[seed]
+
+    def count(self, recipe: Recipe) -> int:
+        """Return the number of training images of a recipe."""
+        key = (recipe.data, recipe.seed)
+        if key not in self._counts:
+            self._counts[key] = len(self.run.train_val_datasets(recipe)[0])
+        return self._counts[key]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file about rows."""
+        return self.folder / "rows" / f"{name}.json"
+
+    @cached_property
+    def metadata(self) -> NihMetadata:
+        return self.run.tables()
+
+    @cached_property
+    def test_set(self) -> ChestXrayDataset:
+        return self.run.test_dataset()
+
+    @cached_property
+    def boxed_set(self) -> ChestXrayDataset:
+        return self.run.boxed_dataset()
+
+    @cached_property
+    def truth(self) -> pd.DataFrame:
+        boxes = self.metadata.boxes
+        return boxes[boxes["image_index"].isin(self.boxed_set.image_index)]
+
+    def patients(self, images: Sequence[str]) -> np.ndarray:
+        return self.metadata.images["patient_id"][list(images)].to_numpy()
+
+    def bootstrap(self, images: Sequence[str]) -> PatientBootstrap:
+        """Sample patients of images; all rows share the samples."""
+        return bootstrap_patients(self.patients(images), draws=self.n_bootstrap)
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Write the settings of the study, or refuse a folder of another study.
+
+        Raises:
+            InputError: the folder holds rows of other settings.
+        """
+        path = self.folder / "study.json"
+        if path.exists() and (other := json.loads(path.read_text())) != settings:
+            raise InputError(f"{path} has the settings {other}, not {settings}; choose another --output")
+        write_json(path, settings)
+
+
+def write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n")
+
+
+def read_row(path: Path, row: Row) -> dict[str, Any]:
+    """Read the file of a row.
+
+    Raises:
+        InputError: it belongs to other recipes, because the row has changed since it was measured.
+    """
+    content = json.loads(path.read_text())
+    if any(content.get(key) != value for key, value in row.identity.items()):
+        raise InputError(f"{path} was measured with other recipes; delete it or rename the row")
+    return content
+
+
+def run_row(study: Study, row: Row, *, seed: int) -> None:
+    """Train and measure a row, unless its file exists.
+
+    Raises:
+        InputError: the file belongs to other recipes, or a model cannot be trained.
+    """
+    path = study.path(f"{row.name}.s{seed}")
+    if path.exists():
+        read_row(path, row)
+        return
+    models = study.run.models
+    for recipe in row.recipes:
+        train_set, val_set = study.run.train_val_datasets(recipe)
+        train(recipe, models, train_set=train_set, val_set=val_set)
+    predictor, logits, val_set = load_model(study, row)
+    history = [record for recipe in row.recipes for record in read_history(models, recipe.name)]
+    content = row.identity | {"seed": seed, "data": study_data(study)}
+    content["passes"] = sum(count_passes(row, study.count).values())
+    content["seconds"] = sum(record["seconds"] for record in history)
+    content["validation_auc"] = mean_auc(classification_table(val_set.labels, logits))
+    content["maps"], content["froc_curves"] = measure(study, row.model, predictor)
+    write_json(path, content)
+
+
+def study_data(study: Study) -> dict[str, str]:
+    """Return digests of the test images and boxes: rows can be compared only if they are equal."""
+    data = describe_data(study.run, study.metadata, study.test_set, study.boxed_set)
+    return {key: data[key] for key in ("test_sha256", "boxed_sha256")}
+
+
+def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXrayDataset]:
+    """Load the trained model of a row, calibrated for its use at test, its validation logits and validation images."""
+    recipe = replace(row.recipes[-1], **row.at_test)
+    _, val_set = study.run.train_val_datasets(recipe)
+    model, _ = load_checkpoint(best_path(study.run.models, recipe.name))
+    model = Predictor(model, recipe).model  # on the device, in evaluation mode
+    logits, negative_mean = calibrate(model, val_set, recipe=recipe)
+    return Predictor(model, recipe, negative_mean=negative_mean), logits, val_set
+
+
+def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:
+    """Measure a model on the test images: for each kind of maps the metrics, and the FROC curve."""
+    probabilities = predictor.probabilities(study.test_set)
+    table = pd.DataFrame(probabilities, study.test_set.image_index, list(FINDINGS))
+    shared = measure_classification(study, probabilities)
+    half = rank_by_probability(centre_boxes(study.boxed_set.image_index, extent=HALF_IMAGE), table)
+    shared[CENTRE_FROC] = measure_boxes(study, half)[0][FROC]
+    tables = dict.fromkeys(models_of(model), table)
+    methods = model_methods({model: predictor}, study.boxed_set, study.truth, probabilities=tables)
+    values, curves = {}, {}
+    for kind, method in methods.items():
+        localized, curves[kind] = measure_boxes(study, method.boxes)
+        values[kind] = shared | localized
+    return values, curves
+
+
+def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
+    """Measure the mean AUC of all test images and, if some images were shrunk, of the others."""
+    cache, start, small = study.run.cache(), 0, set()
+    for name, count in cache.sources:
+        if name in study.small_sources:
+            small.update(cache.image_index[start : start + count])
+        start += count
+    images = study.test_set.image_index
+    large = [i for i, name in enumerate(images) if name not in small]
+    values = {}
+    for metric, chosen in ((MEAN_AUC, list(range(len(images)))), (LARGE_AUC, large if small else [])):
+        if chosen:
+            samples = study.bootstrap([images[i] for i in chosen])
+            scores = classification_scores(study.test_set.labels[chosen], probabilities[chosen], draws=samples)
+            values[metric] = as_value(scores.table["mean"]["auc"]["value"], scores.samples[MEAN_AUC])
+    return values
+
+
+def measure_boxes(study: Study, boxes: pd.DataFrame) -> tuple[Values, dict[str, Any]]:
+    """Measure boxes on the images with true boxes; return the metrics and the macro FROC curve (IoU > 0.1)."""
+    images = study.boxed_set.image_index
+    scores, samples = localization_scores(boxes, study.truth, images=images, draws=study.bootstrap(images))
+    values = {name: as_value(key.value(scores)["value"], samples[key]) for name, key in LOCALIZED.items()}
+    return values, scores["froc"]["iou>0.1"]["curve"]
+
+
+def as_value(value: float | None, replicates: np.ndarray) -> dict[str, Any]:
+    return {"value": value, "replicates": bootstrap_for_json(replicates)}
+
+
+def run_baselines(study: Study) -> None:
+    """Measure baselines that use no image, unless their file exists."""
+    path = study.folder / "baselines.json"
+    if path.exists():
+        return
+    images = study.boxed_set.image_index
+    baselines = {
+        "random 8x8 map": random_map_boxes(images, grid=8),
+        "centre box, third of image": centre_boxes(images),
+        "centre box, half of image": centre_boxes(images, extent=HALF_IMAGE),
+    }
+    measured = {name: measure_boxes(study, boxes) for name, boxes in baselines.items()}
+    write_json(path, {name: {"values": values, "froc_curve": curve} for name, (values, curve) in measured.items()})
+
+
+def agreement_path(study: Study, name: str, seeds: Sequence[int]) -> Path:
+    """Return the file about the agreement of a row's models of two seeds."""
+    return study.path(f"{name}.s{seeds[0]}.s{seeds[1]}.agreement")
+
+
+def run_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
+    """Compare the models of a row's first two seeds on their validation images, unless the file exists.
+
+    Raises:
+        InputError: the file belongs to other recipes.
+    """
+    if len(seeds) < 2:
+        return
+    path = agreement_path(study, name, seeds)
+    rows = [study.rows(seed)[name] for seed in seeds[:2]]
+    if path.exists():
+        read_row(path, rows[0])
+        return
+    loaded = [load_model(study, row) for row in rows]
+    datasets = [with_findings(study, val_set) for _, _, val_set in loaded]
+    maps = compare_models(rows[0].model, [predictor for predictor, _, _ in loaded], datasets, study=study)
+    write_json(path, rows[0].identity | {"seeds": list(seeds[:2]), "maps": maps})
+
+
+def with_findings(study: Study, dataset: ChestXrayDataset) -> ChestXrayDataset:
+    """Choose the images with a finding in their labels."""
+    names = [name for name, present in zip(dataset.image_index, dataset.labels.any(axis=1), strict=True) if present]
+    return ChestXrayDataset(study.run.cache(), study.metadata, image_index=names)
+
+
+def compare_models(
+    model: str,
+    predictors: Sequence[Predictor],
+    datasets: Sequence[ChestXrayDataset],
+    *,
+    study: Study,
+    min_images: int = MIN_IMAGES,
+) -> dict[str, dict[str, Any]]:
+    """Measure how far two models agree, and the confidence that each loses where the other's boxes are occluded.
+
+    Args:
+        model: name of the models, see `Row.model`.
+        predictors: two models.
+        datasets: validation images of each; either model may have been trained on some images of the other.
+        study: gives patients and the number of replicates.
+        min_images: see `model_agreement.agreement`.
+
+    Returns:
+        Kind of maps -> "agree", "by_chance" and "gain", means over both datasets, None if they have too few images; and
+        "confidence_lost", an estimate of `occlusion.mean_drop`, mean over both models and datasets.
+    """
+    tables: dict[str, list[pd.Series]] = {}
+    drops: dict[str, list[np.ndarray]] = {}
+    for dataset in datasets:
+        boxes = [labelled_boxes(model, predictor, dataset) for predictor in predictors]
+        for kind in boxes[0]:
+            table = agreement(boxes[0][kind], boxes[1][kind], labels=label_table(dataset), min_images=min_images)
+            tables.setdefault(kind, []).append(table.loc["mean", ["agree", "by_chance", "gain"]])
+            lost = [
+                occlusion_drops(own[kind], make_judge(other), dataset, min_images=min_images)
+                for own, other in zip(boxes, reversed(predictors), strict=True)
+            ]
+            drops.setdefault(kind, []).append(np.mean(lost, axis=0))
+    samples = study.bootstrap([name for dataset in datasets for name in dataset.image_index])
+    maps: dict[str, dict[str, Any]] = {}
+    for kind, series in tables.items():
+        means = pd.DataFrame(series).mean()
+        maps[kind] = {name: None if np.isnan(value) else float(value) for name, value in means.items()}
+        maps[kind]["confidence_lost"] = estimate(*mean_drop(np.concatenate(drops[kind]), samples))
+    return maps

@@ -22,9 +22,10 @@ import pandas as pd
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.methods import maps_by_model
+from cxr_seam.evaluation.results import REFINED
 from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
-from cxr_seam.inference.heatmaps import PAPER_SIZE, heat_maps
+from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.boxes import box_overlap
 from cxr_seam.metrics.localization import best_boxes
@@ -103,14 +104,15 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
     """
     labels = label_table(dataset)
     tables: dict[str, list[pd.DataFrame]] = {}
-    for names, output in predictor.batches(dataset, maps=True, what="agreement"):
+    for names, output in predictor.forward_dataset(dataset, desc="agreement"):
         for kind, cams in maps_by_model(model, output).items():
+            options = predictor.heatmap_options(refined=kind == REFINED)
             for name, cam in zip(names, cams, strict=True):
-                present = np.flatnonzero(labels.loc[name])
-                if not len(present):
+                present = np.flatnonzero(labels.loc[name]).tolist()
+                if not present:
                     continue
-                heatmaps = heat_maps(cam[None, present], PAPER_SIZE)[0].numpy()
+                heatmaps = options.heatmaps(cam[None], PAPER_SIZE, findings=present)[0].numpy()
                 findings = [FINDINGS[k] for k in present]
-                boxes = predicted_boxes(heatmaps, name, findings, threshold=predictor.recipe.cam_threshold)
+                boxes = predicted_boxes(heatmaps, name, findings, threshold=options.threshold)
                 tables.setdefault(kind, []).append(boxes)
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}

@@ -38,8 +38,9 @@ Judge = Callable[[Tensor], Tensor]
 
 def make_judge(predictor: Predictor) -> Judge:
     """Make a judge without test-time augmentation, so that it is the same for all rows of one model."""
-    single = Predictor(predictor.model, replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False))
-    return lambda images: single.run(images, maps=False).logits
+    recipe = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False, cam_baseline="zero")
+    single = Predictor(predictor.model, recipe)
+    return lambda images: single.forward(images, maps=False).logits
 
 
 def occlusion_drops(

@@ -15,7 +15,7 @@ from typing import Any
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import MULTIRES, REFINED
 from cxr_seam.presets import PRESETS, SMALL_PCM, get_preset, improve
-from cxr_seam.recipes import ClassifierStage, Data, Recipe, SeamStage, add_seam_stage, recipe_to_dict
+from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 BASE, PAPER, STRONG, SINGLE, ALL_IMAGES = "base", "paper", "strong", "single_forward", "without_all_images"
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
@@ -200,7 +200,7 @@ def beyond_rows(*, backbone: str, size: int, epochs: int, seed: int, count: Coun
     def first_stage(name: str, change: str, **changes: Any) -> None:
         rows.append(Row(name, change, (replace(base, name=f"{name}.s{seed}", **changes),), PAPER))
 
-    everything = replace(base, name=f"all_images.s{seed}", data=Data(num_normal_images=None))
+    everything = replace(base, name=f"all_images.s{seed}", data=DataSplit(num_normal_images=None))
     rows.append(Row("all_images", "all train_val images", (limit_epochs(everything, base, count),), PAPER))
     for name, (change, fields) in FIRST_STAGE.items():
         first_stage(name, change, classifier_stage=replace(base.classifier_stage, **fields))

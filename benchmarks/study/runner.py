@@ -94,7 +94,7 @@ class Study:
 
     @cached_property
     def metadata(self) -> NihMetadata:
-        return self.run.tables()
+        return self.run.metadata()
 
     @cached_property
     def test_set(self) -> ChestXrayDataset:
@@ -180,7 +180,7 @@ def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXray
     recipe = replace(row.recipes[-1], **row.at_test)
     _, val_set = study.run.train_val_datasets(recipe)
     model, _ = load_checkpoint(best_path(study.run.models, recipe.name))
-    model = Predictor(model, recipe).model  # on the device, in evaluation mode
+    model = Predictor(model, replace(recipe, cam_baseline="zero")).model  # on the device, in evaluation mode
     logits, negative_mean = calibrate(model, val_set, recipe=recipe)
     return Predictor(model, recipe, negative_mean=negative_mean), logits, val_set
 

@@ -128,9 +128,9 @@ def test_agreement_counted_image_by_image(study: Study, demo_folder: Path) -> No
 def best_of_all(predictor, dataset: ChestXrayDataset) -> np.ndarray:
     """The first box of each image and finding, (N, 14, 4); zeros where there is none."""
     from cxr_seam.inference.boxes import boxes_from_heatmap
-    from cxr_seam.inference.heatmaps import heat_maps
+    from cxr_seam.inference.heatmaps import cam_to_heatmap
 
-    maps = heat_maps(predictor.run(dataset.load(range(len(dataset)))[0]).refined, 256).numpy()
+    maps = cam_to_heatmap(predictor.forward(dataset.load(range(len(dataset)))[0]).refined, 256).numpy()
     found = np.zeros((*maps.shape[:2], 4))
     for i, k in np.ndindex(*maps.shape[:2]):
         boxes = boxes_from_heatmap(maps[i, k]).xywh

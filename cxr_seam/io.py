@@ -17,27 +17,27 @@ from pydantic.dataclasses import dataclass
 from .errors import InputError
 
 CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
-"""What file systems answer that know no `fsync`, of folders above all."""
+"""Errors of file systems without `fsync`, mostly for folders."""
 
 
 class WriteError(InputError, OSError):
-    """A file that could not be written, in a sentence for people and of a type that programs expect."""
+    """A file could not be written. It is an OSError too, for callers that expect one."""
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block ends well, else remove it.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, otherwise delete it.
 
-    The temporary name keeps the suffix (image and array writers choose their format by it) and carries the
-    process id, so that two writers never share it. The parent folder is created.
+    The temporary name has the same suffix, which decides the format of some writers, and the process id, so that two
+    writers do not share it. The parent folder is created.
 
     Args:
-        path: of the file.
-        durable: wait until the disk has the content before the rename, and the rename before going on, so that after a
-            power cut there is the old file or the new one, and files are there in the order of their writing.
+        path: the file to write.
+        durable: sync the file before and the folder after the rename. After a power cut the old or the new file exists,
+            and files exist in the order in which they were written.
 
     Raises:
-        WriteError: the disk is full, the folder read-only or gone.
+        WriteError: the disk is full, or the folder is read-only or missing.
 
     Example:
         >>> with atomic_write("results.json") as temporary:
@@ -62,7 +62,6 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iter
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,10 +73,10 @@ def _sync(path: Path) -> None:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where there is no folder.
+    """List the files and folders in a folder; empty if the folder does not exist.
 
     Raises:
-        InputError: the folder cannot be read, as where a mounted disk has died.
+        InputError: the folder cannot be read, for example after a mounted disk was lost.
     """
     try:
         return [Path(entry.path) for entry in os.scandir(folder)]
@@ -109,10 +108,10 @@ def validated(cls: type[T]) -> type[T]:
 
 
 def from_plain(kind: type[T], values: Any) -> T:
-    """Build a `validated` class from plain dictionaries, lists, numbers and strings, such as JSON holds.
+    """Build a `validated` class from plain dictionaries, lists, numbers and strings, as JSON has them.
 
     Raises:
-        InputError: names the first field that is unknown or missing or does not fit.
+        InputError: names the first field that is unknown, missing or invalid.
     """
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values))

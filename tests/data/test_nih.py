@@ -1,4 +1,4 @@
-"""The official tables against the counts NIH publishes; odd tables against one readable sentence."""
+"""NIH's tables against the published counts; wrong tables against one sentence."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def official(nih_root):
     return load_metadata(nih_root)
 
 
-def patients(tables, names):
-    return set(tables.images.loc[list(names), "patient_id"])
+def patients(metadata, names):
+    return set(metadata.images.loc[list(names), "patient_id"])
 
 
-def test_the_official_split(official):
+def test_official_split(official):
     assert len(official.images) == 112_120
     assert official.images["patient_id"].nunique() == 30_805
     assert (len(official.train_val), len(official.test)) == (86_524, 25_596)
@@ -62,7 +62,7 @@ def test_the_official_split(official):
     assert set(official.train_val) | set(official.test) == set(official.images.index)
 
 
-def test_the_official_labels(official):
+def test_official_labels(official):
     assert official.labels(official.train_val).any(axis=1).sum() == 36_024
     test = official.labels(official.test)
     assert dict(zip(FINDINGS, test.sum(axis=0).tolist(), strict=True)) == {
@@ -84,11 +84,11 @@ def test_the_official_labels(official):
     assert (~test.any(axis=1)).sum() == 9861
 
 
-def test_the_patient_is_the_number_in_the_name(official):
+def test_patient_is_number_in_name(official):
     assert (official.images.index.str[:8].astype(int) == official.images["patient_id"]).all()
 
 
-def test_the_official_boxes(official):
+def test_official_boxes(official):
     boxes = official.boxes
     assert len(boxes) == 984
     assert boxes["image_index"].nunique() == 880
@@ -107,13 +107,13 @@ def test_the_official_boxes(official):
     assert set(boxes["finding"]) == set(BOXED_FINDINGS)
 
 
-def test_boxes_lie_in_the_image_only_when_read_as_x_y_w_h(official):
+def test_boxes_are_x_y_w_h(official):
     x, y, w, h = official.boxes[list("xywh")].to_numpy().T
     assert ((x >= 0) & (y >= 0) & (x + w <= 1) & (y + h <= 1)).all()
     assert ((x + h > 1) | (y + w > 1)).sum() == 79
 
 
-def test_the_papers_training_images(official):
+def test_training_images_of_paper(official):
     train, validation = train_val_split(official, validation_fraction=0.2, num_normal_images=5000, seed=0)
     assert len(train) + len(validation) == len({*train, *validation}) == 36_024 + 5000
     assert {*train, *validation} <= set(official.train_val)
@@ -124,7 +124,7 @@ def test_the_papers_training_images(official):
     assert (~official.labels(train + validation).any(axis=1)).sum() == 5000
 
 
-def test_the_choice_depends_on_the_seed_alone(official):
+def test_split_depends_only_on_seed(official):
     options = {"validation_fraction": 0.2, "num_normal_images": 500}
     first = train_val_split(official, seed=1, **options)
     assert first == train_val_split(official, seed=1, **options)
@@ -133,12 +133,12 @@ def test_the_choice_depends_on_the_seed_alone(official):
     assert first == train_val_split(official, seed=1, available=shuffled, **options)
 
 
-def test_only_available_images_are_chosen(official):
+def test_available(official):
     available = official.train_val[:300] + official.test[:300]
     train, validation = train_val_split(
         official, validation_fraction=0.25, num_normal_images=10**6, seed=0, available=available
     )
-    assert {*train, *validation} == set(official.train_val[:300])  # fewer disease-free than asked for: all of them
+    assert {*train, *validation} == set(official.train_val[:300])  # fewer normal images than asked for: all of them
 
 
 @pytest.mark.parametrize(
@@ -151,37 +151,37 @@ def test_only_available_images_are_chosen(official):
     ],
     ids=["2020", "2017", "2020.gz", "2017.gz"],
 )
-def test_both_releases_read_alike(variant, tmp_path):
-    tables = load_metadata(write_tables(tmp_path, **variant))
-    assert tables.images.index.tolist() == [image for image, _ in ROWS]
-    assert tables.images["patient_id"].tolist() == [1, 1, 2, 3]
-    assert tables.images["age"].tolist() == [58.0] * 4
-    assert set(tables.images["sex"]) == {"M"} and set(tables.images["view"]) == {"PA"}
+def test_both_releases(variant, tmp_path):
+    metadata = load_metadata(write_tables(tmp_path, **variant))
+    assert metadata.images.index.tolist() == [image for image, _ in ROWS]
+    assert metadata.images["patient_id"].tolist() == [1, 1, 2, 3]
+    assert metadata.images["age"].tolist() == [58.0] * 4
+    assert set(metadata.images["sex"]) == {"M"} and set(metadata.images["view"]) == {"PA"}
     expected = [set(), {"Pneumothorax", "Hernia"}, {"Pleural_Thickening"}, {"Infiltration", "Mass"}]
-    for row, names in zip(tables.labels(tables.images.index), expected, strict=True):
+    for row, names in zip(metadata.labels(metadata.images.index), expected, strict=True):
         assert {name for name, value in zip(FINDINGS, row, strict=True) if value} == names
-    assert tables.test == ("00000003_000.png",)
-    assert len(tables.train_val) == 3
-    assert tables.boxes.iloc[0].tolist() == [
+    assert metadata.test == ("00000003_000.png",)
+    assert len(metadata.train_val) == 3
+    assert metadata.boxes.iloc[0].tolist() == [
         "00000003_000.png",
         "Infiltration",
         *(v / 1024 for v in (1.5, 20.0, 300.0, 40.25)),
     ]
 
 
-def test_pneumonia_is_not_found_in_pneumothorax(tmp_path):
-    tables = load_metadata(write_tables(tmp_path))
-    assert tables.images.loc["00000001_001.png", "Pneumonia"] == 0
-    assert tables.images[list(FINDINGS)].to_numpy().dtype == np.uint8
+def test_pneumonia_is_not_part_of_pneumothorax(tmp_path):
+    metadata = load_metadata(write_tables(tmp_path))
+    assert metadata.images.loc["00000001_001.png", "Pneumonia"] == 0
+    assert metadata.images[list(FINDINGS)].to_numpy().dtype == np.uint8
 
 
 @pytest.mark.parametrize(("age", "years"), [("013M", 13 / 12), ("001D", 1 / 365.25), ("414", 414), ("", math.nan)])
-def test_ages_are_years(age, years, tmp_path):
+def test_ages(age, years, tmp_path):
     read = load_metadata(write_tables(tmp_path, age=age)).images["age"].iloc[0]
     assert read == pytest.approx(years, nan_ok=True)
 
 
-def test_lists_with_windows_line_ends_read_alike(tmp_path):
+def test_windows_line_ends(tmp_path):
     write_tables(tmp_path)
     (tmp_path / "test_list.txt").write_bytes(b"00000003_000.png\r\n00000004_000.png\r\n")
     assert load_metadata(tmp_path).test == ("00000003_000.png", "00000004_000.png")
@@ -191,17 +191,17 @@ def test_lists_with_windows_line_ends_read_alike(tmp_path):
     ("broken", "sentence"),
     [
         ({"rows": (("00000001_000.png", "Pneumo"),)}, "Data_Entry_2017_v2020.csv.*'Pneumo'"),
-        ({"rows": (("00000001_000.png", "No Finding|Mass"),)}, "Data_Entry_2017_v2020.csv.*beside a finding"),
+        ({"rows": (("00000001_000.png", "No Finding|Mass"),)}, "Data_Entry_2017_v2020.csv.*No Finding"),
         ({"rows": ROWS + ROWS[:1]}, "00000001_000.png twice"),
-        ({"header": HEADER_2020.replace("Patient ID", "ID")}, "no column 'Patient ID'"),
+        ({"header": HEADER_2020.replace("Patient ID", "ID")}, "Patient ID"),
         ({"boxes": BOXES.replace("Infiltrate", "Lump")}, "BBox_List_2017.csv.*'Lump'"),
-        ({"boxes": BOXES.replace("40.25", "0")}, "1 boxes without width or height"),
-        ({"boxes": BOXES.replace("40.25", "wide")}, "BBox_List_2017.csv.*'wide' is not a number"),
-        ({"boxes": "a,b\n1,2\n"}, "BBox_List_2017.csv.*not NIH's box table"),
-        ({"boxes": ""}, "BBox_List_2017.csv is empty"),
+        ({"boxes": BOXES.replace("40.25", "0")}, "BBox_List_2017.csv"),
+        ({"boxes": BOXES.replace("40.25", "wide")}, "BBox_List_2017.csv.*'wide'"),
+        ({"boxes": "a,b\n1,2\n"}, "BBox_List_2017.csv"),
+        ({"boxes": ""}, "BBox_List_2017.csv"),
     ],
 )
-def test_a_wrong_table_is_named_in_one_sentence(broken, sentence, tmp_path):
+def test_wrong_table(broken, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence) as error:
         load_metadata(write_tables(tmp_path, **broken))
     assert "\n" not in str(error.value)
@@ -211,13 +211,13 @@ def test_a_wrong_table_is_named_in_one_sentence(broken, sentence, tmp_path):
     ("name", "content", "sentence"),
     [
         ("test_list.txt", "00000001_000.png", "00000001_000.png is in both"),
-        ("test_list.txt", "<!DOCTYPE html>\n<html>\n", "test_list.txt lists '<!DOCTYPE html>'"),
-        ("test_list.txt", "", "test_list.txt is empty"),
-        ("train_val_list.txt", "00000001_000.png\n00000001_000.png", "lists an image twice"),
-        ("Data_Entry_2017_v2020.csv", "<html>\n<p>gone</p>\n", "no column 'Image Index'"),
+        ("test_list.txt", "<!DOCTYPE html>\n<html>\n", "test_list.txt"),
+        ("test_list.txt", "", "test_list.txt"),
+        ("train_val_list.txt", "00000001_000.png\n00000001_000.png", "train_val_list.txt"),
+        ("Data_Entry_2017_v2020.csv", "<html>\n<p>gone</p>\n", "Image Index"),
     ],
 )
-def test_a_wrong_file_is_named_in_one_sentence(name, content, sentence, tmp_path):
+def test_wrong_file(name, content, sentence, tmp_path):
     write_tables(tmp_path)
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=sentence):
@@ -225,40 +225,40 @@ def test_a_wrong_file_is_named_in_one_sentence(name, content, sentence, tmp_path
 
 
 @pytest.mark.parametrize("cut", [30, 5])
-def test_a_table_whose_compression_is_cut_short_is_refused(cut, tmp_path):
+def test_gzip_cut_short(cut, tmp_path):
     write_tables(tmp_path, gz=True)
     path = tmp_path / "Data_Entry_2017_v2020.csv.gz"
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(InputError, match="cannot read .*Data_Entry_2017_v2020.csv.gz"):
+    with pytest.raises(InputError, match="Data_Entry_2017_v2020.csv.gz"):
         load_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(
     "name", ["Data_Entry_2017_v2020.csv", "test_list.txt", "train_val_list.txt", "BBox_List_2017.csv"]
 )
-def test_a_missing_table_is_named(name, tmp_path):
+def test_missing_table(name, tmp_path):
     write_tables(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=f"{name}.*data_download.sh"):
+    with pytest.raises(InputError, match=name):
         load_metadata(tmp_path)
 
 
-def test_labels_of_an_unknown_image_are_refused(tmp_path):
-    with pytest.raises(InputError, match="00000009_000.png is not in the label table"):
+def test_labels_of_unknown_image(tmp_path):
+    with pytest.raises(InputError, match="00000009_000.png"):
         load_metadata(write_tables(tmp_path)).labels(["00000001_000.png", "00000009_000.png"])
 
 
-def test_a_small_set_still_has_both_sides(tmp_path):
-    tables = load_metadata(write_tables(tmp_path))
+def test_small_dataset_has_both_parts(tmp_path):
+    metadata = load_metadata(write_tables(tmp_path))
     for seed in range(5):
-        train, validation = train_val_split(tables, validation_fraction=0.01, num_normal_images=1, seed=seed)
+        train, validation = train_val_split(metadata, validation_fraction=0.01, num_normal_images=1, seed=seed)
         assert train and validation
-    train, validation = train_val_split(tables, validation_fraction=0, num_normal_images=0, seed=0)
+    train, validation = train_val_split(metadata, validation_fraction=0, num_normal_images=0, seed=0)
     assert train == ["00000001_001.png", "00000002_000.png"] and validation == []
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.75])
-def test_one_patient_alone_is_trained_on(fraction, official):
+def test_single_patient_is_for_training(fraction, official):
     alone = [name for name in official.train_val if name.startswith("00000001_")]
     options = {"validation_fraction": fraction, "num_normal_images": 5000, "seed": 0, "available": alone}
     train, validation = train_val_split(official, **options)
@@ -271,13 +271,13 @@ def test_one_patient_alone_is_trained_on(fraction, official):
         ({"validation_fraction": 1.0}, "validation_fraction"),
         ({"num_normal_images": -1}, "num_normal_images"),
         ({"available": ["00000003_000.png"]}, "train_val_list.txt"),
-        ({"available": ["00000001_000.png"], "num_normal_images": 0}, "disease-free"),
+        ({"available": ["00000001_000.png"], "num_normal_images": 0}, "num_normal_images"),
     ],
 )
-def test_a_choice_that_cannot_be_made_is_refused(options, sentence, tmp_path):
-    tables = load_metadata(write_tables(tmp_path))
+def test_impossible_split(options, sentence, tmp_path):
+    metadata = load_metadata(write_tables(tmp_path))
     with pytest.raises(InputError, match=sentence):
-        train_val_split(tables, **{"validation_fraction": 0.2, "num_normal_images": 1, "seed": 0, **options})
+        train_val_split(metadata, **{"validation_fraction": 0.2, "num_normal_images": 1, "seed": 0, **options})
 
 
 def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(official):

@@ -80,9 +80,9 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     for predictor in predictors.values():
         predictor.recipe = replace(predictor.recipe, cam_threshold=q)
     examples = load_examples(workspace, per_finding=2, predictors=predictors)
-    films, truth = workspace.boxed_dataset(), workspace.metadata().boxes
-    probabilities = pd.DataFrame(0.5, films.image_index, FINDINGS)
-    methods = model_methods(predictors, films, truth, probabilities=dict.fromkeys(examples[0].models, probabilities))
+    dataset, truth = workspace.boxed_dataset(), workspace.metadata().boxes
+    probabilities = pd.DataFrame(0.5, dataset.image_index, FINDINGS)
+    methods = model_methods(predictors, dataset, truth, probabilities=dict.fromkeys(examples[0].models, probabilities))
     drawn = 0
     for example, model, finding in product(examples, examples[0].models, BOXED_FINDINGS):
         scored = methods[model].boxes

@@ -154,33 +154,33 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     assert str(tmp_path) not in card and str(demo_folder) not in card
 
 
-def test_own_tables_become_a_folder_that_a_workspace_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight patients with three films each, not square, one of them a JPEG; two patients have boxes."""
+def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight patients with three images each, not square, one of them a JPEG; two patients have boxes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXR_SEAM_PRESET", "tiny")
     random = np.random.default_rng(0)
     rows = []
     for number in range(24):
-        file = f"p{number // 3}/film{number}.{'jpg' if number == 5 else 'png'}"
-        path = tmp_path / "films" / file
+        file = f"p{number // 3}/image{number}.{'jpg' if number == 5 else 'png'}"
+        path = tmp_path / "images" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (100, 200), dtype=np.uint8)).save(path)
         findings = ["", "Mass", "Mass|Pleural_Thickening"][number % 3]
         rows.append((file, f"P{number // 3}", findings, 200, 100))
-    pd.DataFrame(rows, columns=["file", "patient", "findings", "width", "height"]).to_csv("films.csv", index=False)
-    boxes = [("p0/film1.png", "Mass", 20, 10, 50, 25), ("p1/film5.jpg", "Mass", 0, 0, 200, 100)]
+    pd.DataFrame(rows, columns=["file", "patient", "findings", "width", "height"]).to_csv("images.csv", index=False)
+    boxes = [("p0/image1.png", "Mass", 20, 10, 50, 25), ("p1/image5.jpg", "Mass", 0, 0, 200, 100)]
     pd.DataFrame(boxes, columns=["file", "finding", "x", "y", "w", "h"]).to_csv("boxes.csv", index=False)
 
     names = run("own-data.md")
-    assert len(names["store"]) == 24
+    assert len(names["cache"]) == 24
     tables = load_metadata("mydata")
-    assert tables.images.loc["film5.png", list(FINDINGS)].sum() == 2
-    assert tables.images.loc["film3.png", list(FINDINGS)].sum() == 0
+    assert tables.images.loc["image5.png", list(FINDINGS)].sum() == 2
+    assert tables.images.loc["image3.png", list(FINDINGS)].sum() == 0
     assert tables.boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[0.1, 0.1, 0.25, 0.25], [0, 0, 1, 1]]
     patient = tables.images["patient_id"]
     assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
     assert set(tables.boxes["image_index"]) <= set(tables.test)
-    assert len(tables.test) + len(tables.train_val) == 24 and len(names["workspace"].boxed_dataset()) == 2
+    assert len(tables.test) + len(tables.train_val) == 24 and len(names["run"].boxed_dataset()) == 2
 
 
 def told(line: pd.Series, figure: str) -> str:

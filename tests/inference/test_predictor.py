@@ -302,9 +302,9 @@ def test_files_none_of_which_can_be_read_give_status_2(checkpoint, tmp_path, cap
 
 @pytest.fixture
 def desk(checkpoint, films, tmp_path) -> Path:
-    """A folder with the files that the page speaks of."""
+    """A folder with the files of the page."""
     (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "film.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
+    (tmp_path / "image.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
     (tmp_path / "folder").mkdir()
     for path in films[:2]:
         (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
@@ -326,7 +326,7 @@ def test_the_examples_of_the_page_run(desk, kind):
         assert len(pd.read_csv(desk / "table.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
     else:
         named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
-        wanted = {name.replace("NAME", "film") for name in named}
+        wanted = {name.replace("NAME", "image") for name in named}
         assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5
 
 

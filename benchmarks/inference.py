@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.evaluation.published import PAPER_PARAMETERS, paper_milliseconds
+from cxr_seam.evaluation.published import paper_milliseconds
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.multires import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
 from cxr_seam.presets import get_recipe

@@ -1,8 +1,8 @@
-"""A synthetic chest: one person's anatomy and how much each part of it absorbs.
+"""Synthesize the anatomy of a chest as maps of X-ray absorption.
 
-A radiograph is a shadow, so the parts are kept as thicknesses that add up: soft tissue, heart, spine and bones
-absorb, the air of the lungs takes absorption away. Findings (phantom_findings.py) fill or empty that air, and
-phantom_film.py turns the sum into grey values. "Side" 0 is the patient's right (the image's left), 1 the left.
+A radiograph is a projection, so absorptions add up: soft tissue, heart, spine and bones are positive, the air of the
+lungs is negative. Findings (pathology.py) change these maps, and radiograph.py converts the sum to grey values. Side 0 is
+the patient's right (left in the image), side 1 the left.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .drawing import GRID, MIDLINE, SIDES, branches, clouds, fill, smooth_outline, soften, strokes
-
-Y = np.arange(GRID, dtype=np.float32)[:, None]
-
-
-X = np.arange(GRID, dtype=np.float32)[None, :]
+from .drawing import (
+    GRID,
+    MIDLINE,
+    SIDES,
+    X,
+    Y,
+    branching_tree,
+    gaussian_blur,
+    noise,
+    polygon,
+    polylines,
+    smooth_outline,
+)
 
 
 @dataclass(frozen=True)
 class Body:
-    """What stays the same in all films of one person; lengths in grid pixels."""
+    """Anatomy of one person, the same in all images; lengths in grid pixels."""
 
     half_width: float
     apex: float
@@ -29,18 +36,18 @@ class Body:
     dome_drop: float
     angle_depth: float  # costophrenic angle below the dome
     heart_ratio: float  # width of heart / width of thorax when healthy
-    heart_tilt: float  # share of the heart's width that lies left of the midline
+    heart_tilt: float  # fraction of the heart's width left of the midline
     aortic_knob: float
-    flesh: float  # soft tissue outside the ribs
+    soft_tissue: float  # soft tissue outside the ribs
     axilla: float  # height of the armpits
     breasts: float  # absorption of the breast shadows, 0 for none
     rib_contrast: float
-    lean: float  # sideways bow of the spine
+    scoliosis: float  # sideways bow of the spine
     texture: int  # seed of vessels, ribs' wobble and bowel gas
 
     @staticmethod
-    def draw(rng: np.random.Generator, *, sex: str = "M", age: int = 50) -> Body:
-        """Draw a plausible person; `sex` is "M" or "F", `age` in years."""
+    def sample(rng: np.random.Generator, *, sex: str = "M", age: int = 50) -> Body:
+        """Sample a plausible person; `sex` is "M" or "F", `age` in years."""
         female = sex == "F"
         return Body(
             half_width=rng.uniform(172, 202) - (8 if female else 0),
@@ -51,25 +58,25 @@ class Body:
             heart_ratio=rng.uniform(0.39, 0.455),
             heart_tilt=rng.uniform(0.63, 0.70),
             aortic_knob=rng.uniform(13, 17) + 6 * max(0, age - 45) / 40,
-            flesh=rng.uniform(12, 40),
+            soft_tissue=rng.uniform(12, 40),
             axilla=rng.uniform(170, 330),
             breasts=rng.uniform(0.05, 0.13) if female and rng.random() < 0.85 else 0.0,
             rib_contrast=rng.uniform(0.065, 0.105),
-            lean=rng.normal(0, 3),
+            scoliosis=rng.normal(0, 3),
             texture=int(rng.integers(2**31)),
         )
 
 
 @dataclass(frozen=True)
 class Thorax:
-    """The healthy chest as layers of absorption, float32 (512, 512) each, and its landmarks.
+    """A healthy chest: maps of absorption, float32 (512, 512) each, and landmarks.
 
-    The film of the healthy chest is `solid - air + vessels + bones`, in units where about 1 is the mediastinum.
+    The absorption of the chest is `solid - air + vessels + bones`; that of the mediastinum is about 1.
     """
 
     body: Body
     solid: np.ndarray  # soft tissue, heart, mediastinum, abdomen
-    air: np.ndarray  # absorption that the lungs' air takes away, >= 0
+    air: np.ndarray  # absorption that the air of the lungs removes, >= 0
     vessels: np.ndarray  # branching vessels, within the lungs
     bones: np.ndarray
     lungs: tuple[np.ndarray, np.ndarray]  # bool masks (right, left), heart not cut out
@@ -81,11 +88,11 @@ class Thorax:
 
     @property
     def cardiothoracic_ratio(self) -> float:
-        """Width of the heart over the widest inner width of the thorax; above 0.5 is too large on a PA film."""
+        """Width of the heart / largest inner width of the thorax; above 0.5 the heart is enlarged (PA view)."""
         return float(np.ptp(self.heart[:, 0]) / (np.nanmax(self.rows[1][:, 1]) - np.nanmin(self.rows[0][:, 0])))
 
     def point(self, side: int, *, height: float, depth: float) -> tuple[float, float]:
-        """Place in a lung: `height` 0 at the apex to 1 at the dome, `depth` 0 at the mediastinum to 1 at the ribs."""
+        """Return a point of a lung: `height` from 0 (apex) to 1 (dome), `depth` from 0 (mediastinum) to 1 (ribs)."""
         y = self.body.apex + height * (self.domes[side] - self.body.apex)
         first, last = self.rows[side][int(np.clip(y, self.body.apex + 3, self.angles[side] - 6))]
         inner, outer = (last, first) if side == 0 else (first, last)
@@ -95,11 +102,13 @@ class Thorax:
 def build_thorax(
     body: Body, *, view: str = "PA", heart_ratio: float | None = None, hyperinflation: float = 0.0
 ) -> Thorax:
-    """Draw the healthy chest of one person.
+    """Build the healthy chest of one person.
 
-    `view` "AP" widens the heart a little, lifts the diaphragm and leaves the shoulder blades over the lungs.
-    `heart_ratio` overrides the cardiothoracic ratio; `hyperinflation` 0..1 flattens and lowers the diaphragm,
-    narrows the heart and thins the vessels, as in emphysema.
+    Args:
+        body: the person.
+        view: "PA", or "AP": a slightly wider heart, a higher diaphragm, shoulder blades over the lungs.
+        heart_ratio: cardiothoracic ratio; None = that of the person.
+        hyperinflation: 0 to 1; lowers and flattens the diaphragm, narrows the heart, thins the vessels (emphysema).
     """
     rng = np.random.default_rng(body.texture)
     supine = view == "AP"
@@ -113,7 +122,7 @@ def build_thorax(
         heart_ratio = (body.heart_ratio + (0.025 if supine else 0)) * (1 - 0.16 * hyperinflation)
 
     outlines = [_lung_outline(body, side, width, domes[side], angles[side]) for side in (0, 1)]
-    soft = [fill(outline) for outline in outlines]
+    soft = [polygon(outline) for outline in outlines]
     heart = _heart_outline(body, width, height, domes, heart_ratio)
     hila = tuple(
         (MIDLINE + sign * 0.25 * width, body.apex + share * height)
@@ -121,32 +130,32 @@ def build_thorax(
     )
     silhouette = _silhouette(body, width)
     middle = _mediastinum(body, width, height, heart)
-    solid = _flesh(rng, body, width, silhouette) + middle
-    solid += _belly(rng, body, width, domes, angles) * silhouette
+    solid = _soft_tissue(rng, body, width, silhouette) + middle
+    solid += _abdomen(rng, body, width, domes, angles) * silhouette
     solid -= _airways(body, width, height, hila)
     if body.breasts:
         solid += _breasts(body, width, domes[0]) * silhouette
     air, vessels = _lung_fields(rng, soft, np.clip(middle / 0.25, 0, 1), hila, width, hyperinflation)
-    bones = skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine) * silhouette
+    bones = _skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine) * silhouette
     lungs = (soft[0] > 0.5, soft[1] > 0.5)
     rows = (_extent(lungs[0]), _extent(lungs[1]))
     return Thorax(body, solid.astype(np.float32), air, vessels, bones, lungs, heart, domes, angles, hila, rows)
 
 
 def _extent(mask: np.ndarray) -> np.ndarray:
-    """First and last column of a mask in every row, (512, 2), NaN in empty rows."""
+    """Return the first and last column of a mask in every row, (512, 2), NaN in empty rows."""
     ends = np.stack([mask.argmax(1), GRID - 1 - mask[:, ::-1].argmax(1)], 1).astype(float)
     return np.where(mask.any(1, keepdims=True), ends, np.nan)
 
 
 def _diaphragm(u: np.ndarray, dome: float, angle: float) -> np.ndarray:
-    """Height y of one half of the diaphragm at `u` = distance from the midline / half width of the thorax."""
+    """Return y of one half of the diaphragm at `u` = distance from the midline / half width of the thorax."""
     outer, inner = ((u - 0.48) / 0.52).clip(0, 1), ((0.48 - u) / 0.36).clip(0, 1)
     return dome + (angle - dome) * outer**2.3 + 10 * inner**2
 
 
 def _lung_outline(body: Body, side: int, width: float, dome: float, angle: float) -> np.ndarray:
-    """Outline of one lung: down the ribs, along the diaphragm, up the mediastinum; it runs behind the heart."""
+    """Outline one lung: down the ribs, along the diaphragm, up the mediastinum behind the heart."""
     top, span = body.apex, angle - body.apex
     wall = [(0, 0.40), (0.015, 0.53), (0.06, 0.65), (0.15, 0.77), (0.3, 0.88), (0.5, 0.955), (0.75, 0.995), (1, 1)]
     inner = [(0.02, 0.29), (0.08, 0.18), (0.2, 0.145), (0.5, 0.12), (0.8, 0.10)]
@@ -157,7 +166,7 @@ def _lung_outline(body: Body, side: int, width: float, dome: float, angle: float
 
 
 def _heart_outline(body: Body, width: float, height: float, domes: tuple, ratio: float) -> np.ndarray:
-    """Outline of the heart, exactly `ratio` of the thorax wide: right atrium, apex of the left ventricle, waist."""
+    """Outline the heart, as wide as `ratio` times the thorax: right atrium, apex of the left ventricle, waist."""
     a, total = body.apex, 2 * ratio * width
     left, right = body.heart_tilt * total, (1 - body.heart_tilt) * total
     low = 0.5 * (domes[0] + domes[1])
@@ -182,13 +191,13 @@ def _heart_outline(body: Body, width: float, height: float, domes: tuple, ratio:
 
 
 def _mirrored(points: list[tuple[float, float]]) -> np.ndarray:
-    """Smooth outline of a shape that is the same left and right of the midline, from its left half, top to bottom."""
+    """Return the smooth outline of a symmetric shape from one half of it, top to bottom."""
     return smooth_outline([(MIDLINE + x, y) for x, y in points] + [(MIDLINE - x, y) for x, y in points[::-1]], steps=6)
 
 
 def _silhouette(body: Body, width: float) -> np.ndarray:
-    """The person against the light: neck, shoulders, trunk, arms that leave the film, float32 in 0..1."""
-    side, top, axilla = width + 8 + body.flesh, body.apex, body.axilla
+    """Draw the silhouette of neck, shoulders, trunk and arms, float32 in [0, 1]."""
+    side, top, axilla = width + 8 + body.soft_tissue, body.apex, body.axilla
     half = [(78, -60), (78, -20), (84, top - 58), (108, top - 40), (150, top - 26), (205, top - 12), (246, top + 22)]
     half += [
         (290, top + 70),
@@ -198,124 +207,126 @@ def _silhouette(body: Body, width: float) -> np.ndarray:
         (side + 14, axilla + 8),
     ]
     half += [(side + 2, axilla + 70), (side, axilla + 160), (side - 4, 560), (side - 4, 640)]
-    return fill(_mirrored(half))
+    return polygon(_mirrored(half))
 
 
-def _flesh(rng: np.random.Generator, body: Body, width: float, silhouette: np.ndarray) -> np.ndarray:
-    """Muscle and fat: thin towards the skin, uneven."""
+def _soft_tissue(rng: np.random.Generator, body: Body, width: float, silhouette: np.ndarray) -> np.ndarray:
+    """Draw muscle and fat, thinner towards the skin, with noise."""
     import cv2
 
     padded = cv2.copyMakeBorder((silhouette > 0.5).astype(np.uint8), 0, 40, 40, 40, cv2.BORDER_REPLICATE)
     inside = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[:GRID, 40 : GRID + 40]
-    solid = 0.66 * (1 - np.exp(-soften(inside, 3) / 26))
-    solid += 0.016 * clouds(rng, grain=70) + 0.04 * np.exp(-(((np.abs(X - MIDLINE) - width - 10) / 14) ** 2))
+    solid = 0.66 * (1 - np.exp(-gaussian_blur(inside, 3) / 26))
+    solid += 0.016 * noise(rng, grain=70) + 0.04 * np.exp(-(((np.abs(X - MIDLINE) - width - 10) / 14) ** 2))
     return solid * silhouette
 
 
-def _belly(rng: np.random.Generator, body: Body, width: float, domes: tuple, angles: tuple) -> np.ndarray:
-    """Liver, spleen and bowel: dense up to the sharp edge of the domes, the stomach's bubble under the left one."""
+def _abdomen(rng: np.random.Generator, body: Body, width: float, domes: tuple, angles: tuple) -> np.ndarray:
+    """Draw liver, spleen and bowel below the diaphragm, with gas in the stomach and the colon."""
     u = np.abs(X[0] - MIDLINE) / width
     edge = np.where(X[0] < MIDLINE, _diaphragm(u, domes[0], angles[0]), _diaphragm(u, domes[1], angles[1]))
     edge = edge.astype(np.float32)
     blur = 1.0 + 16 * np.clip((u - 0.985) / 0.05, 0, 1) + 14 * np.clip((0.16 - u) / 0.06, 0, 1)
     below = 1 / (1 + np.exp(((edge - Y) / blur).clip(-30, 30)))
-    flank = 1 / (1 + np.exp(((u * width - width - 0.5 * body.flesh) / 7).clip(-30, 30)))
+    flank = 1 / (1 + np.exp(((u * width - width - 0.5 * body.soft_tissue) / 7).clip(-30, 30)))
     belly = below * flank * (0.16 + 0.07 * np.clip((Y - domes[0]) / 70, 0, 1.5))
     rx, ry = rng.uniform(20, 40), rng.uniform(14, 26)
     x, y = MIDLINE + rng.uniform(0.3, 0.55) * width, domes[1] + rng.uniform(26, 36)
     t = np.linspace(np.pi, 2 * np.pi, 20)  # a dome of gas over a level line
-    gas = soften(fill(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)), 1.5) * float(
+    gas = gaussian_blur(polygon(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)), 1.5) * float(
         rng.choice((0.0, 0.12, 0.22))
     )
     colon = np.clip((Y - domes[1] - 45) / 30, 0, 1) * np.clip((X - MIDLINE) / 50 + 0.6, 0, 1) * flank
-    gas += 0.08 * soften(np.clip(clouds(rng, grain=24) - 1.3, 0, 1.2), 2) * colon
+    gas += 0.08 * gaussian_blur(np.clip(noise(rng, grain=24) - 1.3, 0, 1.2), 2) * colon
     return belly - gas * below
 
 
 def _mediastinum(body: Body, width: float, height: float, heart: np.ndarray) -> np.ndarray:
-    """Great vessels, aortic knob and heart; where they overlap the thickest counts."""
+    """Draw great vessels, aortic knob and heart; where they overlap, the maximum counts."""
     import cv2
 
     half = [(0.15, -0.35), (0.155, 0.0), (0.15, 0.2), (0.17, 0.4), (0.165, 0.62), (0.15, 1.1)]
-    band = fill(_mirrored([(x * width, body.apex + y * height) for x, y in half]))
+    band = polygon(_mirrored([(x * width, body.apex + y * height) for x, y in half]))
     knob = smooth_outline([
         (MIDLINE + 0.09 * width + 1.3 * body.aortic_knob * np.cos(t),
          body.apex + 0.345 * height + 1.5 * body.aortic_knob * np.sin(t))
         for t in np.linspace(0, 2 * np.pi, 8, endpoint=False)
     ])  # fmt: skip
-    pump, low = fill(heart), body.apex + height
-    thick = soften(cv2.distanceTransform((pump > 0.5).astype(np.uint8), cv2.DIST_L2, 3), 3)
-    heart_shadow = soften(pump, 1.2) * np.clip((low - Y) / 40 + 1, 0.3, 1) * (0.14 + 0.12 * (1 - np.exp(-thick / 24)))
-    great = np.maximum(soften(0.15 * band, 4), soften(0.16 * fill(knob), 2.2))
+    pump, low = polygon(heart), body.apex + height
+    thick = gaussian_blur(cv2.distanceTransform((pump > 0.5).astype(np.uint8), cv2.DIST_L2, 3), 3)
+    heart_shadow = (
+        gaussian_blur(pump, 1.2) * np.clip((low - Y) / 40 + 1, 0.3, 1) * (0.14 + 0.12 * (1 - np.exp(-thick / 24)))
+    )
+    great = np.maximum(gaussian_blur(0.15 * band, 4), gaussian_blur(0.16 * polygon(knob), 2.2))
     return np.maximum(great, heart_shadow)
 
 
 def _airways(body: Body, width: float, height: float, hila: tuple) -> np.ndarray:
-    """Windpipe and main bronchi: absorption that their air takes away."""
+    """Draw trachea and main bronchi: the absorption that their air removes."""
     carina = (MIDLINE + 2, body.apex + 0.40 * height)
-    tube = strokes([np.array([(MIDLINE + 1, -40), (MIDLINE + 3, body.apex + 40), carina])], width=17)
+    tube = polylines([np.array([(MIDLINE + 1, -40), (MIDLINE + 3, body.apex + 40), carina])], width=17)
     mains = [np.array([carina, (0.35 * x + 0.65 * carina[0], 0.5 * (y + carina[1])), (x, y)]) for x, y in hila]
-    strokes(mains, width=9, canvas=tube, value=200)
-    return 0.12 * soften(tube, 2.2)
+    polylines(mains, width=9, canvas=tube, value=200)
+    return 0.12 * gaussian_blur(tube, 2.2)
 
 
 def _breasts(body: Body, width: float, dome: float) -> np.ndarray:
-    """Two breast shadows, denser towards their lower border."""
+    """Draw two breasts, denser towards their lower border."""
     shape = ((0, -0.9), (0.8, -0.6), (1, 0.1), (0.75, 0.75), (0, 1), (-0.75, 0.75), (-0.95, 0.1), (-0.7, -0.5))
     out = np.zeros((GRID, GRID), np.float32)
     for sign in SIDES:
         outline = [(MIDLINE + sign * (0.62 + 0.46 * x) * width, dome - 36 + 88 * y) for x, y in shape]
-        out += fill(smooth_outline(outline))
-    return body.breasts * soften(out, 2.5) * np.clip((Y - dome + 120) / 130, 0, 1)
+        out += polygon(smooth_outline(outline))
+    return body.breasts * gaussian_blur(out, 2.5) * np.clip((Y - dome + 120) / 130, 0, 1)
 
 
 def _lung_fields(
     rng: np.random.Generator, soft: list, central: np.ndarray, hila: tuple, width: float, hyperinflation: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The air of both lungs and the vessels within it."""
+    """Draw the air of both lungs and the vessels in it."""
     import cv2
 
     both = np.maximum(*soft)
     rim = cv2.distanceTransform((both > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     shape = both * (0.42 + 0.58 * (1 - np.exp(-rim / 16)))
-    air = 0.40 * (1 + 0.22 * hyperinflation) * soften(shape, 0.8) * (1 - 0.80 * central)
+    air = 0.40 * (1 + 0.22 * hyperinflation) * gaussian_blur(shape, 0.8) * (1 - 0.80 * central)
     canvas = np.zeros((GRID, GRID), np.uint8)
-    reach, lumps = np.zeros((GRID, GRID), np.float32), (1 + 0.3 * clouds(rng, grain=8)).clip(0, 1.7)
+    reach, lumps = np.zeros((GRID, GRID), np.float32), (1 + 0.3 * noise(rng, grain=8)).clip(0, 1.7)
     for side, (x, y) in enumerate(hila):
         fan = np.array([-1.5, -1.25, -0.95, -0.6, -0.15, 0.3, 0.65, 0.9, 1.15, 1.35, 1.55]) + rng.normal(0, 0.1, 11)
         roots = np.stack([x + rng.normal(0, 4, 11), y + 6 + 28 * np.sin(fan) + rng.normal(0, 3, 11)], 1)
-        tree = branches(rng, roots, fan if side == 1 else np.pi - fan, length=0.60 * width)
+        tree = branching_tree(rng, roots, fan if side == 1 else np.pi - fan, length=0.60 * width)
         for generation, value in ((2, 80), (1, 120), (0, 160)):
-            strokes(
+            polylines(
                 [t[4:] for t in tree[generation]], width=max(1, 2 - generation), canvas=canvas, value=value * 2 // 3
             )
-            strokes([t[:5] for t in tree[generation]], width=max(1, 3 - generation), canvas=canvas, value=value)
+            polylines([t[:5] for t in tree[generation]], width=max(1, 3 - generation), canvas=canvas, value=value)
         half = slice(0, 256) if side == 0 else slice(256, GRID)
         across, down = X[:, half] - x, Y - y
         blob = np.exp(-((across / 14) ** 2)) * np.exp(-((down / 27) ** 2))
         reach[:, half] = np.exp(-np.hypot(across, down * 0.85) / (0.45 * width)) + 0.3 * blob
         canvas[:, half] = np.maximum(canvas[:, half], (150 * blob * lumps[:, half]).astype(np.uint8))
-    vessels = soften(canvas, 1.0) * (0.10 + 0.50 * reach) * (1 - 0.5 * hyperinflation) * 0.38
-    vessels += 0.009 * clouds(rng, grain=6)
+    vessels = gaussian_blur(canvas, 1.0) * (0.10 + 0.50 * reach) * (1 - 0.5 * hyperinflation) * 0.38
+    vessels += 0.009 * noise(rng, grain=6)
     return air, (vessels * shape * (1 - 0.6 * central)).astype(np.float32)
 
 
-def skeleton(
+def _skeleton(
     rng: np.random.Generator, body: Body, *, width: float, height: float, bottom: float, supine: bool
 ) -> np.ndarray:
-    """Absorption of the bones, float32 (512, 512); arguments as in `build_thorax`, in grid pixels.
+    """Draw all bones, float32 (512, 512); lengths in grid pixels.
 
-    Hind ribs run nearly level from the spine and drop along the chest wall; front ribs come back down towards the
-    breastbone and fade where they turn to cartilage.
+    Posterior ribs run nearly level from the spine and fall along the chest wall; anterior ribs fall further towards the
+    sternum and fade where they become cartilage.
     """
     hind, front = _ribs(rng, body, width, height, bottom)
     aside = np.abs(X - MIDLINE) / width
-    ribs = soften(_tubes(hind, 11), 0.8) * np.clip((aside - 0.02) / 0.22, 0.25, 1)
-    ribs += 0.5 * soften(_tubes(front, 12), 1.2) * np.clip((aside - 0.25) / 0.4, 0, 1)
+    ribs = gaussian_blur(_tubes(hind, 11), 0.8) * np.clip((aside - 0.02) / 0.22, 0.25, 1)
+    ribs += 0.5 * gaussian_blur(_tubes(front, 12), 1.2) * np.clip((aside - 0.25) / 0.4, 0, 1)
     t = Y[:, 0]
     wall = (_wall(body, bottom, t) * width).astype(np.float32)[:, None]
     outside = np.abs(X - MIDLINE) - wall
-    ribs *= np.clip(2.6 - outside / 2.5, 0, 1)  # seen end-on at the side: one smooth rim, no row of beads
+    ribs *= np.clip(2.6 - outside / 2.5, 0, 1)  # ribs seen along their length: a smooth rim
     ribs += 0.55 * np.exp(-(((outside - 3) / 3.2) ** 2)) * (Y > body.apex + 4) * np.clip((bottom + 60 - Y) / 60, 0, 1)
     ribs *= np.clip((bottom + 95 - Y) / 110, 0.15, 1)
     bones = body.rib_contrast * ribs
@@ -324,13 +335,13 @@ def skeleton(
 
 
 def _tubes(lines: list[np.ndarray], width: int) -> np.ndarray:
-    """Bones seen from the side: a bright rim around a paler marrow."""
-    canvas = strokes(lines, width=width)
-    return strokes(lines, width=width - 4, canvas=canvas, value=180)
+    """Draw long bones: a bright rim around darker marrow."""
+    canvas = polylines(lines, width=width)
+    return polylines(lines, width=width - 4, canvas=canvas, value=180)
 
 
 def _wall(body: Body, bottom: float, y: np.ndarray) -> np.ndarray:
-    """Half width of the rib cage at height y, as a share of the widest."""
+    """Return the half width of the rib cage at y, as a fraction of the largest."""
     t = (y - body.apex) / (bottom - body.apex)
     share = [0.40, 0.53, 0.67, 0.79, 0.895, 0.965, 1.005, 1.01, 0.99]
     return np.interp(t, [-0.03, 0, 0.06, 0.15, 0.3, 0.5, 0.75, 1, 1.4], share)
@@ -368,11 +379,11 @@ def _clavicles(rng: np.random.Generator, body: Body, width: float, height: float
         x = 0.10 + 1.08 * u
         y = body.apex + 0.25 * height - rise - 66 * u + 7 * np.sin(2 * np.pi * (u + 0.05)) + rng.normal(0, 3)
         lines.append(np.stack([MIDLINE + sign * x * width, y], 1))
-    return 0.11 * soften(_tubes(lines, 13), 1.0) * np.clip(np.abs(X - MIDLINE) / (0.3 * width), 0.2, 1)
+    return 0.11 * gaussian_blur(_tubes(lines, 13), 1.0) * np.clip(np.abs(X - MIDLINE) / (0.3 * width), 0.2, 1)
 
 
 def _shoulders(body: Body, width: float, supine: bool) -> np.ndarray:
-    """Shoulder blades, turned off the lungs on PA films and left over them on AP films, and upper arms."""
+    """Draw scapulae (beside the lungs in PA views, over them in AP views) and upper arms."""
     import cv2
 
     blades, edges, arms = (np.zeros((GRID, GRID), np.uint8) for _ in range(3))
@@ -381,65 +392,69 @@ def _shoulders(body: Body, width: float, supine: bool) -> np.ndarray:
         blade = [(1.22, -6), (1.08 - inward, 16), (1.0 - inward, 60), (1.03 - inward, 165), (1.09 - inward, 150)]
         outline = smooth_outline([(MIDLINE + sign * x * width, body.apex + y) for x, y in [*blade, (1.20, 56)]])
         cv2.fillPoly(blades, [outline.astype(np.int32)], 255)
-        strokes([np.vstack([outline, outline[:1]])], width=3, canvas=edges)
+        polylines([np.vstack([outline, outline[:1]])], width=3, canvas=edges)
         ridge = np.array([(1.30, -8), (1.15 - inward / 2, 16), (1.03 - inward, 40)]) * (width, 1)
-        strokes([ridge * (sign, 1) + (MIDLINE, body.apex)], width=8, canvas=blades)
+        polylines([ridge * (sign, 1) + (MIDLINE, body.apex)], width=8, canvas=blades)
         centre = (int(MIDLINE + sign * 1.30 * width), int(body.apex + 20))
         cv2.circle(arms, centre, 25, 255, -1, cv2.LINE_AA)
         shaft = np.array([centre, (MIDLINE + sign * (1.36 * width + 60), body.apex + 190)], float)
-        strokes([shaft], width=24, canvas=arms)
-    return 0.04 * soften(blades, 2.0) + 0.045 * soften(edges, 1.4) + 0.09 * soften(arms, 1.8)
+        polylines([shaft], width=24, canvas=arms)
+    return 0.04 * gaussian_blur(blades, 2.0) + 0.045 * gaussian_blur(edges, 1.4) + 0.09 * gaussian_blur(arms, 1.8)
 
 
 def _spine(rng: np.random.Generator, body: Body) -> np.ndarray:
-    """Vertebral bodies with end plates, pedicles and spinous processes, faint behind the mediastinum."""
+    """Draw vertebral bodies with end plates, pedicles and spinous processes."""
     import cv2
 
     canvas = np.zeros((GRID, GRID), np.uint8)
     y, tall = -6.0, 19.0
     while y < GRID:
-        x = MIDLINE + body.lean * np.sin(y / 90)
+        x = MIDLINE + body.scoliosis * np.sin(y / 90)
         half = 19 + 8 * y / GRID
         waist = [(-1, 0), (1, 0), (0.86, 0.4), (1, 0.82), (-1, 0.82), (-0.86, 0.4)]
         corners = np.array([(x + half * a, y + tall * b) for a, b in waist])
         cv2.fillPoly(canvas, [np.round(corners * 16).astype(np.int32)], 120, cv2.LINE_AA, 4)
-        strokes([corners[:2], corners[3:5]], width=2, canvas=canvas, value=190)
+        polylines([corners[:2], corners[3:5]], width=2, canvas=canvas, value=190)
         processes = [np.array([(x + sign * 1.5 * half, y + 4), (x + sign * half, y + 8)]) for sign in SIDES]
-        strokes(processes, width=6, canvas=canvas, value=80)
+        polylines(processes, width=6, canvas=canvas, value=80)
         for sign in SIDES:
             cv2.ellipse(canvas, (int(x + sign * half * 0.62), int(y + 7)), (3, 5), 0, 0, 360, 205, 1, cv2.LINE_AA)
         cv2.ellipse(canvas, (int(x), int(y + 13)), (2, 4), 0, 0, 360, 200, 1, cv2.LINE_AA)
         y, tall = y + tall, tall * 1.03
-    axis = MIDLINE + body.lean * np.sin(Y / 90)
+    axis = MIDLINE + body.scoliosis * np.sin(Y / 90)
     column = 0.13 * np.exp(-((np.abs(X - axis) / 34) ** 3)) * (0.62 + 0.5 * Y / GRID)
-    return column + 0.07 * soften(canvas, 1.5)
+    return column + 0.07 * gaussian_blur(canvas, 1.5)
 
 
 class Chest:
-    """A healthy thorax and what disease has added to it.
+    """A thorax with the changes of its findings, float32 (512, 512) each.
 
-    `filled` 0..1 is the share of the lung's air that fluid, cells or collapse have replaced; `kept` 0..1 the share
-    of the vessels still seen; `more_air` extra lucency (absorption taken away); `shadow` absorption added anywhere.
+    Attributes:
+        thorax: the healthy chest.
+        opacity: 0 to 1, fraction of the air that fluid, cells or collapse replace.
+        vessel_visibility: factor of the vessels, 0 where they are gone.
+        lucency: absorption that more air removes.
+        density: absorption that is added, anywhere.
+        lungs: masks of the lungs; smaller than those of the thorax where a lung has collapsed.
     """
 
     def __init__(self, thorax: Thorax) -> None:
-        """Start from a healthy chest."""
         self.thorax = thorax
-        self.filled = np.zeros((GRID, GRID), np.float32)
-        self.kept = np.ones((GRID, GRID), np.float32)
-        self.more_air = np.zeros((GRID, GRID), np.float32)
-        self.lungs = list(thorax.lungs)  # what is left of them where one has collapsed
-        self.shadow = np.zeros((GRID, GRID), np.float32)
+        self.opacity = np.zeros((GRID, GRID), np.float32)
+        self.vessel_visibility = np.ones((GRID, GRID), np.float32)
+        self.lucency = np.zeros((GRID, GRID), np.float32)
+        self.lungs = list(thorax.lungs)
+        self.density = np.zeros((GRID, GRID), np.float32)
 
-    def fill_air(self, opacity: np.ndarray) -> None:
-        """Replace a share (0..1 per pixel) of the remaining air; overlapping opacities add up as veils do."""
-        self.filled = 1 - (1 - self.filled) * (1 - opacity.clip(0, 1).astype(np.float32))
+    def add_opacity(self, opacity: np.ndarray) -> None:
+        """Replace a fraction (0 to 1 per pixel) of the remaining air."""
+        self.opacity = 1 - (1 - self.opacity) * (1 - opacity.clip(0, 1).astype(np.float32))
 
     def absorption(self) -> np.ndarray:
-        """Absorption of the whole chest, float32 (512, 512)."""
+        """Return the absorption of the whole chest, float32 (512, 512)."""
         t = self.thorax
-        vessels = t.vessels * self.kept * (1 - 0.75 * self.filled)
-        return t.solid - (t.air + self.more_air) * (1 - self.filled) + vessels + t.bones + self.shadow
+        vessels = t.vessels * self.vessel_visibility * (1 - 0.75 * self.opacity)
+        return t.solid - (t.air + self.lucency) * (1 - self.opacity) + vessels + t.bones + self.density
 
     def free_point(
         self,
@@ -449,10 +464,16 @@ class Chest:
         depth: tuple[float, float] = (0.25, 0.8),
         reach: int = 14,
     ) -> tuple[float, float, int]:
-        """Draw a place x, y, side in a lung, in the given ranges (see `Thorax.point`).
+        """Sample a point x, y, side of a lung with air around it, for a new finding.
 
-        Of eight draws the first is taken whose surroundings, up to `reach` pixels away, still hold their air; if there
-        is none, the one that has kept most. Places hidden by the heart count as poor.
+        Of eight samples, return the first with air in the square of `reach` pixels around it, otherwise the one with
+        most air. Points behind the heart have a low score.
+
+        Args:
+            rng: random generator.
+            height: range, see `Thorax.point`; likewise `depth`.
+            depth: range.
+            reach: half the side of the square.
         """
         tries = []
         for _ in range(8):
@@ -461,8 +482,8 @@ class Chest:
             row, column = min(int(y), GRID - 1), min(int(x), GRID - 1)
             near = (slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1))
             air = self.thorax.air[near]
-            free = float((air * self.lungs[side][near] * (1 - self.filled[near])).sum() / max(air.sum(), 1e-6))
+            free = float((air * self.lungs[side][near] * (1 - self.opacity[near])).sum() / max(air.sum(), 1e-6))
             open_view = min(1.0, float(self.thorax.air[row, column]) / 0.27)
             tries.append((free * open_view, x, y, side))
-        good = [place for place in tries if place[0] > 0.85]
+        good = [candidate for candidate in tries if candidate[0] > 0.85]
         return (good[0] if good else max(tries))[1:]

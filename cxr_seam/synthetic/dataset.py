@@ -1,8 +1,8 @@
-"""Demo data: synthetic chest radiographs in the very layout of NIH's ChestX-ray14.
+"""Write synthetic chest radiographs in the layout of NIH ChestX-ray14, for the demo and the tests.
 
-So that a small demo can learn all fourteen findings, their prevalences are raised: each is on 6 to 15 % of the
-images (Hernia is on 0.2 % of NIH's), about a third of the images has none, and most of the test images with one of
-the eight boxed findings carry boxes (3 % of NIH's). Prevalence figures from these data mean nothing.
+The prevalences are raised, so that a small demo can learn all fourteen findings: each is on 6 to 15 % of the images
+(Hernia is on 0.2 % of NIH's), about a third of the images has none, and most test images with one of the eight boxed
+findings have boxes (3 % of NIH's). Prevalences of these data mean nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENTRY_HEADER = (
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 
 
-COMPANIONS = {
+COMORBIDITIES = {
     "Atelectasis": ("Effusion", "Infiltration", "Cardiomegaly", "Hernia"),
     "Cardiomegaly": ("Effusion", "Edema", "Atelectasis"),
     "Effusion": ("Atelectasis", "Consolidation", "Cardiomegaly", "Infiltration"),
@@ -47,25 +47,25 @@ COMPANIONS = {
     "Pleural_Thickening": ("Fibrosis", "Effusion", "Mass"),
     "Hernia": ("Cardiomegaly", "Atelectasis", "Fibrosis"),
 }
-"""What tends to come with what."""
+"""Findings that often occur with a finding."""
 
 
-SELDOM_ALONG = ("Mass", "Nodule", "Pneumonia", "Pneumothorax")
-"""Boxed findings that few others bring along; they lead twice as often, so that the test set holds enough of each."""
+SELDOM_COMORBID = ("Mass", "Nodule", "Pneumonia", "Pneumothorax")
+"""Boxed findings that seldom occur with others; they are leading findings twice as often."""
 
 
-LASTING = frozenset(("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"))
-"""Findings that are still there at the next visit, as a rule."""
+CHRONIC = frozenset(("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"))
+"""Findings that usually remain at the next study."""
 
 
-PLATES = (("2500,2048", "0.168,0.168"), ("2992,2991", "0.143,0.143"), ("3056,2544", "0.139,0.139"),
+DETECTORS = (("2500,2048", "0.168,0.168"), ("2992,2991", "0.143,0.143"), ("3056,2544", "0.139,0.139"),
           ("2048,2500", "0.171,0.171"), ("2990,2990", "0.143,0.143"))  # fmt: skip
-"""Original size and pixel spacing, as NIH's detectors have them."""
+"""Original size and pixel spacing of NIH's detectors."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """One image of one patient, before it is drawn."""
+    """The description of one image of one patient."""
 
     patient_id: int
     follow_up: int
@@ -75,12 +75,12 @@ class Study:
     findings: tuple[str, ...]
     body: Body
     site_seed: int
-    film_seed: int
+    image_seed: int
     test: bool
 
     @property
     def image_index(self) -> str:
-        """NIH's name of the image, "00000001_000.png"."""
+        """Name of the image as in NIH's data, "00000001_000.png"."""
         return f"{self.patient_id:08d}_{self.follow_up:03d}.png"
 
 
@@ -94,11 +94,11 @@ def write_demo_data(
 ) -> Path:
     """Write synthetic radiographs with labels, official-style lists and boxes; return the folder.
 
-    Files: `images/*.png` (1024x1024, 8-bit grey), `Data_Entry_2017_v2020.csv`, `train_val_list.txt`,
+    Files: `images/*.png` (1024 x 1024, 8-bit grey), `Data_Entry_2017_v2020.csv`, `train_val_list.txt`,
     `test_list.txt` (78:22 by patient) and `BBox_List_2017.csv` (test images only, eight findings, at most one box
     per finding and image). A patient has one to six images, 2.5 on average: 420 patients give about 1,000.
 
-    The bytes depend on `patients` and `seed` alone, not on `workers` (default: one per processor).
+    The bytes depend on `patients` and `seed`, not on `workers` (default: one per processor).
 
     Raises:
         InputError: fewer than 2 patients, a negative seed, or the folder cannot be written or holds other files.
@@ -108,24 +108,24 @@ def write_demo_data(
     if patients < 2:
         raise InputError(f"demo data need at least 2 patients, one for training and one for the test, not {patients}")
     folder = Path(folder)
-    visits = plan_studies(patients, seed=seed)
-    _refuse_strangers(folder, {visit.image_index for visit in visits})
+    studies = plan_studies(patients, seed=seed)
+    _refuse_other_images(folder, {study.image_index for study in studies})
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made into a folder ({error.strerror}); choose another") from error
-    boxes = _draw_all(visits, folder / "images", workers=workers, progress=progress)
+    boxes = _synthesize_all(studies, folder / "images", workers=workers, progress=progress)
     rng = np.random.default_rng([seed, 4])
     box_rows = [
-        f"{visit.image_index},{'Infiltrate' if name == 'Infiltration' else name},{x},{y},{w},{h}"
-        for visit, found in zip(visits, boxes, strict=True)
-        if visit.test
+        f"{study.image_index},{'Infiltrate' if name == 'Infiltration' else name},{x},{y},{w},{h}"
+        for study, found in zip(studies, boxes, strict=True)
+        if study.test
         for name, (x, y, w, h) in found.items()
         if name in BOXED_FINDINGS and rng.random() < 0.9
     ]
-    lists = [[v.image_index for v in visits if v.test is test] for test in (False, True)]
-    plates = rng.integers(len(PLATES), size=len(visits))
-    entries = [_entry(visit, *PLATES[plate]) for visit, plate in zip(visits, plates, strict=True)]
+    lists = [[v.image_index for v in studies if v.test is test] for test in (False, True)]
+    plates = rng.integers(len(DETECTORS), size=len(studies))
+    entries = [_entry(study, *DETECTORS[plate]) for study, plate in zip(studies, plates, strict=True)]
     for name, text in {
         "Data_Entry_2017_v2020.csv": "\n".join([ENTRY_HEADER, *entries, ""]),
         "train_val_list.txt": "\n".join(lists[0]),
@@ -138,106 +138,106 @@ def write_demo_data(
 
 
 def plan_studies(patients: int, *, seed: int = 0) -> list[Study]:
-    """Draw who comes, when, with what: the images in NIH's order, not yet drawn.
+    """Sample all studies of all patients, in NIH's order.
 
-    Among the diseased each finding leads in its turn, in the test set as in the other one.
+    Each diseased patient has a leading finding; all findings lead equally often, in the test list and in the other.
     """
     rng = np.random.default_rng([seed, 0])
     is_test = np.zeros(patients, bool)
     is_test[rng.permutation(patients)[: max(1, round(0.22 * patients))]] = True
     leads = {test: _leads(rng, int((is_test == test).sum())) for test in (False, True)}
-    visits = []
+    studies = []
     for patient_id, test in enumerate(is_test.tolist(), start=1):
-        visits += _history(np.random.default_rng([seed, 1, patient_id]), patient_id, leads[test].pop(), test)
-    return visits
+        studies += _history(np.random.default_rng([seed, 1, patient_id]), patient_id, leads[test].pop(), test)
+    return studies
 
 
 def _leads(rng: np.random.Generator, count: int) -> list[str | None]:
-    """Leading finding of `count` patients, None for the healthy quarter."""
+    """Sample the leading finding of `count` patients, None for a healthy quarter."""
     healthy = round(0.26 * count)
     deck: list[str | None] = []
     while len(deck) < count - healthy:
-        deck += rng.permutation(FINDINGS + SELDOM_ALONG).tolist()
+        deck += rng.permutation(FINDINGS + SELDOM_COMORBID).tolist()
     deck = deck[: count - healthy] + [None] * healthy
     return [deck[i] for i in rng.permutation(count)]
 
 
 def _history(rng: np.random.Generator, patient_id: int, lead: str | None, test: bool) -> list[Study]:
-    """All visits of one patient: lasting findings stay, acute ones come and go."""
+    """Sample all studies of one patient: chronic findings remain, acute ones come and go."""
     sex = "F" if rng.random() < 0.44 else "M"
     age = int(np.clip(rng.normal(48 if lead is None else 56, 16), 12, 92))
-    body = Body.draw(rng, sex=sex, age=age)
+    body = Body.sample(rng, sex=sex, age=age)
     count = int(rng.choice(6, p=(0.38, 0.26, 0.15, 0.1, 0.06, 0.05))) + 1
     site_seed = int(rng.integers(2**31))
     bedridden = rng.random() < (0.15 if lead is None else 0.35)
     state: list[str] = []
-    visits = []
+    studies = []
     for follow_up in range(count):
-        kept = [name for name in state if rng.random() < (0.9 if name in LASTING else 0.5)]
-        new = [lead] if lead and lead not in kept and rng.random() < (1.0 if follow_up == 0 else 0.7) else []
+        remaining = [name for name in state if rng.random() < (0.9 if name in CHRONIC else 0.5)]
+        new = [lead] if lead and lead not in remaining and rng.random() < (1.0 if follow_up == 0 else 0.7) else []
         if lead and rng.random() < 0.62:
-            new.append(str(rng.choice(COMPANIONS[lead])))
+            new.append(str(rng.choice(COMORBIDITIES[lead])))
         if lead and rng.random() < 0.22:
             new.append(str(rng.choice(FINDINGS)))
-        state = list(dict.fromkeys([*new[:1], *kept, *new[1:]]))[:4]
+        state = list(dict.fromkeys([*new[:1], *remaining, *new[1:]]))[:4]
         if follow_up and rng.random() < 0.13:
             state = []
         findings = tuple(name for name in FINDINGS if name in state)
         view = "AP" if rng.random() < (0.8 if bedridden else 0.08) else "PA"
-        film_seed = int(rng.integers(2**31))
-        visits.append(Study(patient_id, follow_up, sex, age, view, findings, body, site_seed, film_seed, test))
+        image_seed = int(rng.integers(2**31))
+        studies.append(Study(patient_id, follow_up, sex, age, view, findings, body, site_seed, image_seed, test))
         age = min(95, age + int(rng.random() < 0.4))
-    return visits
+    return studies
 
 
-def _entry(visit: Study, size: str, spacing: str) -> str:
-    """A row of the label table."""
-    labels = SEPARATOR.join(visit.findings) or NO_FINDING
+def _entry(study: Study, size: str, spacing: str) -> str:
+    """Format a row of the label table."""
+    labels = SEPARATOR.join(study.findings) or NO_FINDING
     return (
-        f"{visit.image_index},{labels},{visit.follow_up},{visit.patient_id},{visit.age},{visit.sex},{visit.view},"
+        f"{study.image_index},{labels},{study.follow_up},{study.patient_id},{study.age},{study.sex},{study.view},"
         f"{size},{spacing}"
     )
 
 
-def _refuse_strangers(folder: Path, expected: set[str]) -> None:
-    """Refuse a folder that holds images of other data: mixed data would be evaluated as one."""
+def _refuse_other_images(folder: Path, expected: set[str]) -> None:
+    """Refuse a folder with images of other data."""
     present = {path.name for path in folder.glob("images/*.png") if not path.name.startswith(".")}
-    if strangers := present - expected:
-        raise InputError(f"{folder} already holds other images ({min(strangers)}, ...); name an empty folder")
+    if others := present - expected:
+        raise InputError(f"{folder} already holds other images ({min(others)}, ...); name an empty folder")
 
 
-def synthesize_study(visit: Study, images: Path) -> dict[str, tuple[float, float, float, float]]:
-    """Draw one film into the folder `images` and return its boxes."""
+def synthesize_study(study: Study, images: Path) -> dict[str, tuple[float, float, float, float]]:
+    """Write the image of one study into the folder `images` and return its boxes in pixels."""
     import cv2
 
-    # Grain does not compress; without the search for repeats the file is no larger and written three times as fast.
+    # noise does not compress; Huffman coding alone gives the same size three times as fast
     quick = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):
         quick += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
-    film = synthesize_radiograph(
-        visit.body, visit.findings, view=visit.view, site_seed=visit.site_seed, film_seed=visit.film_seed
+    radiograph = synthesize_radiograph(
+        study.body, study.findings, view=study.view, site_seed=study.site_seed, image_seed=study.image_seed
     )
-    with atomic_write(images / visit.image_index) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", film.pixels, quick)[1].tobytes())
-    return film.boxes
+    with atomic_write(images / study.image_index) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", radiograph.pixels, quick)[1].tobytes())
+    return radiograph.boxes
 
 
-def _draw_all(visits: list[Study], images: Path, *, workers: int | None, progress: bool) -> list[dict]:
-    """Draw every visit, in several processes where there is enough to do."""
+def _synthesize_all(studies: list[Study], images: Path, *, workers: int | None, progress: bool) -> list[dict]:
+    """Synthesize every study, in several processes if there are many."""
     from tqdm.auto import tqdm
 
-    bar = partial(tqdm, total=len(visits), desc="drawing", unit="film", disable=not progress)
-    workers = min(workers or os.cpu_count() or 1, 1 + len(visits) // 24)
-    draw = partial(synthesize_study, images=images)
+    bar = partial(tqdm, total=len(studies), desc="synthesize", unit="image", disable=not progress)
+    workers = min(workers or os.cpu_count() or 1, 1 + len(studies) // 24)
+    synthesize = partial(synthesize_study, images=images)
     if workers == 1:
-        return list(bar(map(draw, visits)))
+        return list(bar(map(synthesize, studies)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        return list(bar(pool.map(draw, visits, chunksize=8)))
+        return list(bar(pool.map(synthesize, studies, chunksize=8)))
 
 
 def _one_thread() -> None:
-    """Each worker has a processor of its own; OpenCV's threads would only get in each other's way."""
+    """Use one OpenCV thread in each worker process."""
     import cv2
 
     cv2.setNumThreads(1)

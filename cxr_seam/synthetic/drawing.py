@@ -1,6 +1,6 @@
-"""Pens for drawing synthetic radiographs: outlines, filled areas, strokes, blur, smooth noise, branching trees.
+"""Draw outlines, polygons, polylines, blur, noise and branching trees for synthetic radiographs.
 
-Everything is drawn on a grid of 512 x 512 pixels, half the resolution of the finished film.
+All functions use a grid of 512 x 512 pixels, half the resolution of the image.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ GRID = 512
 MIDLINE = 256.0
 
 
+X = np.arange(GRID, dtype=np.float32)[None, :]
+Y = np.arange(GRID, dtype=np.float32)[:, None]
+"""Coordinates of the grid, (1, 512) and (512, 1)."""
+
+
 SIDES = (-1.0, 1.0)
-"""Direction of the patient's right (0) and left (1) side on the film: the right hangs at the image's left."""
+"""Direction of the patient's right (0) and left (1) side; the right side is on the left of the image."""
 
 
 def smooth_outline(points: list[tuple[float, float]], *, steps: int = 12) -> np.ndarray:
-    """Closed Catmull-Rom curve through `points`: (n, 2) float, `steps` samples between two points."""
+    """Return a closed Catmull-Rom curve through points (n, 2), with `steps` samples between two points."""
     p1 = np.asarray(points, float)
     p0, p2, p3 = np.roll(p1, 1, 0), np.roll(p1, -1, 0), np.roll(p1, -2, 0)
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
@@ -27,8 +32,8 @@ def smooth_outline(points: list[tuple[float, float]], *, steps: int = 12) -> np.
     return (0.5 * (2 * p1 + a * t + b * t**2 + c * t**3)).reshape(-1, 2)
 
 
-def fill(outline: np.ndarray) -> np.ndarray:
-    """Area of a closed outline (n, 2) as float32 (512, 512) in 0..1 with a soft rim."""
+def polygon(outline: np.ndarray) -> np.ndarray:
+    """Fill a closed outline (n, 2), antialiased; return float32 (512, 512) in [0, 1]."""
     import cv2
 
     canvas = np.zeros((GRID, GRID), np.uint8)
@@ -36,8 +41,8 @@ def fill(outline: np.ndarray) -> np.ndarray:
     return canvas.astype(np.float32) / 255
 
 
-def strokes(lines: list[np.ndarray], *, width: int, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-    """Draw open polylines (n, 2) on an 8-bit canvas (a new one if none is given) and return it."""
+def polylines(lines: list[np.ndarray], *, width: int, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
+    """Draw open polylines (n, 2) on a uint8 canvas, by default a new one, and return it."""
     import cv2
 
     canvas = np.zeros((GRID, GRID), np.uint8) if canvas is None else canvas
@@ -46,16 +51,16 @@ def strokes(lines: list[np.ndarray], *, width: int, canvas: np.ndarray | None = 
     return canvas
 
 
-def soften(canvas: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of an image, as float32; 8-bit input is scaled to 0..1."""
+def gaussian_blur(canvas: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur an image, to float32; uint8 input is scaled to [0, 1]."""
     import cv2
 
     scale = 1 / 255 if canvas.dtype == np.uint8 else 1.0
     return cv2.GaussianBlur(canvas.astype(np.float32) * scale, (0, 0), sigma)
 
 
-def clouds(rng: np.random.Generator, *, grain: int) -> np.ndarray:
-    """Smooth noise of mean 0 and deviation about 1, float32 (512, 512); `grain` is the size of a lump in pixels."""
+def noise(rng: np.random.Generator, *, grain: int) -> np.ndarray:
+    """Return smooth noise of mean 0 and deviation about 1, float32 (512, 512), with a grain of `grain` pixels."""
     import cv2
 
     cells = GRID // grain + 2
@@ -64,13 +69,13 @@ def clouds(rng: np.random.Generator, *, grain: int) -> np.ndarray:
     )
 
 
-def branches(
+def branching_tree(
     rng: np.random.Generator, roots: np.ndarray, angles: np.ndarray, *, length: float, generations: int = 3
 ) -> list[list[np.ndarray]]:
-    """A tree of vessels or bronchi: for every generation the list of its tracks, each (9, 2) points.
+    """Grow a tree of vessels or bronchi; return a list of branches, each (9, 2) points, for every generation.
 
-    One track starts at each of `roots` (n, 2) in the direction of `angles` (n,), about `length` pixels long. Three
-    children leave each track of the generation before at random places, each two thirds as long.
+    One branch starts at each of `roots` (n, 2) in the direction of `angles` (n,), about `length` pixels long. Three
+    children start at random points of each branch, each about two thirds as long.
     """
     steps = 9
     starts, tree = np.asarray(roots, float), []

@@ -1,4 +1,4 @@
-"""From absorption to a finished film: placing the patient, exposure, grain, marker, collimator; and the boxes."""
+"""Synthesize a radiograph: position, exposure, noise, marker and collimator; and the boxes of its findings."""
 
 from __future__ import annotations
 
@@ -10,56 +10,68 @@ import numpy as np
 
 from ..findings import FINDINGS
 from .anatomy import Body, Chest, build_thorax
-from .drawing import GRID, soften, strokes
-from .pathology import ORDER, PAINTERS
+from .drawing import GRID, gaussian_blur, polylines
+from .pathology import DRAWING_ORDER, FINDING_FUNCTIONS
 
 SIZE = 1024
-"""Width and height of a finished film in pixels, as in ChestX-ray14."""
+"""Width and height of an image in pixels, as in ChestX-ray14."""
 
 
-_same_anatomy = lru_cache(maxsize=3)(build_thorax)  # follow-ups are drawn one after the other; nobody writes to it
+_cached_thorax = lru_cache(maxsize=3)(build_thorax)  # follow-ups of a person share it; never modified
 
 
 @dataclass(frozen=True)
-class Film:
-    """One synthetic radiograph."""
+class SyntheticRadiograph:
+    """A synthetic radiograph with its boxes.
 
-    pixels: np.ndarray  # uint8 (1024, 1024)
-    boxes: dict[str, tuple[float, float, float, float]]  # finding -> x, y, w, h in pixels, for all findings drawn
-    chest: Chest  # what was drawn, on the 512-pixel grid, before it was placed on the film
-    to_film: np.ndarray  # (2, 3) affine map from grid to film coordinates
+    Attributes:
+        pixels: (1024, 1024) uint8.
+        boxes: finding -> x, y, w, h in pixels.
+        chest: the anatomy with its findings, on the 512-pixel grid.
+        grid_to_image: (2, 3) affine map from grid to image coordinates.
+    """
+
+    pixels: np.ndarray
+    boxes: dict[str, tuple[float, float, float, float]]
+    chest: Chest
+    grid_to_image: np.ndarray
 
 
 def synthesize_radiograph(
-    body: Body, findings: Sequence[str], *, view: str = "PA", site_seed: int = 0, film_seed: int = 0
-) -> Film:
-    """Draw one film of a person.
+    body: Body, findings: Sequence[str], *, view: str = "PA", site_seed: int = 0, image_seed: int = 0
+) -> SyntheticRadiograph:
+    """Synthesize one radiograph of a person.
 
-    `site_seed` settles where the person's findings sit (keep it over follow-ups), `film_seed` how strong they are
-    and how the film was taken. Every finding has its own stream of random numbers, so leaving one out changes
-    nothing but that finding (and whatever avoided it).
+    Every finding has its own random generator, so leaving one out changes only that finding and those that avoid it.
+
+    Args:
+        body: the person.
+        findings: names of the findings.
+        view: "PA" or "AP".
+        site_seed: of the positions of the findings; the same for all follow-ups of a person.
+        image_seed: of the severity of the findings and of the exposure.
     """
     site = {name: np.random.default_rng([site_seed, 1, i]) for i, name in enumerate(FINDINGS)}
-    strength = {name: np.random.default_rng([film_seed, 2, i]).random() for i, name in enumerate(FINDINGS)}
+    severity = {name: np.random.default_rng([image_seed, 2, i]).random() for i, name in enumerate(FINDINGS)}
     shape = {}
     if "Cardiomegaly" in findings:
-        shape["heart_ratio"] = 0.545 + 0.03 * site["Cardiomegaly"].random() + 0.075 * strength["Cardiomegaly"]
+        shape["heart_ratio"] = 0.545 + 0.03 * site["Cardiomegaly"].random() + 0.075 * severity["Cardiomegaly"]
     if "Emphysema" in findings:
-        shape["hyperinflation"] = 0.65 + 0.35 * strength["Emphysema"]
-    chest = Chest(_same_anatomy(body, view=view, **shape))
+        shape["hyperinflation"] = 0.65 + 0.35 * severity["Emphysema"]
+    chest = Chest(_cached_thorax(body, view=view, **shape))
     masks = {}
-    for name in ORDER:
+    for name in DRAWING_ORDER:
         if name in findings:
-            masks[name] = PAINTERS[name](chest, site[name], strength[name])
-    rng = np.random.default_rng([film_seed, 3])
-    to_film = _placement(rng, view)
-    pixels = _expose(rng, chest.absorption(), to_film, view)
-    boxes = {name: box for name in FINDINGS if name in masks and (box := _box(masks[name], to_film))}
-    return Film(pixels, boxes, chest, to_film)
+            masks[name] = FINDING_FUNCTIONS[name](chest, site[name], severity[name])
+    rng = np.random.default_rng([image_seed, 3])
+    grid_to_image = _placement(rng, view)
+    pixels = _expose(rng, chest.absorption(), grid_to_image, view)
+    boxes = {name: box for name in FINDINGS if name in masks and (box := _box(masks[name], grid_to_image))}
+    return SyntheticRadiograph(pixels, boxes, chest, grid_to_image)
 
 
 def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
-    """How the patient stands before the plate: scale, tilt and shift, as an affine map from grid to film."""
+    """Sample the position of the patient (scale, tilt, shift) as an affine map from grid to image."""
     import cv2
 
     loose = 1.6 if view == "AP" else 1.0
@@ -69,8 +81,8 @@ def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
     return matrix
 
 
-def _box(mask: np.ndarray, to_film: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Bounding rectangle on the film of a mask on the grid, cut at the film's border; None if nothing is left."""
+def _box(mask: np.ndarray, grid_to_image: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Return the box of a mask of the grid in image pixels, cut at the border; None if it is too small."""
     import cv2
 
     points = cv2.findNonZero(mask.astype(np.uint8))
@@ -78,49 +90,49 @@ def _box(mask: np.ndarray, to_film: np.ndarray) -> tuple[float, float, float, fl
         return None
     hull = cv2.convexHull(points)[:, 0].astype(float)
     hull = np.concatenate([hull + d for d in ((0, 0), (1, 0), (0, 1), (1, 1))]) - 0.5
-    placed = (hull @ to_film[:, :2].T + to_film[:, 2]).clip(0, SIZE - 1)
+    placed = (hull @ grid_to_image[:, :2].T + grid_to_image[:, 2]).clip(0, SIZE - 1)
     (x, y), (w, h) = placed.min(0), np.ptp(placed, 0)
     return (float(x), float(y), float(w), float(h)) if min(w, h) >= 4 else None
 
 
-def _expose(rng: np.random.Generator, absorption: np.ndarray, to_film: np.ndarray, view: str) -> np.ndarray:
-    """Grey values of the film: uint8 (1024, 1024)."""
+def _expose(rng: np.random.Generator, absorption: np.ndarray, grid_to_image: np.ndarray, view: str) -> np.ndarray:
+    """Convert absorption to grey values, uint8 (1024, 1024)."""
     import cv2
 
     low, high = rng.uniform(0.02, 0.12), rng.uniform(0.98, 1.16)
-    if view == "AP":  # portable films are flatter and blurred by the longer exposure
+    if view == "AP":  # portable images have less contrast and more motion blur
         low, high = low - rng.uniform(0.0, 0.15), high + rng.uniform(0.0, 0.12)
-        absorption = soften(absorption, rng.uniform(0.5, 0.9))
+        absorption = gaussian_blur(absorption, rng.uniform(0.5, 0.9))
         if rng.random() < 0.45:
-            absorption += 0.16 * _wires(rng)
+            absorption += 0.16 * _leads(rng)
     level = np.clip((absorption - low) / (high - low), 1e-6, 1.6).astype(np.float32)
     bend, gamma = rng.uniform(0.7, 1.2), rng.uniform(1.05, 1.45)
     grey = 252 * (1 - np.exp(-bend * np.exp(gamma * np.log(level)))) / (1 - float(np.exp(-bend * 1.15)))
-    film = cv2.warpAffine(grey, to_film, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    image = cv2.warpAffine(grey, grid_to_image, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     grain = rng.standard_normal((GRID, GRID), np.float32) * rng.uniform(1.5, 4.0)
-    film.reshape(2, GRID, 2, GRID)[:] += grain[None, :, None]
+    image.reshape(2, GRID, 2, GRID)[:] += grain[None, :, None]
     if rng.random() < 0.25:
-        film *= _collimator(rng)
-    pixels = np.clip(film, 0, 255, out=film).astype(np.uint8)
+        image *= _collimator(rng)
+    pixels = np.clip(image, 0, 255, out=image).astype(np.uint8)
     _marker(rng, pixels, view)
     return pixels
 
 
-def _wires(rng: np.random.Generator) -> np.ndarray:
-    """Two or three leads of a monitor, hanging across the patient, with their electrodes: float32 (512, 512)."""
+def _leads(rng: np.random.Generator) -> np.ndarray:
+    """Draw two or three leads of a monitor with their electrodes, float32 (512, 512)."""
     canvas = np.zeros((GRID, GRID), np.uint8)
     for _ in range(int(rng.integers(2, 4))):
         start, end = rng.uniform((60, 90), (450, 260)), rng.uniform((20, 440), (490, 560))
         sag = rng.uniform(-60, 60)
         t = np.linspace(0, 1, 24)[:, None]
         line = start + (end - start) * t + np.sin(np.pi * t) * [sag, 0.3 * abs(sag)]
-        strokes([line], width=1, canvas=canvas)
-        strokes([start + [(-4, -3), (4, 3)]], width=3, canvas=canvas)
-    return soften(canvas, 0.6)
+        polylines([line], width=1, canvas=canvas)
+        polylines([start + [(-4, -3), (4, 3)]], width=3, canvas=canvas)
+    return gaussian_blur(canvas, 0.6)
 
 
 def _marker(rng: np.random.Generator, pixels: np.ndarray, view: str) -> None:
-    """The lead letter that tells the sides apart, in the corner at the patient's left (seldom an R at the right)."""
+    """Draw the side marker (usually an L at the patient's left), and sometimes initials and "AP PORTABLE"."""
     import cv2
 
     left = rng.random() < 0.88
@@ -139,7 +151,7 @@ def _marker(rng: np.random.Generator, pixels: np.ndarray, view: str) -> None:
 
 
 def _collimator(rng: np.random.Generator) -> np.ndarray:
-    """Shutters: 1 where the beam passed, 0 behind the lead, float32 (1024, 1024)."""
+    """Draw the collimator: 1 inside the beam, 0 outside, float32 (1024, 1024)."""
     import cv2
 
     margin = rng.uniform(-20, 42, 4)

@@ -3,7 +3,7 @@
     make demo
     .venv/bin/python docs/pictures/draw.py
 
-Another run of the demo than runs/demo can be named behind that. Every film is drawn by cxr_seam/phantom.py.
+Another run of the demo than runs/demo can be named behind that. Every image is made by cxr_seam/synthetic.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ THRESHOLD = 0.4
 
 @pytest.fixture(scope="module")
 def workspace(demo_folder, demo_store, tmp_path_factory):
-    """A few phantoms, a standard and a refined model, neither of them trained."""
+    """A few synthetic images, an untrained standard model and an untrained refined one."""
     workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("keep"))
     workspace.prepare_data()
     for recipe in (FAMILY[0], FAMILY[2]):

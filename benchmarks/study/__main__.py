@@ -20,7 +20,7 @@ from cxr_seam.data.cache import prepare
 from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.io import atomic_write
-from cxr_seam.metrics.bootstrap import DRAWS
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.workspace import Workspace
 
 from .rows import BASE, PAPER, QUESTIONS, STRONG, ablation_rows, beyond_rows, count_passes, paper_recipe
@@ -125,7 +125,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         study.add_argument("--output", default=output, help="folder of the study (%(default)s)")
         study.add_argument("--rows", help="names separated by commas; by default all")
         study.add_argument("--seeds", default=seeds, help="numbers separated by commas (%(default)s)")
-        study.add_argument("--n-bootstrap", type=int, default=DRAWS, help="bootstrap replicates (%(default)s)")
+        study.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
         study.add_argument("--list", action="store_true", help="print the rows and their costs; train nothing")
     return parser.parse_args(arguments)
 

@@ -28,9 +28,10 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
-from cxr_seam.metrics.bootstrap import DRAWS, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
+from cxr_seam.metrics.boxes import rank_by_probability
 from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
-from cxr_seam.metrics.localization import MetricKey, localization_scores, rank_by_probability
+from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import train
@@ -70,7 +71,7 @@ class Study:
     run: Workspace
     folder: Path
     make_rows: Callable[[Study, int], dict[str, Row]]
-    n_bootstrap: int = DRAWS
+    n_bootstrap: int = N_BOOTSTRAP
     small_sources: Sequence[str] = ()
     _rows: dict[int, dict[str, Row]] = field(default_factory=dict)
     _counts: dict[Any, int] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Study:
 
     def bootstrap(self, images: Sequence[str]) -> PatientBootstrap:
         """Sample patients of images; all rows share the samples."""
-        return bootstrap_patients(self.patients(images), draws=self.n_bootstrap)
+        return bootstrap_patients(self.patients(images), n_bootstrap=self.n_bootstrap)
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Write the settings of the study, or refuse a folder of another study.
@@ -214,7 +215,7 @@ def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
     for metric, chosen in ((MEAN_AUC, list(range(len(images)))), (LARGE_AUC, large if small else [])):
         if chosen:
             samples = study.bootstrap([images[i] for i in chosen])
-            scores = classification_scores(study.test_set.labels[chosen], probabilities[chosen], draws=samples)
+            scores = classification_scores(study.test_set.labels[chosen], probabilities[chosen], bootstrap=samples)
             values[metric] = as_value(scores.table["mean"]["auc"]["value"], scores.samples[MEAN_AUC])
     return values
 
@@ -222,7 +223,7 @@ def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
 def measure_boxes(study: Study, boxes: pd.DataFrame) -> tuple[Values, dict[str, Any]]:
     """Measure boxes on the images with true boxes; return the metrics and the macro FROC curve (IoU > 0.1)."""
     images = study.boxed_set.image_index
-    scores, samples = localization_scores(boxes, study.truth, images=images, draws=study.bootstrap(images))
+    scores, samples = localization_scores(boxes, study.truth, images=images, bootstrap=study.bootstrap(images))
     values = {name: as_value(key.value(scores)["value"], samples[key]) for name, key in LOCALIZED.items()}
     return values, scores["froc"]["iou>0.1"]["curve"]
 

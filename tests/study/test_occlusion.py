@@ -84,7 +84,7 @@ def test_square_is_cut_at_the_border(centre, rows, columns) -> None:
 def test_mean_drop_weights_images_by_their_count_in_a_replicate() -> None:
     drops = np.full((6, 14), np.nan)
     drops[:, 0], drops[:2, 1] = [1, 2, 3, 4, 5, 6], [10, 20]
-    bootstrap = bootstrap_patients([1, 1, 2, 2, 3, 4], draws=50)
+    bootstrap = bootstrap_patients([1, 1, 2, 2, 3, 4], n_bootstrap=50)
     value, replicates = mean_drop(drops, bootstrap)
     assert value == pytest.approx((3.5 + 15) / 2)
     for i, often in enumerate(bootstrap.weights(0, 50).astype(float)):

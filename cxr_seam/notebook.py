@@ -1,82 +1,60 @@
-"""What the notebooks' cells ask for: a sentence says which cell or notebook comes first; a page is shown in a frame."""
+"""Helpers for notebooks: show a page or a prediction, and choose an image file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-    from IPython.display import HTML
+    from IPython.display import HTML, Image
+
+    from .inference.predictor import Prediction
 
 
-FIRST = "run_set_up_and_choices_first"
-"""The line magic that every section of a notebook begins with; the cell of the choices makes it.
+def show_page(path: str | os.PathLike[str], *, height: int = 600) -> HTML:
+    """Show an HTML page that needs no other file in a frame.
 
-Before that nothing of this package can be imported, so the sentence is IPython's own, the magic's name its advice:
-"UsageError: Line magic function `%run_set_up_and_choices_first` not found."
-"""
-
-
-def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Make the magic `FIRST`, for `%load_ext cxr_seam.cells`; it refuses to go on where there is no `workspace`."""
-    shell.register_magic_function(lambda _: need(shell.user_ns, workspace="Choices"), magic_name=FIRST)
-
-
-def need(there: Mapping[str, Any], **made_under: str) -> None:
-    """Refuse to go on where an earlier cell has not been run.
+    The page travels inside the frame, because a browser cannot reach files of a Colab runtime.
 
     Args:
-        there: the names that exist, a notebook's `globals()`.
-        made_under: name -> the heading under which a cell makes it, in the order of the notebook.
+        path: of the page.
+        height: of the frame in pixels.
+    """
+    from IPython.display import HTML
+
+    page = escape(Path(path).read_text(encoding="utf-8"))
+    frame = f'<iframe title="{escape(Path(path).name)}" srcdoc="{page}" width="100%" height="{height}"></iframe>'
+    return HTML(f"<div>{frame}</div>")
+
+
+def show_prediction(prediction: Prediction) -> Image:
+    """Show the heat maps and boxes of the most probable findings of an image."""
+    from IPython.display import Image
+
+    from .visualize.examples import prediction_png
+
+    return Image(prediction_png(prediction))
+
+
+def choose_image(path: str | os.PathLike[str], *, upload: bool, default: str | os.PathLike[str]) -> Path:
+    """Return the path of an image: an upload if asked for, else `path`, else `default`.
+
+    Args:
+        path: typed into a form; "" means none.
+        upload: open Colab's dialogue, which accepts files of any size.
+        default: used if no file was typed or chosen.
 
     Raises:
-        InputError: a name is missing; the first one is told.
-
-    Example:
-        >>> need(globals(), workspace="Choices")
+        InputError: `upload` outside Colab.
     """
-    for name, heading in made_under.items():
-        if name not in there:
-            raise InputError(f'`{name}` is not there yet; run the cell under "{heading}" first, or all cells in order')
-
-
-def uploaded_image() -> Path | None:
-    """Ask for a file in Colab's own dialogue, which takes films of any size; None where none is chosen.
-
-    Raises:
-        InputError: this is not Colab.
-    """
+    if not upload:
+        return Path(path or default)
     try:
         from google.colab import files
     except ImportError as error:
-        raise InputError("only Colab has this dialogue; untick UPLOAD and type the path of the file") from error
-    return next(map(Path, files.upload()), None)
-
-
-def require_checkpoint(path: Path, *, notebook: str) -> Path:
-    """Return the path of a model that an earlier notebook has trained.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if not path.exists():
-        raise InputError(
-            f"there is no {path}; run notebook {notebook} first, with the same choices (on Colab tick SAVE_TO_DRIVE in "
-            "both, or stay in the same runtime)"
-        )
-    return path
-
-
-def framed(path: Path, *, height: int = 600) -> HTML:
-    """Show a page that needs no other file in a frame of so many pixels, apart from the notebook's own looks."""
-    from IPython.display import HTML
-
-    page = escape(path.read_text(encoding="utf-8"))
-    # No address: on Colab the browser cannot reach the runtime's files.
-    frame = f'<iframe title="{escape(path.name)}" srcdoc="{page}" width="100%" height="{height}"></iframe>'
-    return HTML(f"<div>{frame}</div>")
+        raise InputError("only Colab can upload a file here; untick UPLOAD and type the path of the file") from error
+    return Path(next(iter(files.upload()), default))

@@ -22,132 +22,106 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/01_download_nih_data.ipynb)
 #
-# Gets chest X-rays ready for training: draws the demo's synthetic ones, or downloads NIH ChestX-ray14, shrinks every film once and looks at what is there.
+# Prepares chest X-rays for training: synthesizes the images of the demo or downloads NIH ChestX-ray14, and shows what they hold.
 #
-# ![Eight drawn chest X-rays, each with a finding's name above it and that finding's true box in green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/samples.png)
+# ![Eight synthetic chest X-rays, one for each finding that has boxes; the true box is green](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/samples.png)
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: 41 s on two CPU cores (`make demo`). NIH: the time of a download of 5 GB (`nih-subset`) or 42 GB (`nih`); not measured. |
-# | **You will see** | the counts of all labels, and a film with its true box for each of the eight findings that have boxes |
+# | **Time** | Demo: 41 s on two CPU cores. NIH: a download of 5 GB (`nih-subset`) or 42 GB (`nih`); not measured. |
+# | **Shows** | the splits, the counts of all labels, one image with its true box for each of eight findings |
 # | **Needs** | nothing |
 #
-# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023), "the paper" below. **This is research software, not a medical device.**
 
 # %% [markdown]
-# ## Set-up
+# ## Setup
 #
-# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
+# On Colab this cell installs the package. On your own machine it does nothing.
 
 # %% cellView="form"
-# @title Set-up: fetches the program and what it needs { display-mode: "form" }
-import os
+# @title Setup { display-mode: "form" }
 import sys
-from pathlib import Path
 
 if "google.colab" in sys.modules:
-    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
-    os.chdir("/content/cxr-seam")
-    # !git pull -q --ff-only
-    # %pip install -q -r requirements.txt
+    # %pip install -q "git+https://github.com/cxr-seam/cxr-seam"
+    print("cxr-seam is installed")
 else:
-    here = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()]
-    assert here, "open this notebook inside a clone of the repository"
-    os.chdir(here[0])
+    print("not on Colab: nothing to install")
 
 # %% [markdown]
 # ## Choices
 #
-# **DATA**: `demo` draws synthetic radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` all of them; or type the path of a folder that holds NIH's tables and images. **RECIPES**: `demo` and `small` suit a CPU, `resnet50` and `efficientnet_b4` are the paper's; `strong_small` and `strong` are `small` and `resnet50` with [what we found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). **KEEP** is the folder for models, figures and results; left empty, it is `runs/` and the name of the data. **SAVE_TO_DRIVE** (Colab) puts that folder on Google Drive, where it outlives the runtime. Choose the same in all five notebooks.
+# - **DATA**: `demo` synthesizes radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` downloads all of them. You can also type the path of a folder with NIH's tables and images.
+# - **PRESET**: `demo` and `small` train on a CPU. `resnet50` and `efficientnet_b4` are the paper's models. `strong_small` and `strong` are `small` and `resnet50` with [our improvements](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md).
+# - **OUTPUT**: the folder for models, figures and results. Empty means `runs/` and the name of the data.
+# - **SAVE_TO_DRIVE** (Colab only): puts this folder on Google Drive, where the next runtime finds it.
+#
+# The lines below the form name the hardware and the folder.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
-KEEP = ""  # @param {type: "string"}
+PRESET = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
+OUTPUT = ""  # @param {type: "string"}
 SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
-from IPython.core.error import UsageError
+import cxr_seam as cxr
 
-if "Path" not in globals():
-    raise UsageError('run the cell under "Set-up" first')
-
-from cxr_seam.workspace import Workspace
-
-workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, save_to_drive=SAVE_TO_DRIVE)
-print(workspace.summary)
-# %load_ext cxr_seam.cells
+run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, save_to_drive=SAVE_TO_DRIVE)
+print(run.summary)
 
 # %% [markdown]
-# ## Get the films
+# ## Prepare the images
 #
-# Each film is read once, shrunk by area averaging to the side that the recipes need (256 pixels in the paper, Sect. 5.2) and kept as grey bytes in one file, from which training reads without decoding anything. A cell that was interrupted can be run again: what is done is not done twice.
+# Each image is read once, resized to the size that the preset needs (256 pixels in the paper, Sect. 5.2), and saved as grey bytes in one file, the cache. Training then decodes nothing. You can run the cell again after an interruption: finished work is not repeated.
 
 # %%
-# %run_set_up_and_choices_first
-
-cache = workspace.prepare_data()
-print(f"{len(cache)} films of {cache.size} x {cache.size} pixels in {cache.folder}")
+cache = run.prepare_data()
+cache
 
 # %% [markdown]
-# ## What is in them
+# ## Splits
 #
-# The official lists separate training and test films by patient. Sect. 5.2 trains on every film with a finding and about 5,000 without one, and keeps a fifth for validation; here that fifth is a fifth of the *patients*, so that no patient is on both sides.
+# NIH's official lists separate the images for training from the images for testing by patient. As in Sect. 5.2, training uses all images with a finding and about 5,000 without one. A fifth is for validation. Here it is a fifth of the *patients*, so that no patient is in two splits.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-
-need(globals(), cache="Get the films")
-train_set, val_set = workspace.train_val_datasets(workspace.recipes[0])
-print(f"{len(train_set)} films to train on, {len(val_set)} to validate on")
-print(f"{len(workspace.test_dataset())} films to test on, {len(workspace.boxed_dataset())} of them with boxes")
+cxr.tables.splits(run)
 
 # %% [markdown]
-# Labels are per image: several findings may stand on one film, and nothing in training says *where* they are. Boxes exist for eight findings, on test films only; they are used to score, never to train (Sect. 3).
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.data.nih import label_counts
-from cxr_seam.notebook import need
-
-need(globals(), cache="Get the films")
-label_counts(workspace.metadata(), cache)
-
-# %% [markdown]
-# ## A film for each finding with boxes
+# ## Labels
 #
-# The true box is green. Images are the first of each finding in the box table, not the finest.
+# A label belongs to a whole image. An image can have several findings, and no label says *where* a finding is. Boxes exist for eight findings, on test images only. They are used for scoring, never for training (Sect. 3).
 
 # %%
-# %run_set_up_and_choices_first
+cxr.tables.labels(run)
 
-from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import plot_samples, save
+# %% [markdown]
+# ## One image for each finding with boxes
+#
+# The true box is green. Each image is the first of its finding in the box table, so these are not selected examples.
 
-need(globals(), cache="Get the films")
-figure = plot_samples(workspace)
-save(figure, workspace.figures / "films.png")
-figure
+# %%
+cxr.figures.plot_samples(run, path=run.figures / "samples.png")
 
 # %% [markdown]
 # ## About the NIH data
 #
-# NIH ChestX-ray14 holds 112,120 frontal films of 30,805 patients with fourteen findings, mined from radiology reports, and 984 boxes drawn by radiologists on 880 of the test films. There is no restriction on its use; NIH asks for a [link to the download site](https://nihcc.app.box.com/v/ChestXray-NIHCC), credit to the **NIH Clinical Center**, and a citation of X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers, *ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases*, CVPR 2017.
+# NIH ChestX-ray14 has 112,120 frontal chest X-rays of 30,805 patients. Its labels for fourteen findings were extracted from radiology reports by a program. Radiologists drew 984 boxes on 880 of the test images. The data may be used without restriction. NIH asks for a [link to the download site](https://nihcc.app.box.com/v/ChestXray-NIHCC), credit to the **NIH Clinical Center**, and a citation: X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers, *ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification and Localization of Common Thorax Diseases*, CVPR 2017.
 #
-# - **On Colab** choose `nih-subset` or `nih` above. Archives are fetched one after another, compared with their checksums, shrunk and deleted, so a free runtime's disk suffices. ChestXrayDataset stay on the runtime's own disk, never on Drive, and are gone with the runtime. A notebook that is opened by its badge has a runtime of its own: it fetches the films anew, and finds the models of the others only if SAVE_TO_DRIVE is ticked in all.
-# - **On your own machine** do the same, or run `bash data_download.sh --dest data/nih` in a shell and type `data/nih` as DATA; see `bash data_download.sh --help`.
-# - **A copy you already have**, such as Kaggle's `nih-chest-xrays/data`: type its folder as DATA. It must hold the four tables and the images, in whatever subfolders.
+# - **On Colab** choose `nih-subset` or `nih`. Archives are downloaded one after the other, checked, resized and deleted, so the disk of a free runtime is large enough. Images stay on the disk of the runtime, never on Drive, and are lost with the runtime.
+# - **On your machine** choose the same, or run `python -m cxr_seam download --help` in a shell.
+# - **You already have a copy**, such as Kaggle's `nih-chest-xrays/data`: type its folder as DATA. It must hold the four tables and the images, in any subfolders.
 #
-# The demo's films are drawn by a program. They have NIH's format and raised prevalences, so that a small model can learn on them in minutes; what a model scores on them says nothing about patients.
+# The images of the demo are synthetic. They have NIH's format, and findings are more frequent, so that a small model can learn in minutes. Scores on them say nothing about patients.
+
+# %% [markdown]
+# ## Versions
 #
-# **Next:** [02 · Train the backbones](02_train_multires_backbone.ipynb).
+# The versions of all packages that the results depend on, and the device.
 
 # %%
-# %run_set_up_and_choices_first
+cxr.tables.versions()
 
-from cxr_seam.evaluation.tables import versions
-
-versions()
+# %% [markdown]
+# **Next:** [02 · Train the backbones](02_train_multires_backbone.ipynb).

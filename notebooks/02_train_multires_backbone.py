@@ -22,178 +22,167 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/02_train_multires_backbone.ipynb)
 #
-# Trains the first phase (Sect. 4.1, 4.3): a standard network and its multi-resolution version, both on image labels alone.
+# Trains two classifiers on image labels alone (Sect. 4.1 and 4.3): a standard network and a multi-resolution one (MultiRes).
 #
-# ![Training and validation loss by epoch of the standard and the MultiRes model; on the demo those of MultiRes end lower in validation](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/loss_curves.png)
+# ![Training and validation loss by epoch of the standard and the MultiRes model on the demo](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/loss_curves.png)
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: 3 min on two CPU cores (`make demo`). The paper's recipes on a T4: not measured. |
-# | **You will see** | the recipe, what augmentation does to a film, and the loss curves of both models (Fig. 5) |
-# | **Needs** | nothing; films that notebook 01 has not left on this machine are drawn or downloaded |
+# | **Time** | Demo: 3 min on two CPU cores. The paper's presets on a T4: not measured. |
+# | **Shows** | the recipe, augmented images, the shape of the data after every stage of the network, a merge block, loss curves (Fig. 5) |
+# | **Needs** | nothing |
 #
-# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023), "the paper" below. **This is research software, not a medical device.**
 
 # %% [markdown]
-# ## Set-up
+# ## Setup
 #
-# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
+# On Colab this cell installs the package. On your own machine it does nothing.
 
 # %% cellView="form"
-# @title Set-up: fetches the program and what it needs { display-mode: "form" }
-import os
+# @title Setup { display-mode: "form" }
 import sys
-from pathlib import Path
 
 if "google.colab" in sys.modules:
-    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
-    os.chdir("/content/cxr-seam")
-    # !git pull -q --ff-only
-    # %pip install -q -r requirements.txt
+    # %pip install -q "git+https://github.com/cxr-seam/cxr-seam"
+    print("cxr-seam is installed")
 else:
-    here = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()]
-    assert here, "open this notebook inside a clone of the repository"
-    os.chdir(here[0])
+    print("not on Colab: nothing to install")
 
 # %% [markdown]
 # ## Choices
 #
-# The same as in notebook 01, so that this notebook finds what the earlier ones left.
+# Make the same choices in all five notebooks. Then each notebook uses the results of the others. [Notebook 01](01_download_nih_data.ipynb) explains the fields.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
-KEEP = ""  # @param {type: "string"}
+PRESET = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
+OUTPUT = ""  # @param {type: "string"}
 SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
-from IPython.core.error import UsageError
+import cxr_seam as cxr
 
-if "Path" not in globals():
-    raise UsageError('run the cell under "Set-up" first')
+run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, save_to_drive=SAVE_TO_DRIVE)
+print(run.summary)
 
-from cxr_seam.workspace import Workspace
+# %% [markdown]
+# ## Prepare the images
+#
+# Images from an earlier notebook are used if they are on this machine. Otherwise they are synthesized or downloaded now.
 
-workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, save_to_drive=SAVE_TO_DRIVE)
-print(workspace.summary)
-# %load_ext cxr_seam.cells
+# %%
+cache = run.prepare_data()
+cache
 
 # %% [markdown]
 # ## The recipe
 #
-# Every number that decides the training. Those of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1, 5.2); `demo` and `small` scale them down to a small machine; `strong` and `strong_small` change [what was found to do better](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). `backbone.freeze_below_stride` 16 means that only the two coarsest stages of the pre-trained network learn.
+# A recipe holds every number of a training. The numbers of `resnet50` and `efficientnet_b4` are the paper's (Sect. 5.1 and 5.2). `demo` and `small` scale them down for a small machine. `strong` and `strong_small` [change several of them](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md). `classifier_stage.freeze_below_stride` 16 means that only the two coarsest stages of the pretrained network are trained.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import recipe_table
-
-standard, multires, refined = workspace.recipes
-recipe_table([standard, multires])
+cxr.tables.recipe_table(run.recipes[:2])
 
 # %% [markdown]
-# ## The films
+# ## Augmentation
 #
-# Those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+# Training never sees exactly the same image twice. Each time, a crop of 80 to 100 % of the area is taken, flipped with a probability of one half, and rotated by up to 15 degrees (Sect. 5.2).
 
 # %%
-# %run_set_up_and_choices_first
-
-cache = workspace.prepare_data()
-print(f"{len(cache)} films of {cache.size} x {cache.size} pixels in {cache.folder}")
+train_set, _ = run.train_val_datasets(run.recipe("standard"))
+cxr.figures.plot_augmentations(train_set, run.recipe("standard"), path=run.figures / "augmentation.png")
 
 # %% [markdown]
-# ## What the network sees
+# ## The standard network, stage by stage
 #
-# Sect. 5.2: a crop of 80 to 100 % of the area, a horizontal flip half of the time, a rotation by up to 15 degrees.
+# One batch of four images passes through the network. Shapes are (batch, channels, height, width). Every stage of the backbone halves height and width, and adds channels. The last feature map has very few positions: each one covers 32 x 32 pixels of the image.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import plot_augmentations, save
-
-need(globals(), standard="The recipe", cache="The films")
-training, _ = workspace.train_val_datasets(standard)
-figure = plot_augmentations(training, standard)
-save(figure, workspace.figures / "augmentation.png")
-figure
+cxr.stage_shapes(run, "standard")
 
 # %% [markdown]
-# ## The standard model
+# ## From features to probabilities and maps
 #
-# Features $x_{ij}$ are pooled over all positions by log-sum-exp (Sect. 4.1, $\gamma = 10$), between an average and a maximum (`strong` lets each finding's own map weigh the positions instead: PCAM, Ye et al. 2020):
+# A linear classifier with 14 outputs is used in two ways (Sect. 4.1):
+#
+# - **Probabilities.** The features $x_{ij}$ at all positions $(i, j)$ are pooled to one vector. The classifier turns it into 14 logits. The pooling is log-sum-exp with $\gamma = 10$, which lies between the mean and the maximum:
 #
 # $$x_p = \frac{1}{\gamma}\,\log\Big(\frac{1}{HW}\sum_{i,j} e^{\gamma x_{ij}}\Big)$$
 #
-# A linear classifier makes logits of the pooled features. The same classifier, put on the features *before* pooling, gives the class activation map (CAM) of each finding: where the evidence lies.
+# - **Maps.** The same classifier, applied to the features at every position *before* pooling, gives 14 class activation maps (CAMs). The map of a finding is high where the network sees evidence for it.
 #
-# Findings are rare. The loss weighs positive and negative films of each finding $c$ anew in every batch (Eq. 3-5):
+# (The `strong` presets pool each finding with weights from its own map: PCAM, Ye et al. 2020.)
+
+# %% [markdown]
+# ## The loss
+#
+# Most findings are rare. Without weights, a network could answer "no" every time. In each batch, the loss therefore weighs the positive and negative images of each finding $c$ by their counts $|P_c|$ and $|N_c|$ (Eq. 3-5):
 #
 # $$\ell = \sum_c -\beta_P^c\, y_c \log f(x_c) - \beta_N^c\,(1-y_c)\log(1-f(x_c)), \qquad \beta_P^c=\frac{|P_c|+|N_c|}{|P_c|},\quad \beta_N^c=\frac{|P_c|+|N_c|}{|N_c|}$$
 
+# %% [markdown]
+# ## Train the standard model
+#
+# The cell shows one row for each epoch. An interrupted training continues when you run the cell again. A finished one is not repeated.
+
 # %%
-# %run_set_up_and_choices_first
-
-import pandas as pd
-
-from cxr_seam.notebook import need
-from cxr_seam.training.fit import train
-
-need(globals(), standard="The recipe", cache="The films")
-training, validation = workspace.train_val_datasets(standard)
-history = train(standard, workspace.models, train_set=training, val_set=validation, local_dir=workspace.local_dir)
-pd.DataFrame(history)
+history = cxr.train(run, "standard")
+cxr.tables.training_table(history)
 
 # %% [markdown]
-# ## The multi-resolution model
+# ## The merge block
 #
-# The last feature map of a ResNet50 has 8 x 8 positions for a film of 256 x 256: too coarse for a box. The MultiRes backbone merges finer, earlier features back in, from coarse to fine (Eq. 1, Fig. 2):
+# The last feature map knows *what* is in the image, but not precisely *where*. Earlier feature maps have more positions, but know less about findings. A merge block $g$ combines a coarse map with a finer one (Eq. 1, Fig. 2):
 #
 # $$F_o^{l} = g\big(F_o^{l+1},\, F^{l}\big)$$
 #
-# The merge block $g$ reduces both inputs by $1\times1$ convolutions, upsamples the coarse one bilinearly, concatenates them and fuses them by another $1\times1$ convolution. Two merges give maps of 32 x 32.
+# In words: the output at level $l$ comes from the coarser output at level $l+1$ and from the backbone's own features at level $l$. A merge block has four steps:
 #
-# ![The merge block: 2048 channels of 8 x 8 are reduced to 512 and enlarged to 16 x 16, 1024 channels of 16 x 16 are reduced to 256, both are concatenated to 768 and fused to 1024 channels of 16 x 16](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/merge_block.png)
+# 1. **Reduce.** A $1\times1$ convolution mixes the channels of the coarse map and keeps a quarter of them. Another one does the same for the fine map. (EfficientNet: the fine map keeps all its channels.)
+# 2. **Upsample.** Bilinear interpolation enlarges the coarse map to the size of the fine map.
+# 3. **Concatenate.** The channels of both maps are stacked.
+# 4. **Fuse.** A third $1\times1$ convolution mixes the stacked channels. So every position of the output knows the meaning from the coarse map and the place from the fine map.
+#
+# ![The merge block of the ResNet50: 2048 channels of 8 x 8 are reduced to 512 and enlarged to 16 x 16; 1024 channels of 16 x 16 are reduced to 256; both are concatenated to 768 channels and fused to 1024 channels of 16 x 16](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/merge_block.png)
+
+# %% [markdown]
+# ## The MultiRes network, stage by stage
+#
+# The same batch in the MultiRes network. Two merge blocks bring the maps from stride 32 back to stride 8: four times as many positions in each direction. (The PCM at the end is trained in notebook 03.)
 
 # %%
-# %run_set_up_and_choices_first
+cxr.stage_shapes(run, "multires")
 
-import pandas as pd
+# %% [markdown]
+# ## Train the MultiRes model
+#
+# Data, loss and schedule are the same. Only the network differs.
 
-from cxr_seam.notebook import need
-from cxr_seam.training.fit import train
-
-need(globals(), multires="The recipe", cache="The films")
-training, validation = workspace.train_val_datasets(multires)
-history = train(multires, workspace.models, train_set=training, val_set=validation, local_dir=workspace.local_dir)
-pd.DataFrame(history)
+# %%
+history = cxr.train(run, "multires")
+cxr.tables.training_table(history)
 
 # %% [markdown]
 # ## Loss curves
 #
-# The first part of Fig. 5, the epochs before the PCM. A validation loss that rises while the training loss falls means over-fitting; the checkpoint kept is the one with the highest validation AUC.
+# The first part of Fig. 5. If the validation loss rises while the training loss falls, the model overfits. The checkpoint with the highest validation AUC is used from here on.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import load_histories
-from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import plot_loss_curves, save
-
-need(globals(), standard="The recipe", multires="The recipe")
-figure = plot_loss_curves(load_histories([standard, multires], workspace.models))
-save(figure, workspace.figures / "loss_backbones.png")
-figure
+histories = cxr.tables.load_histories(run.recipes, run.models)
+cxr.figures.plot_loss_curves(histories, path=run.figures / "loss_backbones.png")
 
 # %% [markdown]
-# The models lie in the folder `models` of KEEP: the best and the last of each, as safetensors with the recipe inside, and the history as one JSON line an epoch. A training cell that was cut off goes on where it was when it is run again, in a new runtime too if KEEP is on Drive; one that has ended does nothing, unless `train` is given `restart=True`.
+# ## Files
 #
-# **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).
+# The folder `models` of the output folder holds the best and the last checkpoint of each model (safetensors files with the recipe inside), and the history with one line of JSON for each epoch. `cxr.train(run, "multires", overwrite=True)` trains again from the start.
+
+# %% [markdown]
+# ## Versions
+#
+# The versions of all packages that the results depend on, and the device.
 
 # %%
-# %run_set_up_and_choices_first
+cxr.tables.versions()
 
-from cxr_seam.evaluation.tables import versions
-
-versions()
+# %% [markdown]
+# **Next:** [03 · Train the PCM with SEAM](03_train_pcm_with_seam.ipynb).

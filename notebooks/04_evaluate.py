@@ -22,301 +22,203 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/04_evaluate.ipynb)
 #
-# Measures the three models on the test films: how well they classify (Table 1, Fig. 6) and how well they localise (Tables 2 and 3), with intervals, beside controls that never saw a film and beside what others report.
+# Measures the three models on the test images: classification (Table 1, Fig. 6) and localization (Tables 2 and 3), with confidence intervals, trivial baselines and published results.
 #
-# ![FROC curves of three models, two other maps and six controls on the demo, and beside them the accuracy of each at half a false positive per image and finding with its interval, best first](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/froc.png)
+# ![FROC curves of three models, two other kinds of maps and six baselines on the demo; beside them, the accuracy of each method at 0.5 false positives per image and finding with its interval, best first](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/froc.png)
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: 69 s on two CPU cores (`make demo`). All of NIH's test films on a T4: not measured. |
-# | **You will see** | the main metrics, the tables of the paper with ours in them, ROC and FROC curves, and a report to send |
-# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
+# | **Time** | Demo: 69 s on two CPU cores, 4 min more if no model is trained yet. All NIH test images on a T4: not measured. |
+# | **Shows** | a summary, the paper's tables with our columns, ROC and FROC curves, and a report in one file |
+# | **Needs** | the models of notebooks 02 and 03; without them, this notebook trains them first |
 #
-# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023), "the paper" below. **This is research software, not a medical device.**
 
 # %% [markdown]
-# ## Set-up
+# ## Setup
 #
-# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
+# On Colab this cell installs the package. On your own machine it does nothing.
 
 # %% cellView="form"
-# @title Set-up: fetches the program and what it needs { display-mode: "form" }
-import os
+# @title Setup { display-mode: "form" }
 import sys
-from pathlib import Path
 
 if "google.colab" in sys.modules:
-    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
-    os.chdir("/content/cxr-seam")
-    # !git pull -q --ff-only
-    # %pip install -q -r requirements.txt
+    # %pip install -q "git+https://github.com/cxr-seam/cxr-seam"
+    print("cxr-seam is installed")
 else:
-    here = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()]
-    assert here, "open this notebook inside a clone of the repository"
-    os.chdir(here[0])
+    print("not on Colab: nothing to install")
 
 # %% [markdown]
 # ## Choices
 #
-# The same as in notebook 01, so that this notebook finds what the earlier ones left.
+# Make the same choices in all five notebooks. Then each notebook uses the results of the others. [Notebook 01](01_download_nih_data.ipynb) explains the fields.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
-KEEP = ""  # @param {type: "string"}
+PRESET = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
+OUTPUT = ""  # @param {type: "string"}
 SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
-from IPython.core.error import UsageError
+import cxr_seam as cxr
 
-if "Path" not in globals():
-    raise UsageError('run the cell under "Set-up" first')
-
-from cxr_seam.workspace import Workspace
-
-workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, save_to_drive=SAVE_TO_DRIVE)
-print(workspace.summary)
-# %load_ext cxr_seam.cells
+run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, save_to_drive=SAVE_TO_DRIVE)
+print(run.summary)
 
 # %% [markdown]
-# ## Models and films
+# ## Images and models
 #
-# The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+# Images and models from earlier notebooks are used if they exist. Otherwise this cell makes them and says so.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.evaluate import load_predictors
-from cxr_seam.evaluation.methods import models_of
-
-predictors = load_predictors(workspace.recipes, workspace.models)
-models = [model for key in predictors for model in models_of(key)]
-cache = workspace.prepare_data()
-print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
+cache = run.prepare_data()
+histories = cxr.train_missing(run)
 
 # %% [markdown]
-# ## Run the models on the test films
+# ## Evaluate
 #
-# Classification uses all test films, localization those with true boxes. A heat map is the CAM, negative values set to zero, enlarged bilinearly to 256 x 256 and divided by its maximum; every region above the recipe's $Q$ gives a box (Sect. 5.3; 0.7 in the paper). Of `strong` maps are measured from what they usually are at each place instead, and $Q$ is 0.8. Beside the three models stand Grad-CAM and Grad-CAM++ of the MultiRes model, and controls that need no map. Figures in brackets are 95 % intervals of a bootstrap: 1,000 times, as many patients as there are were drawn with replacement, each with all their films.
+# Classification uses all test images. Localization uses the test images with true boxes. A heat map is a CAM without its negative values, enlarged to 256 x 256 pixels and divided by its maximum. Each region above a threshold $Q$ (0.7 in the paper, Sect. 5.3) gives a box.
+#
+# Every number has a 95 % confidence interval from 1,000 bootstrap samples. Each sample draws patients with replacement, and all images of a drawn patient.
+#
+# The printed note says whether the numbers compare with published ones.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.tables import comparability
-from cxr_seam.notebook import need
-
-need(globals(), cache="Models and films")
-evaluation = evaluate(workspace)
+evaluation = cxr.evaluate(run)
 results = evaluation.results
-print(comparability(results))
+print(cxr.tables.comparability(results))
 
 # %% [markdown]
-# ## The summary
+# ## Summary
 #
-# Two overlaps are in use: $\mathrm{IoU}$ divides the intersection by the union of both boxes, $\mathrm{IoBB}$ by the area of the *predicted* box, and so forgives a box that is too small.
+# A predicted box is correct if it overlaps a true box enough. There are two measures of overlap. IoU is the intersection divided by the union of both boxes. IoBB is the intersection divided by the area of the *predicted* box, so it favours small boxes.
 #
-# - **FROC at 0.5**: the boxes are ranked by probability times peak, and as many of them count as bring half a false positive per film and finding.
-# - **best box**: only the strongest box of each film and finding counts.
-# - **all boxes**: the paper's rule. Any one of all boxes may hit.
+# - **FROC at 0.5**: boxes are ranked by confidence. As many boxes count as give 0.5 false positives per image and finding.
+# - **best box**: only the box with the highest confidence counts, for each image and finding.
+# - **all boxes**: the paper's rule. One correct box among all boxes is enough.
 #
-# A box that hits nothing is a false positive, counted per film and finding. **Boxes buy accuracy:** under the paper's rule a *random* map hits most boxes, since it draws so many. So the methods stand in the order of FROC at 0.5, then of the best box, controls among them; a model has learnt to localise only where it stands above them. *Centre box, ranked by ...* owes its place to the probabilities alone. *Mean box of the other half* has seen true boxes, which no model here has.
+# **More boxes give a higher accuracy under the paper's rule**: even a *random* map finds most true boxes, because it has so many. So each accuracy stands beside its false positives, and the table is sorted by FROC at 0.5. A model has learnt to localise only if it is better than the baselines. *Mean box of the other half* has seen true boxes, which no model has.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import summary
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-summary(results)
+cxr.tables.summary(results)
 
 # %% [markdown]
-# Differences on the same draws of patients, such as what the resolution and the PCM bring. Where an interval holds 0, the difference may be chance. The best model and the best control were picked by these very films, which the interval does not tell of.
+# ## Differences
+#
+# Differences between models on the same bootstrap samples. If an interval includes 0, the difference may be chance. The best model and the best baseline were selected on these same test images; the interval does not account for that.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import differences
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-differences(results)
+cxr.tables.differences(results)
 
 # %% [markdown]
 # ## Table 1: classification
 #
-# Area under the ROC curve by finding, beside the paper's columns. The PCM leaves probabilities as they are, so its column would repeat that of MultiRes. Only NIH's whole test list compares.
+# The area under the ROC curve (AUC) for each finding, beside the paper's columns. The PCM does not change probabilities, so it has no column. Only numbers on NIH's complete test list compare.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_1
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-table_1(results)
+cxr.tables.table_1(results)
 
 # %% [markdown]
 # ## Fig. 6: ROC curves
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import plot_roc
-
-need(globals(), evaluation="Run the models on the test films")
-plot_roc(evaluation, path=workspace.figures / "roc.png")
+cxr.figures.plot_roc(evaluation, path=run.figures / "roc.png")
 
 # %% [markdown]
-# At thresholds that were chosen on the validation films (largest sensitivity + specificity) and stored with the checkpoint:
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import operating_points
-from cxr_seam.notebook import need
-
-need(globals(), evaluation="Run the models on the test films")
-operating_points(evaluation.results)
-
-# %% [markdown]
-# The mean beside what others report. Rows of another split do not compare and have no rank; equal ones share theirs.
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import mean_auc
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-mean_auc(results)
-
-# %% [markdown]
-# ## Accuracy against false positives
+# ## Decisions
 #
-# The FROC curves: the further to the upper left, the better. The grey lines at 0.25, 0.5 and 1 are where they are read.
+# The threshold of each finding was selected on the validation images (largest sensitivity + specificity) and is saved in the checkpoint.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-from cxr_seam.visualize.figures import plot_froc, save
-
-need(globals(), results="Run the models on the test films")
-figure = plot_froc(results)
-save(figure, workspace.figures / "froc.png")
-figure
+cxr.tables.operating_points(results)
 
 # %% [markdown]
-# The same in numbers, with the pointing game: does the maximum of the map lie in a true box? For the controls, random maps among them, it asks for the centre of the best box instead.
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import froc
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-froc(results)
-
-# %% [markdown]
-# ## Tables 2 and 3: localization
+# ## Mean AUC beside published results
 #
-# The paper's rule, all boxes at IoBB > 0.1. Accuracy is the share of true boxes that are hit (Table 2). *Macro* is the mean over the findings; *micro* counts all boxes alike. On the right stands what it costs, macro.
+# Rows of another split do not compare and have no rank.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_2
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-table_2(results)
+cxr.tables.mean_auc(results)
 
 # %% [markdown]
-# False positives by finding, divided by the films (Table 3); *micro* sums them. `table_3(results, per="box")` divides by the true boxes, as Wang et al. do; `per="total"` counts.
+# ## FROC curves
+#
+# Accuracy against false positives. Curves further to the upper left are better. Grey lines mark 0.25, 0.5 and 1 false positives.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_3
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-table_3(results)
+cxr.figures.plot_froc(results, path=run.figures / "froc.png")
 
 # %% [markdown]
-# The same with the gate of the authors' program, which the paper does not tell of: only boxes of findings with a probability above 0.5. Controls without a probability keep all their boxes.
+# ## FROC in numbers
+#
+# The last column is the pointing game: is the maximum of the map inside a true box? For baselines, the centre of the best box counts.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_2
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-table_2(results, boxes="filtered_boxes")
+cxr.tables.froc(results)
 
 # %% [markdown]
-# The stricter reading: the single best box, at IoU > 0.1.
+# ## Table 2: localization accuracy
+#
+# The paper's rule: all boxes, IoBB > 0.1. Accuracy is the share of true boxes that are found. *Macro* is the mean over findings, *micro* counts all boxes alike. The last column shows the false positives.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_2
-from cxr_seam.notebook import need
-
-need(globals(), results="Run the models on the test films")
-table_2(results, boxes="best_box", overlap="iou>0.1")
+cxr.tables.table_2(results)
 
 # %% [markdown]
-# Macro accuracy by threshold beside what others report, each *at* the false positives that it costs. They are not ranked, since most print none.
+# ## Table 3: false positives
+#
+# False positives of each finding, divided by the number of images.
 
 # %%
-# %run_set_up_and_choices_first
+cxr.tables.table_3(results)
 
-from cxr_seam.evaluation.tables import accuracy_by_threshold
-from cxr_seam.notebook import need
+# %% [markdown]
+# ## Two stricter rules
+#
+# First, the rule of the authors' program, which the paper does not mention: only findings with a probability above 0.5 give boxes.
 
-need(globals(), results="Run the models on the test films")
-accuracy_by_threshold(results, "iou")
+# %%
+cxr.tables.table_2(results, boxes="filtered_boxes")
+
+# %% [markdown]
+# Second, only the best box, and IoU > 0.1 in place of IoBB > 0.1.
+
+# %%
+cxr.tables.table_2(results, boxes="best_box", overlap="iou>0.1")
+
+# %% [markdown]
+# ## Localization beside published results
+#
+# Macro accuracy by threshold, each *at* its false positives. There is no rank, because most authors print no false positives.
+
+# %%
+cxr.tables.accuracy_by_threshold(results, "iou")
 
 # %% [markdown]
 # ## Table 4: parameters and time
 #
-# Times measured elsewhere than in the paper, and how to measure them, stand in `docs/performance.md`.
+# Our own times are in [docs/performance.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/performance.md).
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import table_4
-
-table_4()
+cxr.tables.table_4()
 
 # %% [markdown]
-# ## A report to send
+# ## A report in one file
 #
-# One page with all of this, the loss curves, Fig. 7 and the surest hits and misses; it needs no other file. Every number is in `results.json` beside it (`docs/results.md` tells its keys). `python -m cxr_seam compare A/results.json B/results.json` sets two of them side by side.
+# `report.html` has all of this on one page and needs no other file. `results.json` has every number ([its keys](https://github.com/cxr-seam/cxr-seam/blob/main/docs/results.md)). `python -m cxr_seam compare A/results.json B/results.json` compares two evaluations.
 
 # %%
-# %run_set_up_and_choices_first
+path = cxr.report.write_report(run, evaluation)
+cxr.notebook.show_page(path)
 
-from cxr_seam.notebook import framed, need
-from cxr_seam.visualize.report import write_report
+# %% [markdown]
+# ## Versions
+#
+# The versions of all packages that the results depend on, and the device.
 
-need(globals(), evaluation="Run the models on the test films")
-path = write_report(workspace, evaluation)
-print(path)
-framed(path)
+# %%
+cxr.tables.versions()
 
 # %% [markdown]
 # **Next:** [05 · Heat maps](05_visualize_heatmaps.ipynb).
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.tables import versions
-
-versions()

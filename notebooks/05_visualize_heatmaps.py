@@ -22,167 +22,125 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/05_visualize_heatmaps.ipynb)
 #
-# Shows what the models look at: Fig. 7 for eight findings, a viewer with sliders, and a film of your own.
+# Shows heat maps: Fig. 7 for eight findings, an interactive viewer, and an image of your own.
 #
-# ![The explorer's picture: a drawn chest X-ray with the heat maps and boxes of three models, what the PCM draws on for one place, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
+# ![The viewer: a synthetic chest X-ray with the heat maps and boxes of three models, the PCM's weights for one position, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
 #
 # | | |
 # |---|---|
-# | **Takes** | Demo: 10 s on two CPU cores (`make demo`). On a T4: not measured. |
-# | **You will see** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models side by side |
-# | **Needs** | the models of notebooks 02 and 03 (one is enough to start with), kept on Drive if SAVE_TO_DRIVE is ticked there and here, else on the same machine |
+# | **Time** | Demo: 10 s on two CPU cores, 4 min more if no model is trained yet. On a T4: not measured. |
+# | **Shows** | heat maps with predicted boxes (red) and true boxes (green) of the standard, MultiRes and MultiRes + PCM models |
+# | **Needs** | the models of notebooks 02 and 03; without them, this notebook trains them first |
 #
-# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023). Sections, equations and figures named below are the paper's. **This is research software, not a medical device.**
+# The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023), "the paper" below. **This is research software, not a medical device.**
 
 # %% [markdown]
-# ## Set-up
+# ## Setup
 #
-# Run this cell first, then the one under *Choices*. Wherever `%run_set_up_and_choices_first` is not found, they have not been run.
+# On Colab this cell installs the package. On your own machine it does nothing.
 
 # %% cellView="form"
-# @title Set-up: fetches the program and what it needs { display-mode: "form" }
-import os
+# @title Setup { display-mode: "form" }
 import sys
-from pathlib import Path
 
 if "google.colab" in sys.modules:
-    # !test -d /content/cxr-seam || git clone -q https://github.com/cxr-seam/cxr-seam /content/cxr-seam
-    os.chdir("/content/cxr-seam")
-    # !git pull -q --ff-only
-    # %pip install -q -r requirements.txt
+    # %pip install -q "git+https://github.com/cxr-seam/cxr-seam"
+    print("cxr-seam is installed")
 else:
-    here = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "cxr_seam" / "__init__.py").exists()]
-    assert here, "open this notebook inside a clone of the repository"
-    os.chdir(here[0])
+    print("not on Colab: nothing to install")
 
 # %% [markdown]
 # ## Choices
 #
-# The same as in notebook 01, so that this notebook finds what the earlier ones left.
+# Make the same choices in all five notebooks. Then each notebook uses the results of the others. [Notebook 01](01_download_nih_data.ipynb) explains the fields.
 
 # %% cellView="form"
 # @title Choices { display-mode: "form" }
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
-RECIPES = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
-KEEP = ""  # @param {type: "string"}
+PRESET = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
+OUTPUT = ""  # @param {type: "string"}
 SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
-from IPython.core.error import UsageError
+import cxr_seam as cxr
 
-if "Path" not in globals():
-    raise UsageError('run the cell under "Set-up" first')
-
-from cxr_seam.workspace import Workspace
-
-workspace = Workspace.open(data=DATA, preset=RECIPES, output_dir=KEEP, save_to_drive=SAVE_TO_DRIVE)
-print(workspace.summary)
-# %load_ext cxr_seam.cells
+run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, save_to_drive=SAVE_TO_DRIVE)
+print(run.summary)
 
 # %% [markdown]
-# ## Models and films
+# ## Images and models
 #
-# The films are those of notebook 01 where they are on this machine, else drawn or downloaded now. On Colab a notebook opened by its badge has an empty disk of its own: with `nih` all archives come once more, unless you go on in the runtime that has them.
+# Images and models from earlier notebooks are used if they exist. Otherwise this cell makes them and says so.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.evaluation.evaluate import load_predictors
-from cxr_seam.evaluation.methods import models_of
-
-predictors = load_predictors(workspace.recipes, workspace.models)
-models = [model for key in predictors for model in models_of(key)]
-cache = workspace.prepare_data()
-print(f"Models: {', '.join(models)}. {len(cache)} films of {cache.size} x {cache.size} pixels.")
+cache = run.prepare_data()
+histories = cxr.train_missing(run)
+predictors = cxr.load_predictors(run.recipes, run.models)
+examples = cxr.examples.load_examples(run, per_finding=8, predictors=predictors)
 
 # %% [markdown]
 # ## Fig. 7
 #
-# A film for each finding with boxes, the first of the box table, not the finest. In the corner stands the probability. A heat map is divided by its own maximum: it tells *where* the evidence lies, not how strong it is. So look at the probability too; a map of a finding that the model does not believe in means little. A film without heat or box is one whose map is nowhere positive.
+# One image for each finding with boxes, the first of the box table. The number in the corner is the probability. A heat map is divided by its own maximum: it shows *where* the evidence is, not how strong it is. If the probability is low, the map means little. An image without colours has a map without a positive value.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-from cxr_seam.visualize.examples import load_examples, one_per_finding
-from cxr_seam.visualize.figures import plot_heatmap_grid, save
-
-need(globals(), predictors="Models and films", cache="Models and films")
-examples = load_examples(workspace, per_finding=8, predictors=predictors)
-figure = plot_heatmap_grid(one_per_finding(examples))
-save(figure, workspace.figures / "heatmaps.png")
-figure
+cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.figures / "heatmaps.png")
 
 # %% [markdown]
 # ## Explore
 #
-# One picture, which follows every control; all of them can be reached by the Tab key and moved by the arrow keys. The sentence below the picture says what it shows.
+# One picture that follows all controls. The sentence below the picture describes it. The keyboard works too: Tab selects a control, arrow keys move it.
 #
-# - **ChestXrayDataset** offers all films, those labelled with the finding, or the hits or misses of a model: films whose best box, at the recipe's $Q$ (0.7 in the paper), has an IoU above 0.1 with a true box, or has not. **Patient** offers one patient's.
-# - **Threshold Q** is the share of the map's maximum from which on a point belongs to a box, at first the recipe's: lower it and boxes grow and merge. **Opacity** is how strongly the map covers the film.
-# - **PCM at x %, y %** asks the PCM about a place, at first the peak of its map. The lower left film shows what it draws on for the ringed place: that place's row of the affinity (Eq. 2), divided by its maximum. The refined map is there the mean of the raw one, weighted by this row; the row *is* the PCM. (Of `strong`, both maps are then measured from what they usually are at each place, averaged over the film at its own size and at 1.5 times it, each mirrored too.) The broader it is, the more the PCM blurs.
-# - **The bars** are probabilities. From its threshold on (the tick, chosen on the validation films) a bar is full: the finding is called present.
-# - **Your film** takes a PNG, JPEG, TIFF or DICOM file of a frontal chest film. It goes to the machine that this notebook runs on and no further. Files of more than 10 MB (on Colab 1 MB) may not get through; the next section takes those.
-# - **Narrow page** puts two films in a row and the bars below them, with letters that a narrow column leaves readable.
+# - **Images** selects all images, images with the finding, or images where the best box of a model is correct or wrong (IoU above 0.1 with a true box). **Patient** selects one patient.
+# - **Threshold Q**: a region above this share of the map's maximum gives a box. The start value is the recipe's (0.7 in the paper). At lower values boxes grow and merge.
+# - **Opacity** is the strength of the colours.
+# - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The refined map at this position is the mean of the raw map with these weights.
+# - **The bars** are probabilities. The tick is the threshold from the validation images. A full bar means "present".
+# - **Your image** accepts a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. The file goes only to the machine that runs this notebook. For files above 10 MB (1 MB on Colab) use the next section.
+# - **Narrow page** is a layout for small screens.
 
 # %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-from cxr_seam.visualize.viewer import Viewer
-
-need(globals(), predictors="Models and films", examples="Fig. 7")
-Viewer(examples, predictors=predictors)
+cxr.Viewer(examples, predictors=predictors)
 
 # %% [markdown]
-# ## A film of your own
+# ## An image of your own
 #
-# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest film (on Colab tick **UPLOAD** and run the cell); left empty, a film of the data is taken. The model was trained on NIH's films: on others it may be wrong without any sign of it. Never decide about a patient by it.
+# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. On Colab you can tick **UPLOAD** instead. If the field is empty, an image of the data is used. The model knows only NIH's images and can be wrong on others without any sign. Never decide about a patient with it.
 
 # %% cellView="form"
-# @title A film of your own { display-mode: "form" }
-OWN_FILM = ""  # @param {type: "string"}
+# @title An image of your own { display-mode: "form" }
+IMAGE = ""  # @param {type: "string"}
 UPLOAD = False  # @param {type: "boolean"}
 
-# %run_set_up_and_choices_first
-
-from IPython.display import Image
-
-from cxr_seam.notebook import need, uploaded_image
-from cxr_seam.visualize.examples import prediction_png, save_image
-
-need(globals(), predictors="Models and films", examples="Fig. 7")
-path = (uploaded_image() if UPLOAD else OWN_FILM) or save_image(examples[0], workspace.figures / "own_film.png")
-prediction = list(predictors.values())[-1].predict(path)
-Image(prediction_png(prediction))
+default = cxr.examples.save_image(examples[0], run.figures / "example.png")
+path = cxr.notebook.choose_image(IMAGE, upload=UPLOAD, default=default)
+prediction = cxr.Predictor.load(run.checkpoint("multires_pcm")).predict(path)
+cxr.notebook.show_prediction(prediction)
 
 # %% [markdown]
-# Probabilities rank films; they are not calibrated, and 0.5 is no decision threshold. *Present* is what the stored thresholds decide. Boxes are x, y, w, h in pixels of the file that was given.
+# ## Probabilities
+#
+# They rank images. They are not calibrated, and 0.5 is not a threshold. *Present* is the decision with the saved thresholds.
 
 # %%
-# %run_set_up_and_choices_first
-
-import pandas as pd
-
-from cxr_seam.notebook import need
-
-need(globals(), prediction="A film of your own")
-table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.decisions})
-table.sort_values("probability", ascending=False).round(3)
-
-# %%
-# %run_set_up_and_choices_first
-
-from cxr_seam.notebook import need
-
-need(globals(), prediction="A film of your own")
-prediction.boxes.round(1).head(10)
+cxr.tables.probabilities(prediction)
 
 # %% [markdown]
-# From a program: `Predictor.load(path).predict(film)` of `cxr_seam.predict`. From a shell: `python -m cxr_seam predict --help`.
+# ## Boxes
+#
+# x, y, w, h are in pixels of your file.
 
 # %%
-# %run_set_up_and_choices_first
+prediction.boxes.head(10)
 
-from cxr_seam.evaluation.tables import versions
+# %% [markdown]
+# ## In a program and in a shell
+#
+# `cxr.Predictor.load(path).predict(image)` does the same in a program. `python -m cxr_seam predict --help` explains the command.
 
-versions()
+# %% [markdown]
+# ## Versions
+#
+# The versions of all packages that the results depend on, and the device.
+
+# %%
+cxr.tables.versions()

@@ -250,7 +250,7 @@ def main(run: Path) -> None:
     predictors = load_predictors(workspace.recipes, workspace.models)
     examples = load_examples(workspace, per_finding=8, predictors=predictors)
     rows = one_per_finding(examples)
-    write(plot_samples(workspace), HERE / "films.png", dpi=88)
+    write(plot_samples(workspace), HERE / "samples.png", dpi=88)
     write(plot_loss_curves(load_histories(workspace.recipes[:2], workspace.models)), HERE / "loss_curves.png", dpi=120)
     write(merge_block(), HERE / "merge_block.png", dpi=120)
     write(siamese(workspace, predictors), HERE / "siamese.png", dpi=120)
@@ -259,7 +259,7 @@ def main(run: Path) -> None:
     write(plot_froc(load_results(workspace.results)), HERE / "froc.png")
     example = next(example for example, finding in rows if finding == SHOWN)
     viewer = Viewer([example], predictors=predictors, finding=SHOWN)
-    write(viewer.picture.value, HERE / "explorer.png")
+    write(viewer.picture.value, HERE / "viewer.png")
     chosen = [row for row in rows if row[1] in IN_README]
     write(plot_heatmap_grid(chosen), HERE.parent / "heatmap.png")
 

@@ -54,7 +54,7 @@ some_boxes = st.lists(corners, min_size=1, max_size=6).map(lambda boxes: np.arra
 
 
 @given(heat_maps, thresholds)
-def test_boxes_lie_inside_the_map_and_hold_every_pixel_that_is_kept(heatmap, threshold):
+def test_boxes_contain_all_pixels_above_threshold(heatmap, threshold):
     xywh, score = pixel_boxes(heatmap, threshold=threshold)
     height, width = heatmap.shape
     assert (xywh[:, :2] >= 0).all() and (xywh[:, 2:] >= 1).all()
@@ -69,7 +69,7 @@ def test_boxes_lie_inside_the_map_and_hold_every_pixel_that_is_kept(heatmap, thr
 
 
 @given(heat_maps, thresholds, thresholds)
-def test_a_higher_threshold_only_shrinks_what_boxes_cover(heatmap, first, second):
+def test_higher_threshold_shrinks_boxes(heatmap, first, second):
     assume(heatmap.max() > 0)
     low, high = sorted((first, second))
     outer = pixel_boxes(heatmap, threshold=low).xywh
@@ -80,14 +80,14 @@ def test_a_higher_threshold_only_shrinks_what_boxes_cover(heatmap, first, second
 
 
 @given(heat_maps, thresholds, st.sampled_from([0.25, 0.5, 2.0, 1024.0]))
-def test_boxes_do_not_depend_on_the_maps_scale(heatmap, threshold, factor):
+def test_boxes_do_not_depend_on_scale_of_map(heatmap, threshold, factor):
     plain, scaled = (pixel_boxes(m, threshold=threshold) for m in (heatmap, heatmap * np.float32(factor)))
     assert np.array_equal(plain.xywh, scaled.xywh)
     assert np.array_equal(plain.score * factor, scaled.score)
 
 
 @given(heat_maps, thresholds)
-def test_boxes_of_a_mirrored_map_are_mirrored(heatmap, threshold):
+def test_boxes_of_flipped_map_are_flipped(heatmap, threshold):
     def rows(boxes):
         return sorted(map(tuple, np.column_stack([boxes.xywh, boxes.score]).tolist()))
 
@@ -101,7 +101,7 @@ def test_boxes_of_a_mirrored_map_are_mirrored(heatmap, threshold):
 
 
 @given(heat_maps, thresholds, st.integers(0, 5), st.integers(0, 5))
-def test_boxes_move_with_what_they_hold(heatmap, threshold, down, across):
+def test_boxes_move_with_padding(heatmap, threshold, down, across):
     assume(heatmap.max() > 0)
     moved = pixel_boxes(np.pad(heatmap, ((down, 0), (across, 0))), threshold=threshold)
     plain = pixel_boxes(heatmap, threshold=threshold)
@@ -116,14 +116,14 @@ def test_iou_is_symmetric_and_never_above_iobb(a, b):
 
 
 @given(some_boxes)
-def test_a_box_meets_itself_wholly_unless_it_has_no_area(boxes):
+def test_overlap_of_box_with_itself(boxes):
     area = boxes[:, 2] * boxes[:, 3]
     assert np.array_equal(np.diag(iou(boxes, boxes)), (area > 0).astype(float))
     assert np.array_equal(np.diag(iobb(boxes, boxes)), (area > 0).astype(float))
 
 
 @given(some_boxes, some_boxes, st.sampled_from([0.25, 4.0]), st.integers(-99, 99), st.integers(-99, 99))
-def test_overlaps_do_not_depend_on_unit_origin_or_side(a, b, scale, x, y):
+def test_overlaps_do_not_depend_on_unit_origin_or_flip(a, b, scale, x, y):
     for measure in (iou, iobb):
         plain = measure(a, b)
         assert np.array_equal(measure(a * scale, b * scale), plain)
@@ -133,7 +133,7 @@ def test_overlaps_do_not_depend_on_unit_origin_or_side(a, b, scale, x, y):
 
 
 @given(some_boxes, some_boxes, st.integers(0, 9))
-def test_a_larger_true_box_never_lowers_iobb(a, b, margin):
+def test_larger_true_box_never_lowers_iobb(a, b, margin):
     larger = b + np.array([-margin, -margin, 2 * margin, 2 * margin])
     assert (iobb(a, larger) >= iobb(a, b) - 1e-12).all()
 
@@ -192,7 +192,7 @@ def written(folder: Path, rows, boxes=(), *, order=None, quote=False, ends="\n")
 
 
 @given(st.data(), studies(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
-def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
+def test_tables_round_trip(data, rows, quote, ends):
     boxes = data.draw(true_boxes([name for name, *_ in rows]))
     with tempfile.TemporaryDirectory() as folder:
         tables = load_metadata(written(Path(folder), rows, boxes, quote=quote, ends=ends))
@@ -207,7 +207,7 @@ def test_any_table_written_and_read_back_says_the_same(data, rows, quote, ends):
 
 
 @given(st.data(), studies(), st.floats(0.01, 0.9), st.integers(0, 20), st.integers(0, 99))
-def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, fraction, num_normal_images, seed):
+def test_train_val_split_by_patient(data, rows, fraction, num_normal_images, seed):
     options = {"validation_fraction": fraction, "num_normal_images": num_normal_images, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         tables = load_metadata(written(Path(folder), rows))
@@ -228,7 +228,7 @@ def test_a_choice_never_shares_a_patient_and_draws_what_it_must(data, rows, frac
 
 
 @given(st.data(), studies(), st.integers(0, 9))
-def test_rows_in_another_order_split_the_same_patients(data, rows, seed):
+def test_split_does_not_depend_on_row_order(data, rows, seed):
     """With all disease-free films the choice of patients is a question of their numbers alone."""
     options = {"validation_fraction": 0.4, "num_normal_images": 99, "seed": seed}
     order = data.draw(st.permutations(range(len(rows))))

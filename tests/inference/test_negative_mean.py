@@ -52,7 +52,7 @@ class Grey(nn.Module):
         return ModelOutput(cam.mean(dim=(-2, -1)), cam, None)
 
 
-def test_the_mean_is_one_over_the_films_without_the_finding(films):
+def test_negative_mean_by_hand(films):
     """By hand: the mean film of those without it, as the network sees it."""
     found = negative_mean_cam(Grey(), films[1], recipe=FIRST)
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
@@ -63,14 +63,14 @@ def test_the_mean_is_one_over_the_films_without_the_finding(films):
         assert found["cam"][k].numpy() == pytest.approx(k * seen[absent].mean(axis=0), abs=1e-4)
 
 
-def test_a_finding_that_every_film_shows_has_none(films):
+def test_negative_mean_without_negatives_is_zero(films):
     every = ChestXrayDataset.__new__(ChestXrayDataset)
     every.__dict__.update(films[1].__dict__, labels=films[1].labels.copy())
     every.labels[:, 3] = 1
     assert not negative_mean_cam(Grey(), every, recipe=FIRST)["cam"][3].any()
 
 
-def test_a_map_as_usual_shows_nothing_and_what_is_unusual_shows_where():
+def test_only_difference_from_negative_mean_shows():
     negative_mean = torch.rand(14, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 - 9
     cam = negative_mean.repeat(2, 1, 1, 1)
     cam[1, :, 2, 6] += 0.5
@@ -110,7 +110,7 @@ def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
     assert not torch.equal(*theta)
 
 
-def test_other_recipes_keep_none(films, tmp_path):
+def test_other_recipes_store_no_negative_mean(films, tmp_path):
     plain = get_recipe("multires_tiny")
     train(plain, tmp_path, train_set=films[0], val_set=films[1])
     assert load_checkpoint(best_path(tmp_path, plain.name))[1].negative_mean is None
@@ -125,14 +125,14 @@ def test_checkpoint_without_the_mean_is_refused():
 @pytest.mark.parametrize(
     "odd", [{"cam": torch.zeros(13, 8, 8)}, {"cam": torch.zeros(14, 8)}, {"colour": torch.zeros(14, 8, 8)}]
 )
-def test_usual_maps_of_another_shape_are_refused(odd, tmp_path):
+def test_negative_mean_of_wrong_shape_is_refused(odd, tmp_path):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, build_model(FIRST.model, weights="none"), metadata=Checkpoint(FIRST, negative_mean=odd))
     with pytest.raises(InputError, match="x.safetensors"):
         load_checkpoint(path)
 
 
-def test_a_nan_in_them_is_refused(tmp_path):
+def test_nan_in_negative_mean_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     negative_mean = {"cam": torch.full((14, 8, 8), torch.nan)}
     save_checkpoint(

@@ -62,7 +62,7 @@ def films(demo_folder) -> list[Path]:
     return sorted((demo_folder / "images").iterdir())[:5]
 
 
-def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor, demo_folder, tmp_path):
+def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
     films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
     predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
@@ -75,7 +75,7 @@ def test_a_file_gives_what_the_same_film_in_a_store_gives_bit_for_bit(predictor,
     )
 
 
-def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path):
+def test_heatmaps_and_boxes_are_in_pixels_of_the_image(predictor, films, tmp_path):
     wide = tmp_path / "wide.png"
     cv2.imwrite(str(wide), cv2.resize(load_image(films[0]).pixels, (300, 200)))
     prediction = predictor.predict(wide)
@@ -90,7 +90,7 @@ def test_maps_and_boxes_are_in_the_images_own_pixels(predictor, films, tmp_path)
         assert prediction.boxes_of(finding) == pytest.approx(expected)
 
 
-def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minimum(predictor, films):
+def test_tta_flip_and_min_baseline(predictor, films):
     changed = Predictor(predictor.model, replace(predictor.recipe, tta_flip=True, cam_baseline="min"))
     size = predictor.recipe.image_size
     pixels = torch.from_numpy(np.stack([resize_square(load_image(path).pixels, size) for path in films[:2]]))[:, None]
@@ -105,7 +105,7 @@ def test_a_recipe_may_ask_for_a_mirrored_look_and_for_maps_above_their_own_minim
         assert np.allclose(found.heat_maps, heatmap, atol=1e-4)
 
 
-def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, films):
+def test_untrained_refiner_is_not_used(predictor, films):
     """The first phase has a refiner too, with weights as they were drawn."""
     pixels = torch.from_numpy(predictor.predict(films[0]).image)[None, None]
     first = Predictor(predictor.model, get_preset("tiny")[1])
@@ -114,7 +114,7 @@ def test_a_model_whose_refiner_was_not_trained_shows_its_raw_maps(predictor, fil
     assert np.array_equal(first.predict(films[0]).final_cam, output.cam[0].numpy())
 
 
-def test_decisions_are_at_the_stored_thresholds(predictor, films):
+def test_decisions_use_stored_thresholds(predictor, films):
     prediction = predictor.predict(films[0])
     assert prediction.decisions["Hernia"] is None
     for finding in FINDINGS[:-1]:
@@ -126,7 +126,7 @@ def test_decisions_are_at_the_stored_thresholds(predictor, films):
     assert set(Predictor(predictor.model, RECIPE).predict(films[0]).decisions.values()) == {None}
 
 
-def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_path):
+def test_list_folder_and_single_files_agree(predictor, films, tmp_path):
     for place, path in enumerate(films):
         (tmp_path / f"{9 - place}.png").write_bytes(path.read_bytes())
     folder = predictor.predict(tmp_path)
@@ -145,12 +145,12 @@ def test_a_list_a_folder_and_single_files_agree_in_order(predictor, films, tmp_p
     assert len(listed.boxes()) == sum(len(p.boxes) for p in listed)
 
 
-def test_more_films_than_a_batch_keep_their_order(predictor, films, monkeypatch):
+def test_several_batches_keep_order(predictor, films, monkeypatch):
     monkeypatch.setattr("cxr_seam.inference.predictor.BATCH_SIZE", 2)
     assert [p.path for p in predictor.predict(films)] == [str(path) for path in films]
 
 
-def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp_path):
+def test_unreadable_file_among_others(predictor, films, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(films[0].read_bytes()[:200])
     with pytest.warns(ImageWarning, match="left out: .*bad.png is broken"):
@@ -163,14 +163,14 @@ def test_a_bad_file_among_many_is_told_and_the_others_come(predictor, films, tmp
         predictor.predict(bad)
 
 
-def test_an_image_that_is_no_chest_film_is_warned_of(predictor, tmp_path):
+def test_image_warning(predictor, tmp_path):
     Image.fromarray(np.full((90, 90), 60, np.uint8)).save(tmp_path / "grey.png")
     with pytest.warns(ImageWarning, match="grey.png.*correlation"):
         assert predictor.predict(tmp_path / "grey.png").image_warnings
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
-def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
+def test_lossless_formats_predict_identically(predictor, films, tmp_path, suffix):
     pixels, path = load_image(films[0]).pixels, tmp_path / f"film{suffix}"
     if suffix == ".dcm":
         path.write_bytes(written(film(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
@@ -180,7 +180,7 @@ def test_formats_without_loss_predict_alike(predictor, films, tmp_path, suffix):
     assert np.array_equal(found.image, expected.image) and found.probabilities == expected.probabilities
 
 
-def test_many_predictions_are_small_in_memory(predictor):
+def test_prediction_is_small_in_memory(predictor):
     path = of_pydicom_data("RG1_J2KR.dcm")
     prediction = predictor.predict(path)
     assert prediction.size == (1955, 1841)
@@ -190,7 +190,7 @@ def test_many_predictions_are_small_in_memory(predictor):
     assert np.array_equal(prediction.image, resize_square(load_image(path).pixels, RECIPE.image_size))
 
 
-def test_results_are_named_after_their_files(tmp_path):
+def test_output_stems(tmp_path):
     for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
@@ -201,7 +201,7 @@ def test_results_are_named_after_their_files(tmp_path):
         output_stems([tmp_path / "in" / "out"])
 
 
-def test_files_of_one_name_keep_what_tells_them_apart(tmp_path):
+def test_output_stems_of_equal_names(tmp_path):
     for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
@@ -213,7 +213,7 @@ def test_files_of_one_name_keep_what_tells_them_apart(tmp_path):
         output_stems([tmp_path / "disc", tmp_path / "again" / "disc"])
 
 
-def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypatch, capsys):
+def test_output_folder_may_be_input_folder(checkpoint, films, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(films[0].read_bytes())
     for _ in range(2):
@@ -224,14 +224,14 @@ def test_results_may_lie_beside_the_films(checkpoint, films, tmp_path, monkeypat
         assert list(pd.read_csv("images.csv")["image"]) == ["a"]
 
 
-def test_whoever_stops_after_some_films_has_the_tables_of_these(predictor, films, tmp_path):
+def test_interrupted_export_writes_tables(predictor, films, tmp_path):
     for _ in predict_files(predictor, output_stems(films[:3]), tmp_path):
         break
     assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [films[0].stem]
     assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
 
 
-def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path):
+def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
     pixels = load_image(films[0]).pixels
     odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
     with warnings.catch_warnings():
@@ -245,7 +245,7 @@ def test_a_header_of_another_world_keeps_no_film_back(predictor, films, tmp_path
     assert not any("not square" in doubt for prediction in found for doubt in prediction.image_warnings)
 
 
-def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo_folder, tmp_path):
+def test_prediction_resizes_as_the_cache(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
     films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
     metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films, start=None))
@@ -259,12 +259,12 @@ def test_a_larger_store_is_shrunk_in_two_steps_in_prediction_too(predictor, demo
     assert not np.array_equal(np.stack([p.final_cam for p in straight]), expected.refined.numpy())
 
 
-def test_a_picture_of_a_folders_predictions_is_refused(predictor, films):
+def test_prediction_png_refuses_several_predictions(predictor, films):
     with pytest.raises(InputError, match="one image"):
         prediction_png(predictor.predict(films[:2]))
 
 
-def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
+def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
     given = tmp_path / "given"
     given.mkdir()
     (given / "b.png").write_bytes(films[0].read_bytes())
@@ -294,7 +294,7 @@ def test_the_verb_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, 
         assert f"{finding}: " in made.ImageComments
 
 
-def test_files_none_of_which_can_be_read_give_status_2(checkpoint, tmp_path, capsys):
+def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["predict", "nowhere.png", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
     assert "cannot read nowhere.png" in capsys.readouterr().err
@@ -312,7 +312,7 @@ def desk(checkpoint, films, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["python", "shell"])
-def test_the_examples_of_the_page_run(desk, kind):
+def test_examples_of_own_image_page(desk, kind):
     examples = re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
     assert len(examples) == {"python": 2, "shell": 1}[kind]
     for example in examples:
@@ -330,7 +330,7 @@ def test_the_examples_of_the_page_run(desk, kind):
         assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5
 
 
-def test_a_home_folder_is_a_folder(predictor, films, tmp_path, monkeypatch):
+def test_predict_home_folder(predictor, films, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "films").mkdir()
     for path in films[:2]:
@@ -340,6 +340,6 @@ def test_a_home_folder_is_a_folder(predictor, films, tmp_path, monkeypatch):
     assert list(output_stems(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
 
 
-def test_a_path_that_no_file_can_have_is_told(predictor):
+def test_predict_impossible_path(predictor):
     with pytest.raises(InputError, match="cannot read a+"):
         predictor.predict("a" * 300)

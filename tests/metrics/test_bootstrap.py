@@ -11,7 +11,7 @@ from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, bootstrap_patients, differen
 PATIENTS = [3, 1, 1, 12, 3, 1]
 
 
-def test_a_draw_has_as_many_patients_as_there_are_and_all_their_images() -> None:
+def test_replicates_sample_whole_patients() -> None:
     bootstrap = bootstrap_patients(PATIENTS)
     assert len(bootstrap) == N_BOOTSTRAP == 1000 and bootstrap.counts.shape == (1000, 3)
     assert bootstrap.counts.dtype.kind == "u" and (bootstrap.counts.sum(axis=1) == 3).all()
@@ -23,7 +23,7 @@ def test_a_draw_has_as_many_patients_as_there_are_and_all_their_images() -> None
     assert (bootstrap.counts == 3).any(axis=1).mean() == pytest.approx(3 / 27, abs=0.03)
 
 
-def test_same_patients_and_seed_give_same_draws_in_any_order_and_number_of_images() -> None:
+def test_replicates_depend_on_patients_and_seed_only() -> None:
     bootstrap = bootstrap_patients(PATIENTS, n_bootstrap=50)
     turned = bootstrap_patients(PATIENTS[::-1], n_bootstrap=50)
     assert (bootstrap.weights(0, 50)[:, ::-1] == turned.weights(0, 50)).all()
@@ -32,7 +32,7 @@ def test_same_patients_and_seed_give_same_draws_in_any_order_and_number_of_image
     assert (bootstrap_patients(PATIENTS, n_bootstrap=50, seed=1).counts != bootstrap.counts).any()
 
 
-def test_totals_are_sums_over_the_images_that_a_draw_repeats() -> None:
+def test_totals_match_repeated_images() -> None:
     bootstrap = bootstrap_patients(PATIENTS, n_bootstrap=40)
     values = np.arange(12.0).reshape(6, 2)
     slow = [values[np.repeat(np.arange(6), weights)].sum(axis=0) for weights in bootstrap.weights(0, 40)]
@@ -40,7 +40,7 @@ def test_totals_are_sums_over_the_images_that_a_draw_repeats() -> None:
     assert (bootstrap.totals(values[:, 1]) == np.array(slow)[:, 1]).all()
 
 
-def test_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
+def test_interval_of_mean_matches_normal_approximation() -> None:
     values = np.random.default_rng(1).normal(5, 2, size=400)
     bootstrap = bootstrap_patients(range(400), n_bootstrap=4000)
     found = estimate(values.mean(), bootstrap.totals(values) / 400)
@@ -50,7 +50,7 @@ def test_interval_of_a_mean_is_that_of_the_normal_approximation() -> None:
     assert found["high"] == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
 
 
-def test_images_of_one_patient_are_no_further_evidence() -> None:
+def test_more_images_of_a_patient_do_not_narrow_interval() -> None:
     """Ten copies of each film give the interval of one; a bootstrap over films would shrink it by sqrt(10)."""
     values = np.random.default_rng(2).random(50)
     once = bootstrap_patients(range(50)).totals(values) / 50
@@ -58,7 +58,7 @@ def test_images_of_one_patient_are_no_further_evidence() -> None:
     assert percentile_ci(copied) == pytest.approx(percentile_ci(once))
 
 
-def test_draws_without_a_value_are_left_out_up_to_half() -> None:
+def test_undefined_replicates_are_left_out_up_to_half() -> None:
     samples = np.r_[np.linspace(0, 1, 101), np.full(101, np.nan)]
     assert estimate(0.4, samples) == pytest.approx({"value": 0.4, "low": 0.025, "high": 0.975})
     assert estimate(0.4, np.r_[samples, np.nan]) == {"value": 0.4, "low": None, "high": None}
@@ -69,7 +69,7 @@ def test_draws_without_a_value_are_left_out_up_to_half() -> None:
     assert np.isnan([low[1], high[1]]).all()
 
 
-def test_a_difference_is_taken_draw_by_draw() -> None:
+def test_difference_is_paired() -> None:
     """A model that is better by 0.1 in every draw is surely better, though both intervals are wide and overlap."""
     b = np.random.default_rng(3).random(200)
     assert difference(b + 0.1, b, 0.6, 0.5) == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
@@ -81,7 +81,7 @@ def test_a_difference_is_taken_draw_by_draw() -> None:
         difference(b, b[:100], 0.5, 0.5)
 
 
-def test_bad_input_is_told_in_a_sentence() -> None:
+def test_bootstrap_refuses_bad_input() -> None:
     with pytest.raises(InputError, match="no patient_id"):
         bootstrap_patients([1, np.nan])
     with pytest.raises(InputError, match="no patient_id"):

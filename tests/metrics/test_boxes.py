@@ -8,7 +8,7 @@ import pytest
 from cxr_seam.metrics.boxes import iobb, iou
 
 
-def test_overlaps_by_hand():
+def test_overlaps_match_hand_computed_values():
     a = [[0, 0, 4, 4], [0, 0, 2, 2], [10, 10, 1, 1]]
     b = [[2, 2, 4, 4], [0, 0, 2, 2]]
     # 4x4 and 4x4 share 2x2: 4 / 28. 2x2 lies in 4x4: 4 / 16 as IoU, all of it as IoBB. A touch is nothing.
@@ -22,7 +22,7 @@ def test_iobb_divides_by_the_predicted_box():
     assert iobb(large, small).item() == pytest.approx(0.04)
 
 
-def test_overlaps_by_counting_pixels():
+def test_overlaps_match_counted_pixels():
     generator = np.random.default_rng(0)
     a, b = (np.hstack([generator.integers(0, 12, (9, 2)), generator.integers(1, 9, (9, 2))]) for _ in range(2))
 
@@ -36,7 +36,7 @@ def test_overlaps_by_counting_pixels():
             assert iobb(a, b)[i, j] == pytest.approx(len(p & t) / len(p))
 
 
-def test_overlap_of_nothing():
+def test_overlaps_of_no_boxes_and_empty_boxes():
     assert iou(np.zeros((0, 4)), [[0, 0, 1, 1]]).shape == (0, 1)
     assert iobb([[0, 0, 1, 1]], np.zeros((0, 4))).shape == (1, 0)
     assert iou([[3, 3, 0, 0]], [[3, 3, 0, 0]]).item() == 0

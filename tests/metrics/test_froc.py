@@ -34,7 +34,7 @@ def at(predicted: pd.DataFrame, *x: float, truth: pd.DataFrame = TRUTH, finding:
     return [curve.at(rate)[finding] for rate in x]
 
 
-def test_a_curve_by_hand():
+def test_froc_matches_hand_computed_curve():
     predicted = boxes(
         ("b", HERE, 0.6),  # finds b
         ("a", HERE, 0.9),  # finds a
@@ -48,7 +48,7 @@ def test_a_curve_by_hand():
     assert at(predicted, 0, 0.25, 0.499, 0.5, 0.75, 1) == [0.5, 0.5, 0.5, 1, 1, 1]
 
 
-def test_equal_scores_come_in_together_on_a_straight_line():
+def test_equal_scores_are_a_straight_line():
     tied = [("a", HERE, 1.0), ("b", THERE, 1.0), ("c", HERE, 1.0), ("d", HERE, 1.0)]
     # One step: from (0, 0) to (3 / 4, 1 / 2). At 0.25 a third of the way, at 0.5 two thirds.
     assert at(boxes(*tied), 0, 0.25, 0.5, 0.75, 1) == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 1 / 2])
@@ -57,7 +57,7 @@ def test_equal_scores_come_in_together_on_a_straight_line():
     assert at(boxes(*reversed(tied)), 0.25, 0.5) == pytest.approx([1 / 6, 1 / 3])  # order of rows is nothing
 
 
-def test_a_further_box_on_a_found_lesion_is_nothing():
+def test_second_box_on_found_lesion_does_not_count():
     once = boxes(("a", HERE, 0.9), ("c", HERE, 0.5), ("b", HERE, 0.4))
     twice = boxes(
         ("a", HERE, 0.9), ("a", HERE, 0.8), ("a", (110, 110, 80, 80), 0.5), ("c", HERE, 0.5), ("b", HERE, 0.4)
@@ -66,7 +66,7 @@ def test_a_further_box_on_a_found_lesion_is_nothing():
     assert at(once, *rates) == at(twice, *rates) == [0.5, 0.5, 1, 1]
 
 
-def test_several_true_boxes_of_an_image_and_finding_count_each():
+def test_several_true_boxes_count_each():
     truth = pd.concat([TRUTH, TRUTH.assign(x=600, y=600, w=50, h=50)[:1]])
     # Three true masses: two in a, one in b. 0.9 finds one, 0.8 another in the same image, c is false.
     assert at(boxes(("a", HERE, 0.9), ("c", HERE, 0.85), ("a", THERE, 0.8)), 0, 0.25, truth=truth) == pytest.approx(
@@ -74,7 +74,7 @@ def test_several_true_boxes_of_an_image_and_finding_count_each():
     )
 
 
-def test_a_finding_without_true_boxes_is_not_defined_and_left_out_of_the_mean():
+def test_finding_without_true_boxes_is_nan():
     curve = froc(boxes(("a", HERE, 1.0)), TRUTH, images=IMAGES).at(0.5)
     assert list(curve) == [*BOXED_FINDINGS, "macro"]
     assert np.isnan(curve["Nodule"])
@@ -82,18 +82,18 @@ def test_a_finding_without_true_boxes_is_not_defined_and_left_out_of_the_mean():
     assert np.isnan(froc(boxes(("c", HERE, 1.0)), TRUTH, images=["c"]).at(0.5)["macro"])
 
 
-def test_nothing_predicted_finds_nothing():
+def test_no_predicted_boxes_have_accuracy_zero():
     assert at(boxes(), 0, 1) == [0, 0]
 
 
-def test_the_probability_of_the_finding_ranks_among_films():
+def test_probability_ranks_boxes_of_images():
     predicted = boxes(("a", HERE, 0.7), ("c", HERE, 1.0))  # alone, the peaks put the false one first
     assert at(predicted, 0) == [0]
     assert at(predicted.assign(probability=[0.9, 0.5]), 0) == [0.5]  # 0.63 before 0.5
     assert at(predicted.assign(probability=[0.0, 0.0]), 0, 0.125, 0.25) == [0, 0.25, 0.5]  # both 0: tied
 
 
-def test_rates_that_rounding_puts_just_beside_a_count():
+def test_rate_is_robust_to_rounding():
     images = [str(i) for i in range(100)]
     truth = TRUTH[:1].assign(image_index="99")
     predicted = boxes(*[(str(i), HERE, 1 - i / 100) for i in range(29)], ("99", HERE, 0.5))
@@ -171,7 +171,7 @@ def resampled(table: pd.DataFrame, images: list[str], weights: np.ndarray) -> pd
 
 @pytest.mark.parametrize("measure", ["iou", "iobb"])
 @pytest.mark.parametrize("seed", range(3))
-def test_against_plain_loops(seed, measure):
+def test_froc_matches_slow_reference(seed, measure):
     predicted, truth, _ = some_tables(seed)
     images = [f"{i}" for i in range(12)]
     curve = froc(predicted, truth, images=images, measure=measure, threshold=0.2)
@@ -181,7 +181,7 @@ def test_against_plain_loops(seed, measure):
         assert curve.at(x)["macro"] == pytest.approx(np.mean(expected))
 
 
-def test_draws_are_what_resampling_the_patients_gives():
+def test_replicates_match_resampled_tables():
     predicted, truth, patient_id = some_tables(5, count=90)
     images = [f"{i}" for i in range(12)]
     bootstrap = bootstrap_patients(patient_id, n_bootstrap=12, seed=1)
@@ -214,7 +214,7 @@ def test_many_levels_match_slow_reference():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_curve_rises_to_the_accuracy_of_all_boxes(seed):
+def test_macro_curve_rises_to_accuracy_of_all_boxes(seed):
     predicted, truth, _ = some_tables(seed)
     images = [f"{i}" for i in range(12)]
     curve = froc(predicted, truth, images=images)
@@ -226,7 +226,7 @@ def test_a_curve_rises_to_the_accuracy_of_all_boxes(seed):
     assert curve.at(x[-1])["Cardiomegaly"] == pytest.approx(end["Cardiomegaly"])
 
 
-def test_any_rising_change_of_the_scores_leaves_the_curve():
+def test_froc_depends_on_order_of_scores_only():
     predicted, truth, _ = some_tables(4)
     images = [f"{i}" for i in range(12)]
     changed = predicted.assign(score=(predicted["score"] * predicted["probability"]) ** 3 / 7, probability=1.0)
@@ -234,7 +234,7 @@ def test_any_rising_change_of_the_scores_leaves_the_curve():
     np.testing.assert_allclose(first, second)
 
 
-def test_the_same_box_everywhere_is_a_straight_line_on_the_official_boxes(nih_root):
+def test_centre_box_is_a_straight_line(nih_root):
     """Centre boxes all tie, so at x the accuracy is x / (false positives per image) of the whole, for each finding."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
@@ -247,7 +247,7 @@ def test_the_same_box_everywhere_is_a_straight_line_on_the_official_boxes(nih_ro
         assert curve.at(1)[finding] == pytest.approx(table["accuracy"][finding])
 
 
-def test_a_model_whose_probabilities_know_the_films_gains_over_the_same_boxes(nih_root):
+def test_perfect_probabilities_improve_froc(nih_root):
     """With the image's own labels as probabilities, false positives come last: no box elsewhere goes before."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())

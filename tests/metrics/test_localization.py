@@ -28,7 +28,7 @@ TRUTH = _boxes(
 ).drop(columns="score")
 
 
-def test_a_case_by_hand():
+def test_table_matches_hand_computed_values():
     predicted = _boxes(
         ("a.png", "Mass", 100, 100, 100, 50, 1.0),  # half of the true box: IoBB 1, IoU 0.5
         ("a.png", "Mass", 700, 700, 10, 10, 0.9),  # misses
@@ -58,7 +58,7 @@ def test_a_case_by_hand():
     assert per_image["micro"] == pytest.approx(4 / 3)
 
 
-def test_overlap_must_exceed_the_threshold():
+def test_overlap_must_exceed_threshold():
     predicted = _boxes(("b.png", "Mass", 0, 0, 50, 25, 1.0))  # IoU with the true box: exactly 0.5
     at = localization_table(predicted, TRUTH, images=["b.png"], measure="iou", threshold=0.5)
     below = localization_table(predicted, TRUTH, images=["b.png"], measure="iou", threshold=0.499)
@@ -66,7 +66,7 @@ def test_overlap_must_exceed_the_threshold():
     assert below.loc["Mass", ["correct", "false_positives"]].tolist() == [1, 0]
 
 
-def test_several_boxes_on_one_lesion_are_one_success_and_no_false_positive():
+def test_several_boxes_on_one_lesion():
     predicted = _boxes(
         ("b.png", "Mass", 0, 0, 50, 50, 1.0),
         ("b.png", "Mass", 5, 5, 20, 20, 0.9),
@@ -75,12 +75,12 @@ def test_several_boxes_on_one_lesion_are_one_success_and_no_false_positive():
     assert table.loc["Mass", ["boxes", "correct", "false_positives"]].tolist() == [1, 1, 0]
 
 
-def test_no_predicted_boxes_at_all():
+def test_table_without_predicted_boxes():
     table = localization_table(_boxes(), TRUTH, images=["a.png", "b.png"])
     assert table.loc["macro", ["boxes", "correct", "accuracy", "false_positives"]].tolist() == [3, 0, 0, 0]
 
 
-def test_images_without_true_boxes_have_false_positives_only():
+def test_images_without_true_boxes():
     predicted = _boxes(("c.png", "Mass", 0, 0, 50, 50, 1.0))
     table = localization_table(predicted, TRUTH, images=["c.png"])
     assert np.isnan(table.loc["macro", "accuracy"])
@@ -89,7 +89,7 @@ def test_images_without_true_boxes_have_false_positives_only():
 
 
 @pytest.mark.parametrize(("measure", "overlaps"), [("iobb", iobb), ("iou", iou)])
-def test_against_a_plain_loop(measure, overlaps):
+def test_table_matches_slow_reference(measure, overlaps):
     generator = np.random.default_rng(0)
 
     def some(count: int) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def test_against_a_plain_loop(measure, overlaps):
     assert 0 < table.loc["micro", "correct"] < 20
 
 
-def test_bad_input_is_told_in_a_sentence():
+def test_table_refuses_bad_input():
     with pytest.raises(InputError, match="only once"):
         localization_table(_boxes(), TRUTH, images=["a.png", "a.png"])
     with pytest.raises(InputError, match="at least one"):
@@ -147,7 +147,7 @@ def test_predicted_boxes_are_fractions_of_the_image():
     assert list(predicted_boxes(np.zeros((1, 4, 4)), "a.png", ["Mass"]).columns) == PREDICTED_COLUMNS
 
 
-def test_best_box_of_each_image_and_finding():
+def test_best_boxes_keep_one_for_each_image_and_finding():
     predicted = _boxes(
         ("a.png", "Mass", 0, 0, 9, 9, 0.5),
         ("a.png", "Mass", 1, 0, 9, 9, 0.9),
@@ -158,7 +158,7 @@ def test_best_box_of_each_image_and_finding():
     assert best_boxes(predicted)["x"].tolist() == [1, 3, 4]
 
 
-def test_probabilities_are_those_of_image_and_finding():
+def test_rank_by_probability():
     probabilities = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=["a.png", "b.png"], columns=["Nodule", "Mass"])
     predicted = _boxes(
         ("b.png", "Mass", 0, 0, 9, 9, 0.5), ("a.png", "Mass", 0, 0, 9, 9, 0.5), ("b.png", "Nodule", 0, 0, 9, 9, 0.5)
@@ -171,7 +171,7 @@ def test_probabilities_are_those_of_image_and_finding():
         rank_by_probability(predicted, probabilities - 1)
 
 
-def test_gate_keeps_what_is_above_it():
+def test_filter_by_probability():
     predicted = _boxes(*[("a.png", "Mass", x, 0, 9, 9, 1.0) for x in range(3)]).assign(probability=[0.5, 0.51, 0.2])
     assert filter_by_probability(predicted)["x"].tolist() == [1]
     assert filter_by_probability(predicted, probability=0.1)["x"].tolist() == [0, 1, 2]
@@ -186,7 +186,7 @@ def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
     return pd.DataFrame(table | {"score": generator.random(count), "probability": generator.random(count)})
 
 
-def test_intervals_are_those_of_a_loop_that_resamples_patients():
+def test_intervals_match_resampled_tables():
     """Each draw is made in earnest: tables with the films of a patient as often as drawn, scored as any other."""
     images = [f"{i}" for i in range(15)]
     predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
@@ -232,7 +232,7 @@ def test_intervals_are_those_of_a_loop_that_resamples_patients():
         assert (value["low"], value["high"]) == pytest.approx(tuple(np.nanquantile(values, [0.025, 0.975])))
 
 
-def test_scores_by_hand():
+def test_scores_match_hand_computed_values():
     """Two films of two patients; a's mass is hit by the weaker of its two boxes, b's by its only one."""
     truth = TRUTH[TRUTH["finding"] == "Mass"]
     predicted = _boxes(
@@ -270,7 +270,7 @@ def test_scores_by_hand():
     assert curve["accuracy"][0] == 0.5 and curve["accuracy"][-1] == 1
 
 
-def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
+def test_macro_leaves_out_replicates_without_a_finding():
     """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
     truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
     bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=50)
@@ -294,7 +294,7 @@ def test_a_draw_without_a_findings_boxes_is_left_out_of_its_mean():
     assert rows["micro"]["n_valid_replicates"] == 50
 
 
-def test_scores_of_nothing_and_of_the_wrong_draws():
+def test_scores_without_boxes_and_of_other_images():
     bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=10)
     scores, _ = localization_scores(_boxes(), TRUTH, images=["a.png", "b.png"], bootstrap=bootstrap)
     assert scores["froc"]["iou>0.1"]["at_fp_rate"]["1.0"]["macro"]["value"] == 0
@@ -317,7 +317,7 @@ def boxed(official) -> list[str]:
     return list(official["image_index"].unique())
 
 
-def test_denominators_are_those_of_the_paper(official, boxed):
+def test_denominators_match_paper(official, boxed):
     table = localization_table(centre_boxes(boxed), official, images=boxed)
     assert len(boxed) == 880
     assert table["boxes"].tolist() == [180, 146, 153, 123, 85, 79, 120, 98, 984, 984]
@@ -327,13 +327,13 @@ def test_denominators_are_those_of_the_paper(official, boxed):
     assert quotient[:8].round(9).eq(984).all()  # Wang et al. divide by the boxes
 
 
-def test_true_boxes_score_perfectly_and_each_other_image_adds_nothing(official, boxed):
+def test_true_boxes_score_perfectly(official, boxed):
     table = localization_table(official.assign(score=1.0), official, images=boxed, measure="iou", threshold=0.999)
     assert (table["accuracy"] == 1).all()
     assert (table["false_positives"] == 0).all()
 
 
-def test_random_maps_score_as_published(official, boxed):
+def test_random_map_scores(official, boxed):
     predicted = random_map_boxes(boxed)
     macro = localization_table(predicted, official, images=boxed).loc["macro"]
     assert macro["accuracy"] == pytest.approx(0.60, abs=0.03)
@@ -342,14 +342,14 @@ def test_random_maps_score_as_published(official, boxed):
     assert macro["accuracy"] == pytest.approx(0.44, abs=0.03)
 
 
-def test_finer_random_maps_buy_accuracy_with_false_positives(official, boxed):
+def test_finer_random_maps_have_more_false_positives(official, boxed):
     images = boxed[::8]
     macro = localization_table(random_map_boxes(images, grid=32), official, images=images).loc["macro"]
     assert macro["accuracy"] == pytest.approx(0.96, abs=0.04)
     assert macro["false_positives_per_image"] == pytest.approx(112, abs=2)
 
 
-def test_centred_box_scores_as_published(official, boxed, nih_root):
+def test_centre_box_scores(official, boxed, nih_root):
     macro = localization_table(centre_boxes(boxed), official, images=boxed).loc["macro"]
     assert round(macro["accuracy"], 2) == 0.41
     assert round(macro["false_positives_per_image"], 2) == 0.94
@@ -362,7 +362,7 @@ def test_centred_box_scores_as_published(official, boxed, nih_root):
     assert round(strict["accuracy"]["macro"], 3) == 0.148
 
 
-def test_random_maps_repeat_by_seed():
+def test_random_maps_depend_on_seed():
     images = [f"{i}.png" for i in range(9)]
     first, again, other = (random_map_boxes(images, seed=seed) for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)

@@ -27,7 +27,7 @@ def peak_at(*pixels: tuple[int, int]) -> np.ndarray:
     return heatmap
 
 
-def test_the_centre_of_the_strongest_pixel_counts():
+def test_centre_of_maximum_pixel_counts():
     heatmap = peak_at((1, 2))  # row 1, column 2: its centre is x = 2.5 * 256 = 640, y = 1.5 * 256 = 384
     assert hit(heatmap, (630, 380, 20, 10)) == 1
     assert hit(heatmap, (640, 384, 1, 1)) == 1  # left and upper edges belong to a box
@@ -36,29 +36,29 @@ def test_the_centre_of_the_strongest_pixel_counts():
     assert hit(heatmap, (380, 630, 20, 20)) == 0  # rows are y
 
 
-def test_maps_need_not_be_square():
+def test_heatmap_need_not_be_square():
     heatmap = np.zeros((2, 8))
     heatmap[1, 7] = 1  # centre: x = 7.5 * 128 = 960, y = 1.5 * 512 = 768
     assert hit(heatmap, (959, 767, 2, 2)) == 1
 
 
-def test_tied_maxima_count_by_their_share_inside():
+def test_tied_maxima_count_by_fraction():
     heatmap = peak_at((0, 0), (0, 1), (3, 3), (2, 0))
     assert hit(heatmap, (0, 0, 512, 256)) == 0.5
     assert hit(heatmap, (0, 0, 512, 256), (768, 768, 256, 256)) == 0.75  # several boxes are one target
     assert hit(np.ones((4, 4)), (256, 0, 512, 512)) == 0.25  # a flat map scores the box's share of the film
 
 
-def test_a_map_of_zeros_is_a_miss_even_if_the_box_is_the_film():
+def test_map_of_zeros_is_a_miss():
     assert hit(np.zeros((4, 4)), (0, 0, 1024, 1024)) == 0
 
 
-def test_a_peak_in_the_corner_lies_in_a_box_at_the_border():
+def test_maximum_in_corner():
     assert hit(peak_at((3, 3)), (1000, 1000, 24, 24)) == 0  # the pixel's centre is at 896
     assert hit(peak_at((3, 3)), (890, 890, 134, 134)) == 1
 
 
-def test_boxes_of_other_films_and_findings_are_no_targets():
+def test_other_images_and_findings_are_no_targets():
     truth = pd.DataFrame([("a", "Mass", 0, 0, 0.1, 0.1), ("b", "Nodule", 0, 0, 0.1, 0.1)], columns=COLUMNS)
     table = points(np.ones((2, 4, 4)), "a", ["Nodule", "Mass"], truth=truth)
     assert table[["image_index", "finding"]].to_numpy().tolist() == [["a", "Mass"]]
@@ -66,14 +66,14 @@ def test_boxes_of_other_films_and_findings_are_no_targets():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_turning_map_and_box_over_changes_nothing(seed):
+def test_flip_of_map_and_box_changes_nothing(seed):
     generator = np.random.default_rng(seed)
     heatmap = generator.integers(0, 4, (8, 8)).astype(float)
     x, y, w, h = generator.integers(0, 512, 4) + 0.5
     assert hit(heatmap, (x, y, w, h)) == hit(heatmap[:, ::-1], (1024 - x - w, y, w, h)) == hit(heatmap.T, (y, x, h, w))
 
 
-def test_game_by_hand():
+def test_game_matches_hand_computed_values():
     # Mass: 1 + 0.5 of 3 targets; Nodule: 0 of 1. Patient p has a and b, patient q has c.
     table = pd.DataFrame(
         [("a", "Mass", 1.0), ("b", "Mass", 0.5), ("c", "Mass", 0.0), ("c", "Nodule", 0.0), ("x", "Nodule", 1.0)],
@@ -89,7 +89,7 @@ def test_game_by_hand():
     assert (game["findings"]["Mass"]["low"], game["findings"]["Mass"]["high"]) == (0, 0.75)
 
 
-def test_intervals_against_a_loop_that_resamples_patients():
+def test_intervals_match_resampled_tables():
     generator = np.random.default_rng(1)
     images, patient_id = [f"{i}" for i in range(20)], generator.integers(0, 8, 20)
     table = pd.DataFrame({"image_index": images, "finding": "Mass", "hit": generator.random(20)})
@@ -100,7 +100,7 @@ def test_intervals_against_a_loop_that_resamples_patients():
     assert mass["value"] == pytest.approx(table["hit"].mean())
 
 
-def test_boxes_point_with_their_centre():
+def test_box_points_use_centre():
     truth = pd.DataFrame(
         [("a", "Mass", 0, 0, 100, 100), ("a", "Mass", 300, 300, 100, 100), ("b", "Mass", 0, 0, 9, 9)], columns=COLUMNS
     )
@@ -109,7 +109,7 @@ def test_boxes_point_with_their_centre():
     assert table.to_numpy().tolist() == [["a", "Mass", 1.0], ["b", "Mass", 0.0]]
 
 
-def test_inside_is_half_open_and_nan_is_nowhere():
+def test_points_in_boxes_half_open_and_nan():
     assert points_in_boxes(np.array([[0.0, 0.0], [10.0, 5.0], [5.0, np.nan]]), np.array([[0, 0, 10, 10]])).tolist() == [
         [True],
         [False],
@@ -117,7 +117,7 @@ def test_inside_is_half_open_and_nan_is_nowhere():
     ]
 
 
-def test_the_middle_of_the_film_on_the_official_boxes(nih_root):
+def test_image_centre_on_official_boxes(nih_root):
     """How many true boxes hold the centre of the film, counted from the file itself."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())

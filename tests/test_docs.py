@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -22,7 +21,6 @@ from PIL import Image
 from cxr_seam import presets
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.results import BEST_BOX, FROC, MEAN_AUC
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
@@ -181,69 +179,3 @@ def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
     assert set(tables.boxes["image_index"]) <= set(tables.test)
     assert len(tables.test) + len(tables.train_val) == 24 and len(names["run"].boxed_dataset()) == 2
-
-
-def told(line: pd.Series, figure: str) -> str:
-    value, low, high = (line[f"{figure}.{part}"] for part in ("value", "low", "high"))
-    return "" if np.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-
-BEYOND = (ROOT / "docs" / "beyond-the-paper.md").read_text()
-
-
-def section(heading: str) -> str:
-    """What stands below a heading of the page beyond the paper."""
-    return BEYOND.split(f"## {heading}\n")[1].split("\n## ")[0]
-
-
-def lines_of(table: str) -> pd.DataFrame:
-    """The lines of a file that the study's command wrote, by row and maps."""
-    return pd.read_csv(ROOT / "docs" / "beyond-the-paper" / table).fillna({"maps": ""}).set_index(["row", "maps"])
-
-
-TABLES = {"What came out": "table.csv", "What each part is worth": "table.csv", "Shorter runs": "parts.csv"}
-"""By heading, the file that the study's command wrote, from which its tables are."""
-
-
-@pytest.mark.parametrize(("heading", "table"), TABLES.items())
-def test_the_page_beyond_the_paper_tells_what_the_study_found(heading: str, table: str) -> None:
-    """Each row of its tables is a line of the file that the study's command wrote."""
-    lines = lines_of(table)
-    rows = re.findall(r"^\| `([\w ,.]+)`(?:, (\w[\w +]*))? \| (.*) \|$", section(heading), re.MULTILINE)
-    assert len(rows) >= 2
-    for name, maps, cells in rows:
-        line = lines.loc[(name, maps)]
-        costs = (literal_eval(line[f"best box ({score})"]) for score in ("IoBB>0.1", "IoU>0.3"))
-        expected = [told(line, figure) for figure in (MEAN_AUC, FROC, BEST_BOX)]
-        expected += ["{:.3f} at {:.2f}".format(*pair) for pair in costs]
-        assert [cell.strip() for cell in cells.split("|")][:5] == expected
-
-
-def test_the_differences_of_that_page_are_those_that_the_study_found() -> None:
-    pairs = []
-    for heading, table in TABLES.items():
-        lines = lines_of(table)
-        row = r"^\| `([\w.]+)`, ([\w +]+) minus `([\w.]+)`, ([\w +]+) \| (.*) \|$"
-        for name, maps, other, kind, cells in re.findall(row, section(heading), re.MULTILINE):
-            line = lines.loc[(name, maps)]
-            assert line["against"] == other
-            expected = [told(line, f"difference.{kind}.{figure}") for figure in (MEAN_AUC, FROC, BEST_BOX)]
-            tight = f"difference.{kind}.best_box iou>0.3"  # of which not every row keeps draws
-            in_file = f"{tight}.value" in line.index
-            assert [cell.strip() for cell in cells.split("|")] == [*expected, told(line, tight) if in_file else ""]
-            assert all(expected)
-            pairs.append((name, other))
-    assert ("strong", "paper") in pairs and len(set(pairs)) > 4
-
-
-def test_what_labels_say_on_that_page_is_what_the_study_found() -> None:
-    lines = lines_of("table.csv")
-    rows = re.findall(
-        r"^\| `([\w.]+)`, ([\w +]+) \| ([\d.-]+) \| (.*) \|$",
-        section("What labels say of rules for boxes"),
-        re.MULTILINE,
-    )
-    assert len(rows) >= 3
-    for name, maps, gain, covered in rows:
-        line = lines.loc[(name, maps)]
-        assert (gain, covered.strip()) == (f"{line['agreement']:.3f}", told(line, "covered"))

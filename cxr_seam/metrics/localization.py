@@ -1,7 +1,4 @@
-"""Score boxes: correct true boxes (accuracy), always together with the number of false positives.
-
-Source: D'Souza et al. 2022, section 5.3, Tables 2 and 3; Wang et al. 2017.
-"""
+"""Score boxes: accuracy and false positives (section 5.3, Tables 2 and 3; Wang et al. 2017), FROC, pointing game."""
 
 from __future__ import annotations
 
@@ -102,14 +99,10 @@ def localization_table(
         threshold: T; the overlap must be larger.
 
     Returns:
-        Index: the eight findings, "macro", "micro". Columns:
-        `boxes`, `correct`: numbers of true boxes (sums in the last two rows);
-        `accuracy`: correct / boxes, NaN without boxes. macro: mean over the findings with boxes; micro: sum of correct
-        / sum of boxes;
-        `false_positives`: number (sum in the last two rows);
-        `false_positives_per_image`: divided by the number of images. macro: mean over the findings, that is per image
-        AND finding; micro: sum per image;
-        `false_positives_per_box`: divided by the number of true boxes of all findings, as in Wang et al.
+        Index: the eight findings, "macro" (means over the findings) and "micro" (of the sums). Columns: `boxes` and
+        `correct`, numbers of true boxes; `accuracy`, correct / boxes, NaN without boxes; `false_positives`, a number;
+        `false_positives_per_image` (macro: per image AND finding); `false_positives_per_box`, divided by the number of
+        true boxes of all findings, as in Wang et al. Numbers in the last two rows are sums.
     """
     counts = _counts(match(predicted, truth, images=images), measure, threshold)
     return _table(counts.sum(axis=0), images=len(counts))
@@ -126,9 +119,7 @@ def localization_scores(
     """Compute all localization scores of one method, with intervals over patients.
 
     Args:
-        boxes: all predicted boxes, with `probability` if the method has one (`rank_by_probability`).
-        truth: true boxes.
-        images: the images that boxes were predicted on.
+        boxes, truth, images: see `match`; `boxes` with `probability` if the method has one (`rank_by_probability`).
         bootstrap: of the patients of `images`, in the same order.
         points: of the pointing game, or None.
 
@@ -136,13 +127,8 @@ def localization_scores(
         The scores, ready for JSON. "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and
         "filtered_boxes" (probability above 0.5): for each of `OVERLAPS`, such as "iobb>0.1", the rows of
         `localization_table` under "findings", "macro" and "micro" with estimates for `RATIOS`, and
-        "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see `froc_scores`.
-        "pointing_game": see there; None without `points`.
-
-        The replicates (n_bootstrap,) of the macro accuracies and false positives per image, for paired differences.
-
-    Raises:
-        InputError: see `match`; or the bootstrap is of another number of images.
+        "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see `froc_scores`. "pointing_game".
+        And the replicates (n_bootstrap,) of macro accuracies and false positives per image, for paired differences.
     """
     bootstrap.check_length(len(images))
     scores: dict[str, Any] = {"froc": {}}

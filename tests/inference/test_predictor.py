@@ -1,26 +1,20 @@
-"""Prediction of files: the training's preprocessing bit for bit, one file or many, in the image's own pixels."""
+"""Predict files: the same preprocessing as in training, one file or many, boxes in pixels of the image."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from helpers.batches import ROOT
-from helpers.dicom_files import film, of_pydicom, of_pydicom_data, written
+from helpers.checkpoints import save_untrained
+from helpers.dicom_files import film, of_pydicom_data, written
 from PIL import Image
-from pydicom import DataElement, dcmread
+from pydicom import DataElement
 
-from cxr_seam.__main__ import main
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.image_io import load_image, resize_square
@@ -31,25 +25,17 @@ from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import ImageWarning, Prediction, Predictions, Predictor
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.training.resume import data_fingerprint
-from cxr_seam.visualize.examples import prediction_png
-from cxr_seam.visualize.export import output_stems, predict_files
+from cxr_seam.visualize.export import output_stems
 
 RECIPE = get_preset("tiny")[2]
-PAGE = (ROOT / "docs" / "own-image.md").read_text()
 pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.inference.predictor.ImageWarning")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A model that was never trained, with thresholds for all findings but one."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.best.safetensors"
-    thresholds = dict.fromkeys(FINDINGS, 0.5) | {"Hernia": None}
-    metadata = Checkpoint(RECIPE, epoch=1, thresholds=thresholds)
-    return save_checkpoint(path, build_model(RECIPE.model, weights="none"), metadata=metadata)
+    return save_untrained(tmp_path_factory.mktemp("model") / "model.best.safetensors", RECIPE)
 
 
 @pytest.fixture(scope="module")
@@ -190,47 +176,6 @@ def test_prediction_is_small_in_memory(predictor):
     assert np.array_equal(prediction.image, resize_square(load_image(path).pixels, RECIPE.image_size))
 
 
-def test_output_stems(tmp_path):
-    for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
-    named = output_stems([tmp_path / "in"])
-    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
-    assert output_stems([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
-    with pytest.raises(InputError, match="out"):
-        output_stems([tmp_path / "in" / "out"])
-
-
-def test_output_stems_of_equal_names(tmp_path):
-    for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
-    pair = output_stems([tmp_path / "a.png", tmp_path / "a.dcm"])
-    assert {name: path.suffix for name, path in pair.items()} == {"a.png": ".png", "a.dcm": ".dcm"}
-    discs = output_stems([tmp_path / "disc", tmp_path / "other"])
-    assert list(discs) == [os.path.join("disc", "IM0001"), os.path.join("other", "IM0001")]
-    with pytest.raises(InputError, match="disc.IM0001"):
-        output_stems([tmp_path / "disc", tmp_path / "again" / "disc"])
-
-
-def test_output_folder_may_be_input_folder(checkpoint, films, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("a.png").write_bytes(films[0].read_bytes())
-    for _ in range(2):
-        assert main(["predict", ".", "--checkpoint", str(checkpoint), "--out", "."]) == 0
-        assert {path.name for path in tmp_path.iterdir()} == {
-            "a.png", "a_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
-        }  # fmt: skip
-        assert list(pd.read_csv("images.csv")["image"]) == ["a"]
-
-
-def test_interrupted_export_writes_tables(predictor, films, tmp_path):
-    for _ in predict_files(predictor, output_stems(films[:3]), tmp_path):
-        break
-    assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [films[0].stem]
-    assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
-
-
 def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
     pixels = load_image(films[0]).pixels
     odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
@@ -257,77 +202,6 @@ def test_prediction_resizes_as_the_cache(predictor, demo_folder, tmp_path):
     assert np.array_equal(np.stack([p.final_cam for p in predictions]), expected.refined.numpy())
     straight = predictor.predict([demo_folder / "images" / name for name in films.image_index])
     assert not np.array_equal(np.stack([p.final_cam for p in straight]), expected.refined.numpy())
-
-
-def test_prediction_png_refuses_several_predictions(predictor, films):
-    with pytest.raises(InputError, match="one image"):
-        prediction_png(predictor.predict(films[:2]))
-
-
-def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "b.png").write_bytes(films[0].read_bytes())
-    (given / "a.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
-    (given / "frames.dcm").write_bytes(of_pydicom("examples_ybr_color.dcm").read_bytes())
-    out = tmp_path / "out"
-    assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
-    said = capsys.readouterr()
-    assert "frames.dcm holds 30 frames" in said.err and "of 2 images are in" in said.out
-    assert {path.name for path in out.iterdir()} == {
-        "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
-    }  # fmt: skip
-    table = pd.read_csv(out / "images.csv").set_index("image")
-    assert list(table.index) == ["a", "b", "frames"] and "30 frames" in table.loc["frames", "error"]
-    prediction = Predictor.load(checkpoint).predict(given / "b.png")
-    rows = pd.read_csv(out / "probabilities.csv").query("image == 'b'").set_index("finding")["probability"]
-    assert rows.to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
-    boxes = pd.read_csv(out / "boxes.csv").query("image == 'b'").drop(columns="image").reset_index(drop=True)
-    pd.testing.assert_frame_equal(boxes, prediction.boxes, check_dtype=False, atol=1e-3)
-
-    made = dcmread(out / "a_heatmaps.dcm")
-    assert made.PatientID == "4711" and made.SOPClassUID.name == "Secondary Capture Image Storage"
-    picture = np.asarray(Image.open(out / "a_heatmaps.png").convert("RGB"))
-    assert np.array_equal(made.pixel_array[: len(picture)], picture)  # below it stands what it is not
-    assert made.pixel_array[len(picture) :].max() == 255
-    for finding in FINDINGS:
-        assert f"{finding}: " in made.ImageComments
-
-
-def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["predict", "nowhere.png", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
-    assert "cannot read nowhere.png" in capsys.readouterr().err
-
-
-@pytest.fixture
-def desk(checkpoint, films, tmp_path) -> Path:
-    """A folder with the files of the page."""
-    (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "image.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
-    (tmp_path / "folder").mkdir()
-    for path in films[:2]:
-        (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-@pytest.mark.parametrize("kind", ["python", "shell"])
-def test_examples_of_own_image_page(desk, kind):
-    examples = re.findall(rf"```{kind}\n(.+?)```", PAGE, re.DOTALL)
-    assert len(examples) == {"python": 2, "shell": 1}[kind]
-    for example in examples:
-        words = example.split()
-        command = [sys.executable, "-c", example] if kind == "python" else [sys.executable, *words[1:]]
-        result = subprocess.run(
-            command, cwd=desk, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-    if kind == "python":
-        assert len(pd.read_csv(desk / "table.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
-    else:
-        named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
-        wanted = {name.replace("NAME", "image") for name in named}
-        assert wanted <= {path.name for path in (desk / "predictions").iterdir()} and len(wanted) == 5
 
 
 def test_predict_home_folder(predictor, films, tmp_path, monkeypatch):

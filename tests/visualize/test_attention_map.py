@@ -33,8 +33,8 @@ def test_attention_map_matches_affinity_matrix(predictor: Predictor, x: float, y
         whole = predictor.model.refiner.affinity(features)[0].cpu()
     height, width = row.shape
     assert (height, width) == features.shape[-2:]
-    place = min(int(y * height), height - 1) * width + min(int(x * width), width - 1)
-    assert np.allclose(row.ravel(), whole[place], atol=1e-6)
+    row_index = min(int(y * height), height - 1) * width + min(int(x * width), width - 1)
+    assert np.allclose(row.ravel(), whole[row_index], atol=1e-6)
     assert row.sum() == pytest.approx(1, abs=1e-5) and row.min() >= 0
 
 

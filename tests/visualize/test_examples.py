@@ -83,13 +83,13 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     dataset, truth = workspace.boxed_dataset(), workspace.metadata().boxes
     probabilities = pd.DataFrame(0.5, dataset.image_index, FINDINGS)
     methods = model_methods(predictors, dataset, truth, probabilities=dict.fromkeys(examples[0].models, probabilities))
-    drawn = 0
+    count = 0
     for example, model, finding in product(examples, examples[0].models, BOXED_FINDINGS):
         scored = methods[model].boxes
         scored = scored[(scored["image_index"] == example.image_index) & (scored["finding"] == finding)]
         assert example.pred_boxes(model, finding) == pytest.approx(scored[XYWH].to_numpy())
-        drawn += len(scored)
-    assert drawn
+        count += len(scored)
+    assert count
     cache = workspace.cache()
     pixels = cache.images[cache.image_index.index(examples[0].image_index)]
     png = cv2.imencode(".png", np.asarray(pixels))[1].tobytes()
@@ -106,9 +106,9 @@ def test_one_per_finding_covers_all_boxed_findings(workspace: Workspace) -> None
 
 def test_sample_and_augmentation_figures(workspace: Workspace) -> None:
     chosen = pick_boxed(workspace.metadata().boxes, workspace.cache(), per_finding=1)
-    drawn = [axes for axes in plot_samples(workspace).axes if axes.images]
-    assert len(drawn) == len(chosen)
-    assert all(len(axes.patches) == 1 for axes in drawn)  # at most one box per image and finding
+    shown = [axes for axes in plot_samples(workspace).axes if axes.images]
+    assert len(shown) == len(chosen)
+    assert all(len(axes.patches) == 1 for axes in shown)  # at most one box per image and finding
     training, _ = workspace.train_val_datasets(workspace.recipes[0])
     varied = [axes.images[0].get_array() for axes in plot_augmentations(training, workspace.recipes[0]).axes]
     assert len(varied) == 10

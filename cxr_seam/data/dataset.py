@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler as TorchBatchSampler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..errors import InputError
@@ -56,8 +55,6 @@ class ChestXrayDataset(Dataset):
         images = torch.from_numpy(self._cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
         labels = torch.from_numpy(self.labels[indices])  # (B, 14)
         return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
-
-    __getitems__ = load
 
     @property
     def checksum(self) -> str:
@@ -109,59 +106,3 @@ def iter_batches(
     bar = tqdm(sampler.batches(), total=len(sampler), desc=desc, unit="batch", leave=False, disable=desc is None)
     for indices in bar:
         yield *dataset.load(indices), indices
-
-
-class Batches(TorchBatchSampler):
-    """Batches of places in a data set, in order or shuffled anew each epoch from (seed, epoch).
-
-    Where several processes share the work, each batch is split among them: iterating gives a process its own part.
-
-    Attributes:
-        epoch: its number, from which the order is drawn.
-        start: batches of the epoch to leave out, since a run that goes on has seen them.
-    """
-
-    def __init__(
-        self, count: int, size: int, *, shuffle_seed: int | None = None, process: int = 0, processes: int = 1
-    ) -> None:
-        """Split `count` items into batches of `size`; shuffled ones leave out a last incomplete batch if they can."""
-        self.count, self.batch_size, self.shuffle_seed = count, size, shuffle_seed
-        self.drop_last = shuffle_seed is not None and count >= size
-        self.process, self.processes = process, processes
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield lists of places: this process's part of each batch."""
-        for places in self.whole():
-            yield places[self.part(len(places))]
-
-    def whole(self) -> Iterator[list[int]]:
-        """Yield lists of places: each batch as all processes have it together."""
-        order = np.arange(self.count)
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng((self.shuffle_seed, self.epoch)).permutation(self.count)
-        for batch in range(self.start, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
-
-    def part(self, films: int) -> slice:
-        """Which of a batch's `films` are this process's; parts are of one size as nearly as can be."""
-        return slice(films * self.process // self.processes, films * (self.process + 1) // self.processes)
-
-
-def loader(films: ChestXrayDataset, batch_size: int, *, shuffle_seed: int | None = None) -> DataLoader:
-    """All films in batches, in their own order or shuffled."""
-    return load(films, Batches(len(films), batch_size, shuffle_seed=shuffle_seed))
-
-
-def load(films: ChestXrayDataset, batches: Batches) -> DataLoader:
-    """Batches of films, in memory that a GPU copies from by itself; no worker processes are needed to keep up."""
-    return DataLoader(films, batch_sampler=batches, collate_fn=as_it_is, pin_memory=torch.cuda.is_available())
-
-
-def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Nothing is left to collate: `ChestXrayDataset` gives whole batches."""
-    return batch

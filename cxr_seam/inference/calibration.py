@@ -1,100 +1,77 @@
-"""What a model says of labelled films looked at as its recipe says: what thresholds and usual maps come from.
+"""Calibrate a trained model on the validation set: thresholds, and the mean CAM of negative images.
 
-Prediction looks at a film at the recipe's `tta_scales`, with `tta_flip` mirrored too (`averaging`). Whatever is to be
-held against what it then says must have been looked at in the same way: logits of enlarged films are others.
+Both are computed with the test-time augmentation of the recipe, because prediction uses it and it changes logits and
+CAMs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..data.dataset import ChestXrayDataset, loader
+from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
-from ..device import Pieces
-from ..models.multires import LocalizationModel, ModelOutput
+from ..findings import FINDINGS
+from ..metrics.classification import choose_thresholds
+from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
 from ..recipes import Recipe
 
-BATCH_SIZE = 32
 
+class Calibration(NamedTuple):
+    """Quantities that prediction needs beside the weights.
 
-@torch.inference_mode()
-def look(
-    model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe, maps: bool, what: str
-) -> Iterator[tuple[Tensor, ModelOutput]]:
-    """Yield (labels, output) of all films in order, a batch or a piece of one that memory holds at a time.
-
-    Args:
-        model: in evaluation mode, on any device.
-        films: with labels.
-        recipe: says image size, scales and mirroring.
-        maps: see `LocalizationModel.forward`.
-        what: is done, for the progress bar.
-
-    Raises:
-        InputError: the memory is too small for a single film.
+    Attributes:
+        thresholds: for each finding the probability from which it counts as present (Youden's index), None if it is
+            undefined.
+        negative_mean: mean CAM of the images without the finding, for "cam" and, if the model has a refiner, "refined":
+            (14, h, w) float32 each, 0 if all images show the finding. None unless `cam_baseline` is "negative_mean".
     """
-    pieces, unused = Pieces(recipe.name, processes=1), torch.Generator()
-    batches, state = loader(films, BATCH_SIZE), torch.get_rng_state()
-    begun = iter(batches)  # draws a number, which must not change a training that looks in between
-    torch.set_rng_state(state)
-    for pixels, labels in tqdm(begun, total=len(batches), desc=what, unit="batch", leave=False):
-        work = partial(look_at, model, pixels, labels, recipe=recipe, maps=maps, pieces=pieces)
-        yield from pieces.until_they_fit(work, films=len(pixels), generator=unused)
 
-
-def look_at(
-    model: LocalizationModel, pixels: Tensor, labels: Tensor, *, recipe: Recipe, maps: bool, pieces: Pieces
-) -> list[tuple[Tensor, ModelOutput]]:
-    """The (labels, output) of a batch (B, 1, S, S) uint8, piece by piece."""
-    found = []
-    pixels = pixels.to(next(model.parameters()).device)
-    for piece, part in pieces.split(pixels, slice(0, len(pixels)), generator=torch.Generator()):
-        images = eval_transform(part, size=recipe.image_size)
-        output = tta_forward(model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=maps)
-        found.append((labels[piece], output))
-    return found
-
-
-def needs_calibration(recipe: Recipe) -> bool:
-    """Whether prediction needs to know more than validation's one look at each film has told."""
-    return tuple(recipe.tta_scales) != (1.0,) or recipe.tta_flip or recipe.cam_baseline == "negative_mean"
+    thresholds: dict[str, float | None]
+    negative_mean: dict[str, Tensor] | None
 
 
 @torch.inference_mode()
 def calibrate(
-    model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe
-) -> tuple[np.ndarray, dict[str, Tensor] | None]:
-    """What the looks of prediction say of films: logits, and what maps usually are, in one pass.
+    model: LocalizationModel, dataset: ChestXrayDataset, *, recipe: Recipe, batch_size: int = 32
+) -> Calibration:
+    """Choose thresholds and compute mean CAMs in one pass over the validation set.
 
     Args:
         model: in evaluation mode, on any device.
-        films: with labels; the validation films, from which the network has not learnt.
-        recipe: says how films are looked at (`looks`), and whether maps are measured from what is usual.
-
-    Returns:
-        Logits (N, 14) float32. And, where the recipe measures maps from them, the usual maps: "cam" and, where the
-        model has a refiner, "refined", (14, h, w) float32 on the CPU, of the maps' own size; 0 for a finding that every
-        film shows.
+        dataset: validation set.
+        recipe: names image size, test-time augmentation and `cam_baseline`.
+        batch_size: number of images at once.
     """
-    maps, logits, sums = recipe.cam_baseline == "negative_mean", [], {}
-    for labels, seen in look(model, films, recipe=recipe, maps=maps, what="look again"):
-        logits.append(seen.logits.float().cpu())
+    device, with_maps = next(model.parameters()).device, recipe.cam_baseline == "negative_mean"
+    logits, sums = [], {}
+    for images, labels, _ in iter_batches(dataset, batch_size, desc="calibrate"):
+        images = eval_transform(images.to(device), size=recipe.image_size)  # (B, 3, S, S)
+        output = tta_forward(model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=with_maps)
+        logits.append(output.logits.float().cpu())
+        negative = 1 - labels.to(device).double()  # (B, 14)
         for name in ("cam", "refined"):
-            if (part := getattr(seen, name)) is not None:
-                absent = 1 - labels.to(part.device).double()
-                sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", absent, part.double())
-    count = torch.from_numpy(1 - films.labels).sum(dim=0).clamp_min(1)[:, None, None].double()
-    negative_mean = {name: (total.cpu() / count).float() for name, total in sums.items()}
-    return torch.cat(logits).numpy(), negative_mean if maps else None
+            cam = getattr(output, name)  # (B, 14, h, w) or None
+            if cam is not None:
+                sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", negative, cam.double())
+    thresholds = select_thresholds(dataset.labels, torch.cat(logits).numpy())
+    if not with_maps:
+        return Calibration(thresholds, None)
+    counts = torch.from_numpy(1 - dataset.labels).sum(dim=0).clamp_min(1)[:, None, None].double()  # (14, 1, 1)
+    return Calibration(thresholds, {name: (total.cpu() / counts).float() for name, total in sums.items()})
 
 
-def negative_mean_cam(model: LocalizationModel, films: ChestXrayDataset, *, recipe: Recipe) -> dict[str, Tensor] | None:
-    """The usual maps of `calibrate`, None where the recipe does not measure maps from them."""
-    return calibrate(model, films, recipe=recipe)[1] if recipe.cam_baseline == "negative_mean" else None
+def select_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+    """Choose a probability threshold for each finding, see `choose_thresholds`; None if it is undefined.
+
+    Args:
+        labels: (N, 14), 0 or 1.
+        logits: (N, 14) float.
+    """
+    chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
+    return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}

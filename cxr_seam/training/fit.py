@@ -1,4 +1,4 @@
-"""Both phases from the first epoch to the last: history, checkpoints, and going on where a run was stopped."""
+"""Train recipes from the first epoch to the calibrated checkpoint, and continue runs that were interrupted."""
 
 from __future__ import annotations
 
@@ -6,330 +6,391 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.dataset import ChestXrayDataset
-from ..device import oom_as_input_error
+from ..device import oom_as_input_error, select_device
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..inference.calibration import calibrate, needs_calibration
+from ..inference.calibration import calibrate
 from ..models.checkpoint import (
     Checkpoint,
+    TrainingData,
     best_path,
     checkpoint_bytes,
     history_path,
     last_path,
     load_checkpoint,
-    parse_history,
     read_header,
-    read_history,
-    state_name,
 )
 from ..models.multires import LocalizationModel, build_from_recipe
 from ..recipes import Recipe
+from ..workspace import Workspace
 from .objectives import make_objective
-from .resume import TrainState, data_fingerprint, latest_state, require_same_run, restore, run_fingerprint, save_state
-from .storage import CheckpointWriter
-from .trainer import Trainer, select_thresholds, validate
+from .resume import data_fingerprint, latest_state, restore, run_fingerprint, state_bytes
+from .storage import CheckpointWriter, RunFolder, state_name
+from .trainer import Trainer
+
+ANEW = "overwrite=True (--overwrite) trains it again"
+
+
+class Callback:
+    """Follow a training; override what you need. With several processes only the main process calls callbacks."""
+
+    def on_complete(self, recipe: Recipe) -> None:
+        """Called if the recipe is trained already; nothing else is called then."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Called before the first batch, also if the run continues."""
+
+    def on_update(self, trainer: Trainer) -> None:
+        """Called after each update of the weights."""
+
+    def on_epoch(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """Called after each epoch with its record of the history."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Called after the last epoch, before the calibration."""
+
+
+class ProgressBar(Callback):
+    """Show a progress bar with the losses, and print where a run continues."""
+
+    def on_complete(self, recipe: Recipe) -> None:
+        """Print that there is nothing to do."""
+        print(f"{recipe.name} is trained already; {ANEW}")
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open the bar."""
+        if trainer.epoch or trainer.batch:
+            print(f"{trainer.recipe.name} continues at epoch {trainer.epoch}, batch {trainer.batch}")
+        batches = trainer.recipe.stage.epochs * len(trainer.sampler)
+        self.bar = tqdm(total=batches, desc=trainer.recipe.name, unit="batch")
+        self.on_update(trainer)
+
+    def on_update(self, trainer: Trainer) -> None:
+        """Advance the bar."""
+        self.bar.update(trainer.epoch * len(trainer.sampler) + trainer.batch - self.bar.n)
+
+    def on_epoch(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """Show the losses."""
+        keys = ("train_loss", "validation_loss", "validation_auc")
+        self.bar.set_postfix({key: f"{record[key]:.3f}" for key in keys if record[key] is not None})
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class CheckpointSaver(Callback):
+    """Save the best and the last checkpoint and the history after each epoch, and states in between.
+
+    The first state is saved after the first epoch at the latest.
+
+    Args:
+        writer: writes the files.
+        data: what the run is trained on.
+        best_score: of the best checkpoint in the folder, None if there is none.
+        has_state: whether the run continues from a state.
+        save_minutes: time between two states.
+        keep_states: number of states that stay in the folder.
+    """
+
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        data: TrainingData,
+        *,
+        best_score: float | None,
+        has_state: bool,
+        save_minutes: float,
+        keep_states: int,
+    ) -> None:
+        self.writer, self.data, self.best_score, self.has_state = writer, data, best_score, has_state
+        self.save_minutes, self.keep_states = save_minutes, keep_states
+        self.saved = time.monotonic()
+
+    def on_update(self, trainer: Trainer) -> None:
+        """Save a state if it is time, and if all losses have been checked."""
+        if trainer.is_checked and time.monotonic() - self.saved >= 60 * self.save_minutes:
+            self.save_state(trainer)
+
+    def on_epoch(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """Save the checkpoint if it is the best, and the history."""
+        name, score = trainer.recipe.name, trainer.module.score(record)
+        metadata = Checkpoint(trainer.recipe, epoch=trainer.epoch, metrics=record, data=self.data)
+        is_last = trainer.epoch == trainer.recipe.stage.epochs
+        if self.best_score is None or score > self.best_score:
+            self.best_score = score
+            self._save_checkpoint(best_path(Path(), name), trainer, metadata)
+        lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
+        self.writer.write(history_path(Path(), name).name, lines.encode())
+        if is_last:
+            self._save_checkpoint(last_path(Path(), name), trainer, metadata)
+        elif not self.has_state:
+            self.save_state(trainer)
+
+    def _save_checkpoint(self, path: Path, trainer: Trainer, metadata: Checkpoint) -> None:
+        self.writer.write(path.name, checkpoint_bytes(trainer.module.model, metadata=metadata))
+
+    def save_state(self, trainer: Trainer) -> None:
+        """Save a state and remove old ones."""
+        name = state_name(trainer.recipe.name, epoch=trainer.epoch, batch=trainer.batch)
+        run = run_fingerprint(trainer.recipe, self.data)
+        if self.writer.write(name, state_bytes(trainer, run)):
+            self.has_state = True
+            self.writer.prune(self.keep_states)
+        self.saved = time.monotonic()
 
 
 @oom_as_input_error()
-def train(
+def fit(
     recipe: Recipe,
-    folder: Path | str,
+    output_dir: Path | str,
     *,
     train_set: ChestXrayDataset,
     val_set: ChestXrayDataset,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    callbacks: Sequence[Callback] | None = None,
     overwrite: bool = False,
     local_dir: Path | None = None,
     save_minutes: float = 10.0,
     keep_states: int = 2,
 ) -> list[dict[str, Any]]:
-    """Train what `recipe` describes, or go on where an earlier call was stopped, and keep its models in `folder`.
+    """Train a recipe, or continue where an earlier call was interrupted, and calibrate the best checkpoint.
 
-    Writes the files that `run_files` names: models and history after every epoch, and while it trains the states from
-    which it goes on, the first one after the first epoch at the latest. On a CPU a run that was stopped, however, and
-    went on ends with the same bits as one that was not. Where the run is complete already nothing is done. Under
-    `accelerate launch` each process calls it and takes a part of every batch.
+    On a CPU an interrupted run that continues ends with the same bits as one that was not interrupted. If the run is
+    complete, nothing is done. Under `accelerate launch` each process calls this function and computes a slice of every
+    batch.
 
     Args:
-        recipe: from `recipes`.
-        folder: where checkpoints go and where the model of `recipe.init_from` is looked for.
-        train_set: to learn from.
-        val_set: to choose the best epoch by.
-        on_epoch: called with each epoch's record.
-        restart: begin anew, whatever is there.
-        scratch: folder on a disk of the machine's own, where `folder` is one that may vanish; see `keeping`.
-        save_minutes: time between two states.
-        keep_states: so many states are kept, so that a damaged one costs no more than the time to the one before.
+        recipe: see `presets`.
+        output_dir: folder of checkpoints and history, and of the checkpoint of `recipe.init_from`.
+        train_set: images to train on.
+        val_set: images that select the best epoch and that calibrate its checkpoint.
+        callbacks: by default a progress bar; an empty list prints nothing.
+        overwrite: train again, even if the run is complete or could continue.
+        local_dir: folder on a local disk, if `output_dir` is on a disk that may vanish, see `storage`.
+        save_minutes: time between two training states.
+        keep_states: number of states that are kept.
 
     Returns:
-        The history: records with phase, epoch, train_loss, validation_loss, validation_auc, learning_rate, seconds.
+        The history, a record for each epoch, see `Trainer.history`.
 
     Raises:
-        InputError: the model cannot be made, the films are too small for the recipe, what lies in `folder` cannot be
-            read or is of another recipe or other films, all its states are damaged, the loss is no longer a finite
-            number, the GPU's memory is too small, or the last models cannot be written.
-            Where an earlier epoch's cannot (Drive drops), a warning says so and training goes on; the next epoch
-            writes again.
+        InputError: the model cannot be built, the images are too small for the recipe, a file in `output_dir` is
+            damaged or belongs to another run, a loss is NaN, the GPU's memory is too small, or the files cannot be
+            written at the end. Before, a failed write costs a warning.
     """
-    folder = Path(folder)
-    writer = CheckpointWriter(folder, name=recipe.name, local_dir=local_dir)
-    start = init_checkpoint(recipe, folder)
-    films = data_fingerprint(train_set, val_set, start=start)
-    run = run_fingerprint(recipe, films)
-    found = None if overwrite else latest_state(writer.states(), run)
-    best = None if overwrite else header_of(writer, best_path(folder, recipe.name), run)
-    if not overwrite and is_complete(writer, recipe, run):
-        alone = PartialState()
-        alone.wait_for_everyone()  # until each has looked at the files: they are moved now
-        if alone.is_main_process:
-            print(f"{recipe.name} is trained already; restart=True (--overwrite) trains it anew")
-            writer.finish()
-            writer.keep_states(0)  # there are some where the run was killed while it removed them
-        alone.wait_for_everyone()
-        return read_history(folder, recipe.name)
+    process = PartialState()
+    callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+    init_path = init_checkpoint(recipe, Path(output_dir))
+    data = data_fingerprint(train_set, val_set, init_path=init_path)
+    run = run_fingerprint(recipe, data)
+    files = RunFolder(output_dir, recipe.name, local_dir=local_dir)
+    history = None if overwrite else files.finished_history(run, epochs=recipe.stage.epochs)
+    if history is not None:
+        process.wait_for_everyone()  # until all processes have read the files: now they are moved
+        if process.is_main_process:
+            finish(CheckpointWriter(files))
+            for callback in callbacks:
+                callback.on_complete(recipe)
+        process.wait_for_everyone()
+        return history
+    best = None if overwrite else files.best(run)
+    found = None if overwrite else latest_state(files.states(), run)
     set_seed(recipe.seed)
-    model, thresholds = init_model(recipe, start, weights=recipe.weights if found is None else "none")
+    model = init_model(recipe, init_path, weights=recipe.weights if found is None else "none")
     trainer = Trainer(make_objective(model, recipe), recipe, train_set)
-    main, phase, progress = trainer.accelerator.is_main_process, recipe.stage, TrainState(thresholds=thresholds)
     if found is not None:
-        progress = restore(trainer, *found)
-        for path in writer.states() if main else ():
-            if path.name > found[0].name:  # damaged, or of a run that was to be begun anew
-                writer.remove(path.name)
-    elif main:
-        if not overwrite and writer.find(last_path(folder, recipe.name)) is not None:
-            warnings.warn(f"no state of {recipe.name} is in {folder}, so it begins anew", stacklevel=3)
-        writer.remove(last_path(folder, recipe.name).name)
-        writer.keep_states(0)
-    # Of the model that lies there: a killed run may have kept a better one than the state knows that it left.
-    progress.best = None if best is None else score_of(trainer.module, best.metrics)
-    if main:
-        tell(recipe, train_set, progress, batch=len(trainer.losses))
-    bar = tqdm(total=phase.epochs * len(trainer.sampler), desc=recipe.name, unit="batch", disable=not main)
-    saved, stateless = time.monotonic(), found is None
-    while progress.epoch < phase.epochs:
-        began = time.perf_counter() - progress.seconds
-        for done in trainer.updates():
-            bar.update(progress.epoch * len(trainer.sampler) + done - bar.n)
-            if main and trainer.checked and time.monotonic() - saved >= 60 * save_minutes:
-                progress.seconds = time.perf_counter() - began
-                stateless &= not keep_state(writer, trainer, progress=progress, run=run, count=keep_states)
-                saved = time.monotonic()
-        measured, logits = validate(trainer, val_set)
-        require_finite(measured["validation_loss"], f"the validation loss of {recipe.name} in epoch {progress.epoch}")
-        record = {
-            "stage": "seam" if recipe.stage is recipe.seam_stage else "classifier",
-            "epoch": progress.epoch,
-            "train_loss": trainer.mean_loss(),
-            **measured,
-            "learning_rate": trainer.optimiser.param_groups[0]["lr"],
-            "seconds": time.perf_counter() - began,
-        }
-        progress.history.append(record)
-        if phase.schedule == "plateau" and record["validation_auc"] is not None:
-            trainer.schedule.step(record["validation_auc"])
-        if logits is not None:
-            progress.thresholds = select_thresholds(val_set.labels, logits)
-        progress.epoch, progress.seconds = progress.epoch + 1, 0.0
-        trainer.begin(progress.epoch)
-        if main:
-            # To look again costs as much as a validation or more; an epoch that is replaced by the next goes without.
-            lasting = progress.epoch == phase.epochs or is_better(trainer.module, record, progress)
-            negative_mean = None
-            if lasting and needs_calibration(recipe):
-                again, negative_mean = calibrate(trainer.module.model, val_set, recipe=recipe)
-                progress.thresholds = select_thresholds(val_set.labels, again)
-            metadata = Checkpoint(
-                recipe,
-                epoch=progress.epoch,
-                metrics=record,
-                thresholds=progress.thresholds,
-                data=films,
-                negative_mean=negative_mean,
-            )
-            try:
-                keep(trainer.module, writer, metadata=metadata, progress=progress)
-            except OSError as error:
-                if progress.epoch == phase.epochs:
-                    raise
-                warn_of(f"epoch {record['epoch']}", error)
-            if stateless and progress.epoch < phase.epochs:  # from here on no kill costs the epochs before it
-                stateless &= not keep_state(writer, trainer, progress=progress, run=run, count=keep_states)
-                saved = time.monotonic()
-        bar.set_postfix(
-            {key: f"{record[key]:.3f}" for key in ("train_loss", "validation_auc") if record[key] is not None}
+        restore(trainer, *found)
+    process.wait_for_everyone()
+    if process.is_main_process:
+        writer = CheckpointWriter(files)
+        remove_old_files(writer, None if found is None else found[0], overwrite=overwrite)
+        warn_of_absent_findings(recipe, train_set)
+        score = None if best is None else best_score(trainer, best)
+        saver = CheckpointSaver(
+            writer, data, best_score=score, has_state=found is not None, save_minutes=save_minutes, keep_states=keep_states
         )
-        if on_epoch is not None:
-            on_epoch(record)
-    bar.close()
-    if main:
-        writer.finish()
-        writer.keep_states(0)
-    trainer.accelerator.wait_for_everyone()
-    return progress.history
+        run_epochs(trainer, val_set, callbacks=[saver, *callbacks])
+        calibrate_best(writer, val_set, batch_size=math.ceil(recipe.stage.batch_size / trainer.split.micro_batches))
+        finish(writer)
+    else:
+        run_epochs(trainer, val_set, callbacks=[])
+    process.wait_for_everyone()
+    return trainer.history
 
 
-def is_complete(writer: CheckpointWriter, recipe: Recipe, run: Mapping[str, Any]) -> bool:
-    """Whether there is all that this very run leaves at its end; the last model, written last, is its seal.
-
-    Raises:
-        InputError: there is a model of another run, or the history of a complete one is gone.
-    """
-    folder, name = writer.folder, recipe.name
-    last, best = (header_of(writer, path(folder, name), run) for path in (last_path, best_path))
-    if last is None or best is None or last.epoch != recipe.stage.epochs:
-        return False
-    history = writer.find(history_path(folder, name))
-    if history is None or len(parse_history(history)) != recipe.stage.epochs:
-        raise InputError(
-            f"{last} is of a run that is complete, but {history_path(folder, name)} does not tell of its "
-            f"{recipe.stage.epochs} epochs; put it back, or train anew with restart=True (--overwrite)"
-        )
-    return True
+def run_epochs(trainer: Trainer, val_set: ChestXrayDataset, *, callbacks: Sequence[Callback]) -> None:
+    """Train all epochs that are left."""
+    for callback in callbacks:
+        callback.on_start(trainer)
+    while trainer.epoch < trainer.recipe.stage.epochs:
+        for _ in trainer.train_epoch():
+            for callback in callbacks:
+                callback.on_update(trainer)
+        record = trainer.finish_epoch(val_set)
+        for callback in callbacks:
+            callback.on_epoch(trainer, record)
+    for callback in callbacks:
+        callback.on_end(trainer)
 
 
-def header_of(writer: CheckpointWriter, path: Path, run: Mapping[str, Any]) -> Checkpoint | None:
-    """What a model of this run says of itself; None where there is none.
+def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch_size: int) -> None:
+    """Compute thresholds and mean CAMs of the best checkpoint and store them in it; this completes the run.
 
     Raises:
-        InputError: it is of another run, or cannot be read.
+        InputError: a file cannot be written.
     """
-    found = writer.find(path)
-    if found is None:
-        return None
-    metadata = read_header(found)
-    theirs = None if metadata.data is None else run_fingerprint(metadata.recipe, metadata.data)
-    require_same_run(found, theirs=theirs, ours=run)
-    return metadata
+    writer.close()
+    path = best_path(writer.files.folder, writer.files.name)
+    model, metadata = load_checkpoint(path)
+    model.to(select_device().device, memory_format=torch.channels_last)
+    thresholds, negative_mean = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
+    metadata = replace(metadata, thresholds=thresholds, negative_mean=negative_mean)
+    writer.write(path.name, checkpoint_bytes(model, metadata=metadata))
 
 
-def score_of(objective: nn.Module, metrics: Mapping[str, Any]) -> float:
-    """How good an epoch is by what the objective is judged by, the more the better.
+def finish(writer: CheckpointWriter) -> None:
+    """Write what is pending and remove the states of a complete run.
 
     Raises:
-        InputError: the metrics, of a file that was changed, do not say.
+        InputError: a file cannot be written.
     """
-    key, direction = objective.monitor
-    value = metrics.get(key, math.nan)
-    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-        raise InputError(f"the best model does not tell its {key}; train anew with restart=True (--overwrite)")
-    return -math.inf if value is None else value if direction == "max" else -value
+    writer.close()
+    writer.prune(0)
 
 
-def is_better(objective: nn.Module, metrics: Mapping[str, Any], progress: TrainState) -> bool:
-    """Whether an epoch is the best so far."""
-    return progress.best is None or score_of(objective, metrics) > progress.best
+def remove_old_files(writer: CheckpointWriter, state: Path | None, *, overwrite: bool) -> None:
+    """Remove the files that a run does not continue from.
+
+    Args:
+        writer: of the run's files.
+        state: that the run continues from. Later ones are damaged. None: no state is needed any more.
+        overwrite: whether checkpoints and history are replaced as well.
+    """
+    files = writer.files
+    for path in files.states():
+        if state is None or path.name > state.name:
+            writer.remove(path.name)
+    old = [path for name in (best_path, last_path, history_path) if files.find(path := name(files.folder, files.name))]
+    if overwrite:
+        for path in old:
+            writer.remove(path.name)
+    elif old and state is None:
+        warnings.warn(f"{files.folder} has no state of {files.name}; training starts from the beginning", stacklevel=3)
 
 
-def tell(recipe: Recipe, films: ChestXrayDataset, progress: TrainState, *, batch: int) -> None:
-    """Say what a user should know before a run."""
-    if progress.epoch or batch:
-        print(f"{recipe.name} goes on from epoch {progress.epoch}, batch {batch}")
-    absent = [name for name, shown in zip(FINDINGS, films.labels.any(axis=0), strict=True) if not shown]
+def best_score(trainer: Trainer, best: Checkpoint) -> float:
+    """Return the score of the best checkpoint in the folder. A killed run may have saved it after its last state.
+
+    Raises:
+        InputError: its metrics were changed.
+    """
+    try:
+        return float(trainer.module.score(best.metrics))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the best checkpoint of {best.recipe.name} does not contain its score; {ANEW}") from error
+
+
+def warn_of_absent_findings(recipe: Recipe, train_set: ChestXrayDataset) -> None:
+    """Warn of findings without a positive training image."""
+    absent = [name for name, shown in zip(FINDINGS, train_set.labels.any(axis=0), strict=True) if not shown]
     if absent:
         warnings.warn(
-            f"no film that {recipe.name} is trained on shows {', '.join(absent)}; probabilities and maps of it mean "
-            "nothing",
+            f"no training image of {recipe.name} shows {', '.join(absent)}; its probabilities and CAMs mean nothing",
             stacklevel=4,
         )
 
 
-def require_finite(loss: float, what: str) -> float:
-    """Return `loss`, or stop a run whose loss is no number any more: nothing that follows would be one."""
-    if not math.isfinite(loss):
-        raise InputError(f"{what} is {loss}; lower the learning rate")
-    return loss
-
-
-def keep(objective: nn.Module, writer: CheckpointWriter, *, metadata: Checkpoint, progress: TrainState) -> None:
-    """Write the best model if this epoch is it, the history, and the last model, which seals a run that is complete.
+def init_model(recipe: Recipe, init_path: Path | None, *, weights: str) -> LocalizationModel:
+    """Build the model of a classifier stage, or load the one that a SEAM stage begins with.
 
     Args:
-        objective: says what the best epoch is judged by.
-        keeper: where to.
-        about: of this epoch.
-        progress: whose `best` changes with it; a model that cannot be written is owed, and written before the rest.
-    """
-    name = metadata.recipe.name
-    lines = "".join(json.dumps(record) + "\n" for record in progress.history)
-    model = checkpoint_bytes(objective.model, metadata=metadata)
-    if is_better(objective, metadata.metrics, progress):
-        writer.owed[best_path(writer.folder, name).name] = model
-        progress.best = score_of(objective, metadata.metrics)
-    writer.settle()
-    writer.write(history_path(writer.folder, name).name, lambda path: path.write_text(lines))
-    writer.write(last_path(writer.folder, name).name, lambda path: path.write_bytes(model))
-
-
-def keep_state(
-    writer: CheckpointWriter, trainer: Trainer, *, progress: TrainState, run: Mapping[str, Any], count: int
-) -> bool:
-    """Write the state of a run and remove all but the latest `count`; False if it cannot be written, with a warning."""
-    name = state_name(trainer.recipe.name, epoch=progress.epoch, batch=len(trainer.losses))
-    try:
-        writer.settle()  # a state that knew of a best model which nobody has would lose it
-        writer.write(name, lambda path: save_state(path, trainer, progress=progress, run=run))
-    except OSError as error:
-        warn_of(f"epoch {progress.epoch}", error)
-        return False
-    writer.keep_states(count)
-    return True
-
-
-def warn_of(when: str, error: OSError) -> None:
-    """Tell that something could not be written; the run goes on."""
-    warnings.warn(f"{when}: {error}; training goes on and writes again later", stacklevel=3)
-
-
-def init_model(
-    recipe: Recipe, start: Path | None, *, weights: str
-) -> tuple[LocalizationModel, dict[str, float | None] | None]:
-    """A fresh model, or for a second phase the one that it goes on from.
-
-    Args:
-        recipe: what is trained.
-        start: checkpoint of the earlier phase, see `init_checkpoint`; None for a first phase.
-        weights: of a fresh model's backbone, see `models.build_model`.
-
-    Returns:
-        The model and the thresholds of its classifier, None where it has yet to be trained.
+        recipe: that is trained.
+        init_path: see `init_checkpoint`.
+        weights: of a new model's backbone, see `build_model`.
 
     Raises:
-        InputError: weights cannot be had, the checkpoint cannot be loaded, its classifier is not the recipe's, or there
-            is no such refiner.
+        InputError: the weights or the checkpoint cannot be loaded, or the checkpoint has another classifier.
     """
-    if start is None:
-        return build_from_recipe(recipe, weights=weights), None
-    model, metadata = load_checkpoint(start)
-    for field in ("model", "pooling", "lse_gamma"):  # what the second phase leaves as it is
+    if init_path is None:
+        return build_from_recipe(recipe, weights=weights)
+    model, metadata = load_checkpoint(init_path)
+    for field in ("model", "pooling", "lse_gamma"):
         ours, theirs = getattr(recipe, field), getattr(metadata.recipe, field)
         if ours != theirs:
-            raise InputError(f"{recipe.name} has the {field} {ours!r}, but {start} has {theirs!r}; give both the same")
+            raise InputError(f"{recipe.name} has the {field} {ours!r}, but {init_path} has {theirs!r}; give both the same")
     model.background = recipe.background
     if recipe.refiner != metadata.recipe.refiner:
         model.set_refiner(recipe.refiner)
-    return model, metadata.thresholds
+    return model
 
 
 def init_checkpoint(recipe: Recipe, folder: Path) -> Path | None:
-    """The checkpoint that the second phase of `recipe` goes on from, None for a first phase.
+    """Return the checkpoint that the SEAM stage of `recipe` begins with; None for a classifier stage.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is missing.
     """
     if recipe.init_from is None:
         return None
     path = best_path(folder, recipe.init_from)
     if not path.exists():
-        raise InputError(f"{recipe.name} goes on from {recipe.init_from}, but there is no {path}; train that one first")
+        raise InputError(f"{recipe.name} begins with {recipe.init_from}, but {path} is missing; train that one first")
     return path
+
+
+def train(run: Workspace, name: str, **options: Any) -> list[dict[str, Any]]:
+    """Train a recipe of a workspace into `run.models`; the recipe that it begins with is trained first if necessary.
+
+    Args:
+        run: data and recipes.
+        name: "standard", "multires", "multires_pcm", or the name of a recipe.
+        options: see `fit`.
+
+    Returns:
+        The history of the recipe, see `fit`.
+
+    Raises:
+        InputError: see `fit`; or there is no such recipe.
+
+    Example:
+        >>> run = Workspace.open(data="demo", preset="demo")
+        >>> run.prepare_data()
+        >>> history = train(run, "multires_pcm")
+    """
+    recipe = run.recipe(name)
+    if recipe.init_from is not None and not is_trained(run, recipe.init_from):
+        print(f"{recipe.name} begins with {recipe.init_from}, which is not trained yet: training it first")
+        train(run, recipe.init_from, **options)
+    train_set, val_set = run.train_val_datasets(recipe)
+    return fit(recipe, run.models, train_set=train_set, val_set=val_set, local_dir=run.local_dir, **options)
+
+
+def train_missing(run: Workspace, **options: Any) -> dict[str, list[dict[str, Any]]]:
+    """Train all recipes of a workspace's preset that are not trained yet.
+
+    Args:
+        run: data and recipes.
+        options: see `fit`.
+
+    Returns:
+        The histories of the recipes that were trained now, by name.
+    """
+    missing = [recipe.name for recipe in run.recipes if not is_trained(run, recipe.name)]
+    return {name: train(run, name, **options) for name in missing}
+
+
+def is_trained(run: Workspace, name: str) -> bool:
+    """Return whether a workspace contains the calibrated checkpoint of a recipe."""
+    path = best_path(run.models, run.recipe(name).name)
+    return path.exists() and read_header(path).thresholds is not None

@@ -1,4 +1,4 @@
-"""The paper's losses: balanced cross-entropy (Eq. 3-5), equivariant cross regularization (Eq. 6), PCM loss (Eq. 7)."""
+"""The paper's losses: balanced cross-entropy (Eq. 3-5), equivariant cross regularisation (Eq. 6), MSML (Sect. 4.4)."""
 
 from __future__ import annotations
 
@@ -9,95 +9,105 @@ from torch.nn import functional as F
 from ..models.cam import suppress_non_max
 
 
-def balanced_bce(logits: Tensor, labels: Tensor, *, batch: Tensor | None = None) -> Tensor:
-    """Multi-label cross-entropy with the class weights of this very batch (Eq. 3-5).
+def class_weights(labels: Tensor) -> Tensor:
+    """Compute the class weights of a batch (Eq. 4, 5): beta_P = (P + N) / P and beta_N = (P + N) / N.
 
-    l = beta_P * y * -log s(x) + beta_N * (1 - y) * -log(1 - s(x)), beta_P = (P + N) / P and beta_N = (P + N) / N with P
-    and N the positives and negatives of the class in the batch. A class without positives (negatives) contributes
-    its other term alone; nothing is divided by zero. The paper prints a sum over classes; this is the mean over batch
-    and classes, as the authors' program has it, so that the loss does not grow with the batch.
+    P and N are the numbers of positive and negative images of a class in the batch. A class without positives
+    (negatives) gets a finite weight for a term that is zero anyway.
+
+    Args:
+        labels: (B, C), 0 or 1.
+
+    Returns:
+        (2, C) float: beta_P, beta_N.
+    """
+    positives = labels.float().sum(dim=0)  # (C,)
+    counts = torch.stack([positives, len(labels) - positives])  # (2, C)
+    return len(labels) / counts.clamp_min(1)
+
+
+def balanced_bce(logits: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Compute the multi-label cross-entropy with class weights (Eq. 3): mean over images and classes.
+
+    l = beta_P * y * -log s(x) + beta_N * (1 - y) * -log(1 - s(x)). The paper prints a sum over classes; the authors'
+    program computes this mean.
 
     Args:
         logits: (B, C) float.
-        labels: (B, C) 0 or 1.
-        batch: (N, C) labels of the whole batch, where `logits` are of a part of it only: positives and negatives are
-            counted there, so that the mean over all parts, each by its share of the films, is the whole batch's loss.
+        labels: (B, C), 0 or 1.
+        weights: (2, C), see `class_weights`; by default those of these labels.
 
     Returns:
         A scalar, finite for finite logits.
     """
     logits, labels = logits.float(), labels.float()
-    batch = labels if batch is None else batch.float()
-    positives = batch.sum(dim=0)
-    negatives = len(batch) - positives
-    positive_weight = len(batch) / positives.clamp_min(1)
-    negative_weight = len(batch) / negatives.clamp_min(1)
-    # -log sigmoid(x) = softplus(-x): exact where the sigmoid itself would round to 0 or 1.
-    loss = positive_weight * labels * F.softplus(-logits) + negative_weight * (1 - labels) * F.softplus(logits)
+    positive, negative = class_weights(labels) if weights is None else weights  # (C,), (C,)
+    # -log s(x) = softplus(-x): exact where the sigmoid itself would round to 0 or 1.
+    loss = positive * labels * F.softplus(-logits) + negative * (1 - labels) * F.softplus(logits)  # (B, C)
     return loss.mean()
 
 
 def ohem_mean(loss: Tensor, *, fraction: float, valid: Tensor) -> Tensor:
-    """Mean over images of the mean of each image's hardest pixel losses (OHEM, Sect. 4.4).
+    """Average the hardest pixel losses of each image, then average over images (OHEM, Sect. 4.4).
 
     Args:
         loss: (B, C, H, W), at least 0.
-        fraction: share of the valid C*H*W values of an image that is kept, 0.2 in the paper; at least one is.
-        valid: (B, 1, H, W) bool; pixels that are False neither count nor take part in the share.
+        fraction: fraction of the valid C*H*W values of an image that are averaged, 0.2 in the paper; at least one.
+        valid: (B, 1, H, W) bool; other pixels are ignored.
 
     Returns:
         A scalar.
     """
-    hardest = (loss * valid).flatten(start_dim=1).sort(dim=1, descending=True).values  # invalid ones are 0, last
-    kept = (fraction * loss.shape[1] * valid.flatten(start_dim=1).sum(dim=1)).long().clamp_min(1)  # (B,)
-    taken = torch.arange(hardest.shape[1], device=loss.device) < kept[:, None]
-    return ((hardest * taken).sum(dim=1) / kept).mean()
+    hardest = (loss * valid).flatten(start_dim=1).sort(dim=1, descending=True).values  # (B, C*H*W); invalid: 0, last
+    count = (fraction * loss.shape[1] * valid.flatten(start_dim=1).sum(dim=1)).long().clamp_min(1)  # (B,)
+    selected = torch.arange(hardest.shape[1], device=loss.device) < count[:, None]  # (B, C*H*W)
+    return ((hardest * selected).sum(dim=1) / count).mean()
 
 
 def ecr_loss(
     *,
-    cam_moved: Tensor,
-    refined_moved: Tensor,
-    cam_transformed: Tensor,
-    refined_transformed: Tensor,
+    warped_cam: Tensor,
+    warped_refined: Tensor,
+    cam_of_warped: Tensor,
+    refined_of_warped: Tensor,
     valid: Tensor,
     ohem_fraction: float,
 ) -> Tensor:
-    """Eq. 6 with its two norms added: |A(y^o) - cam^t| + |A(cam^o) - y^t|, hardest pixels only.
+    """Compare the two branches (ECR, Eq. 6): |A(y^o) - cam^t| + |A(cam^o) - y^t|, hardest pixels only.
 
-    The minus that the paper prints between the norms would reward disagreement in one branch; SEAM (Wang et al. 2020)
-    adds them. The unrefined maps are targets: detached, and kept only where a channel is the pixel's maximum.
-    All maps: (B, 15, H, W) in [0, 1], normalised and multiplied by the image's labels (background label 1).
+    The paper prints a minus between the two norms. It would reward disagreement; SEAM (Wang et al. 2020) and the
+    authors' program add them. The unrefined CAMs are targets: they are detached, and at each pixel only the largest
+    channel is kept. All maps are (B, 15, H, W) in [0, 1], normalised and multiplied by the image's labels (label of
+    the background: 1).
 
     Args:
-        cam_moved: A(cam^o), unrefined map of the original image, transformed.
-        refined_moved: A(y^o), the refined one.
-        cam_transformed: cam^t, unrefined map of the transformed image.
-        refined_transformed: y^t, the refined one.
-        valid: (B, 1, H, W) bool, where the transformed image has content.
+        warped_cam: A(cam^o), the CAM of the original image, warped.
+        warped_refined: A(y^o), its refined CAM, warped.
+        cam_of_warped: cam^t, the CAM of the warped image.
+        refined_of_warped: y^t, its refined CAM.
+        valid: (B, 1, H, W) bool, see `valid_mask`.
         ohem_fraction: see `ohem_mean`.
 
     Returns:
-        A scalar, 0 exactly when the refined maps equal the targets on the kept pixels.
+        A scalar; 0 if the refined CAMs equal the targets on the selected pixels.
     """
-    first = (suppress_non_max(cam_transformed.detach()) - refined_moved).abs()
-    second = (suppress_non_max(cam_moved.detach()) - refined_transformed).abs()
-    return ohem_mean(first, fraction=ohem_fraction, valid=valid) + ohem_mean(
-        second, fraction=ohem_fraction, valid=valid
-    )
+    first = (suppress_non_max(cam_of_warped.detach()) - warped_refined).abs()  # (B, 15, H, W)
+    second = (suppress_non_max(warped_cam.detach()) - refined_of_warped).abs()  # (B, 15, H, W)
+    return sum(ohem_mean(loss, fraction=ohem_fraction, valid=valid) for loss in (first, second))
 
 
-def msml_loss(refined: Tensor, labels: Tensor, *, valid: Tensor) -> Tensor:
-    """Multi-label soft margin loss of the refined maps' global average (MSML, Sect. 4.4).
+def msml_loss(refined: Tensor, labels: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Compute the multi-label soft margin loss of globally averaged refined CAMs (MSML, Sect. 4.4).
 
     Args:
-        refined: (B, 14, H, W) refined maps of the findings.
-        labels: (B, 14) 0 or 1.
-        valid: (B, 1, H, W) bool; the average is over valid pixels.
+        refined: (B, 14, H, W) refined CAMs of the findings.
+        labels: (B, 14), 0 or 1.
+        valid: (B, 1, H, W) bool, the pixels to average; by default all.
 
     Returns:
         A scalar.
     """
+    valid = torch.ones_like(refined[:, :1]) if valid is None else valid
     pixels = valid.sum(dim=(-2, -1)).clamp_min(1)  # (B, 1)
-    pooled = (refined * valid).sum(dim=(-2, -1)) / pixels
+    pooled = (refined * valid).sum(dim=(-2, -1)) / pixels  # (B, 14)
     return F.multilabel_soft_margin_loss(pooled, labels.float())

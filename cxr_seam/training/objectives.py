@@ -1,12 +1,14 @@
-"""What each phase minimises, as modules whose `forward` gives a loss.
+"""The objective of each stage: a module that computes the loss of a batch from the model.
 
-`forward(images, labels, generator=..., part=...)` returns a dictionary of scalars with "loss" and the terms that it is
-made of, and "logits" where the phase trains a classifier. `monitor` names the record by which the best epoch is chosen.
+`forward(images, labels, *, class_weights, rotation)` returns a dictionary of scalars, means over the images: "loss" and
+its terms; and "logits" (B, 14) if the stage trains the classifier. `score(record)` is the quantity of an epoch that
+selects the best checkpoint, the higher the better.
 """
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor, nn
 
 from ..models.multires import LocalizationModel
@@ -15,33 +17,28 @@ from .losses import balanced_bce
 from .seam import SeamObjective
 
 
-class ClassificationObjective(nn.Module):
-    """The loss of the first phase for a batch: balanced cross-entropy of the logits (Eq. 3-5)."""
+class ClassifierObjective(nn.Module):
+    """The loss of the classifier stage: balanced cross-entropy of the logits (Eq. 3-5)."""
 
-    monitor = ("validation_auc", "max")
-
-    def __init__(self, model: LocalizationModel, phase: ClassifierStage) -> None:
-        """Freeze what the phase does not train."""
+    def __init__(self, model: LocalizationModel, stage: ClassifierStage) -> None:
         super().__init__()
-        freeze_for_classifier_stage(model, phase)
+        model.freeze_below(stage.freeze_below_stride, train_head=stage.train_head, freeze_bn_stats=stage.freeze_bn_stats)
         self.model = model
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
-    ) -> dict[str, Tensor]:
-        """Classify `part` of a batch; see `seam.SeamObjective.forward`. Returns "loss" and "logits" (B, 14)."""
-        del generator  # nothing random here
-        logits = self.model(images, maps=False).logits
-        return {"loss": balanced_bce(logits, labels[part], batch=labels), "logits": logits}
+    @staticmethod
+    def score(record: dict[str, float | None]) -> float:
+        """Return the score of an epoch: the mean AUC on the validation set, minus infinity if it is undefined."""
+        auc = record["validation_auc"]
+        return -math.inf if auc is None else auc
+
+    def forward(self, images: Tensor, labels: Tensor, *, class_weights: Tensor, **_: object) -> dict[str, Tensor]:
+        """Classify (B, 3, H, W) images; `class_weights` (2, 14) are those of the whole batch."""
+        logits = self.model(images, maps=False).logits  # (B, 14)
+        return {"loss": balanced_bce(logits, labels, weights=class_weights), "logits": logits}
 
 
-def freeze_for_classifier_stage(model: LocalizationModel, phase: ClassifierStage) -> None:
-    """Freeze all of a model that the first phase does not train."""
-    model.freeze_below(phase.freeze_below_stride, train_head=phase.train_head, freeze_bn_stats=phase.freeze_bn_stats)
-
-
-def make_objective(model: LocalizationModel, recipe: Recipe) -> nn.Module:
-    """The objective of the phase that `recipe` trains."""
+def make_objective(model: LocalizationModel, recipe: Recipe) -> ClassifierObjective | SeamObjective:
+    """Make the objective of the stage that `recipe` trains; it freezes all other parameters of `model`."""
     if recipe.seam_stage is not None:
         return SeamObjective(model, recipe.seam_stage)
-    return ClassificationObjective(model, recipe.classifier_stage)
+    return ClassifierObjective(model, recipe.classifier_stage)

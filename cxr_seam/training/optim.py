@@ -1,4 +1,4 @@
-"""How the weights are updated while a phase is trained: the optimiser, and how its learning rate moves."""
+"""Optimisers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -14,70 +14,72 @@ from ..recipes import Recipe, Stage
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None) -> torch.optim.Optimizer:
-    """The optimiser of an objective's trainable parameters, as the recipe's phase says.
+def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None = None) -> torch.optim.Optimizer:
+    """Make the optimiser of an objective's trainable parameters.
 
-    "adamw" lets weights decay and leaves alone what is a vector: biases, and the scales of normalisation or of a block
-    (ConvNeXt's are (C, 1, 1)).
+    "adamw" decays weights, but no vectors: biases, and the scales of normalisation or of a block (ConvNeXt's are
+    (C, 1, 1)).
 
     Args:
-        objective: frozen as the phase wants it.
-        recipe: whose phase it is.
+        objective: frozen as the stage wants it.
+        recipe: names the optimiser and its numbers.
         fused: see `torch.optim.Adam`.
 
     Raises:
-        InputError: there is no such optimiser, or "adam" is to decay weights, which it would do in another way.
+        InputError: the optimiser is unknown, or `weight_decay` is given for "adam".
     """
-    phase = recipe.stage
-    if phase.optimiser not in OPTIMISERS:
-        raise InputError(f"there is no optimiser {phase.optimiser!r}; choose {' or '.join(OPTIMISERS)}")
-    decays = phase.optimiser == "adamw" and phase.weight_decay > 0
-    if phase.weight_decay and not decays:
+    stage = recipe.stage
+    if stage.optimiser not in OPTIMISERS:
+        raise InputError(f"there is no optimiser {stage.optimiser!r}; choose {' or '.join(OPTIMISERS)}")
+    if stage.weight_decay and stage.optimiser != "adamw":
         raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if parameter.requires_grad:
-            decay = phase.weight_decay if decays and parameter.squeeze().ndim > 1 else 0.0
+            decay = stage.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault(decay, []).append(parameter)
-    return OPTIMISERS[phase.optimiser](
+    return OPTIMISERS[stage.optimiser](
         [{"params": parameters, "weight_decay": decay} for decay, parameters in sorted(groups.items())],
-        lr=phase.learning_rate,
-        betas=phase.betas,
+        lr=stage.learning_rate,
+        betas=stage.betas,
         fused=fused,
     )
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, phase: Stage, *, steps: int) -> Any:
-    """The learning-rate schedule: "plateau" is stepped once an epoch, "constant" never, the others once an update.
+def make_schedule(optimiser: torch.optim.Optimizer, stage: Stage, *, steps: int) -> Any:
+    """Make the learning-rate schedule of a stage with `steps` updates; None for "constant".
 
-    "cosine" raises the rate in equal steps over the first `warmup_fraction` of the updates, then lowers it along half a cosine
-    to 0 (Loshchilov and Hutter 2017, without restarts).
+    "plateau" is stepped once an epoch with the epoch's score: with a patience of 6 it lowers the rate after the 7th
+    epoch in a row without a rise. "one_cycle" and "cosine" are stepped after each update. "cosine" raises the rate
+    linearly over the first `warmup_fraction` of the updates, then lowers it along half a cosine to 0 (Loshchilov and
+    Hutter 2017, without restarts).
 
     Raises:
-        InputError: the phase names another.
+        InputError: the schedule is unknown.
     """
-    if phase.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, mode="max", factor=phase.plateau_factor, patience=phase.plateau_patience
-        )
-    if phase.schedule == "one_cycle":
-        rates = [group["lr"] for group in optimiser.param_groups]
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rates, total_steps=steps, cycle_momentum=False)
-    if phase.schedule == "cosine":
-        rising = round(phase.warmup_fraction * steps)
-
-        def share(done: int) -> float:
-            """Of the full rate, for the update after `done` others."""
-            if done < rising:
-                return (done + 1) / rising
-            return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
-
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, share)
-    if phase.schedule == "constant":
+    if stage.schedule == "constant":
         return None
-    raise InputError(f"there is no schedule {phase.schedule!r}; choose plateau, one_cycle, cosine or constant")
+    if stage.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, mode="max", factor=stage.plateau_factor, patience=stage.plateau_patience
+        )
+    if stage.schedule == "one_cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, max_lr=stage.learning_rate, total_steps=steps, cycle_momentum=False
+        )
+    if stage.schedule == "cosine":
+        warmup = round(stage.warmup_fraction * steps)
+
+        def factor(step: int) -> float:
+            """Return the factor of the learning rate at an update."""
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    raise InputError(f"there is no schedule {stage.schedule!r}; choose plateau, one_cycle, cosine or constant")
 
 
-def steps_per_batch(phase: Stage) -> bool:
-    """Whether the schedule is stepped once an update."""
-    return phase.schedule in ("one_cycle", "cosine")
+def steps_per_update(stage: Stage) -> bool:
+    """Return whether the schedule is stepped after each update."""
+    return stage.schedule in ("one_cycle", "cosine")

@@ -1,276 +1,197 @@
-"""What a run must know to go on as if it had never been stopped, in one file: weights, optimiser, place, random states.
+"""Save and read training states, and recognise whether a file belongs to the same run.
 
-The file is safetensors with JSON in its header: nothing in it is code and reading it executes none. It is written
-between two updates, under a temporary name, and renamed.
+A state holds all that a run needs to continue: weights, optimiser, position, losses, random states. It is a file of
+`torch.save` after its SHA-256 checksum (PyTorch has none), and is read with `weights_only=True`: this executes no code.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
+import io
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import safe_open
 
 from ..data.dataset import ChestXrayDataset
 from ..errors import InputError
-from ..io import from_plain
 from ..models.checkpoint import TrainingData, read_header
-from ..recipes import Recipe, recipe_from_dict, recipe_to_dict
+from ..recipes import Recipe, recipe_to_dict
 from .trainer import Trainer
 
-HEADER = "cxr_seam_state"
-
-
-FORMAT = 1
+FORMAT = 2
+DIGEST_SIZE = hashlib.sha256().digest_size
+PROGRESS = ("epoch", "batch", "seconds", "losses", "history")
+"""Attributes of a trainer."""
 
 
 class DamagedStateError(InputError):
-    """A state that nobody can go on from; the one before it may do."""
+    """A state that cannot be read; the one before it may be readable."""
 
 
-@dataclass
-class TrainState:
-    """How far a run has come.
-
-    Attributes:
-        epoch: that is being trained.
-        history: records of the epochs before it.
-        best: what the best model that lies there scored, the more the better; None where there is none.
-        thresholds: by finding, see `checkpoints.Checkpoint`.
-        seconds: spent on this epoch so far.
-    """
-
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    thresholds: dict[str, float | None] | None = None
-    seconds: float = 0.0
-
-
-def data_fingerprint(train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, start: Path | None) -> TrainingData:
-    """Identify the data of a run and the checkpoint `start` that it begins with."""
+def data_fingerprint(
+    train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, init_path: Path | None = None
+) -> TrainingData:
+    """Identify the data of a run, and the checkpoint `init_path` with whose weights it begins."""
     return TrainingData(
         cache_size=train_set.size,
-        train_fingerprint=_fingerprint(train_set),
-        val_fingerprint=_fingerprint(val_set),
+        train_fingerprint=_dataset_fingerprint(train_set),
+        val_fingerprint=_dataset_fingerprint(val_set),
         pixel_crc=f"{train_set.checksum}, {val_set.checksum}",
-        init_fingerprint=None if start is None else _weights(start),
+        init_fingerprint=None if init_path is None else _weights_fingerprint(init_path),
     )
 
 
-def run_fingerprint(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
-    """What makes two runs the same run: all fields of the recipe and what it works on, as JSON gives them back."""
-    return json.loads(json.dumps({**recipe_to_dict(recipe), **asdict(data)}))
+def _dataset_fingerprint(dataset: ChestXrayDataset) -> str:
+    digest = hashlib.sha256("\n".join(dataset.image_index).encode())
+    digest.update(dataset.labels.tobytes())
+    return f"{len(dataset)} images, {digest.hexdigest()[:16]}"
 
 
-def _completed(run: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The run of a state, also of an earlier version's: fields that recipes had not yet get their defaults.
-
-    Raises:
-        InputError: it holds no recipe of this version or an earlier one.
-    """
-    if not isinstance(run, dict):
-        raise InputError(f"{path} is of another version (its run is no object); delete it and train anew")
-    names = {field.name for field in fields(Recipe)}
-    recipe, data = ({key: run[key] for key in run if (key in names) == wanted} for wanted in (True, False))
-    try:
-        return run_fingerprint(recipe_from_dict(recipe), from_plain(TrainingData, data))
-    except InputError as error:
-        raise InputError(f"{path} is of another version ({error}); delete it and train anew") from error
-
-
-def _fingerprint(films: ChestXrayDataset) -> str:
-    digest = hashlib.sha256("\n".join(films.image_index).encode())
-    digest.update(films.labels.tobytes())
-    return f"{len(films)} films, {digest.hexdigest()[:16]}"
-
-
-def _weights(checkpoint: Path) -> str:
-    """A digest of a checkpoint's weights, not of its header, which tells how long an epoch took."""
-    read_header(checkpoint)  # refuses, in a sentence, what is none
+def _weights_fingerprint(path: Path) -> str:
+    """Hash a checkpoint's weights, but not its header: that contains how long an epoch took."""
+    read_header(path)  # refuses a file that is no checkpoint
     digest = hashlib.sha256()
-    with safe_open(checkpoint, framework="np") as file:
+    with safe_open(path, framework="np") as file:
         for key in sorted(file.keys()):
             digest.update(key.encode() + file.get_tensor(key).tobytes())
     return digest.hexdigest()[:16]
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of nested dictionaries, those of inner ones with a dot in the name."""
-    found = {}
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten nested dictionaries; names of inner fields are joined by dots."""
+    flat = {}
     for key, value in values.items():
-        found |= {f"{key}.{inner}": v for inner, v in flat(value).items()} if isinstance(value, dict) else {key: value}
-    return found
+        flat |= {f"{key}.{k}": v for k, v in flatten(value).items()} if isinstance(value, Mapping) else {key: value}
+    return flat
 
 
-def require_same_run(path: Path, *, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
+def run_fingerprint(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
+    """Identify a run: all fields of its recipe and of its data, with dots in the names of nested fields."""
+    return flatten(recipe_to_dict(recipe) | asdict(data))
+
+
+def require_same_run(path: Path, *, found: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> None:
     """Refuse a file of another run.
 
     Raises:
         InputError: names the file and every field that differs.
     """
-    way_out = "choose another folder, or train anew with restart=True (--overwrite), which replaces it"
-    if theirs is None:
-        raise InputError(f"{path} does not say which films it was trained on, as earlier versions did not; {way_out}")
-    before, now = flat(theirs), flat(ours)
-    missing = "not there"
-    differ = [
-        f"{key} is {before.get(key, missing)} there and {now.get(key, missing)} here"
-        for key in {**before, **now}
-        if before.get(key, missing) != now.get(key, missing)
+    way_out = "choose another folder, or train again with overwrite=True (--overwrite), which replaces it"
+    if found is None:
+        raise InputError(f"{path} does not contain what it was trained on; {way_out}")
+    missing = "missing"
+    different = [
+        f"{key} is {found.get(key, missing)} in the file and {expected.get(key, missing)} now"
+        for key in {**found, **expected}
+        if found.get(key, missing) != expected.get(key, missing)
     ]
-    if differ:
-        raise InputError(f"{path} is of another run: {'; '.join(differ)}; {way_out}")
+    if different:
+        raise InputError(f"{path} belongs to another run: {'; '.join(different)}; {way_out}")
 
 
-def save_state(path: Path, trainer: Trainer, *, progress: TrainState, run: Mapping[str, Any]) -> None:
-    """Write the state of a run, between two updates, to `path`; the caller sees to a temporary name."""
-    optimiser = trainer.optimiser.state_dict()
-    tensors = {f"objective.{key}": value for key, value in trainer.module.state_dict().items()}
-    for place, values in optimiser["state"].items():
-        tensors |= {f"optimiser.{place}.{key}": value for key, value in values.items()}
-    tensors |= {"draws": trainer.generator.get_state(), "random.cpu": torch.get_rng_state()}
-    if trainer.losses:
-        tensors["losses"] = torch.stack(trainer.losses)
-    if trainer.accelerator.device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    scaler = trainer.accelerator.scaler
-    header = {
+def state_bytes(trainer: Trainer, run: Mapping[str, Any]) -> bytes:
+    """Return the content of a state file; the trainer must be between two updates."""
+    on_gpu, scaler = trainer.accelerator.device.type == "cuda", trainer.accelerator.scaler
+    state = {
         "format": FORMAT,
-        "run": run,
-        "progress": vars(progress),
-        "terms": trainer.terms,
-        "pieces": trainer.pieces.count,
-        "groups": optimiser["param_groups"],
+        "run": dict(run),
+        "objective": trainer.module.state_dict(),
+        "optimiser": trainer.optimiser.state_dict(),
         "schedule": None if trainer.schedule is None else trainer.schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
+        "micro_batches": trainer.split.micro_batches,
+        "progress": {name: getattr(trainer, name) for name in PROGRESS},
+        "generator": trainer.generator.get_state(),
+        "rng_state": [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if on_gpu else []),
     }
-    header = json.loads(json.dumps(header))  # as it will be read
-    state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    path.write_bytes(save(state, metadata={HEADER: json.dumps(header | {"digest": _digest(header, state)})}))
+    file = io.BytesIO()
+    torch.save(state, file)
+    content = file.getvalue()
+    return hashlib.sha256(content).digest() + content
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Tells whether a bit has changed on a disk; safetensors itself has no checksum."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for key, value in sorted(tensors.items()):
-        digest.update(key.encode() + str((value.dtype, tuple(value.shape))).encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a state's header and tensors.
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state file, tensors on the CPU.
 
     Raises:
-        DamagedStateError: the file cannot be read, lacks what it must hold, or holds other bits than were written.
-        InputError: it is of another format.
+        DamagedStateError: the file cannot be read, or its checksum is wrong.
+        InputError: it was written by another version.
     """
+    if path.suffix != ".pt":
+        raise InputError(f"{path} was written by an earlier version of cxr_seam; delete it and train again")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+        if hashlib.sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
+            raise ValueError("its checksum is wrong")
+        state = torch.load(io.BytesIO(content[DIGEST_SIZE:]), map_location="cpu", weights_only=True)
+        version = state["format"]
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise DamagedStateError(f"{path} is damaged ({error}); delete it") from error
-    told = header.get("format") if isinstance(header, dict) else None
-    if told != FORMAT:
-        raise InputError(f"{path} has the state format {told}, this version reads {FORMAT}; delete it and train anew")
-    if missing := {"run", "progress", "terms", "pieces", "groups", "schedule", "scaler"} - set(header):
-        raise DamagedStateError(f"{path} is damaged (it lacks {', '.join(sorted(missing))}); delete it")
-    written = header.pop("digest", None)  # an earlier version wrote none
-    if written not in (None, _digest(header, tensors)):
-        raise DamagedStateError(f"{path} is damaged (some bits have changed); delete it")
-    return header, tensors
+    if version != FORMAT:
+        raise InputError(f"{path} was written by another version of cxr_seam; delete it and train again")
+    return state
 
 
-def latest_state(
-    paths: Sequence[Path], run: Mapping[str, Any]
-) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
-    """The first of `paths` that can be read; a damaged one costs a warning and the minutes to the one before it.
+def latest_state(paths: Sequence[Path], run: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """Read the first of `paths` that is not damaged; None if there are no paths. A damaged file costs a warning.
 
     Raises:
-        InputError: it is of another format or run, see `require_same_run`; or all of them are damaged.
+        InputError: the state is of another version or run, or all of them are damaged.
     """
     for path in paths:
         try:
-            header, tensors = read_state(path)
+            state = read_state(path)
         except DamagedStateError as error:
             if path == paths[-1]:
-                later = f", and so are {', '.join(other.name for other in paths[:-1])}" if paths[1:] else ""
-                raise InputError(f"{error} to train anew{later}; or use restart=True (--overwrite)") from error
-            warnings.warn(f"{error}; the state before it is taken", stacklevel=2)
+                others = f", and {', '.join(other.name for other in paths[:-1])} too" if paths[1:] else ""
+                raise InputError(f"{error}{others} to train again, or use overwrite=True (--overwrite)") from error
+            warnings.warn(f"{error}; using the state before it", stacklevel=2)
             continue
-        require_same_run(path, theirs=_completed(header["run"], path), ours=run)
-        return path, header, tensors
+        require_same_run(path, found=state["run"], expected=run)
+        return path, state
     return None
 
 
-def restore(trainer: Trainer, path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainState:
-    """Set a fresh loop to where a saved one was; the number of processes may be another.
+def restore(trainer: Trainer, path: Path, state: Mapping[str, Any]) -> None:
+    """Continue where a state was saved; the number of processes may differ.
 
-    Random states are the main process's. Others draw anew, which matters to networks with drop connect only: every
-    other draw is made for the whole batch in all processes alike.
+    The global random state is the main process's. It matters only for networks with stochastic depth, which each
+    process samples by itself.
 
     Raises:
-        InputError: the state, as `read_state` gives it, is not one of such a loop.
+        InputError: the state does not fit the trainer.
     """
     try:
-        return _restored(trainer, header, tensors)
+        _restore(trainer, state)
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path} does not hold what {trainer.recipe.name} needs to go on ({reason}); delete it: the state before it "
-            "is taken then, or where there is none, training begins anew"
+            f"{path} does not fit {trainer.recipe.name} ({type(error).__name__}: {error}); delete it to continue from "
+            "the state before it, or to train again"
         ) from error
 
 
-def _restored(trainer: Trainer, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainState:
-    trainer.module.load_state_dict(_below(tensors, "objective."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _below(tensors, "optimiser.").items():
-        place, _, name = key.partition(".")
-        state.setdefault(int(place), {})[name] = value
-    groups = [group | {"betas": tuple(group["betas"])} for group in header["groups"]]
-    trainer.optimiser.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in trainer.optimiser.state.items():
-        if any(values[key].shape != parameter.shape for key in ("exp_avg", "exp_avg_sq")):
-            raise ValueError("a moment of the optimiser has another shape than its weight")
-        # Back to the parameter's layout in memory, in which the first run had them.
-        like = {k: torch.empty_like(parameter).copy_(v) for k, v in values.items() if v.shape == parameter.shape}
-        values.update(like)
-    schedule = header["schedule"]
-    if (schedule is None) != (trainer.schedule is None) or (schedule is not None and "last_epoch" not in schedule):
-        raise ValueError("its schedule is none, or of another kind")
-    if schedule is not None:
-        trainer.schedule.load_state_dict(schedule)
-    if header["scaler"] is not None and trainer.accelerator.scaler is not None:
-        trainer.accelerator.scaler.load_state_dict(header["scaler"])
-    progress = TrainState(**header["progress"])
-    losses = tensors.get("losses")
-    numbers = (progress.seconds, progress.epoch)
-    if not all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError("its epoch or seconds are no number")
-    if len(progress.history) != progress.epoch or (losses is not None and losses.shape[1:] != (len(header["terms"]),)):
-        raise ValueError("its history or its losses are of another length")
-    trainer.begin(progress.epoch)
-    trainer.go_on(header["terms"], losses)
-    trainer.pieces.count = int(header["pieces"])
-    trainer.generator.set_state(tensors["draws"])
+def _restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    progress, device, scaler = state["progress"], trainer.accelerator.device, trainer.accelerator.scaler
+    trainer.module.load_state_dict(state["objective"])
+    trainer.optimiser.load_state_dict(state["optimiser"])
+    if trainer.schedule is not None:
+        trainer.schedule.load_state_dict(state["schedule"])
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+    trainer.start_epoch(progress["epoch"])
+    for name in PROGRESS:
+        setattr(trainer, name, progress[name])
+    trainer.losses = {name: values.to(device) for name, values in progress["losses"].items()}
+    trainer.n_checked = trainer.batch
+    trainer.split.micro_batches = state["micro_batches"]
+    trainer.generator.set_state(state["generator"])
     if trainer.accelerator.is_main_process:
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and trainer.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-    return progress
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        torch.set_rng_state(state["rng_state"][0])
+        if device.type == "cuda" and len(state["rng_state"]) > 1:
+            torch.cuda.set_rng_state(state["rng_state"][1])

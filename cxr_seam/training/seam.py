@@ -1,12 +1,11 @@
-"""The Siamese step of the second phase: the PCM learns to give the same answer whichever way the film lies (Sect. 4.4).
+"""Train the PCM with a Siamese network (SEAM, Sect. 4.4, Fig. 4).
 
-One branch transforms the image and then draws its maps, the other draws the maps and then transforms them (Fig. 4).
-The transform is a rotation by another angle for every image of the batch.
+One branch computes the CAMs of an image and then rotates them. The other rotates the image and then computes its CAMs.
+The PCM learns to give the same refined CAMs in both. Each image of a batch has its own angle.
 
-Where the transformed film has no content, the black around it is no evidence of anything. It is kept out of the loss
-in four places: the maps of the transformed branch, raw and refined, are cut to the valid region before they are
-normalised by their maximum; nothing draws on an empty pixel in that branch's affinity; both norms of Eq. 6 and the
-share that OHEM keeps count valid pixels only; and so does the average of the MSML loss.
+The rotated image has empty corners. Their CAMs are no evidence, so the loss ignores them in four places: the CAMs of
+that branch are set to 0 there before they are divided by their maximum; the affinity of that branch has no column
+for an invalid pixel; OHEM counts valid pixels only; and so does the average in the MSML loss.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data.transforms import draw_rotation, motion_valid, move, pad_value, send_motion
+from ..data.transforms import AffineParams, affine_warp, pad_value, valid_mask
 from ..findings import FINDINGS
 from ..models.cam import append_background, make_pcm_input, max_normalise
 from ..models.multires import LocalizationModel
@@ -23,84 +22,79 @@ from .losses import ecr_loss, msml_loss
 
 
 class SeamObjective(nn.Module):
-    """The loss of the second phase for a batch (Eq. 7)."""
+    """The loss of the SEAM stage (Eq. 7); only the refiner of `model` is trained.
 
-    monitor = ("validation_loss", "min")
-    """Which record chooses the best epoch; the AUC does not change when theta alone is trained."""
+    Raises:
+        InputError: the model has no refiner.
+    """
 
-    def __init__(self, model: LocalizationModel, phase: SeamStage) -> None:
-        """Freeze all of `model` but its refiner.
-
-        Raises:
-            InputError: the model has no PCM.
-        """
+    def __init__(self, model: LocalizationModel, stage: SeamStage) -> None:
         super().__init__()
         model.freeze_all_but_refiner()
         self.model = model
-        self.phase = phase
+        self.stage = stage
 
-    def branch(self, images: Tensor, *, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Raw maps (B, 14 or 15, h, w), see `LocalizationModel.compute_cam`, and refined ones (B, 15, h, w) of one branch.
+    @staticmethod
+    def score(record: dict[str, float | None]) -> float:
+        """Return the score of an epoch, the higher the better: training the refiner does not change the AUC."""
+        return -record["validation_loss"]
+
+    def forward_branch(self, images: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute the CAMs of one branch.
 
         Args:
             images: (B, 3, H, W) normalised.
-            valid: (B, 1, h, w) bool or None for the branch whose images are whole.
+            valid: (B, 1, h, w) bool for rotated images, None for the original ones.
+
+        Returns:
+            The raw CAM (B, 14 or 15, h, w), see `LocalizationModel.compute_cam`, and the refined CAM (B, 15, h, w).
         """
         with torch.no_grad():
-            features, low_level = self.model.forward_features(images)
-            cam = self.model.compute_cam(features).float()
+            features, low_level = self.model.forward_features(images)  # (B, C, h, w)
+            cam = self.model.compute_cam(features).float()  # (B, 14, h, w)
         if valid is None:
             return cam, self.model.refiner(features, make_pcm_input(cam), low_level=low_level)
         cam = cam * valid
-        return cam, self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level) * valid
+        refined = self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level)
+        return cam, refined * valid
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, generator: torch.Generator, part: slice = slice(None)
-    ) -> dict[str, Tensor]:
-        """Draw a motion for each image and compare the branches.
+    def forward(self, images: Tensor, labels: Tensor, *, rotation: AffineParams, **_: Tensor) -> dict[str, Tensor]:
+        """Compare the CAMs of the images with those of the rotated images.
 
         Args:
-            images: (B, 3, H, W) normalised, of `part` of a batch.
-            labels: (N, 14) of the whole batch.
-            generator: on the CPU; draws for the whole batch.
-            part: which of the batch's films the images are.
+            images: (B, 3, H, W) normalised.
+            labels: (B, 14), 0 or 1.
+            rotation: of the B images.
 
         Returns:
-            "loss" (Eq. 7) and its parts "ecr" (Eq. 6) and "msml", scalars: means over the images of `part`.
+            "loss" (Eq. 7) and its terms "ecr" (Eq. 6) and "msml": scalars, means over the images.
         """
-        motion = draw_rotation(len(labels), self.phase, generator=generator)
-        motion = send_motion(motion, images.device, part=part)
-        labels = labels[part]
-        outside = pad_value(images)
-        moved = move(images - outside, motion) + outside  # what comes from outside the film is black
+        black = pad_value(images)
+        cam, refined = self.forward_branch(images)  # (B, 14, h, w), (B, 15, h, w)
+        valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)  # (B, 1, h, w)
+        warped_images = affine_warp(images - black, rotation) + black
+        cam_of_warped, refined_of_warped = self.forward_branch(warped_images, valid=valid)
 
-        cam, refined = self.branch(images, valid=None)
-        valid = motion_valid(motion, height=cam.shape[-2], width=cam.shape[-1])
-        cam_transformed, refined_transformed = self.branch(moved, valid=valid)
-
-        present = labels[:, :, None, None]
+        labels_map = labels[:, :, None, None]  # (B, 14, 1, 1)
         ecr = ecr_loss(
-            cam_moved=move(with_background(cam, present), motion),
-            refined_moved=move(present_maps(refined, present), motion),
-            cam_transformed=with_background(cam_transformed, present),
-            refined_transformed=present_maps(refined_transformed, present),
+            warped_cam=affine_warp(with_background(cam, labels_map), rotation),
+            warped_refined=affine_warp(mask_by_labels(refined, labels_map), rotation),
+            cam_of_warped=with_background(cam_of_warped, labels_map),
+            refined_of_warped=mask_by_labels(refined_of_warped, labels_map),
             valid=valid,
-            ohem_fraction=self.phase.ohem_fraction,
+            ohem_fraction=self.stage.ohem_fraction,
         )
-        everywhere = torch.ones_like(valid)
-        msml = 0.5 * (
-            msml_loss(refined[:, : len(FINDINGS)], labels, valid=everywhere)
-            + msml_loss(refined_transformed[:, : len(FINDINGS)], labels, valid=valid)
-        )
-        return {"loss": self.phase.msml_weight * msml + self.phase.ecr_weight * ecr, "ecr": ecr, "msml": msml}
+        n = len(FINDINGS)
+        msml = 0.5 * (msml_loss(refined[:, :n], labels) + msml_loss(refined_of_warped[:, :n], labels, valid=valid))
+        return {"loss": self.stage.msml_weight * msml + self.stage.ecr_weight * ecr, "ecr": ecr, "msml": msml}
 
 
-def with_background(cam: Tensor, present: Tensor) -> Tensor:
-    """Normalised maps (B, 15, h, w) of the findings that the image's labels name, and the background."""
-    return append_background(present_maps(cam, present))
+def with_background(cam: Tensor, labels: Tensor) -> Tensor:
+    """Normalise CAMs (B, 14 or 15, h, w), mask them by the labels and append the background: (B, 15, h, w)."""
+    return append_background(mask_by_labels(cam, labels))
 
 
-def present_maps(cam: Tensor, present: Tensor) -> Tensor:
-    """Maps (B, 14 or 15, h, w), normalised and multiplied by the image's labels, background label 1."""
-    labels = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+def mask_by_labels(cam: Tensor, labels: Tensor) -> Tensor:
+    """Divide CAMs (B, 14 or 15, h, w) by their maximum and multiply them by the labels (B, 14, 1, 1), background: 1."""
+    labels = torch.cat([labels, torch.ones_like(labels[:, :1])], dim=1)  # (B, 15, 1, 1)
     return max_normalise(cam) * labels[:, : cam.shape[1]]

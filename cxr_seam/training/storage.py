@@ -1,192 +1,272 @@
-"""Files of a run, kept where the user wants them, also where that place comes and goes (Google Drive).
+"""Write the files of a training run, also to a disk that comes and goes (Google Drive).
 
-With a scratch folder on a disk of the machine's own, a file is written there first, then copied under a temporary name,
-renamed, and removed from scratch: what lies there waits. A copy that fails costs a warning and is tried again whenever
-the next file is written, at the end, and by the next run. A file is on its disk before the next one is written, so that
-a power cut leaves them as a kill would.
+With a local folder a file is written there first, then copied under a temporary name, renamed, and removed from the
+local folder. If a copy fails, it is repeated at the next write, at the end, and by the next run. Each file is on its
+disk before the next one is written, so that a power cut leaves the same files as a killed process.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..io import WriteError, atomic_write, list_files
-from ..models.checkpoint import is_of_run, is_partial_file, is_state
+from ..models.checkpoint import BEST, HISTORY, LAST, Checkpoint, best_path, history_path, parse_history, read_header
+from .resume import require_same_run, run_fingerprint
+
+STATE = re.compile(r"(?P<name>.+)\.\d{5,}-\d{7,}\.state\.(pt|safetensors)")
+"""File name of a training state; earlier versions wrote safetensors."""
+PARTIAL = re.compile(r"\.(.+)\.\d+\.part(\.\w+)")
+"""File name of an unfinished `atomic_write`."""
 
 
-class CheckpointWriter:
-    """Writes a run's files into a folder.
+def state_name(name: str, *, epoch: int, batch: int) -> str:
+    """Return the file name of a state of the recipe `name`; later states sort after earlier ones."""
+    return f"{name}.{epoch:05}-{batch:07}.state.pt"
+
+
+def is_state(file: str, name: str) -> bool:
+    """Return whether a file name is that of a state of the recipe `name`."""
+    match = STATE.fullmatch(file)
+    return match is not None and match["name"] == name
+
+
+def is_of_run(file: str, name: str) -> bool:
+    """Return whether a file name is that of a checkpoint, history or state of the recipe `name`."""
+    return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
+
+
+def is_partial_file(file: str, name: str) -> bool:
+    """Return whether a file name is that of an unfinished write of a file of the recipe `name`."""
+    match = PARTIAL.fullmatch(file)
+    return match is not None and is_of_run("".join(match.groups()), name)
+
+
+class RunFolder:
+    """Find the files of a training run.
 
     Attributes:
-        folder: where they are kept.
-        name: of the recipe whose files they are.
-        scratch: where they are written first, None: nowhere else.
-        waiting: names of the files that have yet to be copied, in the order of their writing.
-        owed: name -> content of what nothing else can make again, until it is written.
+        folder: of all files in the end.
+        name: of the recipe.
+        local_dir: folder of the files that have yet to be copied; None if files are written to `folder` at once.
     """
 
-    def __init__(self, folder: Path, *, name: str, local_dir: Path | None = None) -> None:
-        """Keep the files of the recipe called `name`.
-
-        What an earlier run of it could not copy waits again; what it was killed in writing is removed.
-
-        Raises:
-            InputError: a place is there and cannot be read; what it holds must be known before a run begins.
-        """
+    def __init__(self, folder: Path | str, name: str, *, local_dir: Path | None = None) -> None:
         self.folder, self.name, self.local_dir = Path(folder), name, local_dir
-        for path in (path for place in self.places for path in list_files(place)):
-            if is_partial_file(path.name, name):
-                with suppress(OSError):
-                    path.unlink()
-        left = [path for path in list_files(local_dir) if is_of_run(path.name, name)] if local_dir else []
-        self.waiting = [path.name for path in sorted(left, key=lambda path: path.stat().st_mtime_ns)]
-        self.owed: dict[str, bytes] = {}
-        self._disk = mount_point(self.folder)
-
-    def settle(self) -> None:
-        """Write what is owed.
-
-        Raises:
-            WriteError: see `write`; it stays owed.
-        """
-        for name, content in list(self.owed.items()):
-            self.write(name, lambda path, content=content: path.write_bytes(content))
-            del self.owed[name]
-
-    def write(self, name: str, save: Callable[[Path], object]) -> None:
-        """Write the file called `name`, whole or not at all.
-
-        Args:
-            name: of the file.
-            save: writes the path that it is given.
-
-        Raises:
-            WriteError: the folder (with a scratch folder, that one) cannot be written.
-        """
-        if self.local_dir is None:
-            self._require_disk(name)
-            with atomic_write(self.folder / name, durable=True) as temporary:
-                save(temporary)
-            return
-        with atomic_write(self.local_dir / name, durable=True) as temporary:
-            save(temporary)
-        self.waiting = [other for other in self.waiting if other != name] + [name]
-        try:
-            self.deliver()
-        except WriteError as error:
-            warnings.warn(
-                f"{error}; training goes on, {len(self.waiting)} files wait in {self.local_dir} and are copied when the "
-                "folder is there again",
-                stacklevel=2,
-            )
-
-    def deliver(self) -> None:
-        """Copy what waits, in the order of writing, so that no state is there before the models that it speaks of.
-
-        A state that finds no room keeps back other states and no model, which are smaller and worth more.
-
-        Raises:
-            WriteError: the folder cannot be written; what is not copied waits on.
-        """
-        failed = None
-        for name in list(self.waiting):
-            if failed is not None and is_state(name, self.name):
-                continue
-            try:
-                self._require_disk(name)
-                with atomic_write(self.folder / name, durable=True) as temporary:
-                    shutil.copyfile(self.local_dir / name, temporary)
-            except WriteError as error:
-                failed = failed or error
-                if not is_state(name, self.name):
-                    break
-                continue
-            self.waiting.remove(name)
-            (self.local_dir / name).unlink(missing_ok=True)
-        if failed is not None:
-            raise failed
-
-    def finish(self) -> None:
-        """Copy what still waits of a run that is complete, whose states are worth nothing any more.
-
-        Raises:
-            InputError: says where the files lie that could not be copied.
-        """
-        for name in [name for name in self.waiting if is_state(name, self.name)]:
-            self._remove(name, self.local_dir)
-        try:
-            self.deliver()
-        except WriteError as error:
-            raise InputError(f"{error}, then copy {', '.join(self.waiting)} there from {self.local_dir}") from error
-
-    def remove(self, name: str) -> None:
-        """Remove a file; what cannot be removed stays."""
-        for place in self.places:
-            self._remove(name, place)
-
-    def _remove(self, name: str, place: Path) -> None:
-        if place == self.local_dir:
-            self.waiting = [other for other in self.waiting if other != name]
-        with suppress(OSError):
-            if self.local_dir is not None and (place / name).exists():
-                (place / name).write_bytes(b"")  # Drive keeps removed files for a month, at their size
-            (place / name).unlink()
 
     @property
-    def places(self) -> list[Path]:
-        """Where files may lie; what lies in the first is newer."""
+    def folders(self) -> list[Path]:
+        """Return the folders that may contain files; files in the first one are newer."""
         return [self.folder] if self.local_dir is None else [self.local_dir, self.folder]
 
     def find(self, path: Path) -> Path | None:
-        """The file that is kept at `path`, where it is now: it may wait in scratch still. None where there is none.
+        """Return where the file `path` is now, None if it does not exist; an empty file was being removed.
 
-        An empty one was being removed.
+        Raises:
+            InputError: a folder cannot be read.
         """
-        found = (place / path.name for place in self.places if place / path.name in list_files(place))
+        found = (file for folder in self.folders for file in list_files(folder) if file.name == path.name)
         return next(filter(_has_content, found), None)
 
     def states(self) -> list[Path]:
-        """The states of the run, the latest first; empty ones were being removed.
+        """Return the training states, the latest first.
 
         Raises:
-            InputError: a place cannot be read.
+            InputError: a folder cannot be read.
         """
-        found = [path for place in self.places for path in self._states_in(place)]
-        return sorted(found, key=lambda path: path.name, reverse=True)
+        states = [path for folder in self.folders for path in states_in(folder, self.name)]
+        return sorted(states, key=lambda path: path.name, reverse=True)
 
-    def _states_in(self, place: Path) -> list[Path]:
-        found = (path for path in list_files(place) if is_state(path.name, self.name) and _has_content(path))
-        return sorted(found, key=lambda path: path.name, reverse=True)
+    def best(self, run: Mapping[str, Any]) -> Checkpoint | None:
+        """Return the metadata of the best checkpoint, None if there is none.
 
-    def keep_states(self, count: int) -> None:
-        """Remove all states but the latest `count`; what cannot be read or removed stays.
+        Args:
+            run: see `run_fingerprint`.
 
-        Each place keeps so many of its own: those that wait in scratch are gone with the machine.
+        Raises:
+            InputError: the checkpoint belongs to another run or cannot be read.
         """
-        for place in self.places:
+        path = self.find(best_path(self.folder, self.name))
+        if path is None:
+            return None
+        metadata = read_header(path)
+        found = None if metadata.data is None else run_fingerprint(metadata.recipe, metadata.data)
+        require_same_run(path, found=found, expected=run)
+        return metadata
+
+    def finished_history(self, run: Mapping[str, Any], *, epochs: int) -> list[dict[str, Any]] | None:
+        """Return the history of a run that is complete, else None. The calibrated best checkpoint is written last.
+
+        Raises:
+            InputError: see `best`; or the run is complete, but its history is missing or damaged.
+        """
+        best = self.best(run)
+        if best is None or best.thresholds is None:
+            return None
+        path = history_path(self.folder, self.name)
+        file = self.find(path)
+        history = [] if file is None else parse_history(file)
+        if len(history) != epochs:
+            raise InputError(
+                f"{path} has {len(history)} epochs, but {self.name} is trained for {epochs}; restore the file, or train "
+                "again with overwrite=True (--overwrite)"
+            )
+        return history
+
+
+class CheckpointWriter:
+    """Write the files of a run; a failed write costs a warning and is repeated later.
+
+    Attributes:
+        files: of the run.
+        pending: name -> content of the files that have yet to be written into the run's folder, the oldest first; None
+            if the content lies in the local folder.
+
+    Raises:
+        InputError: a folder exists and cannot be read: its files must be known before a run begins.
+    """
+
+    def __init__(self, files: RunFolder) -> None:
+        self.files = files
+        for folder in files.folders:
+            for path in list_files(folder):
+                if is_partial_file(path.name, files.name):  # left by a killed process
+                    with suppress(OSError):
+                        path.unlink()
+        left = [path for path in list_files(files.local_dir) if is_of_run(path.name, files.name)] if files.local_dir else []
+        left.sort(key=lambda path: path.stat().st_mtime_ns)
+        self.pending: dict[str, bytes | None] = {path.name: None for path in left}
+        self._mount_point = mount_point(files.folder)
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Write a file, whole or not at all; if it fails, warn and try again later.
+
+        Returns:
+            Whether the file is on a disk now, in the local folder or in the run's folder.
+        """
+        self.pending.pop(name, None)
+        self.pending[name] = self._write_locally(name, content)
+        failed = self.flush()
+        if failed is not None:
+            warnings.warn(f"{failed}; training continues, {len(self.pending)} files are written later", stacklevel=2)
+        return self.pending.get(name) is None and (failed is None or self._is_on_disk(name))
+
+    def _write_locally(self, name: str, content: bytes) -> bytes | None:
+        """Write a file into the local folder; return what has to be kept in memory."""
+        if self.files.local_dir is None:
+            return content
+        try:
+            with atomic_write(self.files.local_dir / name, durable=True) as temporary:
+                temporary.write_bytes(content)
+        except WriteError:
+            return content
+        return None
+
+    def _is_on_disk(self, name: str) -> bool:
+        return any((folder / name).exists() for folder in self.files.folders)
+
+    def flush(self) -> WriteError | None:
+        """Write the pending files in order, so that a state never arrives before the checkpoints it refers to.
+
+        If a state does not fit on the disk, other states wait, but checkpoints are still written: they are smaller and
+        worth more. States are not kept in memory.
+
+        Returns:
+            The last error, None if there was none.
+        """
+        failed = None
+        for name, content in list(self.pending.items()):
+            state = is_state(name, self.files.name)
+            if state and failed is not None:
+                continue
+            try:
+                self._copy(name, content)
+            except WriteError as error:
+                failed = error
+                if not state:
+                    break
+        in_memory = [name for name, content in self.pending.items() if content is not None]
+        for name in in_memory:
+            if is_state(name, self.files.name):
+                del self.pending[name]
+        return failed
+
+    def _copy(self, name: str, content: bytes | None) -> None:
+        """Write a pending file into the run's folder.
+
+        If Drive is gone, its path may still exist as an empty folder: do not write there. A disk that is mounted again
+        has the same mount point.
+        """
+        if not os.path.ismount(self._mount_point):
+            raise WriteError(f"{self.files.folder / name} could not be written (its disk is gone); reconnect its folder")
+        with atomic_write(self.files.folder / name, durable=True) as temporary:
+            if content is None:
+                shutil.copyfile(self.files.local_dir / name, temporary)
+            else:
+                temporary.write_bytes(content)
+        del self.pending[name]
+        if self.files.local_dir is not None:
+            with suppress(OSError):
+                (self.files.local_dir / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Write all pending checkpoints and histories.
+
+        Raises:
+            InputError: names the files that could not be written.
+        """
+        failed = self.flush()
+        left = [name for name in self.pending if not is_state(name, self.files.name)]
+        if left:
+            lost = self.files.local_dir is None or any(self.pending[name] is not None for name in left)
+            way_out = "train again" if lost else f"copy {', '.join(left)} there from {self.files.local_dir}"
+            raise InputError(f"{failed}, then {way_out}")
+
+    def prune(self, keep: int) -> None:
+        """Remove all states but the latest `keep` of each folder: those in the local folder vanish with the machine.
+
+        A state that cannot be read or removed stays.
+        """
+        for folder in self.files.folders:
             with suppress(InputError):
-                for path in self._states_in(place)[count:]:
-                    self._remove(path.name, place)
+                for path in states_in(folder, self.files.name)[keep:]:
+                    self._remove(path)
 
-    def _require_disk(self, name: str) -> None:
-        """Refuse to write into a folder that only looks like the kept one: where Drive is gone, the path may remain.
+    def remove(self, name: str) -> None:
+        """Remove a file from all folders; it stays if it cannot be removed."""
+        for folder in self.files.folders:
+            self._remove(folder / name)
 
-        A disk that is mounted anew has the same mount point and is taken again.
-        """
-        if not os.path.ismount(self._disk):
-            raise WriteError(f"{self.folder / name} could not be written (its disk is gone); reconnect its folder")
+    def _remove(self, path: Path) -> None:
+        if path.parent == self.files.local_dir:
+            self.pending.pop(path.name, None)
+        with suppress(OSError):
+            if self.files.local_dir is not None and path.exists():
+                path.write_bytes(b"")  # Drive keeps removed files for a month, at their size
+            path.unlink()
+
+
+def states_in(folder: Path, name: str) -> list[Path]:
+    """Return the states of the recipe `name` in a folder, the latest first; empty ones were being removed.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    states = [path for path in list_files(folder) if is_state(path.name, name) and _has_content(path)]
+    return sorted(states, key=lambda path: path.name, reverse=True)
 
 
 def mount_point(path: Path) -> Path:
-    """Where the disk is mounted that holds a path, or will hold it once it is made."""
+    """Return the mount point of the disk that holds a path, or will hold it."""
     path = path.resolve()
-    return next(place for place in (path, *path.parents) if os.path.ismount(place))
+    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
 
 
 def _has_content(path: Path) -> bool:

@@ -1,331 +1,223 @@
-"""Passes over the films: vary, forward, backward, update. A GPU is hardly ever waited for.
+"""Train one stage: one step, one epoch, validation.
 
-A recipe's batch (32 films in the paper) stays one batch however it is computed. Several processes take a part of it
-each, and a GPU whose memory is too small takes its part in pieces; class weights, random draws and the weight of each
-film in the loss are the whole batch's.
+A step passes dataset, transforms, objective (model and losses) and optimiser. All random parameters of a batch are
+sampled first, for the whole batch. `BatchSplit` may then compute the batch in slices: over several processes, or in
+micro-batches on a GPU with little memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..data.dataset import Batches, ChestXrayDataset, load
-from ..data.transforms import augment, eval_transform
-from ..device import Pieces, select_device, step
+from ..data.dataset import BatchSampler, ChestXrayDataset
+from ..data.transforms import eval_transform, sample_augmentation, sample_rotation, train_transform
+from ..device import select_device
 from ..errors import InputError
-from ..findings import FINDINGS
-from ..metrics.classification import choose_thresholds, classification_table, mean_auc
+from ..metrics.classification import classification_table, mean_auc
 from ..recipes import Recipe
-from .distributed import leave_at_exit, synchronise
-from .optim import make_optimiser, make_schedule, steps_per_batch
+from .batch_split import BatchParams, BatchSplit, optimiser_step, prepare_for_processes
+from .losses import class_weights
+from .optim import make_optimiser, make_schedule, steps_per_update
 
-CHECKED_EVERY = {"cpu": 1, "cuda": 32}
-"""Updates after which the losses are looked at: each look makes a GPU wait."""
+CHECK_EVERY = {"cpu": 1, "cuda": 32}
+"""Number of updates after which the losses are checked for NaN; each check makes a GPU wait."""
+
+VALIDATION_SEED = 1
+"""Seed of the rotations in validation: the same in every epoch, so that losses can be compared."""
 
 
 class Trainer:
-    """What training a recipe's phase needs, set up for the device at hand.
+    """Train the stage of a recipe.
 
     Attributes:
-        recipe: what is trained.
-        objective: a module whose `forward(images, labels, generator=..., part=...)` returns a dictionary with "loss"
-            and its terms, as accelerate prepared it.
-        module: the same, bare.
-        optimiser: over the objective's trainable parameters.
-        schedule: of the learning rate, None where it is constant.
-        films: to learn from.
-        sampler: their order and this process's part of each batch.
-        accelerator: device, precision, processes.
-        generator: of the random draws, on the CPU.
-        pieces: in how many this process computes its part of a batch; more where memory was too small.
-        losses: of this epoch's batches so far, each with its terms, (batches, terms) float32.
+        objective: the loss of the stage, as accelerate prepared it for device, precision and processes.
+        module: the objective itself.
+        optimiser: of the trainable parameters.
+        schedule: of the learning rate; None if it is constant.
+        epoch: number of finished epochs.
+        batch: number of finished batches in this epoch.
+        losses: of these batches, by name: "loss" and its terms.
+        history: a record for each finished epoch: stage, epoch, train_loss, validation_loss, validation_auc,
+            learning_rate, seconds.
+        generator: of all random parameters of a batch; on the CPU.
     """
 
-    def __init__(self, objective: nn.Module, recipe: Recipe, films: ChestXrayDataset) -> None:
-        """Set up the training of `recipe`'s phase on `films`.
+    def __init__(self, objective: nn.Module, recipe: Recipe, train_set: ChestXrayDataset) -> None:
+        """Prepare for the device of this machine.
 
         Args:
-            objective: on the CPU, frozen as the phase wants it.
-            recipe: says batches, optimiser, schedule, augmentation, seed.
-            films: to learn from.
+            objective: on the CPU, see `make_objective`.
+            recipe: names batches, optimiser, schedule, augmentation and seed.
+            train_set: images of at least the recipe's size.
 
         Raises:
-            InputError: the films are smaller than the recipe's, there are too few for so many processes, the GPU
-                cannot be used, or there is no such optimiser or schedule.
+            InputError: the images are too small, there are more processes than images in a batch, the GPU cannot be
+                used, or the optimiser or schedule is unknown.
         """
-        if films.size < recipe.image_size:
+        if train_set.size < recipe.image_size:
             raise InputError(
-                f"{recipe.name} is for films of {recipe.image_size} pixels, but those at hand have {films.size}; "
-                f"prepare them again with size {recipe.image_size}"
+                f"{recipe.name} needs images of {recipe.image_size} pixels, but those of the cache have "
+                f"{train_set.size}; prepare them again with size {recipe.image_size}"
             )
-        hardware, phase = select_device(), recipe.stage
-        self.recipe, self.films = recipe, films
-        self.accelerator = accelerator = Accelerator(
-            mixed_precision=hardware.mixed_precision, cpu=hardware.device == "cpu"
-        )
-        self.pieces = Pieces(recipe.name, processes=accelerator.num_processes)
-        self.sampler = Batches(
-            len(films),
-            phase.batch_size,
-            shuffle_seed=recipe.seed,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        if accelerator.num_processes > min(phase.batch_size, len(films)):
+        device, stage = select_device(), recipe.stage
+        self.recipe, self.train_set = recipe, train_set
+        self.accelerator = Accelerator(mixed_precision=device.mixed_precision, cpu=device.device == "cpu")
+        self.split = BatchSplit(self.accelerator, name=recipe.name)
+        self.sampler = BatchSampler(len(train_set), stage.batch_size, shuffle_seed=recipe.seed)
+        if self.accelerator.num_processes > min(stage.batch_size, len(train_set)):
             raise InputError(
-                f"{accelerator.num_processes} processes cannot share batches of {min(phase.batch_size, len(films))} "
-                "films; launch fewer"
+                f"{self.accelerator.num_processes} processes cannot share a batch of "
+                f"{min(stage.batch_size, len(train_set))} images; launch fewer"
             )
-        objective.to(memory_format=torch.channels_last)  # on two CPU cores 1.4 times the images a second
-        if accelerator.num_processes > 1:
-            leave_at_exit()
-            objective = synchronise(objective, device=accelerator.device)
-        # The fused one looks for overflowing gradients on the GPU; others, under fp16, ask the CPU at each update.
-        optimiser = make_optimiser(objective, recipe, fused=True if hardware.device == "cuda" else None)
-        updates = phase.epochs * math.ceil(len(self.sampler) / phase.grad_accum_steps)
-        self.schedule = make_schedule(optimiser, phase, steps=updates)
-        self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
-        self.module = accelerator.unwrap_model(self.objective)
-        self.begin(0)
+        objective.to(memory_format=torch.channels_last)  # 1.4 times the images a second on two CPU cores
+        objective = prepare_for_processes(objective, self.accelerator)
+        # The fused optimiser checks for overflow on the GPU; under fp16 the others make the CPU wait at each update.
+        optimiser = make_optimiser(objective, recipe, fused=True if device.device == "cuda" else None)
+        updates = stage.epochs * math.ceil(len(self.sampler) / stage.grad_accum_steps)
+        self.schedule = make_schedule(optimiser, stage, steps=updates)
+        self.objective, self.optimiser = self.accelerator.prepare(objective, optimiser)
+        self.module = self.accelerator.unwrap_model(self.objective)
+        self.history: list[dict[str, Any]] = []
+        self.start_epoch(0)
 
-    def begin(self, epoch: int) -> None:
-        """Set order, draws and losses to the start of an epoch."""
-        self.sampler.epoch, self.sampler.start = epoch, 0
-        self.generator = torch.Generator().manual_seed(epoch_seed(self.recipe.seed, epoch))
-        self.terms: list[str] = []
-        self.losses: list[Tensor] = []
-        self._checked = 0
+    def start_epoch(self, epoch: int) -> None:
+        """Reset what belongs to one epoch; each epoch of each seed has its own random numbers."""
+        self.epoch, self.batch, self.seconds = epoch, 0, 0.0
+        self.losses: dict[str, Tensor] = {}
+        self.n_checked = 0
+        seed = np.random.SeedSequence((self.recipe.seed, epoch)).generate_state(1)[0]
+        self.generator = torch.Generator().manual_seed(int(seed))
 
-    def go_on(self, terms: list[str], losses: Tensor | None) -> None:
-        """Go on in an epoch after the batches whose `losses` (batches, terms) are known; None: at its start."""
-        if losses is None:
-            return
-        own = losses if self.accelerator.is_main_process else torch.zeros_like(losses)
-        self.terms, self.losses = terms, list(own.to(self.accelerator.device))
-        self.sampler.start = self._checked = len(losses)
-
-    def updates(self) -> Iterator[int]:
-        """Learn from every film once, but for an incomplete last batch (`films.Batches`).
-
-        Begins where `begin` or `go_on` have set it.
-
-        Yields:
-            After each update the number of batches that are done in this epoch.
+    def train_epoch(self) -> Iterator[int]:
+        """Train on all batches of the epoch that are left, and yield the number of finished batches after each update.
 
         Raises:
-            InputError: the loss is no longer a finite number, or the memory is too small for a single film.
+            InputError: a loss is NaN or infinite, or the memory is too small for one image.
         """
-        grad_accum_steps, every = self.recipe.stage.grad_accum_steps, CHECKED_EVERY[self.accelerator.device.type]
+        steps = self.recipe.stage.grad_accum_steps
         self.objective.train()
-        taken: list[tuple[Tensor, list[int]]] = []
-        done = self.sampler.start
-        random = torch.get_rng_state()
-        batches = iter(load(self.films, self.sampler))  # which draws a number, as it has done where a run goes on
-        if self.sampler.start:
-            torch.set_rng_state(random)
-        for (pixels, _), places in zip(batches, self.sampler.whole(), strict=True):
-            taken.append((pixels, places))
-            done += 1
-            if len(taken) == grad_accum_steps or done == len(self.sampler):
-                self.update(taken)
-                taken.clear()
-                if done == len(self.sampler) or done % (grad_accum_steps * every) == 0:
-                    self.check()
-                yield done
+        batches = list(self.sampler.batches(self.epoch, start=self.batch))
+        for first in range(0, len(batches), steps):
+            self.train_step(batches[first : first + steps])
+            yield self.batch
 
-    def update(self, batches: Sequence[tuple[Tensor, list[int]]]) -> None:
-        """Learn from some batches by one update.
-
-        Where an epoch's last batches are fewer than the recipe accumulates, their gradients are still divided by the
-        full number: a weaker update, once an epoch. Where memory runs out, the update is made anew in smaller pieces;
-        batch normalisation then sees those, and the running statistics have seen the films tried before once more.
-
-        Args:
-            batches: of each, this process's films (B, 1, S, S) uint8 and the places of all its films.
-
-        Raises:
-            InputError: a single film is too much, or several processes share the work: they cannot tell one another.
-        """
-        films = max(len(pixels) for pixels, _ in batches)
-        self.losses += self.pieces.until_they_fit(
-            lambda: self._gradients(batches), films=films, generator=self.generator
-        )
-        self.apply()
-
-    def apply(self) -> None:
-        """Update the weights by the gradients that were added up.
-
-        Raises:
-            InputError: see `memory.step`.
-        """
-        phase = self.recipe.stage
-        if phase.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.objective.parameters(), phase.max_grad_norm)
-        step(self.optimiser)
-        if steps_per_batch(phase):
+    def train_step(self, batches: list[np.ndarray]) -> None:
+        """Update the weights once, with the gradients of some batches, given as indices into the training set."""
+        started, stage = time.perf_counter(), self.recipe.stage
+        sampled = [(indices, self.sample_params(self.train_set, indices, self.generator)) for indices in batches]
+        compute = partial(self.compute_losses, self.objective, self.train_set)
+        losses = self.split.backward(sampled, compute, model=self.objective, steps=stage.grad_accum_steps)
+        if stage.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.objective.parameters(), stage.max_grad_norm)
+        optimiser_step(self.optimiser)
+        if steps_per_update(stage):
             self.schedule.step()
+        self.losses = {name: torch.cat([self.losses.get(name, new[:0]), new]) for name, new in losses.items()}
+        self.batch += len(batches)
+        every = CHECK_EVERY[self.accelerator.device.type] * stage.grad_accum_steps
+        if self.batch - self.n_checked >= every or self.batch == len(self.sampler):
+            self.check_losses()
+        self.seconds += time.perf_counter() - started
 
-    def _gradients(self, batches: Sequence[tuple[Tensor, list[int]]]) -> list[Tensor]:
-        """Add up the gradients of an update, from nothing; its batches' losses."""
-        self.optimiser.zero_grad()
-        losses = []
-        for pixels, places in batches:
-            labels = self.send(torch.from_numpy(self.films.labels[places]))
-            images = self.vary(self.send(pixels), among=(len(places), self.sampler.part(len(places))))
-            losses.append(self.learn(images, labels, last=len(losses) + 1 == len(batches)))
-        return losses
+    def sample_params(
+        self, dataset: ChestXrayDataset, indices: np.ndarray, generator: torch.Generator, *, augment: bool = True
+    ) -> BatchParams:
+        """Sample the random parameters of a whole batch and compute its class weights (Eq. 4, 5)."""
+        recipe, n = self.recipe, len(indices)
+        return BatchParams(
+            class_weights(torch.from_numpy(dataset.labels[indices])),
+            sample_augmentation(n, recipe.augmentation, generator=generator) if augment else None,
+            sample_rotation(n, recipe.seam_stage.rotation_degrees, generator=generator) if recipe.seam_stage else None,
+        )
 
-    def send(self, tensor: Tensor) -> Tensor:
-        """A copy on the device, for which the CPU does not wait."""
-        return tensor.to(self.accelerator.device, non_blocking=True)
+    def compute_losses(
+        self, objective: nn.Module, dataset: ChestXrayDataset, indices: np.ndarray, params: BatchParams
+    ) -> dict[str, Tensor]:
+        """Compute the losses of some images of a dataset: means over the images, see `objectives`."""
+        images, labels, weights = (
+            values.to(self.accelerator.device, non_blocking=True)
+            for values in (*dataset.load(indices), params.class_weights)
+        )
+        size = self.recipe.image_size
+        if params.augmentation is None:
+            images = eval_transform(images, size=size)  # (B, 1, S, S) uint8 to (B, 3, size, size)
+        else:
+            images = train_transform(images, params.augmentation, size=size)
+        return objective(images, labels, class_weights=weights, rotation=params.rotation)
 
-    def learn(self, images: Tensor, labels: Tensor, *, last: bool = True) -> Tensor:
-        """Add a batch's gradients to those that are there.
-
-        Args:
-            images: (B, 3, S, S) normalised, this process's films.
-            labels: (N, 14) of all the batch's films.
-            last: whether the update follows, for which processes exchange their gradients.
-
-        Returns:
-            This process's share of the batch's loss and its terms, detached, (terms,) float32.
-        """
-        part, total = self.sampler.part(len(labels)), 0.0
-        for piece, own in self.pieces.split(images, part, generator=self.generator):
-            exchange = last and piece.stop == part.stop
-            with nullcontext() if exchange else self.accelerator.no_sync(self.objective):
-                result = self.objective(own, labels, generator=self.generator, part=piece)
-                share = (piece.stop - piece.start) / len(labels)
-                # Gradients are averaged over processes, where the shares of a batch are to be added.
-                weight = share * self.accelerator.num_processes
-                self.accelerator.backward(result["loss"] * weight / self.recipe.stage.grad_accum_steps)
-            self.terms = [name for name in result if name != "logits"]
-            total = total + torch.stack([result[name].detach().float() for name in self.terms]) * share
-        return total
-
-    def vary(self, films: Tensor, *, among: tuple[int, slice] | None = None) -> Tensor:
-        """Augment and normalise grey films (B, 1, S, S) uint8 as the recipe says; `among` as in `augment.augment`."""
-        recipe = self.recipe
-        return augment(films, recipe.augmentation, size=recipe.image_size, generator=self.generator, among=among)
-
-    def check(self) -> None:
-        """Stop a run whose loss is no number any more: nothing that follows would be one.
+    def check_losses(self) -> None:
+        """Stop the training if a loss is NaN or infinite.
 
         Raises:
-            InputError: names epoch, batch, term and images.
+            InputError: names epoch, batch, loss and images.
         """
-        if self.checked:
-            return
-        found = self.accelerator.reduce(torch.stack(self.losses[self._checked :]), reduction="sum")
-        # The sum over processes is the main one's from here on, so that it can be saved and shared out anew.
-        self.losses[self._checked :] = found if self.accelerator.is_main_process else torch.zeros_like(found)
-        wrong = ~found.isfinite().cpu()
-        if wrong.any():
-            row = int(wrong.any(dim=1).int().argmax())
-            names = [name for name, bad in zip(self.terms, wrong[row].tolist(), strict=True) if bad]
-            term = next((name for name in names if name != "loss"), "loss")
-            batch = self._checked + row
-            self.sampler.start = batch
-            images = ", ".join(self.films.image_index[place] for place in next(self.sampler.whole()))
-            value = found[row, self.terms.index(term)].item()
-            raise InputError(
-                f"the {'loss' if term == 'loss' else f'term {term} of the loss'} of {self.recipe.name} is {value} in "
-                f"epoch {self.sampler.epoch}, batch {batch}; lower the learning rate, or look at the batch's images: "
-                f"{images}"
-            )
-        self._checked = len(self.losses)
+        for name in sorted(self.losses, key="loss".__eq__):  # the terms first
+            finite = self.losses[name][self.n_checked :].isfinite().tolist()
+            if not all(finite):
+                batch = self.n_checked + finite.index(False)
+                indices = next(self.sampler.batches(self.epoch, start=batch))
+                raise InputError(
+                    f"{name} of {self.recipe.name} is {self.losses[name][batch].item()} in epoch {self.epoch}, batch "
+                    f"{batch}; lower the learning rate, or check the images of the batch: "
+                    f"{', '.join(self.train_set.image_index[index] for index in indices)}"
+                )
+        self.n_checked = self.batch
 
     @property
-    def checked(self) -> bool:
-        """Whether all losses so far have been looked at: nothing else may be saved."""
-        return self._checked == len(self.losses)
+    def is_checked(self) -> bool:
+        """Whether all losses so far have been checked: other weights must not be saved."""
+        return self.n_checked == self.batch
 
-    def mean_loss(self) -> float:
-        """The mean loss of this epoch's batches."""
-        losses = self.accelerator.reduce(torch.stack(self.losses), reduction="sum")
-        return losses[:, self.terms.index("loss")].contiguous().mean().item()
+    def finish_epoch(self, val_set: ChestXrayDataset) -> dict[str, Any]:
+        """Validate, append a record to the history, step the plateau schedule and start the next epoch."""
+        started = time.perf_counter()
+        record = {
+            "stage": "classifier" if self.recipe.seam_stage is None else "seam",
+            "epoch": self.epoch,
+            "train_loss": self.losses["loss"].mean().item(),
+            **self.validate(val_set),
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+        }
+        record["seconds"] = self.seconds + time.perf_counter() - started
+        self.history.append(record)
+        score = self.module.score(record)
+        if self.recipe.stage.schedule == "plateau" and math.isfinite(score):
+            self.schedule.step(score)
+        self.start_epoch(self.epoch + 1)
+        return record
 
+    @torch.inference_mode()
+    def validate(self, val_set: ChestXrayDataset) -> dict[str, float | None]:
+        """Compute "validation_loss" and "validation_auc" (None if the stage trains no classifier), one view an image.
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every epoch of every run."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-
-VALIDATION_SEED = 1
-"""Validation draws its rotations from here, the same ones every epoch, so that losses compare between epochs."""
-
-
-@torch.inference_mode()
-def validate(trainer: Trainer, films: ChestXrayDataset) -> tuple[dict[str, float | None], np.ndarray | None]:
-    """Measure a loop's objective on `films`, without augmentation; several processes take a part of each batch.
-
-    Returns:
-        "validation_loss" and "validation_auc", the means, the latter None where no classifier is trained; and the
-        logits (N, 14) float32, None there too. The same in all processes.
-    """
-    objective, accelerator = trainer.module.eval(), trainer.accelerator
-    batches = Batches(
-        len(films),
-        trainer.recipe.stage.batch_size,
-        process=trainer.sampler.process,
-        processes=trainer.sampler.processes,
-    )
-    generator = torch.Generator().manual_seed(VALIDATION_SEED)
-    total = torch.zeros((), device=accelerator.device)
-    logits = torch.zeros(films.labels.shape, device=accelerator.device)
-    classified = False
-    for (pixels, _), places in zip(load(films, batches), batches.whole(), strict=True):
-        part, labels = batches.part(len(places)), torch.from_numpy(films.labels[places])
-        measure = partial(
-            measure_batch, trainer, objective, pixels=pixels, labels=labels, part=part, generator=generator
-        )
-        share, found = trainer.pieces.until_they_fit(measure, films=len(pixels), generator=generator)
-        total += share
-        if len(found):
-            classified, logits[places[part]] = True, torch.cat(found)
-    loss = float(accelerator.reduce(total, reduction="sum")) / len(films)
-    logits = accelerator.reduce(logits, reduction="sum")  # each process has filled in its own
-    if not classified or not math.isfinite(loss):
-        return {"validation_loss": loss, "validation_auc": None}, None
-    found = logits.cpu().numpy()
-    auc = mean_auc(classification_table(films.labels, found))
-    auc = None if math.isnan(auc) else auc  # JSON has no NaN
-    return {"validation_loss": loss, "validation_auc": auc}, found
-
-
-def measure_batch(
-    trainer: Trainer, objective: nn.Module, *, pixels: Tensor, labels: Tensor, part: slice, generator: torch.Generator
-) -> tuple[Tensor, list[Tensor]]:
-    """This process's share of a batch's loss, summed over films, and the logits of its pieces, if there are any.
-
-    Args:
-        loop: on whose device.
-        objective: to measure.
-        pixels: (B, 1, S, S) uint8 of this process's films.
-        labels: (N, 14) of the whole batch.
-        part: which of the batch this process's films are.
-        generator: for the whole batch.
-    """
-    images, labels = eval_transform(trainer.send(pixels), size=trainer.recipe.image_size), trainer.send(labels)
-    share, logits = torch.zeros((), device=images.device), []
-    for piece, own in trainer.pieces.split(images, part, generator=generator):
-        if len(own):  # a last batch of fewer films than processes
-            result = objective(own, labels, generator=generator, part=piece)
-            share += result["loss"] * len(own)
-            if "logits" in result:
-                logits.append(result["logits"].float())
-    return share, logits
-
-
-def select_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
-    """The probability from which on each finding is called present (`choose_thresholds`), None where not defined."""
-    chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
-    return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}
+        Raises:
+            InputError: the loss is NaN or infinite.
+        """
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        total = torch.zeros((), device=self.accelerator.device)
+        logits = torch.zeros(val_set.labels.shape, device=self.accelerator.device)  # (N, 14)
+        compute = partial(self.compute_losses, self.module.eval(), val_set)
+        for batch in BatchSampler(len(val_set), self.recipe.stage.batch_size).batches():
+            params = self.sample_params(val_set, batch, generator, augment=False)
+            for indices, result in self.split.forward(batch, params, compute):
+                total += result["loss"] * len(indices)
+                if "logits" in result:
+                    logits[indices] = result["logits"].float()
+        loss, auc = float(self.split.sum(total)) / len(val_set), math.nan
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the validation loss of {self.recipe.name} is {loss} in epoch {self.epoch}; lower the learning rate"
+            )
+        if self.recipe.seam_stage is None:
+            logits = self.split.sum(logits)  # each process has computed some rows
+            auc = mean_auc(classification_table(val_set.labels, logits.cpu().numpy()))
+        return {"validation_loss": loss, "validation_auc": None if math.isnan(auc) else auc}

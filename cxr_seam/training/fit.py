@@ -218,7 +218,12 @@ def fit(
         warn_of_absent_findings(recipe, train_set)
         score = None if best is None else best_score(trainer, best)
         saver = CheckpointSaver(
-            writer, data, best_score=score, has_state=found is not None, save_minutes=save_minutes, keep_states=keep_states
+            writer,
+            data,
+            best_score=score,
+            has_state=found is not None,
+            save_minutes=save_minutes,
+            keep_states=keep_states,
         )
         run_epochs(trainer, val_set, callbacks=[saver, *callbacks])
         calibrate_best(writer, val_set, batch_size=math.ceil(recipe.stage.batch_size / trainer.split.micro_batches))
@@ -328,7 +333,9 @@ def init_model(recipe: Recipe, init_path: Path | None, *, weights: str) -> Local
     for field in ("model", "pooling", "lse_gamma"):
         ours, theirs = getattr(recipe, field), getattr(metadata.recipe, field)
         if ours != theirs:
-            raise InputError(f"{recipe.name} has the {field} {ours!r}, but {init_path} has {theirs!r}; give both the same")
+            raise InputError(
+                f"{recipe.name} has the {field} {ours!r}, but {init_path} has {theirs!r}; give both the same"
+            )
     model.background = recipe.background
     if recipe.refiner != metadata.recipe.refiner:
         model.set_refiner(recipe.refiner)

@@ -22,7 +22,9 @@ class ClassifierObjective(nn.Module):
 
     def __init__(self, model: LocalizationModel, stage: ClassifierStage) -> None:
         super().__init__()
-        model.freeze_below(stage.freeze_below_stride, train_head=stage.train_head, freeze_bn_stats=stage.freeze_bn_stats)
+        model.freeze_below(
+            stage.freeze_below_stride, train_head=stage.train_head, freeze_bn_stats=stage.freeze_bn_stats
+        )
         self.model = model
 
     @staticmethod

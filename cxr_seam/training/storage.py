@@ -140,7 +140,11 @@ class CheckpointWriter:
                 if is_partial_file(path.name, files.name):  # left by a killed process
                     with suppress(OSError):
                         path.unlink()
-        left = [path for path in list_files(files.local_dir) if is_of_run(path.name, files.name)] if files.local_dir else []
+        left = (
+            [path for path in list_files(files.local_dir) if is_of_run(path.name, files.name)]
+            if files.local_dir
+            else []
+        )
         left.sort(key=lambda path: path.stat().st_mtime_ns)
         self.pending: dict[str, bytes | None] = {path.name: None for path in left}
         self._mount_point = mount_point(files.folder)
@@ -205,7 +209,9 @@ class CheckpointWriter:
         has the same mount point.
         """
         if not os.path.ismount(self._mount_point):
-            raise WriteError(f"{self.files.folder / name} could not be written (its disk is gone); reconnect its folder")
+            raise WriteError(
+                f"{self.files.folder / name} could not be written (its disk is gone); reconnect its folder"
+            )
         with atomic_write(self.files.folder / name, durable=True) as temporary:
             if content is None:
                 shutil.copyfile(self.files.local_dir / name, temporary)

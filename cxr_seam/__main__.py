@@ -75,11 +75,10 @@ def download(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train one recipe, or continue an interrupted training. On several GPUs: accelerate launch -m cxr_seam train ..."""
     from accelerate import PartialState
-    from tqdm import tqdm
 
     from .device import select_device
     from .models.checkpoint import best_path
-    from .training.fit import train as fit
+    from .training.fit import JsonLines, ProgressBar, fit
 
     arguments.preset = preset_of(arguments.recipe)
     workspace = open_workspace(arguments)
@@ -95,13 +94,13 @@ def train(arguments: argparse.Namespace) -> None:
         workspace.models,
         train_set=training,
         val_set=validation,
-        on_epoch=(lambda record: tqdm.write(json.dumps(record))) if main else None,
+        callbacks=[ProgressBar(), JsonLines()],
         overwrite=arguments.overwrite,
         local_dir=workspace.local_dir,
         save_minutes=arguments.save_minutes,
     )
     if main:
-        print(f"the best model is {best_path(workspace.models, recipe.name)}")
+        print(f"the best checkpoint is {best_path(workspace.models, recipe.name)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

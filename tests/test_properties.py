@@ -22,15 +22,16 @@ from hypothesis.extra import numpy as some
 from cxr_seam.data.image_io import resize_square
 from cxr_seam.data.nih import load_metadata, read_csv, train_val_split
 from cxr_seam.data.transforms import (
-    augment,
-    draw,
+    AffineParams,
+    affine_matrix,
+    affine_warp,
     eval_transform,
     imagenet_normalise,
     resize_area,
-    rotate,
-    rotation_valid,
-    sampling_matrices,
-    warp,
+    rotation_params,
+    sample_augmentation,
+    train_transform,
+    valid_mask,
 )
 from cxr_seam.errors import InputError
 from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
@@ -268,10 +269,10 @@ def test_cells_come_back_as_pandas_wrote_them(rows):
     assert list(read.columns) == header and read.to_numpy().tolist() == rows
 
 
-# ---- films and their transforms
+# ---- images and their transforms
 
-films = some.arrays(np.uint8, st.tuples(st.integers(1, 3), st.just(1), st.just(16), st.just(16)))
-recipes_of_augmentation = st.builds(
+some_images = some.arrays(np.uint8, st.tuples(st.integers(1, 3), st.just(1), st.just(16), st.just(16)))
+augmentations = st.builds(
     Augmentation,
     crop_area=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)).map(lambda pair: tuple(sorted(pair))),
     crop_aspect=st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)).map(lambda pair: tuple(sorted(pair))),
@@ -281,85 +282,71 @@ recipes_of_augmentation = st.builds(
 STILL = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip_probability=0.0, rotation_degrees=0.0)
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def sampled(count: int, augmentation: Augmentation, seed: int) -> AffineParams:
+    return sample_augmentation(count, augmentation, generator=torch.Generator().manual_seed(seed))
 
 
-@given(films, recipes_of_augmentation, st.integers(0, 999))
-def test_a_varied_film_has_no_value_that_the_film_and_black_have_not(pixels, recipe, seed):
+@given(some_images, augmentations, st.integers(0, 999))
+def test_augmented_values_lie_between_black_and_the_brightest(pixels, augmentation, seed):
     batch = torch.from_numpy(pixels)
-    varied = augment(batch, recipe, size=16, generator=seeded(seed))
-    assert varied.shape == (len(batch), 3, 16, 16) and varied.dtype == torch.float32
-    for channel, (low, high) in enumerate(
-        zip(imagenet_normalise(torch.zeros(1, 1, 1, 1))[0], imagenet_normalise(torch.ones(1, 1, 1, 1))[0], strict=True)
-    ):
-        brightest = low + (high - low) * (batch.float().amax(dim=(1, 2, 3)) / 255)
-        assert (varied[:, channel].amin(dim=(1, 2)) >= low - 1e-4).all()
-        assert (varied[:, channel].amax(dim=(1, 2)) <= brightest + 1e-4).all()
+    augmented = train_transform(batch, sampled(len(batch), augmentation, seed), size=16)
+    assert augmented.shape == (len(batch), 3, 16, 16) and augmented.dtype == torch.float32
+    black, white = (imagenet_normalise(torch.full((1, 1, 1, 1), value)) for value in (0.0, 1.0))
+    brightest = black + (white - black) * (batch.float().amax(dim=(1, 2, 3), keepdim=True) / 255)
+    assert (augmented >= black - 1e-4).all() and (augmented <= brightest + 1e-4).all()
 
 
-@given(recipes_of_augmentation, st.integers(1, 40), st.integers(0, 999))
-def test_what_is_drawn_stays_within_the_recipe(recipe, count, seed):
-    crops, flips, degrees = draw(count, recipe, generator=seeded(seed))
-    left, top, width, height = crops.double().unbind(dim=1)
-    assert (
-        (left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
-    )
-    assert (degrees.abs() <= recipe.rotation_degrees + 1e-4).all()
-    whole = (width == 1) & (height == 1)  # also where no draw fitted
-    area, aspect = width * height, width / height
-    assert ((area >= recipe.crop_area[0] - 1e-4) | whole).all() and ((area <= recipe.crop_area[1] + 1e-4) | whole).all()
-    assert ((aspect >= recipe.crop_aspect[0] - 1e-4) | whole).all()
-    assert ((aspect <= recipe.crop_aspect[1] + 1e-4) | whole).all()
-    assert flips.dtype == torch.bool and (0 < recipe.flip_probability < 1 or flips.all() == flips.any())
+@given(augmentations, st.integers(1, 40), st.integers(0, 999))
+def test_sampled_augmentation_stays_within_the_recipe(augmentation, count, seed):
+    params = sampled(count, augmentation, seed)
+    assert (params.translation.abs() <= 1 - params.scale + 1e-6).all()  # the crop lies in the image
+    assert (params.angle.abs() <= augmentation.rotation_degrees + 1e-4).all()
+    width, height = params.scale.double().unbind(dim=1)
+    area, aspect, whole = width * height, width / height, (width == 1) & (height == 1)  # no sampled crop fitted
+    for values, (low, high) in ((area, augmentation.crop_area), (aspect, augmentation.crop_aspect)):
+        assert (((values >= low - 1e-4) & (values <= high + 1e-4)) | whole).all()
+    assert set(params.flip.tolist()) <= {-1.0, 1.0}
+    assert 0 < augmentation.flip_probability < 1 or len(set(params.flip.tolist())) == 1
 
 
-@given(films, st.integers(0, 999))
-def test_a_recipe_that_varies_nothing_gives_the_film(pixels, seed):
+@given(some_images, st.integers(0, 999))
+def test_an_augmentation_that_changes_nothing_gives_the_image(pixels, seed):
     batch = torch.from_numpy(pixels)
-    assert torch.allclose(
-        augment(batch, STILL, size=16, generator=seeded(seed)), eval_transform(batch, size=16), atol=1e-4
-    )
+    same = train_transform(batch, sampled(len(batch), STILL, seed), size=16)
+    assert torch.allclose(same, eval_transform(batch, size=16), atol=1e-4)
 
 
-@given(films)
-def test_a_film_mirrored_twice_is_itself(pixels):
+@given(some_images)
+def test_an_image_flipped_twice_is_itself(pixels):
     grey = torch.from_numpy(pixels).float() / 255
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(grey), 4)
-    flips, straight = torch.ones(len(grey), dtype=torch.bool), torch.zeros(len(grey))
-    once = warp(grey, crops=whole, flips=flips, degrees=straight)
-    assert torch.allclose(once, grey.flip(-1), atol=1e-5)
-    assert torch.allclose(warp(once, crops=whole, flips=flips, degrees=straight), grey, atol=1e-5)
+    still = rotation_params(torch.zeros(len(grey)))
+    flip = AffineParams(still.angle, still.scale, still.translation, -still.flip)
+    once = affine_warp(grey, flip)
+    assert torch.allclose(once, grey.flip(-1), atol=1e-5) and torch.allclose(affine_warp(once, flip), grey, atol=1e-5)
 
 
 @given(st.floats(-180, 180), st.integers(5, 20), st.integers(5, 20))
-def test_valid_pixels_of_a_rotation_do_not_depend_on_what_lies_outside(angle, height, width):
-    """A constant stays itself where the mask says so, and nothing is made brighter anywhere."""
-    degrees = torch.tensor([angle], dtype=torch.float32)
-    valid = rotation_valid(degrees, height=height, width=width)
-    turned = rotate(torch.full((1, 1, height, width), 0.5), degrees)
+def test_a_constant_stays_itself_on_the_valid_pixels_of_a_rotation(angle, height, width):
+    rotation, opposite = (rotation_params(torch.tensor([value], dtype=torch.float32)) for value in (angle, -angle))
+    shape = {"height": height, "width": width, "device": torch.device("cpu")}
+    valid, turned = valid_mask(rotation, **shape), affine_warp(torch.full((1, 1, height, width), 0.5), rotation)
     assert valid.dtype == torch.bool and valid.shape == turned.shape
     assert turned.max() <= 0.5 + 1e-5 and turned.min() >= 0
     assert ((turned - 0.5).abs() < 1e-3)[valid].all()
-    mirrored = rotation_valid(-degrees, height=height, width=width).flip(-1)
-    assert (valid != mirrored).float().mean() < 0.05  # rounding at the rim alone
+    assert (valid != valid_mask(opposite, **shape).flip(-1)).float().mean() < 0.05  # rounding at the rim
 
 
-@given(films, st.integers(-3, 3))
+@given(some_images, st.integers(-3, 3))
 def test_quarter_turns_are_exact(pixels, quarters):
     grey = torch.from_numpy(pixels).float() / 255
-    turned = rotate(grey, torch.full((len(grey),), 90.0 * quarters))
+    turned = affine_warp(grey, rotation_params(torch.full((len(grey),), 90.0 * quarters)))
     assert torch.allclose(turned, grey.rot90(quarters, dims=(2, 3)), atol=1e-4)
 
 
-@given(st.integers(0, 999), recipes_of_augmentation)
-def test_sampling_the_middle_of_a_crop_gives_the_middle_of_the_crop(seed, recipe):
-    """The centre of the picture comes from the centre of the crop, however it is turned or mirrored."""
-    crops, flips, degrees = draw(8, recipe, generator=seeded(seed))
-    _, place = sampling_matrices(crops, flips, degrees, height=32, width=32)
-    left, top, width, height = crops.unbind(dim=1)
-    centre = torch.stack([2 * left + width - 1, 2 * top + height - 1], dim=1)
-    assert torch.allclose(place[:, :, 2], centre, atol=1e-5)
+@given(st.integers(0, 999), augmentations)
+def test_the_centre_comes_from_the_centre_of_the_crop(seed, augmentation):
+    params = sampled(8, augmentation, seed)
+    assert torch.allclose(affine_matrix(params, height=32, width=32)[:, :, 2], params.translation, atol=1e-5)
 
 
 @given(some.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.integers(1, 40))

@@ -90,6 +90,14 @@ class ProgressBar(Callback):
         self.bar.close()
 
 
+class JsonLines(Callback):
+    """Print the record of each epoch as a line of JSON."""
+
+    def on_epoch(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """Print the record, above a progress bar."""
+        tqdm.write(json.dumps(record))
+
+
 class CheckpointSaver(Callback):
     """Save the best and the last checkpoint and the history after each epoch, and states in between.
 
@@ -189,7 +197,7 @@ def fit(
             damaged or belongs to another run, a loss is NaN, the GPU's memory is too small, or the files cannot be
             written at the end. Before, a failed write costs a warning.
     """
-    process = PartialState()
+    process = PartialState(cpu=select_device().device == "cpu")
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
     init_path = init_checkpoint(recipe, Path(output_dir))
     data = data_fingerprint(train_set, val_set, init_path=init_path)

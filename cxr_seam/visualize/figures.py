@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import ChestXrayDataset
-from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment
+from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD, sample_augmentation, train_transform
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.results import BASELINE, COMPARISON, MODEL, format_estimate
@@ -85,10 +85,11 @@ def plot_augmentations(
         count: number of augmentations.
         path: where to save the figure.
     """
-    pixels, _ = dataset.__getitems__([index])
+    pixels, _ = dataset.load([index])
     generator = torch.Generator().manual_seed(recipe.seed)
     batch = pixels.expand(count, -1, -1, -1)
-    inputs = augment(batch, recipe.augmentation, size=recipe.image_size, generator=generator)
+    params = sample_augmentation(len(batch), recipe.augmentation, generator=generator)
+    inputs = train_transform(batch, params, size=recipe.image_size)
     titles = ["image", *(f"augmentation {number + 1}" for number in range(count))]
     return plot_images([pixels[0, 0].numpy(), *to_grey(inputs)], titles, columns=5, path=path)
 

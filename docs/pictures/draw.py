@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
 
-from cxr_seam.data.transforms import eval_transform, rotate, rotation_valid
+from cxr_seam.data.transforms import affine_warp, eval_transform, rotation_params, valid_mask
 from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED, load_results
 from cxr_seam.evaluation.tables import load_histories
@@ -181,14 +181,14 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
         if finding == SHOWN
     )
     model, index, size = predictors[REFINED].model, FINDINGS.index(SHOWN), predictors[REFINED].recipe.image_size
-    degrees = torch.tensor([DEGREES])
+    rotation = rotation_params(torch.tensor([DEGREES]))
     film = torch.from_numpy(example.image)[None, None]
-    turned = rotate(film, degrees).round().to(torch.uint8)
+    turned = affine_warp(film, rotation).round().to(torch.uint8)
     step_of_training = SeamObjective(model, SeamStage()).eval()
     with torch.inference_mode():
-        raw, refined = step_of_training.branch(eval_transform(film, size=size), valid=None)
-        valid = rotation_valid(degrees, height=raw.shape[-2], width=raw.shape[-1])
-        raw_turned, refined_turned = step_of_training.branch(eval_transform(turned, size=size), valid=valid)
+        raw, refined = step_of_training.forward_branch(eval_transform(film, size=size))
+        valid = valid_mask(rotation, height=raw.shape[-2], width=raw.shape[-1], device=raw.device)
+        raw_turned, refined_turned = step_of_training.forward_branch(eval_transform(turned, size=size), valid=valid)
 
     def seen(film: torch.Tensor, cam: torch.Tensor) -> np.ndarray:
         pixels = film[0, 0].numpy()
@@ -207,10 +207,10 @@ def siamese(workspace: Workspace, predictors: dict[str, Any]) -> Figure:
     film_at("film", first, example.image, "film $x$")
     film_at("film", third, turned[0, 0].numpy(), "turned film $A(x)$")
     film_at("raw", first, seen(film, raw), "its map $\\hat y^{\\,o}$")
-    film_at("raw", second, seen(turned, rotate(raw, degrees)), "turned: $A(\\hat y^{\\,o})$")
+    film_at("raw", second, seen(turned, affine_warp(raw, rotation)), "turned: $A(\\hat y^{\\,o})$")
     film_at("raw", third, seen(turned, raw_turned), "its map $\\hat y^{\\,t}$")
     film_at("refined", first, seen(film, refined), "refined $y^{\\,o}$")
-    film_at("refined", second, seen(turned, rotate(refined, degrees)), "turned: $A(y^{\\,o})$")
+    film_at("refined", second, seen(turned, affine_warp(refined, rotation)), "turned: $A(y^{\\,o})$")
     film_at("refined", third, seen(turned, refined_turned), "refined $y^{\\,t}$")
     axes.set(xlim=(0, 112), ylim=(0, 69))
     for row in (first, third):

@@ -56,7 +56,7 @@ def test_negative_mean_by_hand(films):
     """By hand: the mean film of those without it, as the network sees it."""
     found = negative_mean_cam(Grey(), films[1], recipe=FIRST)
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
-    grey = films[1].__getitems__(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
+    grey = films[1].load(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
     seen = ((grey - 0.485) / 0.229).reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4))
     for k in range(14):
         absent = films[1].labels[:, k] == 0
@@ -96,7 +96,7 @@ def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
         model, metadata = load_checkpoint(path)
         assert set(metadata.negative_mean) == kinds
         predictor = Predictor.load(path)
-        pixels, labels = films[1].__getitems__(range(len(films[1])))
+        pixels, labels = films[1].load(range(len(films[1])))
         output = predictor.forward(pixels)
         for kind in kinds:
             maps = getattr(output, kind)

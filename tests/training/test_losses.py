@@ -83,32 +83,32 @@ def random_maps(seed):
     return [torch.rand(2, 15, 4, 4, generator=generator) for _ in range(4)]
 
 
-def ecr(cam_moved, refined_moved, cam_transformed, refined_transformed, *, fraction=0.2, valid=None):
+def ecr(warped_cam, warped_refined, cam_of_warped, refined_of_warped, *, fraction=0.2, valid=None):
     if valid is None:
         valid = torch.ones(2, 1, 4, 4, dtype=torch.bool)
     return ecr_loss(
-        cam_moved=cam_moved,
-        refined_moved=refined_moved,
-        cam_transformed=cam_transformed,
-        refined_transformed=refined_transformed,
+        warped_cam=warped_cam,
+        warped_refined=warped_refined,
+        cam_of_warped=cam_of_warped,
+        refined_of_warped=refined_of_warped,
         valid=valid,
         ohem_fraction=fraction,
     )
 
 
 def test_ecr_adds_its_two_norms():
-    cam_moved, refined_moved, cam_transformed, refined_transformed = random_maps(0)
+    warped_cam, warped_refined, cam_of_warped, refined_of_warped = random_maps(0)
 
     def slow(target, refined):
         onehot = np.where(target == target.max(axis=1, keepdims=True), target, 0)
         pixel = np.abs(onehot - refined).reshape(2, -1)
         return np.sort(pixel, axis=1)[:, -48:].mean()  # 20 % of 15 * 16
 
-    expected = slow(cam_transformed.numpy(), refined_moved.numpy()) + slow(
-        cam_moved.numpy(), refined_transformed.numpy()
+    expected = slow(cam_of_warped.numpy(), warped_refined.numpy()) + slow(
+        warped_cam.numpy(), refined_of_warped.numpy()
     )
     assert ecr(*random_maps(0)).item() == pytest.approx(expected, rel=1e-5)
-    assert expected > slow(cam_transformed.numpy(), refined_moved.numpy())
+    assert expected > slow(cam_of_warped.numpy(), warped_refined.numpy())
 
 
 def test_ecr_targets_get_no_gradient_and_stay_as_they_were():

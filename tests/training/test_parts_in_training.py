@@ -68,7 +68,7 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     assert start[first_convolution].ndim == 4 and not torch.equal(start[first_convolution], end[first_convolution])
     predictor = Predictor.load(best_path(tmp_path, second.name))
     assert set(predictor.negative_mean) == {"cam", "refined"}
-    pixels = validation.__getitems__([0])[0]
+    pixels = validation.load([0])[0]
     once = replace(first, cam_baseline="zero", tta_flip=False)
     looks = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
     said = [Predictor(predictor.model, how).forward(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]

@@ -26,11 +26,9 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None =
         fused: see `torch.optim.Adam`.
 
     Raises:
-        InputError: the optimiser is unknown, or `weight_decay` is given for "adam".
+        InputError: `weight_decay` is given for "adam".
     """
     stage = recipe.stage
-    if stage.optimiser not in OPTIMISERS:
-        raise InputError(f"there is no optimiser {stage.optimiser!r}; choose {' or '.join(OPTIMISERS)}")
     if stage.weight_decay and stage.optimiser != "adamw":
         raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
     groups: dict[float, list[nn.Parameter]] = {}
@@ -53,9 +51,6 @@ def make_schedule(optimiser: torch.optim.Optimizer, stage: Stage, *, steps: int)
     epoch in a row without a rise. "one_cycle" and "cosine" are stepped after each update. "cosine" raises the rate
     linearly over the first `warmup_fraction` of the updates, then lowers it along half a cosine to 0 (Loshchilov and
     Hutter 2017, without restarts).
-
-    Raises:
-        InputError: the schedule is unknown.
     """
     if stage.schedule == "constant":
         return None
@@ -67,17 +62,15 @@ def make_schedule(optimiser: torch.optim.Optimizer, stage: Stage, *, steps: int)
         return torch.optim.lr_scheduler.OneCycleLR(
             optimiser, max_lr=stage.learning_rate, total_steps=steps, cycle_momentum=False
         )
-    if stage.schedule == "cosine":
-        warmup = round(stage.warmup_fraction * steps)
+    warmup = round(stage.warmup_fraction * steps)
 
-        def factor(step: int) -> float:
-            """Return the factor of the learning rate at an update."""
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    def factor(step: int) -> float:
+        """Return the factor of the learning rate at an update."""
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-        return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    raise InputError(f"there is no schedule {stage.schedule!r}; choose plateau, one_cycle, cosine or constant")
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
 def steps_per_update(stage: Stage) -> bool:

@@ -160,16 +160,17 @@ class Trainer:
         Raises:
             InputError: names epoch, batch, loss and images.
         """
-        for name in sorted(self.losses, key="loss".__eq__):  # the terms first
-            finite = self.losses[name][self.n_checked :].isfinite().tolist()
-            if not all(finite):
-                batch = self.n_checked + finite.index(False)
-                indices = next(self.sampler.batches(self.epoch, start=batch))
-                raise InputError(
-                    f"{name} of {self.recipe.name} is {self.losses[name][batch].item()} in epoch {self.epoch}, batch "
-                    f"{batch}; lower the learning rate, or check the images of the batch: "
-                    f"{', '.join(self.train_set.image_index[index] for index in indices)}"
-                )
+        names = sorted(self.losses, key="loss".__eq__)  # the terms first
+        wrong = ~torch.stack([self.losses[name][self.n_checked :] for name in names]).isfinite().cpu()  # (names, batches)
+        if wrong.any():
+            first = int(wrong.any(dim=0).int().argmax())
+            name, batch = names[int(wrong[:, first].int().argmax())], self.n_checked + first
+            indices = next(self.sampler.batches(self.epoch, start=batch))
+            raise InputError(
+                f"{name} of {self.recipe.name} is {self.losses[name][batch].item()} in epoch {self.epoch}, batch {batch}; "
+                f"lower the learning rate, or check the images of the batch: "
+                f"{', '.join(self.train_set.image_index[index] for index in indices)}"
+            )
         self.n_checked = self.batch
 
     @property

@@ -58,7 +58,9 @@ def test_flip_equals_torchvision():
 def test_crop_equals_torchvision():
     expected = tv.resized_crop(smooth_image(), top=4, left=8, height=56, width=48, size=[64, 64], antialias=False)
     difference = (affine_warp(smooth_image(), params_of(**CROP)) - expected).abs()
-    assert difference[..., 1:-1, 1:-1].max() < 1e-4  # the outermost pixel is interpolated with the image around the crop
+    assert (
+        difference[..., 1:-1, 1:-1].max() < 1e-4
+    )  # the outermost pixel is interpolated with the image around the crop
 
 
 @pytest.mark.parametrize("angle", [-15.0, 6.0, 15.0])

@@ -1,26 +1,32 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from cxr_seam.data.dataset import Batches, ChestXrayDataset, loader
+from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.nih import load_metadata, train_val_split
 from cxr_seam.data.transforms import eval_transform
-from cxr_seam.device import is_supported
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.models.checkpoint import best_path, last_path, load_checkpoint, read_header, read_history
+from cxr_seam.io import WriteError
+from cxr_seam.models.checkpoint import (
+    best_path,
+    last_path,
+    load_checkpoint,
+    read_header,
+    read_history,
+    save_checkpoint,
+)
 from cxr_seam.presets import get_recipe
-from cxr_seam.training.fit import keep, keep_state, train
-from cxr_seam.training.objectives import ClassificationObjective
-from cxr_seam.training.optim import make_schedule
-from cxr_seam.training.resume import TrainState
-from cxr_seam.training.storage import CheckpointWriter
+from cxr_seam.training import fit as fitting
+from cxr_seam.training.fit import Callback, CheckpointSaver, fit, train, train_missing
+from cxr_seam.training.objectives import ClassifierObjective
+from cxr_seam.training.storage import CheckpointWriter, RunFolder
+from cxr_seam.workspace import Workspace
 
+pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
@@ -36,28 +42,8 @@ def trained(films, tmp_path_factory):
     """Both phases, trained once: the folder and the two histories."""
     folder = tmp_path_factory.mktemp("models")
     first = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=2))
-    histories = [train(recipe, folder, train_set=films[0], val_set=films[1]) for recipe in (first, REFINED)]
+    histories = [fit(recipe, folder, train_set=films[0], val_set=films[1]) for recipe in (first, REFINED)]
     return folder, histories
-
-
-def test_films_come_with_their_own_labels(films, demo_folder, demo_store):
-    table = load_metadata(demo_folder).images
-    pixels, labels = next(iter(loader(films[0], 4)))
-    assert pixels.shape == (4, 1, 64, 64) and pixels.dtype == torch.uint8
-    name = films[0].image_index[2]
-    assert labels[2].tolist() == table.loc[name].iloc[-14:].tolist()
-    assert np.array_equal(pixels[2, 0], demo_store.images[demo_store.image_index.index(name)])
-
-
-def test_an_epoch_is_a_permutation_another_one_each_time():
-    batches = Batches(10, 3, shuffle_seed=7)
-    epochs = []
-    for batches.epoch in (0, 1, 0):
-        epochs.append([place for batch in batches for place in batch])
-    assert len(batches) == 3 and len(set(epochs[0])) == 9  # the incomplete last batch is left out
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert [place for batch in Batches(10, 3) for place in batch] == list(range(10))
-    assert len(Batches(2, 3, shuffle_seed=7)) == 1  # but never everything
 
 
 def test_history_and_checkpoints_are_kept(trained):
@@ -74,7 +60,7 @@ def test_history_and_checkpoints_are_kept(trained):
 def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(trained, films):
     folder, _ = trained
     model, metadata = load_checkpoint(best_path(folder, "multires_tiny"))
-    pixels = torch.cat([pixels for pixels, _ in loader(films[1], 8)])
+    pixels, _ = films[1].load(range(len(films[1])))
     with torch.no_grad():
         scores = model(eval_transform(pixels, size=64), maps=False).logits.sigmoid().numpy()
     for place, finding in enumerate(FINDINGS):
@@ -91,71 +77,47 @@ def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(
     assert read_header(best_path(folder, "multires_tiny_pcm")).thresholds == metadata.thresholds
 
 
-def keep_epochs(aucs, models, folder, *, monkeypatch, breaks):
-    """Keep epochs of these AUCs; in the second one the file that ends in `breaks` fails. Returns the best kept."""
+def save_epochs(aucs, models, folder, *, monkeypatch, breaks):
+    """Save epochs of these AUCs; in the second one the file that ends in `breaks` cannot be written."""
     model, metadata = load_checkpoint(best_path(models, "multires_tiny"))
-    objective, writer, progress = (
-        ClassificationObjective(model, MULTIRES.classifier_stage),
-        CheckpointWriter(folder, name="x"),
-        TrainState(),
-    )
-    write = writer.write
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=len(aucs)))
+    objective = ClassifierObjective(model, recipe.classifier_stage)
+    trainer = SimpleNamespace(recipe=recipe, module=objective, history=[])
+    writer = CheckpointWriter(RunFolder(folder, recipe.name))
+    saver = CheckpointSaver(writer, metadata.data, best_score=None, has_state=True, save_minutes=1e9, keep_states=2)
+    copy = writer._copy
+
+    def failing(name, content):
+        if name.endswith(breaks):
+            raise WriteError("the drive is gone")
+        return copy(name, content)
+
     for epoch, auc in enumerate(aucs):
-        metadata = replace(metadata, epoch=epoch + 1, metrics={"validation_auc": auc})
-        progress.history.append({})
+        record = {"epoch": epoch, "validation_auc": auc}
+        trainer.history.append(record)
+        trainer.epoch = epoch + 1
         with monkeypatch.context() as patch:
             if epoch == 1:
-                patch.setattr(
-                    writer, "write", lambda name, save: fail() if name.endswith(breaks) else write(name, save)
-                )
-            try:
-                keep(objective, writer, metadata=metadata, progress=progress)
-            except OSError:
-                continue
-    return progress.best
+                patch.setattr(writer, "_copy", failing)
+            saver.on_epoch(trainer, record)
+    writer.close()
+    return read_header(best_path(folder, recipe.name))
 
 
-def test_a_best_epoch_that_could_not_be_written_is_written_later(trained, tmp_path, monkeypatch):
-    """Drive drops while the best epoch is written: it is written with the next one, which is worse."""
-    best = keep_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".best.safetensors")
-    assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.9
-    assert read_header(last_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
-
-
-def test_no_state_is_written_that_knows_of_a_best_model_which_nobody_has(tmp_path, monkeypatch):
-    writer = CheckpointWriter(tmp_path, name="x")
-    writer.owed["x.best.safetensors"] = b"best"
-    monkeypatch.setattr(Path, "write_bytes", fail)
+@pytest.mark.parametrize("breaks", [".best.safetensors", ".history.jsonl"])
+def test_a_best_checkpoint_that_could_not_be_written_is_written_later(breaks, trained, tmp_path, monkeypatch):
+    """The third epoch is worse than the second, which Drive lost."""
     with pytest.warns(UserWarning, match="the drive is gone"):
-        assert not keep_state(
-            writer, SimpleNamespace(recipe=MULTIRES, losses=[]), progress=TrainState(), run={}, count=2
-        )
-    assert not list(tmp_path.iterdir()) and writer.owed
+        best = save_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=breaks)
+    assert best.metrics["validation_auc"] == 0.9
+    assert read_header(last_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.8
+    assert [record["epoch"] for record in read_history(tmp_path, "multires_tiny")] == [0, 1, 2]
 
 
-def test_a_history_that_could_not_be_written_costs_no_better_model(trained, tmp_path, monkeypatch):
-    best = keep_epochs([0.6, 0.9, 0.8, 0.7], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=".history.jsonl")
-    assert best == read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.9
-
-
-def test_without_an_auc_the_first_model_that_can_be_written_is_the_best(trained, tmp_path, monkeypatch):
-    model, metadata = load_checkpoint(best_path(trained[0], "multires_tiny"))
-    metadata = replace(metadata, metrics={"validation_auc": None})
-    objective, writer, progress = (
-        ClassificationObjective(model, MULTIRES.classifier_stage),
-        CheckpointWriter(tmp_path, name="x"),
-        TrainState(),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "write", fail)
-        with pytest.raises(OSError):
-            keep(objective, writer, metadata=metadata, progress=progress)
-    keep(objective, writer, metadata=metadata, progress=progress)
-    assert best_path(tmp_path, "multires_tiny").exists()
-
-
-def fail(*_, **__):
-    raise OSError("the drive is gone")
+@pytest.mark.filterwarnings("ignore:.*the drive is gone")
+def test_without_an_auc_the_first_checkpoint_is_the_best(trained, tmp_path, monkeypatch):
+    best = save_epochs([None, None], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="nothing")
+    assert best.metrics["epoch"] == 0
 
 
 def test_second_phase_changes_theta_and_nothing_else_on_disk(trained):
@@ -168,7 +130,7 @@ def test_second_phase_changes_theta_and_nothing_else_on_disk(trained):
 def test_same_seed_same_run(films, tmp_path):
     losses = []
     for run in ("a", "b"):
-        history = train(MULTIRES, tmp_path / run, train_set=films[0], val_set=films[1])
+        history = fit(MULTIRES, tmp_path / run, train_set=films[0], val_set=films[1])
         losses.append([(r["train_loss"], r["validation_loss"]) for r in history])
     assert losses[0] == losses[1]
 
@@ -180,56 +142,85 @@ def test_it_learns_a_few_films_by_heart(films, tmp_path):
     recipe = replace(
         MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=25, learning_rate=3e-3, grad_accum_steps=1)
     )
-    history = train(recipe, tmp_path, train_set=few, val_set=few)
+    history = fit(recipe, tmp_path, train_set=few, val_set=few)
     assert history[-1]["train_loss"] < 0.35 * history[0]["train_loss"]
 
 
-def test_second_phase_without_the_first_says_so(films, tmp_path):
-    with pytest.raises(InputError, match="multires_tiny_pcm goes on from multires_tiny, but there is no .*train that"):
-        train(REFINED, tmp_path, train_set=films[0], val_set=films[1])
+def test_seam_stage_without_its_first_checkpoint_is_refused(films, tmp_path):
+    with pytest.raises(InputError, match="multires_tiny.best.safetensors"):
+        fit(REFINED, tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
 
 
-def test_a_loss_that_is_no_number_stops_the_run(films, tmp_path):
-    wild = replace(
-        MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, learning_rate=1e30, epochs=2, grad_accum_steps=1)
-    )
-    with pytest.raises(InputError, match="loss of multires_tiny is nan in epoch ., batch .*; lower"):
-        train(wild, tmp_path, train_set=films[0], val_set=films[1])
+def test_a_nan_loss_stops_the_run(films, tmp_path):
+    stage = replace(MULTIRES.classifier_stage, learning_rate=1e30, epochs=2, grad_accum_steps=1)
+    with pytest.raises(InputError, match="loss of multires_tiny is nan in epoch ."):
+        fit(replace(MULTIRES, classifier_stage=stage), tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
 
 
-def test_films_too_small_for_the_recipe_are_refused(films, tmp_path):
-    large = replace(MULTIRES, image_size=128)
-    with pytest.raises(InputError, match="for films of 128 pixels, but those at hand have 64"):
-        train(large, tmp_path, train_set=films[0], val_set=films[1])
-
-
-def test_a_folder_that_cannot_be_written_warns_and_in_the_end_refuses(films, tmp_path):
+def test_a_folder_that_cannot_be_written_warns_and_fails_at_the_end(films, tmp_path):
     (tmp_path / "models").write_text("a file where the folder should be")
-    twice = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=2))
-    with (
-        pytest.warns(UserWarning, match="epoch 0: .*could not be written"),
-        pytest.raises(InputError, match="could not"),
-    ):
-        train(twice, tmp_path / "models", train_set=films[0], val_set=films[1])
+    with pytest.warns(UserWarning, match="models"), pytest.raises(InputError, match="models"):
+        fit(MULTIRES, tmp_path / "models", train_set=films[0], val_set=films[1], callbacks=[])
 
 
-def test_plateau_lowers_the_rate_after_six_epochs_without_a_rise():
-    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=3e-4)
-    schedule = make_schedule(optimiser, get_recipe("resnet50").classifier_stage, steps=1)
-    rates = []
-    for auc in [0.7, *[0.6] * 7]:
-        schedule.step(auc)
-        rates.append(optimiser.param_groups[0]["lr"])
-    assert rates[:7] == [3e-4] * 7 and rates[7] == pytest.approx(3e-5)
-    with pytest.raises(InputError, match="linear"):
-        make_schedule(optimiser, replace(get_recipe("resnet50").classifier_stage, schedule="linear"), steps=1)
+class Recorder(Callback):
+    """Write down which methods are called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_complete(self, recipe):
+        self.calls.append("complete")
+
+    def on_start(self, trainer):
+        self.calls.append("start")
+
+    def on_update(self, trainer):
+        self.calls.append("update")
+
+    def on_epoch(self, trainer, record):
+        self.calls.append(record["epoch"])
+
+    def on_end(self, trainer):
+        self.calls.append("end")
 
 
-def test_cards_are_told_from_builds():
-    recent = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-    assert not is_supported((6, 0), recent)  # P100
-    assert is_supported((7, 5), recent)  # T4
-    assert is_supported((8, 9), recent)  # L4 runs sm_86 code
-    assert is_supported((9, 0), ["sm_90a"]) and not is_supported((8, 0), ["sm_86"])
-    assert is_supported((6, 0), ["sm_50", "sm_60", "sm_70"])
-    assert is_supported((13, 0), recent)  # compiled from the intermediate code
+def test_callbacks_follow_a_run_and_nothing_is_printed(films, tmp_path, capsys):
+    calls = []
+    for _ in range(2):
+        recorder = Recorder()
+        fit(MULTIRES, tmp_path, train_set=films[0], val_set=films[1], callbacks=[recorder])
+        calls.append(recorder.calls)
+    updates = len(films[0]) // MULTIRES.stage.batch_size
+    assert calls == [["start", *["update"] * updates, 0, "end"], ["complete"]]
+    assert capsys.readouterr().out == ""
+
+
+def test_calibration_runs_once_on_the_best_checkpoint(films, tmp_path, monkeypatch):
+    scores, calibrated = [0.6, 0.9, 0.7], []
+    monkeypatch.setattr(ClassifierObjective, "score", lambda self, record: scores[record["epoch"]])
+    calibrate = fitting.calibrate
+
+    def counted(model, dataset, **options):
+        calibrated.append(read_header(best_path(tmp_path, MULTIRES.name)).epoch)
+        return calibrate(model, dataset, **options)
+
+    monkeypatch.setattr(fitting, "calibrate", counted)
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=3))
+    fit(recipe, tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
+    best = read_header(best_path(tmp_path, MULTIRES.name))
+    assert calibrated == [2] and best.epoch == 2 and best.thresholds is not None
+    assert read_header(last_path(tmp_path, MULTIRES.name)).thresholds is None
+
+
+def test_train_trains_what_a_recipe_begins_with(demo_folder, tmp_path, capsys):
+    run = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path)
+    run.prepare_data()
+    history = train(run, "multires_pcm", callbacks=[])
+    assert [record["stage"] for record in history] == ["seam"] and "multires_tiny" in capsys.readouterr().out
+    first = best_path(run.models, "multires_tiny")
+    before = first.stat().st_mtime_ns
+    assert list(train_missing(run, callbacks=[])) == ["tiny"]
+    assert train_missing(run, callbacks=[]) == {} and first.stat().st_mtime_ns == before
+    save_checkpoint(first, load_checkpoint(first)[0], metadata=replace(read_header(first), thresholds=None))
+    assert list(train_missing(run, callbacks=[])) == ["multires_tiny"]  # it was not finished

@@ -104,9 +104,7 @@ def test_ecr_adds_its_two_norms():
         pixel = np.abs(onehot - refined).reshape(2, -1)
         return np.sort(pixel, axis=1)[:, -48:].mean()  # 20 % of 15 * 16
 
-    expected = slow(cam_of_warped.numpy(), warped_refined.numpy()) + slow(
-        warped_cam.numpy(), refined_of_warped.numpy()
-    )
+    expected = slow(cam_of_warped.numpy(), warped_refined.numpy()) + slow(warped_cam.numpy(), refined_of_warped.numpy())
     assert ecr(*random_maps(0)).item() == pytest.approx(expected, rel=1e-5)
     assert expected > slow(cam_of_warped.numpy(), warped_refined.numpy())
 

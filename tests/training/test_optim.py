@@ -65,9 +65,16 @@ def test_the_papers_recipes_have_plain_adam(name):
     assert all(one is other for one, other in zip(group["params"], module.parameters(), strict=True))
 
 
-def test_what_cannot_be_is_told():
-    module = nn.Linear(2, 2)
-    with pytest.raises(InputError, match="no optimiser 'sgd'; choose adam or adamw"):
-        make_optimiser(module, with_phase(optimiser="sgd"), fused=None)
-    with pytest.raises(InputError, match="weight_decay of multires_tiny is for the optimiser 'adamw'"):
-        make_optimiser(module, with_phase(weight_decay=0.1), fused=None)
+def test_weight_decay_of_adam_is_refused():
+    with pytest.raises(InputError, match="weight_decay of multires_tiny"):
+        make_optimiser(nn.Linear(2, 2), with_phase(weight_decay=0.1))
+
+
+def test_plateau_lowers_the_rate_after_the_seventh_epoch_without_a_rise():
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    schedule = make_schedule(optimiser, get_recipe("resnet50").classifier_stage, steps=1)
+    rates = []
+    for auc in [0.7, *[0.6] * 7]:
+        schedule.step(auc)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates[:7] == [3e-4] * 7 and rates[7] == pytest.approx(3e-5)

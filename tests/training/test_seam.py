@@ -3,15 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.batches import random_batch
+from torch import nn
 
-from cxr_seam.data.transforms import draw_rotation, motion_valid, pad_value, rotate, rotation_valid
+from cxr_seam.data.transforms import rotation_params, sample_rotation, valid_mask
 from cxr_seam.errors import InputError
-from cxr_seam.models.backbones import LowLevelFeatures
 from cxr_seam.models.multires import build_model
-from cxr_seam.models.pcm import PCM
+from cxr_seam.models.pcm import LowLevelFeatures
 from cxr_seam.recipes import SeamStage
-from cxr_seam.training.losses import ecr_loss, msml_loss
-from cxr_seam.training.seam import SeamObjective, present_maps, with_background
+from cxr_seam.training.seam import SeamObjective, mask_by_labels, with_background
 
 
 def batch(count=3, side=64):
@@ -23,17 +22,17 @@ def objective(**changes):
     return SeamObjective(build_model("multires_timm:resnet18", weights="none"), replace(SeamStage(), **changes))
 
 
-def loss_of(seam, seed=1):
-    return seam(*batch(), generator=torch.Generator().manual_seed(seed))
+def rotation(count=3, seed=1, degrees=30.0):
+    return sample_rotation(count, degrees, generator=torch.Generator().manual_seed(seed))
 
 
-def test_only_theta_learns_and_everything_else_stays_bit_identical():
+def test_only_the_refiner_learns():
     seam = objective()
     before = {key: value.clone() for key, value in seam.model.state_dict().items()}
     optimiser = torch.optim.Adam([p for p in seam.parameters() if p.requires_grad], lr=1e-2)
     for step in range(3):
         seam.train()
-        loss_of(seam, seed=step)["loss"].backward()
+        seam(*batch(), rotation=rotation(seed=step))["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
     changed = [key for key, value in seam.model.state_dict().items() if not torch.equal(value, before[key])]
@@ -41,74 +40,89 @@ def test_only_theta_learns_and_everything_else_stays_bit_identical():
 
 
 def test_weights_of_equation_7():
-    parts = loss_of(objective())
-    assert parts["loss"].item() == pytest.approx(1.5 * parts["msml"].item() + 1.0 * parts["ecr"].item(), rel=1e-6)
-    assert parts["ecr"] > 0 and parts["msml"] > 0
+    terms = objective()(*batch(), rotation=rotation())
+    assert terms["loss"].item() == pytest.approx(1.5 * terms["msml"].item() + 1.0 * terms["ecr"].item(), rel=1e-6)
+    assert terms["ecr"] > 0 and terms["msml"] > 0
 
 
-def test_without_rotation_the_two_branches_are_one_and_ecr_is_twice_one_norm():
-    seam = objective(rotation_degrees=0.0)
-    images, labels = batch()
+class HandModel(nn.Module):
+    """A model with a 2 x 2 CAM that turns with the image; its refiner halves the maps that it is given."""
+
+    background = "one_minus_max"
+
+    def freeze_all_but_refiner(self):
+        """There is nothing to freeze."""
+
+    def forward_features(self, images):
+        """Take the red channel, two of four pixels per side, as the only feature."""
+        return images[:, :1, ::2, ::2], None
+
+    def compute_cam(self, features):
+        """The first finding is the feature, the others are absent."""
+        return torch.cat([features, torch.zeros(len(features), 13, 2, 2)], dim=1)
+
+    def refiner(self, features, cam, *, valid=None, low_level=None):
+        """Halve the CAM."""
+        return cam / 2
+
+
+def test_loss_by_hand_for_a_quarter_turn():
+    """The CAM is (4, 1; 1, 0), its quarter turn (1, 0; 4, 1)."""
+    images = torch.zeros(1, 3, 4, 4)
+    images[0, 0] = torch.tensor([[4.0, 1.0], [1.0, 0.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    labels = torch.zeros(1, 14)
+    labels[0, 0] = 1
+    seam = SeamObjective(HandModel(), replace(SeamStage(), ohem_fraction=1.0))
+    terms = seam(images, labels, rotation=rotation_params(torch.tensor([90.0])))
+    # Divided by its maximum the CAM is (1, 1/4; 1/4, 0), the background (0, 3/4; 3/4, 1). A target keeps the maximum of
+    # each pixel: (1, 0; 0, 0) and (0, 3/4; 3/4, 1). The refined CAM is half the CAM; divided by its maximum it is the
+    # CAM again. So two of 15 * 4 values differ by 1/4, in each of the two norms.
+    assert terms["ecr"].item() == pytest.approx(2 * (2 / 4) / 60, rel=1e-4)
+    pooled = torch.tensor((1 + 1 / 4 + 1 / 4) / 2 / 4)  # of the refined CAM as it is
+    expected = (torch.nn.functional.softplus(-pooled) + 13 * torch.log(torch.tensor(2.0))) / 14
+    assert terms["msml"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_loss_by_hand_if_the_branches_disagree():
+    """One refined pixel of the rotated branch is wrong by 1 in one of 15 channels: the mean of 60 values, one norm."""
+    seam = SeamObjective(HandModel(), replace(SeamStage(), ohem_fraction=1.0))
+    calls = []
+
+    def refiner(features, cam, *, valid=None, low_level=None):
+        calls.append(cam)
+        wrong = cam.clone() / 2
+        if len(calls) == 2:
+            wrong[0, 0, 1, 1] = 0.5  # 0 in the CAM
+        return wrong
+
+    seam.model.refiner = refiner
+    images, labels = torch.zeros(1, 3, 4, 4), torch.zeros(1, 14)
+    images[0, 0, :2, :2] = 4.0  # CAM (4, 0; 0, 0)
+    labels[0, 0] = 1
+    terms = seam(images, labels, rotation=rotation_params(torch.zeros(1)))
+    assert terms["ecr"].item() == pytest.approx(1 / 60, rel=1e-4)
+
+
+def test_slices_of_a_batch_average_to_the_whole():
+    seam, (images, labels), params = objective().eval(), batch(count=4), rotation(4)
     with torch.no_grad():
-        cam, refined = seam.branch(images, valid=None)
-        present = labels[:, :, None, None]
-        target, refined = with_background(cam, present), present_maps(refined, present)
-        onehot = torch.where(target == target.amax(dim=1, keepdim=True), target, torch.zeros(()))
-        pixel = (onehot - refined).abs().flatten(1).sort(dim=1, descending=True).values
-        kept = int(0.2 * pixel.shape[1])
-        assert loss_of(seam)["ecr"].item() == pytest.approx(2 * pixel[:, :kept].mean().item(), rel=1e-4)
+        whole = seam(images, labels, rotation=params)["loss"]
+        halves = [seam(images[s], labels[s], rotation=params[s])["loss"] for s in (slice(0, 2), slice(2, 4))]
+    assert whole.item() == pytest.approx(sum(halves).item() / 2, rel=1e-5)
 
 
-def test_the_papers_rotation_is_bit_for_bit_one_angle_an_image_and_nothing_else():
-    """The same loss from the rotation alone, drawn and applied by hand."""
+def test_the_angle_matters():
     seam = objective()
-    images, labels = batch()
-    with torch.no_grad():
-        degrees = (2 * torch.rand(3, generator=torch.Generator().manual_seed(1)) - 1) * 30
-        rotated = rotate(images - pad_value(images), degrees) + pad_value(images)
-        cam, refined = seam.branch(images, valid=None)
-        valid = rotation_valid(degrees, height=8, width=8)
-        cam_transformed, refined_transformed = seam.branch(rotated, valid=valid)
-        present = labels[:, :, None, None]
-        ecr = ecr_loss(
-            cam_moved=rotate(with_background(cam, present), degrees),
-            refined_moved=rotate(present_maps(refined, present), degrees),
-            cam_transformed=with_background(cam_transformed, present),
-            refined_transformed=present_maps(refined_transformed, present),
-            valid=valid,
-            ohem_fraction=0.2,
-        )
-        msml = 0.5 * (
-            msml_loss(refined[:, :14], labels, valid=torch.ones_like(valid))
-            + msml_loss(refined_transformed[:, :14], labels, valid=valid)
-        )
-        generator = torch.Generator().manual_seed(1)
-        parts = seam(images, labels, generator=generator)
-    assert torch.equal(parts["ecr"], ecr) and torch.equal(parts["msml"], msml)
-    used = torch.Generator().manual_seed(1)
-    torch.rand(3, generator=used)
-    assert torch.equal(generator.get_state(), used.get_state())
-
-
-def test_a_part_of_a_batch_moves_as_it_would_in_the_whole():
-    seam = objective()
-    images, labels = batch(count=4)
-    seen = []
-    seam.branch = lambda images, *, valid: (seen.append(images), SeamObjective.branch(seam, images, valid=valid))[1]
-    with torch.no_grad():
-        for part in (slice(None), slice(0, 2), slice(2, 4)):
-            seam(images[part], labels, generator=torch.Generator().manual_seed(1), part=part)
-    whole, first, second = seen[1::2]
-    assert torch.equal(whole, torch.cat([first, second]))
+    assert seam(*batch(), rotation=rotation())["loss"] == seam(*batch(), rotation=rotation())["loss"]
+    assert seam(*batch(), rotation=rotation())["loss"] != seam(*batch(), rotation=rotation(seed=2))["loss"]
 
 
 @pytest.mark.parametrize("refiner", ["pcm", "seam_pcm", "self_attention"])
-def test_what_the_network_says_of_empty_corners_counts_nowhere(refiner):
-    """Whatever stands in images and maps where the moved film has no content, the loss stays the same."""
-    seam = objective()
+def test_empty_corners_count_nowhere(refiner):
+    """Whatever features and CAMs are where the rotated image has no content, the loss stays the same."""
+    seam, params = objective(), rotation()
     seam.model.set_refiner(refiner)
-    encode = seam.model.forward_features
-    motion = draw_rotation(3, seam.phase, generator=torch.Generator().manual_seed(1))
+    forward_features = seam.model.forward_features
 
     def loss_with_corners(value):
         calls = []
@@ -118,50 +132,33 @@ def test_what_the_network_says_of_empty_corners_counts_nowhere(refiner):
             noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(2)) * value
             return torch.where(inside, values, noise)
 
-        def encode_with_noise(images):
-            features, low_level = encode(images)
+        def spoilt_features(images):
+            features, low_level = forward_features(images)
             calls.append(images)
-            if len(calls) == 2:  # the transformed branch
-                valid = motion_valid(motion, height=features.shape[-2], width=features.shape[-1])
+            if len(calls) == 2:  # the branch of the rotated images
+                height, width = features.shape[-2:]
+                valid = valid_mask(params, height=height, width=width, device=images.device)
                 assert not valid.all()
-                low_level = LowLevelFeatures(spoil(images, valid), tuple(spoil(seen, valid) for seen in low_level.maps))
+                low_level = LowLevelFeatures(spoil(images, valid), tuple(spoil(maps, valid) for maps in low_level.maps))
                 features = spoil(features, valid)
             return features, low_level
 
-        seam.model.forward_features = encode_with_noise
+        seam.model.forward_features = spoilt_features
         with torch.no_grad():
-            return loss_of(seam)["loss"].item()
+            return seam(*batch(), rotation=params)["loss"].item()
 
-    quiet, loud = loss_with_corners(0.0), loss_with_corners(1000.0)
-    assert loud == pytest.approx(quiet, rel=1e-5)
-
-
-def test_each_image_gets_an_angle_of_its_own_from_the_generator():
-    assert loss_of(objective(), seed=1)["loss"] == loss_of(objective(), seed=1)["loss"]
-    assert loss_of(objective(), seed=1)["loss"] != loss_of(objective(), seed=2)["loss"]
-
-
-def test_mixed_precision_does_not_reach_the_rotation_or_the_affinity():
-    degrees = torch.tensor([17.0, -23.0])
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    pcm = PCM(8)
-    features, cam = torch.randn(2, 8, 6, 6), torch.rand(2, 15, 6, 6)
-    plain = rotate(images, degrees), pcm(features, cam)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = rotate(images, degrees), pcm(features, cam)
-    for ours, expected in zip(mixed, plain, strict=True):
-        assert ours.dtype == torch.float32 and torch.equal(ours, expected)
+    assert loss_with_corners(1000.0) == pytest.approx(loss_with_corners(0.0), rel=1e-5)
 
 
 def test_absent_findings_are_masked_and_background_is_one_minus_the_present_maximum():
     cam = torch.tensor([[[[2.0, 1.0]], [[4.0, 4.0]]]])  # two findings, the second absent
-    present = torch.tensor([1.0, 0.0])[None, :, None, None]
-    maps = with_background(cam, present)
-    assert torch.equal(maps, torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]], [[0.0, 0.5]]]]))
+    labels = torch.tensor([1.0, 0.0])[None, :, None, None]
+    assert torch.equal(with_background(cam, labels), torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]], [[0.0, 0.5]]]]))
     refined = torch.tensor([[[[2.0, 1.0]], [[4.0, 4.0]], [[0.5, 0.25]]]])
-    assert torch.equal(present_maps(refined, present), torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]], [[1.0, 0.5]]]]))
+    expected = torch.tensor([[[[1.0, 0.5]], [[0.0, 0.0]], [[1.0, 0.5]]]])
+    assert torch.equal(mask_by_labels(refined, labels), expected)
 
 
-def test_a_model_without_pcm_is_refused():
-    with pytest.raises(InputError, match="no refiner"):
+def test_a_model_without_refiner_is_refused():
+    with pytest.raises(InputError):
         SeamObjective(build_model("timm:resnet18", weights="none"), SeamStage())

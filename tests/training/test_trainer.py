@@ -1,4 +1,4 @@
-"""The pass over the films: what it freezes, how it groups updates, and that nothing in it makes a GPU wait."""
+"""One step and one epoch: what they freeze, how updates are grouped, and that nothing in a step makes a GPU wait."""
 
 from dataclasses import replace
 
@@ -7,29 +7,29 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cxr_seam.data.dataset import ChestXrayDataset, load
+from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_recipe
 from cxr_seam.training.objectives import make_objective
-from cxr_seam.training.trainer import CHECKED_EVERY, Trainer
+from cxr_seam.training.trainer import CHECK_EVERY, Trainer
 
 MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder, demo_store):
+def dataset(demo_folder, demo_store):
     return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:16])
 
 
-def loop_of(recipe, films):
+def trainer_of(recipe, dataset):
     torch.manual_seed(0)
-    return Trainer(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, films)
+    return Trainer(make_objective(build_model(recipe.model, weights="none"), recipe), recipe, dataset)
 
 
 def run(trainer):
-    for _ in trainer.updates():
+    for _ in trainer.train_epoch():
         pass
 
 
@@ -63,24 +63,25 @@ def test_the_watch_sees_what_it_watches_for():
 
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
-def test_nothing_in_a_step_asks_for_a_value(recipe, films):
-    trainer = loop_of(recipe, films)
-    pixels, labels = next(iter(load(films, trainer.sampler)))
+def test_nothing_in_a_step_asks_for_a_value(recipe, dataset):
+    trainer = trainer_of(recipe, dataset)
+    indices = next(trainer.sampler.batches())
+    params = trainer.sample_params(dataset, indices, trainer.generator)
     trainer.objective.train()
     with Waits() as waits:
-        trainer.learn(trainer.vary(pixels), labels)
+        trainer.compute_losses(trainer.objective, dataset, indices, params)["loss"].backward()
     assert waits.seen == []
 
 
-def test_gradients_of_three_batches_make_one_update(films):
+def test_gradients_of_three_batches_make_one_update(dataset):
     recipe = replace(
         MULTIRES,
         classifier_stage=replace(MULTIRES.classifier_stage, batch_size=4, grad_accum_steps=3, schedule="constant"),
     )
-    trainer = loop_of(recipe, films)
+    trainer = trainer_of(recipe, dataset)
     weights = next(p for p in trainer.objective.parameters() if p.requires_grad)
     before, moved = weights.detach().clone(), []
-    for done in trainer.updates():
+    for done in trainer.train_epoch():
         moved.append((done, not torch.equal(weights, before)))
         before = weights.detach().clone()
     assert moved == [(3, True), (4, True)]  # after the third batch, and after the fourth, which ends the epoch
@@ -91,9 +92,9 @@ def frozen_part(objective):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(films, kept):
+def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(dataset, kept):
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, freeze_bn_stats=kept))
-    trainer = loop_of(recipe, films)
+    trainer = trainer_of(recipe, dataset)
     before = {key: value.clone() for key, value in frozen_part(trainer.objective).state_dict().items()}
     run(trainer)
     changed = {key for key, v in frozen_part(trainer.objective).state_dict().items() if not torch.equal(v, before[key])}
@@ -101,8 +102,8 @@ def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(films, kept):
     assert bool(changed) is not kept
 
 
-def test_frozen_stages_build_no_graph(films):
-    trainer = loop_of(MULTIRES, films)
+def test_frozen_stages_build_no_graph(dataset):
+    trainer = trainer_of(MULTIRES, dataset)
     trainer.objective.train()
     maps = trainer.objective.model.backbone(torch.randn(2, 3, 64, 64))
     strides = [64 // m.shape[-1] for m in maps]
@@ -113,95 +114,56 @@ def test_frozen_stages_build_no_graph(films):
     ]
 
 
-def test_a_frozen_head_stays_as_it_was_drawn(films):
+def test_a_frozen_head_stays_as_it_was_drawn(dataset):
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, train_head=False))
-    trainer = loop_of(recipe, films)
+    trainer = trainer_of(recipe, dataset)
     head = nn.ModuleList([*trainer.objective.model.merges, trainer.objective.model.classifier])
     before = {key: value.clone() for key, value in head.state_dict().items()}
     run(trainer)
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
 
-class Forgetful(nn.Module):
-    """An objective that runs out of memory with more than so many films at once."""
-
-    def __init__(self, objective, most):
-        super().__init__()
-        self.objective, self.most, self.seen = objective, most, []
-
-    def forward(self, images, labels, **options):
-        self.seen.append(len(images))
-        if len(images) > self.most:
-            raise torch.cuda.OutOfMemoryError("a GPU's words")
-        return self.objective(images, labels, **options)
-
-    def train(self, mode=True):
-        """Batch normalisation by what it has learnt: batches of any size are then normalised alike."""
-        return super().train(False)
-
-
-def gradients(recipe, films, most):
-    """The gradients of the first update, the loop and what it warned of."""
-    torch.manual_seed(0)
-    objective = Forgetful(make_objective(build_model(recipe.model, weights="none"), recipe), most)
-    trainer = Trainer(objective, recipe, films)
-    found = {}
-    trainer.apply = lambda: found.update(
-        {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
-    )
-    next(trainer.updates())
-    return found, trainer
-
-
-@pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
-def test_where_memory_is_short_the_update_is_the_same_in_pieces(recipe, films):
-    part = "classifier_stage" if recipe.seam_stage is None else "seam_stage"
-    recipe = replace(recipe, **{part: replace(recipe.stage, batch_size=8, grad_accum_steps=2)})
-    expected, _ = gradients(recipe, films, most=8)
-    with pytest.warns(UserWarning, match="too small for 4 films at once; .* goes on with 2 and accumulates 4 times"):
-        found, trainer = gradients(recipe, films, most=3)
-    assert trainer.pieces.count == 4 and trainer.objective.seen == [
-        8,
-        4,
-        *[2] * 8,
-    ]  # two batches of eight, from the first anew
-    assert found.keys() == expected.keys() and len(found) >= 1
-    for name, gradient in expected.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max())
-    labels = torch.from_numpy(films.labels[next(trainer.sampler.whole())])
-    assert not torch.equal(labels[:2].mean(dim=0), labels.mean(dim=0))  # the pieces' own class weights would differ
-
-
-def test_a_memory_too_small_for_one_film_is_told(films):
-    with pytest.raises(InputError, match="too small for a single film of multires_tiny"), pytest.warns(UserWarning):
-        gradients(MULTIRES, films, most=0)
-
-
 class Nan(nn.Module):
-    """An objective whose term is no number in its third batch."""
+    """An objective with a term that is NaN in its third batch."""
 
     def __init__(self, objective, term):
         super().__init__()
         self.objective, self.term, self.calls = objective, term, 0
 
-    def forward(self, images, labels, **options):
-        result = self.objective(images, labels, **options)
+    def forward(self, images, labels, **params):
+        result = self.objective(images, labels, **params)
         self.calls += 1
         if self.calls == 3:
-            result[self.term] = result[self.term] * torch.nan
-            result["loss"] = result["loss"] * torch.nan
+            result |= {name: result[name] * torch.nan for name in (self.term, "loss")}
         return result
 
 
 @pytest.mark.parametrize("every", [1, 32])
-def test_a_loss_that_is_no_number_is_told_with_its_term_step_and_images(films, every, monkeypatch):
-    monkeypatch.setitem(CHECKED_EVERY, "cpu", every)  # a GPU's losses are looked at later, and told no less exactly
+def test_nan_in_a_loss_names_term_batch_and_images(dataset, every, monkeypatch):
+    monkeypatch.setitem(CHECK_EVERY, "cpu", every)  # on a GPU losses are checked later
     recipe = replace(REFINED, seam_stage=replace(REFINED.seam_stage, batch_size=4))
     torch.manual_seed(0)
-    trainer = Trainer(Nan(make_objective(build_model(recipe.model, weights="none"), recipe), "msml"), recipe, films)
-    third = [", ".join(films.image_index[place] for place in batch) for batch in trainer.sampler.whole()][2]
-    with pytest.raises(InputError) as caught:
+    trainer = Trainer(Nan(make_objective(build_model(recipe.model, weights="none"), recipe), "msml"), recipe, dataset)
+    third = ", ".join(dataset.image_index[index] for index in list(trainer.sampler.batches())[2])
+    with pytest.raises(InputError, match=rf"^msml of {recipe.name} is nan in epoch 0, batch 2; .*{third}$"):
         run(trainer)
-    text = str(caught.value)
-    assert text.startswith("the term msml of the loss of multires_tiny_pcm is nan in epoch 0, batch 2;")
-    assert text.endswith(third)
+
+
+def test_images_that_are_too_small_are_refused(dataset):
+    with pytest.raises(InputError, match="128"):
+        trainer_of(replace(MULTIRES, image_size=128), dataset)
+
+
+def test_random_parameters_do_not_depend_on_the_batches_before(dataset):
+    """A continued epoch samples what an uninterrupted one does: the generator is part of the state."""
+    trainer, again = trainer_of(REFINED, dataset), trainer_of(REFINED, dataset)
+    indices = next(trainer.sampler.batches())
+    trainer.sample_params(dataset, indices, trainer.generator)
+    again.generator.set_state(trainer.generator.get_state())
+    ours, theirs = (t.sample_params(dataset, indices, t.generator) for t in (trainer, again))
+    assert torch.equal(ours.rotation.angle, theirs.rotation.angle)
+    assert torch.equal(ours.augmentation.scale, theirs.augmentation.scale)
+    trainer.start_epoch(0)
+    assert not torch.equal(
+        trainer.sample_params(dataset, indices, trainer.generator).rotation.angle, ours.rotation.angle
+    )

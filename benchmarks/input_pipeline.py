@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from cxr_seam.data.cache import IMAGES_FILE, CacheIndex, ImageCache, prepare
-from cxr_seam.data.dataset import loader
-from cxr_seam.data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment, draw, sampling_matrices
+from cxr_seam.data.dataset import BatchSampler, ChestXrayDataset
+from cxr_seam.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    affine_matrix,
+    sample_augmentation,
+    train_transform,
+)
 from cxr_seam.recipes import Augmentation
 from cxr_seam.synthetic.dataset import write_demo_data
 
@@ -107,7 +113,17 @@ def two_workers(films: Dataset) -> DataLoader:
     return DataLoader(films, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
 
-def pass_through(batches: DataLoader, *, change: Callable[[Tensor], Tensor] | None = None) -> None:
+class OurBatches:
+    """Shuffled batches of a dataset, as the trainer loads them."""
+
+    def __init__(self, dataset: ChestXrayDataset) -> None:
+        self.dataset, self.sampler = dataset, BatchSampler(len(dataset), BATCH, shuffle_seed=0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.dataset.load(indices) for indices in self.sampler.batches())
+
+
+def pass_through(batches: Iterable, *, change: Callable[[Tensor], Tensor] | None = None) -> None:
     """One epoch, nothing done with it."""
     for batch in batches:
         images = batch["img"] if isinstance(batch, dict) else batch[0]
@@ -115,9 +131,14 @@ def pass_through(batches: DataLoader, *, change: Callable[[Tensor], Tensor] | No
             change(images)
 
 
-def draw_only(films: Tensor, size: int, generator: torch.Generator) -> None:
+def sample_only(images: Tensor, size: int, generator: torch.Generator) -> None:
     """The part of the augmentation that stays on the CPU."""
-    sampling_matrices(*draw(len(films), RECIPE, generator=generator), height=size, width=size)
+    affine_matrix(sample_augmentation(len(images), RECIPE, generator=generator), height=size, width=size)
+
+
+def augment(images: Tensor, size: int, generator: torch.Generator) -> None:
+    """The whole augmentation on the CPU."""
+    train_transform(images, sample_augmentation(len(images), RECIPE, generator=generator), size=size)
 
 
 def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
@@ -146,7 +167,7 @@ def memory(*, cache: str) -> dict[str, int]:
     """Resident memory after an epoch of the loader, above what the imports hold; run in a process of its own."""
     before = measure.resident()
     films = measure.all_films(Path(cache))
-    pass_through(loader(films, BATCH, shuffle_seed=0))
+    pass_through(OurBatches(films))
     after = measure.resident()
     return {"images": len(films), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
 
@@ -167,16 +188,16 @@ def main() -> None:
         data, files, kind = find_films(options.data, Path(folder, "drawn"), quick=quick)
         names = [file.name for file in files]
         pixels = prepare(files[0].parent, Path(folder, "prepared"), size=size, names=names, progress=False).images
-        batches = loader(measure.repeated_films(Path(folder, "store"), pixels, count=stored), BATCH, shuffle_seed=0)
+        batches = OurBatches(measure.repeated_films(Path(folder, "store"), pixels, count=stored))
         generator = torch.Generator().manual_seed(0)
         repeated = [files[place % len(files)] for place in range(decoded)]
         paper = two_workers(PaperFilms(repeated, size=size))
         candidates = {
             "paper": lambda: pass_through(paper),
-            "ours": lambda: pass_through(
-                batches, change=lambda films: augment(films, RECIPE, size=size, generator=generator)
+            "ours": lambda: pass_through(batches, change=lambda images: augment(images, size, generator)),
+            "ours, host side": lambda: pass_through(
+                batches, change=lambda images: sample_only(images, size, generator)
             ),
-            "ours, host side": lambda: pass_through(batches, change=lambda films: draw_only(films, size, generator)),
         }
         counts = {"paper": decoded, "ours": stored, "ours, host side": stored}
         not_measured = [

@@ -37,7 +37,7 @@ from cxr_seam.presets import get_recipe
 from cxr_seam.recipes import Recipe, SeamStage, add_seam_stage
 from cxr_seam.synthetic.dataset import write_demo_data
 from cxr_seam.training import fit as training
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 from cxr_seam.training.objectives import make_objective
 
 CANDIDATES = {"one": (1, 1), "two": (2, 1), "two threads": (1, 2)}
@@ -74,13 +74,13 @@ def work(data: Path, folder: Path, *, precision: str, options: argparse.Namespac
     names = cache.image_index[: options.films]
     films = [ChestXrayDataset(cache, tables, image_index=part) for part in (names, names[-options.films // 4 :])]
     for recipe in recipes(options.size, options.epochs, options.seed):
-        train(recipe, folder, train_set=films[0], val_set=films[1])
+        fit(recipe, folder, train_set=films[0], val_set=films[1])
 
 
 def curve(folder: Path) -> pd.DataFrame:
     """A row an epoch, of both phases."""
     records = [record for name in ("first", "first_pcm") for record in read_history(folder, name)]
-    return pd.DataFrame(records).set_index(["phase", "epoch"])[list(MEASURED)].astype(float)
+    return pd.DataFrame(records).set_index(["stage", "epoch"])[list(MEASURED)].astype(float)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--batch B]
                                     [--epoch IMAGES] [--peak-only]
 
-- loop: an epoch of `training.train` (`loop.Loop`): batches from a store, augmentation, the first phase's objective,
+- loop: an epoch of `fit` (`Trainer.train_epoch`): batches from a cache, augmentation, the first phase's objective,
   Adam, gradients accumulated over three batches, mixed precision on a GPU.
 - step: the same step fed one batch that is already augmented on the device: the limit.
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
@@ -29,11 +29,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.data.dataset import load
+from cxr_seam.data.transforms import train_transform
 from cxr_seam.device import select_device
 from cxr_seam.models.multires import build_model
 from cxr_seam.recipes import Recipe
-from cxr_seam.training.objectives import ClassificationObjective
+from cxr_seam.training.batch_split import optimiser_step
+from cxr_seam.training.losses import class_weights
+from cxr_seam.training.objectives import ClassifierObjective
 from cxr_seam.training.trainer import Trainer
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
@@ -49,55 +51,56 @@ def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
     return replace(recipe, classifier_stage=replace(recipe.classifier_stage, batch_size=batch))
 
 
-def objective_of(recipe: Recipe, *, from_stride: int) -> ClassificationObjective:
+def objective_of(recipe: Recipe, *, from_stride: int) -> ClassifierObjective:
     """The objective of the first phase in training mode, on the CPU still."""
     torch.manual_seed(recipe.seed)
     phase = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
-    return ClassificationObjective(build_model(recipe.model, weights="none"), phase).train()
+    return ClassifierObjective(build_model(recipe.model, weights="none"), phase).train()
 
 
-def adam_of(objective: ClassificationObjective, recipe: Recipe) -> torch.optim.Adam:
+def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:
     """The recipe's optimiser."""
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return torch.optim.Adam(trainable, lr=recipe.stage.learning_rate, betas=recipe.stage.betas)
 
 
 def ours(recipe: Recipe, cache: Path) -> Trainer:
-    """The loop that `training.train` runs, over the films of a store."""
+    """The trainer that `fit` runs, over the images of a cache."""
     objective = objective_of(recipe, from_stride=recipe.stage.freeze_below_stride)
     return Trainer(objective, recipe, measure.all_films(cache))
 
 
 def epoch(trainer: Trainer) -> None:
-    """An epoch as `training.train` runs it."""
-    trainer.begin(0)
-    for _ in trainer.updates():
+    """An epoch as `fit` runs it."""
+    trainer.start_epoch(0)
+    for _ in trainer.train_epoch():
         pass
-    if not math.isfinite(trainer.mean_loss()):
-        raise SystemExit("the loss is no longer a finite number")
 
 
 def resident_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """One augmented batch and its labels on the device."""
-    films, labels = next(iter(load(trainer.films, trainer.sampler)))
-    return trainer.vary(trainer.send(films)), trainer.send(labels)
+    indices = next(trainer.sampler.batches())
+    params = trainer.sample_params(trainer.train_set, indices, trainer.generator)
+    images, labels = (values.to(trainer.accelerator.device) for values in trainer.train_set.load(indices))
+    return train_transform(images, params.augmentation, size=trainer.recipe.image_size), labels
 
 
 class Resident:
-    """The loop's own step, always on the same batch."""
+    """The trainer's own step, always on the same batch."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.done = trainer, 0
 
-    def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from one batch."""
-        del generator  # the loop has its own
+        trainer, steps = self.trainer, self.trainer.recipe.stage.grad_accum_steps
+        loss = trainer.objective(images, labels, class_weights=class_weights(labels))["loss"]
+        trainer.accelerator.backward(loss / steps)
         self.done += 1
-        last = self.done % self.trainer.recipe.stage.grad_accum_steps == 0
-        loss = self.trainer.learn(images, labels, last=last)
-        if last:
-            self.trainer.apply()
-        return loss[0]
+        if self.done % steps == 0:
+            optimiser_step(trainer.optimiser)
+            trainer.optimiser.zero_grad()
+        return loss.detach()
 
 
 class Plain:
@@ -108,9 +111,9 @@ class Plain:
         self.objective = objective_of(recipe, from_stride=EVERY_STAGE).to(measure.device())
         self.optimiser = adam_of(self.objective, recipe)
 
-    def step(self, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from one batch."""
-        loss = self.objective(images, labels, generator=generator)["loss"]
+        loss = self.objective(images, labels, class_weights=class_weights(labels))["loss"]
         (loss / self.grad_accum_steps).backward()
         self.done += 1
         if self.done % self.grad_accum_steps == 0:
@@ -121,8 +124,7 @@ class Plain:
 
 def again(step: Step, images: Tensor, labels: Tensor, *, count: int) -> None:
     """The same batch `count` times."""
-    generator = torch.Generator().manual_seed(0)
-    check([step(images, labels, generator=generator) for _ in range(count)])
+    check([step(images, labels) for _ in range(count)])
 
 
 def check(losses: list[Tensor]) -> None:
@@ -132,7 +134,7 @@ def check(losses: list[Tensor]) -> None:
 
 
 @torch.no_grad()
-def gflops(objective: ClassificationObjective, *, size: int) -> float:
+def gflops(objective: ClassifierObjective, *, size: int) -> float:
     """Operations of forward and backward for one image, in thousand millions.
 
     Those of the forward pass are counted; the backward pass takes twice as many in layers that are trained (for the
@@ -141,7 +143,7 @@ def gflops(objective: ClassificationObjective, *, size: int) -> float:
     images, labels = torch.randn(1, 3, size, size, device=measure.device()), torch.zeros(1, 14, device=measure.device())
     objective.eval()
     with FlopCounterMode(display=False) as counter:
-        objective(images, labels, generator=torch.Generator())
+        objective(images, labels, class_weights=class_weights(labels))
     objective.train()
     counts = counter.get_flop_counts()
     trained = [

@@ -10,7 +10,7 @@ from cxr_seam.models.multires import build_from_recipe, model_names
 from cxr_seam.presets import PRESETS, get_preset, get_recipe, list_recipes, preset_of
 from cxr_seam.recipes import SeamStage, recipe_from_dict, recipe_to_dict
 from cxr_seam.training.fit import init_model
-from cxr_seam.training.resume import flat
+from cxr_seam.training.resume import flatten
 
 SIX_ROWS = {
     "resnet50",
@@ -64,7 +64,7 @@ def test_recipe_survives_json_and_names_a_model(name):
 
 def test_strong_differs_from_the_paper_in_these_fields():
     """Against the table at the top of docs/beyond-the-paper.md, and the number of epochs."""
-    paper, strong = (flat(recipe_to_dict(get_recipe(name))) for name in ("multires_resnet50", "multires_strong"))
+    paper, strong = (flatten(recipe_to_dict(get_recipe(name))) for name in ("multires_resnet50", "multires_strong"))
     assert {field: value for field, value in strong.items() if value != paper[field]} == {
         "name": "multires_strong",
         "classifier_stage.epochs": 12,
@@ -195,12 +195,12 @@ def test_seam_stage_can_begin_with_another_refiner(tmp_path):
     model = build_from_recipe(first, weights="none")
     save_checkpoint(best_path(tmp_path, first.name), model, metadata=Checkpoint(first))
     second = replace(get_recipe("multires_tiny_pcm"), refiner="self_attention")
-    started, _ = init_model(second, best_path(tmp_path, first.name), weights="none")
+    started = init_model(second, best_path(tmp_path, first.name), weights="none")
     state, before = started.state_dict(), model.state_dict()
     assert {key for key in state if key not in before} == {"refiner.query.weight", "refiner.key.weight"}
     assert all(torch.equal(state[key], before[key]) for key in state if key in before)
     for field, other in {"model": "multires_timm:test_resnet", "pooling": "pcam", "lse_gamma": 5.0}.items():
         with pytest.raises(InputError, match=f"multires_tiny_pcm.*{field}"):
             init_model(replace(second, **{field: other}), best_path(tmp_path, first.name), weights="none")
-    same, _ = init_model(get_recipe("multires_tiny_pcm"), best_path(tmp_path, first.name), weights="none")
+    same = init_model(get_recipe("multires_tiny_pcm"), best_path(tmp_path, first.name), weights="none")
     assert torch.equal(same.refiner.theta.weight, model.refiner.theta.weight)

@@ -34,7 +34,7 @@ from cxr_seam.metrics.classification import classification_scores, classificatio
 from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
 from cxr_seam.recipes import Recipe
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 from cxr_seam.workspace import Workspace
 
 from .model_agreement import MIN_IMAGES, agreement, label_table, labelled_boxes
@@ -159,7 +159,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     models = study.run.models
     for recipe in row.recipes:
         train_set, val_set = study.run.train_val_datasets(recipe)
-        train(recipe, models, train_set=train_set, val_set=val_set)
+        fit(recipe, models, train_set=train_set, val_set=val_set)
     predictor, logits, val_set = load_model(study, row)
     history = [record for recipe in row.recipes for record in read_history(models, recipe.name)]
     content = row.identity | {"seed": seed, "data": study_data(study)}
@@ -182,8 +182,8 @@ def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXray
     _, val_set = study.run.train_val_datasets(recipe)
     model, _ = load_checkpoint(best_path(study.run.models, recipe.name))
     model = Predictor(model, replace(recipe, cam_baseline="zero")).model  # on the device, in evaluation mode
-    logits, negative_mean = calibrate(model, val_set, recipe=recipe)
-    return Predictor(model, recipe, negative_mean=negative_mean), logits, val_set
+    calibration = calibrate(model, val_set, recipe=recipe)
+    return Predictor(model, recipe, negative_mean=calibration.negative_mean), calibration.logits, val_set
 
 
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:

@@ -26,12 +26,14 @@ class Calibration(NamedTuple):
     """Quantities that prediction needs beside the weights.
 
     Attributes:
+        logits: (N, 14) float32, with test-time augmentation.
         thresholds: for each finding the probability from which it counts as present (Youden's index), None if it is
             undefined.
         negative_mean: mean CAM of the images without the finding, for "cam" and, if the model has a refiner, "refined":
             (14, h, w) float32 each, 0 if all images show the finding. None unless `cam_baseline` is "negative_mean".
     """
 
+    logits: np.ndarray
     thresholds: dict[str, float | None]
     negative_mean: dict[str, Tensor] | None
 
@@ -59,11 +61,10 @@ def calibrate(
             cam = getattr(output, name)  # (B, 14, h, w) or None
             if cam is not None:
                 sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", negative, cam.double())
-    thresholds = select_thresholds(dataset.labels, torch.cat(logits).numpy())
-    if not with_maps:
-        return Calibration(thresholds, None)
+    logits = torch.cat(logits).numpy()
     counts = torch.from_numpy(1 - dataset.labels).sum(dim=0).clamp_min(1)[:, None, None].double()  # (14, 1, 1)
-    return Calibration(thresholds, {name: (total.cpu() / counts).float() for name, total in sums.items()})
+    negative_mean = {name: (total.cpu() / counts).float() for name, total in sums.items()} if with_maps else None
+    return Calibration(logits, select_thresholds(dataset.labels, logits), negative_mean)
 
 
 def select_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:

@@ -267,8 +267,8 @@ def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch
     path = best_path(writer.files.folder, writer.files.name)
     model, metadata = load_checkpoint(path)
     model.to(select_device().device, memory_format=torch.channels_last)
-    thresholds, negative_mean = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
-    metadata = replace(metadata, thresholds=thresholds, negative_mean=negative_mean)
+    result = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
+    metadata = replace(metadata, thresholds=result.thresholds, negative_mean=result.negative_mean)
     writer.write(path.name, checkpoint_bytes(model, metadata=metadata))
 
 

@@ -161,7 +161,9 @@ class Trainer:
             InputError: names epoch, batch, loss and images.
         """
         names = sorted(self.losses, key="loss".__eq__)  # the terms first
-        wrong = ~torch.stack([self.losses[name][self.n_checked :] for name in names]).isfinite().cpu()  # (names, batches)
+        wrong = (
+            ~torch.stack([self.losses[name][self.n_checked :] for name in names]).isfinite().cpu()
+        )  # (names, batches)
         if wrong.any():
             first = int(wrong.any(dim=0).int().argmax())
             name, batch = names[int(wrong[:, first].int().argmax())], self.n_checked + first

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 from cxr_seam.visualize.style import PREDICTED_COLOUR, TRUE_COLOUR
 from cxr_seam.workspace import Workspace
 
@@ -67,7 +67,7 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace.prepare_data()
     for recipe in workspace.recipes:
         training, validation = workspace.train_val_datasets(recipe)
-        train(recipe, workspace.models, train_set=training, val_set=validation)
+        fit(recipe, workspace.models, train_set=training, val_set=validation)
     return workspace.output_dir
 
 

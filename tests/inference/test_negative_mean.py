@@ -1,4 +1,4 @@
-"""Maps measured from what they usually are: the mean is one over the right films, it is kept, and it is taken off."""
+"""The mean CAM of negative images: over the right images, stored in the checkpoint, and subtracted."""
 
 from dataclasses import replace
 
@@ -12,19 +12,18 @@ from torch.nn import functional as F
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
-from cxr_seam.inference.calibration import negative_mean_cam
+from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import Checkpoint, best_path, last_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.multires import ModelOutput, build_model
 from cxr_seam.presets import get_recipe
-from cxr_seam.training import fit as training
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 
 FIRST = replace(get_recipe("multires_tiny"), cam_baseline="negative_mean")
 SECOND = replace(get_recipe("multires_tiny_pcm"), cam_baseline="negative_mean")
 
-pytestmark = pytest.mark.filterwarnings("ignore:no film that")
+pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def films(demo_folder, demo_store):
 def trained(films, tmp_path_factory):
     folder = tmp_path_factory.mktemp("negative_mean")
     for recipe in (FIRST, SECOND):
-        train(recipe, folder, train_set=films[0], val_set=films[1])
+        fit(recipe, folder, train_set=films[0], val_set=films[1])
     return folder
 
 
@@ -54,7 +53,7 @@ class Grey(nn.Module):
 
 def test_negative_mean_by_hand(films):
     """By hand: the mean film of those without it, as the network sees it."""
-    found = negative_mean_cam(Grey(), films[1], recipe=FIRST)
+    found = calibrate(Grey(), films[1], recipe=FIRST).negative_mean
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
     grey = films[1].load(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
     seen = ((grey - 0.485) / 0.229).reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4))
@@ -67,7 +66,7 @@ def test_negative_mean_without_negatives_is_zero(films):
     every = ChestXrayDataset.__new__(ChestXrayDataset)
     every.__dict__.update(films[1].__dict__, labels=films[1].labels.copy())
     every.labels[:, 3] = 1
-    assert not negative_mean_cam(Grey(), every, recipe=FIRST)["cam"][3].any()
+    assert not calibrate(Grey(), every, recipe=FIRST).negative_mean["cam"][3].any()
 
 
 def test_only_difference_from_negative_mean_shows():
@@ -112,7 +111,7 @@ def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
 
 def test_other_recipes_store_no_negative_mean(films, tmp_path):
     plain = get_recipe("multires_tiny")
-    train(plain, tmp_path, train_set=films[0], val_set=films[1])
+    fit(plain, tmp_path, train_set=films[0], val_set=films[1])
     assert load_checkpoint(best_path(tmp_path, plain.name))[1].negative_mean is None
     assert not [key for key in load_file(last_path(tmp_path, plain.name)) if key.startswith("negative_mean")]
 
@@ -140,25 +139,3 @@ def test_nan_in_negative_mean_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match=r"hold NaN or infinite numbers \(negative_mean.cam\)"):
         load_checkpoint(path)
-
-
-def test_they_are_measured_of_the_best_epoch_and_of_the_last_alone(films, tmp_path, monkeypatch):
-    aucs, measured = iter([0.6, 0.5, 0.55]), []
-    judge, measure = training.validate, training.calibrate
-
-    def validate(trainer, seen):
-        found, logits = judge(trainer, seen)
-        measured.append(0)
-        return found | {"validation_auc": next(aucs)}, logits
-
-    def calibrate(*words, **options):
-        measured[-1] += 1
-        return measure(*words, **options)
-
-    monkeypatch.setattr(training, "validate", validate)
-    monkeypatch.setattr(training, "calibrate", calibrate)
-    recipe = replace(FIRST, classifier_stage=replace(FIRST.classifier_stage, epochs=3))
-    train(recipe, tmp_path, train_set=films[0], val_set=films[1])
-    assert measured == [1, 0, 1]
-    for path in (best_path, last_path):
-        assert load_checkpoint(path(tmp_path, recipe.name))[1].negative_mean

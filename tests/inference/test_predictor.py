@@ -193,7 +193,7 @@ def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
 def test_prediction_resizes_as_the_cache(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
     films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
-    metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films, start=None))
+    metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films))
     path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, metadata=metadata)
     pixels, _ = films.load(range(5))
     expected = predictor.forward(pixels)

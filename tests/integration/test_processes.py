@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_seam.data.dataset import Batches
 from cxr_seam.models.checkpoint import read_history
 
 RUNS = Path(__file__).parent / "survival"
@@ -77,7 +76,7 @@ def test_both_launchers_train_in_two_processes(tmp_path):
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     verb = ["-m", "cxr_seam", "train", "multires_tiny", "--data", "tiny"]
     printed = program("-m", *launcher, *verb)
-    assert printed.count("training images") == printed.count("the best model is") == 1
+    assert printed.count("training images") == printed.count("the best checkpoint is") == 1
     assert "multires_tiny is trained already" in program(*verb)
 
     models = tmp_path / "runs" / "tiny" / "models"
@@ -96,19 +95,3 @@ def test_the_benchmark_shows_one_process_beside_two():
     apart = {name: values.split(", ") for name, values in re.findall(r"from one, (two.*): (.*)", done.stdout)}
     assert set(apart) == {"two", "two threads"}
     assert all(0 <= float(value) < 1e-9 for values in apart.values() for value in values)
-
-
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_parts_of_a_batch_are_the_batch(processes):
-    parts = [Batches(23, 7, shuffle_seed=1, process=process, processes=processes) for process in range(processes)]
-    whole = list(Batches(23, 7, shuffle_seed=1))
-    for *of_each, batch in zip(*parts, whole, strict=True):
-        assert [place for part in of_each for place in part] == batch
-        assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
-
-
-def test_a_run_that_goes_on_sees_the_batches_that_are_left():
-    batches = Batches(23, 7, shuffle_seed=1)
-    whole = list(batches)
-    batches.start = 2
-    assert list(batches) == whole[2:]

@@ -8,7 +8,7 @@ from cxr_seam.data.nih import train_val_split
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 from cxr_seam.visualize.examples import load_examples, one_per_finding
 from cxr_seam.visualize.figures import plot_heatmap_grid, save
 from cxr_seam.workspace import Workspace
@@ -26,7 +26,7 @@ def workspace(nih_root, tmp_path_factory):
     prepare(folders, workspace.cache_folder, size=256, names=wanted, progress=False)
     for recipe in workspace.recipes:
         training, validation = workspace.train_val_datasets(recipe)
-        train(recipe, workspace.models, train_set=training, val_set=validation)
+        fit(recipe, workspace.models, train_set=training, val_set=validation)
     return workspace
 
 

@@ -29,13 +29,12 @@ from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset, get_recipe
 from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
 from cxr_seam.synthetic.dataset import plan_studies, synthesize_study
-from cxr_seam.training.resume import HEADER as STATE_HEADER
 from cxr_seam.training.resume import read_state
 
 CHECKPOINT, WEIGHTS, RECIPE, RESULTS = "checkpoint", "starting weights", "recipe", "results.json"
 PREDICTOR, HUB, STATE = "predictor", "shared model", "training state"
 TINY = get_recipe("tiny")
-FILE, STATE_FILE = "tiny.best.safetensors", "tiny.00001-0000002.state.safetensors"
+FILE, STATE_FILE = "tiny.best.safetensors", "tiny.00001-0000002.state.pt"
 LOADED = "the model that was saved"
 Data = bytes | Callable[[Sandbox], bytes]
 
@@ -228,7 +227,6 @@ states: dict[str, Data] = {
     "cut in the middle": cut,
     "a pickle that creates a file": pickle_payload,
     "a checkpoint in its place": lambda sandbox: checkpoint(),
-    "a header of 100,000 brackets": brackets(STATE_HEADER),
 }
 for description, data in states.items():
     add_file(STATE, description, refused(STATE_FILE), data, name=STATE_FILE, read=read_state)

@@ -1,4 +1,4 @@
-"""Parts chosen by name go through both phases of a real, tiny training and back from disk."""
+"""Poolings and refiners chosen by name go through both stages of a tiny training and back from disk."""
 
 import warnings
 from dataclasses import replace
@@ -15,7 +15,7 @@ from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import best_path, load_checkpoint
 from cxr_seam.presets import SMALL_PCM, get_recipe, improve
 from cxr_seam.recipes import add_seam_stage
-from cxr_seam.training.fit import init_checkpoint, init_model, train
+from cxr_seam.training.fit import fit, init_checkpoint, init_model
 
 
 @pytest.mark.parametrize(
@@ -25,22 +25,22 @@ from cxr_seam.training.fit import init_checkpoint, init_model, train
         ("lse_lba", "self_attention"),
     ],
 )
-def test_each_phase_trains_its_own_parts_and_no_other(pooling, refiner, demo_folder, demo_store, tmp_path):
+def test_each_stage_trains_its_own_modules(pooling, refiner, demo_folder, demo_store, tmp_path):
     tables = load_metadata(demo_folder)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     training, validation = (ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen)
     first = replace(get_recipe("multires_tiny"), pooling=pooling)
     second = replace(get_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="no film that .* is trained on shows")
+        warnings.filterwarnings("ignore", message="no training image")
         for recipe in (first, second):
-            train(recipe, tmp_path, train_set=training, val_set=validation)
+            fit(recipe, tmp_path, train_set=training, val_set=validation)
     family = (get_recipe("tiny"), first, second)
     assert set(load_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
     starts = []
     for recipe in (first, second):
         set_seed(recipe.seed)
-        starts.append(init_model(recipe, init_checkpoint(recipe, tmp_path), weights="none")[0].state_dict())
+        starts.append(init_model(recipe, init_checkpoint(recipe, tmp_path), weights="none").state_dict())
     ends = [load_checkpoint(best_path(tmp_path, recipe.name))[0].state_dict() for recipe in (first, second)]
     for part, (start, end) in zip(("pool.", "refiner."), zip(starts, ends, strict=True), strict=True):
         learned = {key for key in end if key.startswith(part)}
@@ -49,10 +49,8 @@ def test_each_phase_trains_its_own_parts_and_no_other(pooling, refiner, demo_fol
     assert all(torch.equal(starts[0][key], ends[0][key]) for key in ends[0] if key.startswith("refiner."))
 
 
-@pytest.mark.filterwarnings("ignore:no film that")
-def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usually_are(
-    demo_folder, demo_store, tmp_path
-):
+@pytest.mark.filterwarnings("ignore:no training image")
+def test_improved_recipe_trains_its_backbone_and_calibrates(demo_folder, demo_store, tmp_path):
     tables = load_metadata(demo_folder)
     training, validation = (
         ChestXrayDataset(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1)
@@ -60,9 +58,9 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     first = improve(get_recipe("multires_tiny"))
     second = add_seam_stage(first, SMALL_PCM)
     for recipe in (first, second):
-        train(recipe, tmp_path, train_set=training, val_set=validation)
+        fit(recipe, tmp_path, train_set=training, val_set=validation)
     set_seed(first.seed)
-    start = init_model(first, None, weights="imagenet")[0].state_dict()
+    start = init_model(first, None, weights="imagenet").state_dict()
     end = load_checkpoint(best_path(tmp_path, first.name))[0].state_dict()
     first_convolution = next(iter(start))
     assert start[first_convolution].ndim == 4 and not torch.equal(start[first_convolution], end[first_convolution])
@@ -72,6 +70,4 @@ def test_strong_trains_all_of_its_backbone_and_measures_maps_from_what_they_usua
     once = replace(first, cam_baseline="zero", tta_flip=False)
     looks = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
     said = [Predictor(predictor.model, how).forward(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
-    torch.testing.assert_close(
-        predictor.forward(pixels).logits, sum(said) / 4
-    )  # a film is looked at larger and mirrored
+    torch.testing.assert_close(predictor.forward(pixels).logits, sum(said) / 4)

@@ -34,8 +34,8 @@ from two_phases import films_of, recipes
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.synthetic.dataset import write_demo_data
-from cxr_seam.training.fit import train
-from cxr_seam.training.storage import CheckpointWriter
+from cxr_seam.training.fit import fit
+from cxr_seam.training.storage import RunFolder
 
 MODEL = "multires_efficientnet_lite0"
 KINDS = {
@@ -54,10 +54,10 @@ def run(data: Path, folder: Path, kind: str) -> None:
     """
     films = films_of(data, data / "store")
     for recipe in recipes(MODEL, **KINDS[kind]):
-        left, printed = CheckpointWriter(folder, name=recipe.name).states(), io.StringIO()
+        left, printed = RunFolder(folder, recipe.name).states(), io.StringIO()
         with contextlib.redirect_stdout(printed):
-            train(recipe, folder, train_set=films[0], val_set=films[1], save_minutes=0)
-        went_on = any(words in printed.getvalue() for words in ("goes on from", "is trained already"))
+            fit(recipe, folder, train_set=films[0], val_set=films[1], save_minutes=0)
+        went_on = any(words in printed.getvalue() for words in ("continues at", "is trained already"))
         assert went_on or not left, f"{recipe.name} was begun anew"
 
 

@@ -56,7 +56,7 @@ def main(tables: Path, cache: Path, out: Path) -> int:
             statuses = in_processes(count, tables, cache, out / name, *([3] if killed else []))
             if any(statuses) != killed:
                 return 1
-            if killed and not list((out / name).glob("*.state.safetensors")):
+            if killed and not list((out / name).glob("*.state.pt")):
                 return 1
     return 0
 

@@ -19,7 +19,7 @@ from cxr_seam.data.cache import ImageCache
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.nih import load_metadata, train_val_split
 from cxr_seam.presets import get_recipe
-from cxr_seam.training.fit import train
+from cxr_seam.training.fit import fit
 from cxr_seam.training.trainer import Trainer
 
 FIRST, SECOND = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
@@ -69,27 +69,27 @@ def in_double_precision():
 
 def die_after(updates):
     """Have this process killed once it has made so many updates."""
-    update, made = Trainer.update, []
+    train_step, made = Trainer.train_step, []
 
     def counted(trainer, batches):
-        update(trainer, batches)
+        train_step(trainer, batches)
         made.append(None)
         if len(made) == updates:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer.update = counted
+    Trainer.train_step = counted
 
 
 def log_reading(path):
     """Write down which rows of the store this process reads."""
-    read = ImageCache.read
+    load = ImageCache.load
 
     def logged(cache, rows):
         with path.open("a") as file:
             file.write(json.dumps([int(row) for row in rows]) + "\n")
-        return read(cache, rows)
+        return load(cache, rows)
 
-    ImageCache.read = logged
+    ImageCache.load = logged
 
 
 def main(tables, cache, folder, updates=None):
@@ -100,7 +100,7 @@ def main(tables, cache, folder, updates=None):
         die_after(int(updates))
     train_set, val_set = films_of(tables, cache)
     for recipe in recipes("multires_timm:resnet18", more=True):
-        train(recipe, folder, train_set=train_set, val_set=val_set, save_minutes=0)
+        fit(recipe, folder, train_set=train_set, val_set=val_set, save_minutes=0)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,27 @@ import numpy as np
 import torch
 
 from ..data.dataset import ChestXrayDataset
-from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD, sample_augmentation, train_transform
+from ..data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AffineParams,
+    affine_warp,
+    eval_transform,
+    pad_value,
+    rotation_params,
+    sample_augmentation,
+    train_transform,
+    valid_mask,
+)
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.results import BASELINE, COMPARISON, MODEL, format_estimate
 from ..findings import FINDINGS, XYWH
+from ..inference.heatmaps import cam_to_heatmap
 from ..io import atomic_write
+from ..models.checkpoint import load_checkpoint
 from ..recipes import Recipe
+from ..training.seam import SeamObjective
 from ..workspace import Workspace
 from .examples import Example, pick_boxed
 from .overlay import overlay_heatmap
@@ -44,6 +58,16 @@ DARK_HEX, LIGHT_HEX = to_hex(DARK), to_hex(LIGHT)
 
 TITLE_WIDTH = 30
 """Characters in a line of the title above an image."""
+
+
+SIAMESE_TITLES = (
+    "image $x$",
+    "rotated raw map $A(\\hat y^o)$",
+    "rotated refined map $A(y^o)$",
+    "rotated image $A(x)$",
+    "raw map $\\hat y^t$",
+    "refined map $y^t$",
+)
 
 
 LEGEND_RIGHT = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
@@ -92,6 +116,55 @@ def plot_augmentations(
     inputs = train_transform(batch, params, size=recipe.image_size)
     titles = ["image", *(f"augmentation {number + 1}" for number in range(count))]
     return plot_images([pixels[0, 0].numpy(), *to_grey(inputs)], titles, columns=5, path=path)
+
+
+@torch.no_grad()
+def plot_siamese_step(run: Workspace, *, angle: float = 25.0, path: FigurePath = None) -> Figure:
+    """Plot one Siamese step (Fig. 4) for a training image, with the MultiRes model before its PCM is trained.
+
+    The title has the two losses. ECR compares the raw map of each branch with the refined map of the other; MSML
+    compares both refined maps with the labels.
+
+    Args:
+        run: with prepared images and a trained MultiRes model.
+        angle: of the rotation in degrees, counter-clockwise.
+        path: where to save the figure.
+    """
+    recipe = run.recipe("multires_pcm")
+    stage = recipe.seam_stage
+    model, _ = load_checkpoint(run.checkpoint("multires"))
+    objective = SeamObjective(model, stage).eval()
+    train_set, _ = run.train_val_datasets(recipe)
+    pixels, labels = train_set.load([int(train_set.labels.any(axis=1).argmax())])  # the first image with a finding
+    images = eval_transform(pixels, size=recipe.image_size)
+    rotation = rotation_params(torch.tensor([angle]))
+    losses = objective(images, labels, rotation=rotation)
+    probabilities = model(images, maps=False).logits.sigmoid()
+    finding = int((probabilities * labels).argmax())  # the most probable one that the image has
+    figure = plot_images(_siamese_maps(objective, images, rotation, finding=finding), SIAMESE_TITLES, columns=3)
+    figure.suptitle(
+        f"{FINDINGS[finding].replace('_', ' ')}:  {stage.msml_weight} x MSML {losses['msml']:.3f}  +  "
+        f"{stage.ecr_weight} x ECR {losses['ecr']:.3f}  =  loss {losses['loss']:.3f}",
+        color=LIGHT_HEX,
+        fontsize=11,
+    )
+    return finish(figure, path)
+
+
+def _siamese_maps(
+    objective: SeamObjective, images: torch.Tensor, rotation: AffineParams, *, finding: int
+) -> list[np.ndarray]:
+    """Return the six pictures of a Siamese step, uint8, in the order of `SIAMESE_TITLES`."""
+    black = pad_value(images)
+    rotated = affine_warp(images - black, rotation) + black
+    cam, refined = objective.forward_branch(images)
+    valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)
+    maps = [affine_warp(cam.relu(), rotation), affine_warp(refined, rotation)]
+    maps += objective.forward_branch(rotated, valid=valid)
+    (grey,), (grey_rotated,) = to_grey(images), to_grey(rotated)
+    heatmaps = [cam_to_heatmap(values[:, [finding]], grey.shape)[0, 0].numpy() for values in maps]
+    raw_o, refined_o, raw_t, refined_t = (overlay_heatmap(grey_rotated, heatmap) for heatmap in heatmaps)
+    return [grey, raw_o, refined_o, grey_rotated, raw_t, refined_t]
 
 
 def to_grey(inputs: torch.Tensor) -> np.ndarray:

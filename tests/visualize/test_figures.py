@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +15,19 @@ from helpers.examples import IMAGE, peak_example
 from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.visualize.figures import plot_heatmap_grid, plot_images, plot_loss_curves, plot_roc, save, to_grey
+from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
+from cxr_seam.models.multires import build_from_recipe
+from cxr_seam.visualize.figures import (
+    plot_heatmap_grid,
+    plot_images,
+    plot_loss_curves,
+    plot_roc,
+    plot_siamese_step,
+    save,
+    to_grey,
+)
 from cxr_seam.visualize.style import PREDICTED_COLOUR, TRUE_COLOUR
+from cxr_seam.workspace import Workspace
 
 
 def pixels(figure) -> np.ndarray:
@@ -115,3 +127,17 @@ def test_save_is_atomic_and_uses_no_global_state(tmp_path):
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["a.png", "b.png"]
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+def test_siamese_step_shows_the_losses_of_eq_7(demo_folder, tmp_path):
+    """The title is 1.5 MSML + 1.0 ECR = loss; six pictures."""
+    run = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path)
+    run.prepare_data()
+    recipe = run.recipe("multires")
+    save_checkpoint(run.checkpoint("multires"), build_from_recipe(recipe, weights="none"), metadata=Checkpoint(recipe))
+    figure = plot_siamese_step(run)
+    numbers = [float(text) for text in re.findall(r"\d+\.\d+", figure.get_suptitle())]
+    weight, msml, other_weight, ecr, loss = numbers
+    assert (weight, other_weight) == (1.5, 1.0)
+    assert loss == pytest.approx(1.5 * msml + ecr, abs=2e-3)
+    assert len([axes for axes in figure.axes if axes.images]) == 6

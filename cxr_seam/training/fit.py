@@ -402,6 +402,8 @@ def train_missing(run: Workspace, **options: Any) -> dict[str, list[dict[str, An
         The histories of the recipes that were trained now, by name.
     """
     missing = [recipe.name for recipe in run.recipes if not is_trained(run, recipe.name)]
+    if missing:
+        print(f"{', '.join(missing)}: no checkpoint in {run.models}, so training now")
     return {name: train(run, name, **options) for name in missing}
 
 

@@ -88,8 +88,8 @@ def test_every_verb(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["predict", "film.png", "--checkpoint", "missing.safetensors"], "missing.safetensors"),
-        (["predict", "a/x/film.png", "b/x/film.png", "--checkpoint", "m"], "x"),
+        (["predict", "image.png", "--checkpoint", "missing.safetensors"], "missing.safetensors"),
+        (["predict", "a/x/image.png", "b/x/image.png", "--checkpoint", "m"], "x"),
         (["demo-data", "README.md"], "README.md"),
         (["demo-data", "d", "--seed", "-1"], "-1"),
         (["train", "vgg16"], "vgg16"),

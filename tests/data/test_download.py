@@ -60,9 +60,9 @@ def download(words, capsys):
             status = main(words(*options, sums=sums))
         except SystemExit as stop:
             status = stop.code
-        said = capsys.readouterr()
-        assert said.out == "" or "--help" in options
-        return status, said.out + said.err
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return status, printed.err
 
     return run
 
@@ -73,8 +73,8 @@ def dest(tmp_path):
 
 
 def test_download_prepares_deletes_and_is_done_once(download, server, dest):
-    status, said = download("--archives", "1-2")
-    assert status == 0, said
+    status, messages = download("--archives", "1-2")
+    assert status == 0, messages
     cache = ImageCache.open(dest / "cache_16")
     assert sorted(cache.image_index) == [name(k) for k in (0, 1, 2, 3, 10, 11, 12, 13)]
     assert cache.images[cache.indices([name(12)])].mean() == 12
@@ -105,24 +105,26 @@ def test_keep_originals(download, server, dest):
 
 
 def test_tables_only(download, server, dest):
-    status, said = download("--tables-only")
-    assert status == 0, said
+    status, messages = download("--tables-only")
+    assert status == 0, messages
     assert {path.name for path in dest.iterdir()} == set(TABLES)
     assert server.paths() == [f"/{table}" for table in TABLES]
 
 
 def test_other_release_of_table_gives_one_warning(download, server, tmp_path):
     sums = {table: server.files[f"/{table}"] for table in TABLES[1:]}
-    said = download("--tables-only", sums=sums)[1]
-    assert said.count("warning") == 1 and TABLES[0] in said[said.index("warning") :]
+    messages = download("--tables-only", sums=sums)[1]
+    assert messages.count("warning") == 1 and TABLES[0] in messages[messages.index("warning") :]
 
 
 def test_wrong_md5_is_deleted_and_next_run_recovers(download, server, dest):
     right = server.files[FIRST]
     server.files[FIRST] = right[:-1] + b"\xff"
-    status, said = download("--archives", "1", sums={"images_001.tar.gz": right})
+    status, messages = download("--archives", "1", sums={"images_001.tar.gz": right})
     assert (
-        status == 1 and hashlib.md5(right).hexdigest() in said and hashlib.md5(server.files[FIRST]).hexdigest() in said
+        status == 1
+        and hashlib.md5(right).hexdigest() in messages
+        and hashlib.md5(server.files[FIRST]).hexdigest() in messages
     )
     assert not (dest / "cache_16").exists()
     assert list((dest / "archives").iterdir()) == []
@@ -133,8 +135,8 @@ def test_wrong_md5_is_deleted_and_next_run_recovers(download, server, dest):
 
 def test_published_md5_is_compared(download, server):
     """Without --checksums, the small archive is compared with the md5 published for images_001."""
-    status, said = download("--archives", "1", sums={})
-    assert status == 1 and "fe8ed0a6961412fddcbb3603c11b3698" in said
+    status, messages = download("--archives", "1", sums={})
+    assert status == 1 and "fe8ed0a6961412fddcbb3603c11b3698" in messages
     assert len(ARCHIVES) == 12 and len({text for pair in ARCHIVES.values() for text in pair}) == 24
 
 
@@ -142,8 +144,8 @@ def test_published_md5_is_compared(download, server):
 def test_cut_connection_is_resumed(ranges, download, server, dest):
     server.drop.add(FIRST)
     server.ranges = ranges
-    status, said = download("--archives", "1")
-    assert status == 0, said
+    status, messages = download("--archives", "1")
+    assert status == 0, messages
     half = len(server.files[FIRST]) // 2
     assert server.asked[4:] == [(FIRST, None), (FIRST, f"bytes={half}-")]
     assert len(ImageCache.open(dest / "cache_16")) == 4
@@ -154,8 +156,8 @@ def test_part_file_of_earlier_run_is_resumed(share, download, server, dest):
     data = server.files[FIRST]
     (dest / "archives").mkdir(parents=True)
     (dest / "archives" / "images_001.tar.gz.part").write_bytes(data[: int(len(data) * share)])
-    status, said = download("--archives", "1")
-    assert status == 0, said
+    status, messages = download("--archives", "1")
+    assert status == 0, messages
     assert server.asked[-1] == (FIRST, f"bytes={int(len(data) * share)}-")
     assert len(ImageCache.open(dest / "cache_16")) == 4
 
@@ -175,38 +177,38 @@ def test_fetch_gives_up_when_nobody_answers(server, tmp_path):
 
 def test_web_page_instead_of_archive(download, server, dest):
     server.files[FIRST] = b"\n<!DOCTYPE html>\n<html><body>This file is gone</body></html>"
-    status, said = download("--archives", "1")
-    assert status == 1 and FIRST in said and "web page" in said
+    status, messages = download("--archives", "1")
+    assert status == 1 and FIRST in messages and "web page" in messages
     assert not list(dest.rglob("images_001*"))
 
 
 @pytest.mark.parametrize("answer", [b"<html>log in</html>", b"", b'{"error": "moved"}\n'])
 def test_other_file_instead_of_table(answer, download, server, dest):
     server.files["/test_list.txt"] = answer
-    status, said = download("--tables-only")
-    assert status == 1 and "/test_list.txt" in said
+    status, messages = download("--tables-only")
+    assert status == 1 and "/test_list.txt" in messages
     assert not (dest / "test_list.txt").exists()
 
 
 def test_missing_archive(download, server):
     del server.files[FIRST]
-    status, said = download("--archives", "1", sums={})
-    assert status == 1 and FIRST in said and "404" in said
+    status, messages = download("--archives", "1", sums={})
+    assert status == 1 and FIRST in messages and "404" in messages
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_busy_server_is_asked_again(status, download, server, dest):
     server.refuse[FIRST] = [status]
-    code, said = download("--archives", "1")
-    assert code == 0, said
+    code, messages = download("--archives", "1")
+    assert code == 0, messages
     assert server.paths().count(FIRST) == 2
     assert len(ImageCache.open(dest / "cache_16")) == 4
 
 
 def test_server_that_stays_busy(download, server, dest):
     server.refuse[FIRST] = [429] * 100
-    code, said = download("--archives", "1")
-    assert code == 1 and FIRST in said and "429" in said
+    code, messages = download("--archives", "1")
+    assert code == 1 and FIRST in messages and "429" in messages
     assert server.paths().count(FIRST) == 5
     assert not list(dest.rglob("images_001.tar.gz")) and not (dest / "cache_16").exists()
 
@@ -215,8 +217,8 @@ def test_server_that_stays_busy(download, server, dest):
 def test_full_disk(download, dest):
     (dest / "archives").mkdir(parents=True)
     (dest / "archives" / "images_001.tar.gz.part").symlink_to("/dev/full")
-    status, said = download("--archives", "1")
-    assert status == 1 and "images_001.tar.gz.part" in said and "make room" in said
+    status, messages = download("--archives", "1")
+    assert status == 1 and "images_001.tar.gz.part" in messages and "make room" in messages
     assert not (dest / "archives" / "images_001.tar.gz").exists() and not (dest / "cache_16").exists()
 
 
@@ -258,8 +260,8 @@ def test_archive_of_killed_run_is_deleted(download, dest):
 def test_broken_image_is_reported_and_others_are_kept(download, server, dest, tmp_path):
     images = {f"images/{name(1)}": png(1), f"images/{name(2)}": b"no image", f"images/{name(3)}": png(3)}
     server.files[FIRST] = tar(tmp_path / "archive", images).read_bytes()
-    status, said = download("--archives", "1-2")
-    assert status == 1 and name(2) in said and "images_001" in said.splitlines()[-1]
+    status, messages = download("--archives", "1-2")
+    assert status == 1 and name(2) in messages and "images_001" in messages.splitlines()[-1]
     assert ImageCache.open(dest / "cache_16").image_index == [name(k) for k in (1, 3, 10, 11, 12, 13)]
     server.asked.clear()
     assert download("--archives", "1-2")[0] == 0  # its md5 was right: another copy would be no better
@@ -269,8 +271,8 @@ def test_broken_image_is_reported_and_others_are_kept(download, server, dest, tm
 def test_mirror_has_no_checksums(download, server, dest, tmp_path):
     images = {f"images_003/{name(k)}": png(k) for k in range(3)}
     server.files["/images/images_003.zip"] = zipped(tmp_path / "zip", images).read_bytes()
-    status, said = download("--source", "huggingface", "--archives", "3")
-    assert status == 0 and "no checksum is known for images_003.zip" in said
+    status, messages = download("--source", "huggingface", "--archives", "3")
+    assert status == 0 and "no checksum is known for images_003.zip" in messages
     assert len(ImageCache.open(dest / "cache_16")) == 3
 
 
@@ -279,8 +281,8 @@ def test_damaged_image_of_archive_without_checksum_is_fetched_again(download, se
     right = zipped(tmp_path / "zip", {name(k): png(k) for k in range(3)}).read_bytes()
     place = right.index(b"IDAT") + 6
     server.files[path] = right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :]
-    status, said = download("--source", "huggingface", "--archives", "3")
-    assert status == 1 and "images_003" in said
+    status, messages = download("--source", "huggingface", "--archives", "3")
+    assert status == 1 and "images_003" in messages
     server.files[path] = right
     assert download("--source", "huggingface", "--archives", "3")[0] == 0
     assert sorted(ImageCache.open(dest / "cache_16").image_index) == [name(k) for k in range(3)]
@@ -289,8 +291,8 @@ def test_damaged_image_of_archive_without_checksum_is_fetched_again(download, se
 def test_zip_cut_short_is_deleted(download, server, dest, tmp_path):
     whole = zipped(tmp_path / "zip", {name(k): png(k) for k in range(3)}).read_bytes()
     server.files["/images/images_003.zip"] = whole[:-40]
-    status, said = download("--source", "huggingface", "--archives", "3")
-    assert status == 1 and "images_003.zip" in said.splitlines()[-1]
+    status, messages = download("--source", "huggingface", "--archives", "3")
+    assert status == 1 and "images_003.zip" in messages.splitlines()[-1]
     assert not list(dest.rglob("images_003*"))
 
 
@@ -301,8 +303,8 @@ def test_archive_of_right_md5_can_be_refused(fault, download, server, dest, tmp_
         "path that climbs out": tar(tmp_path / "a", {name(1): png(1), f"../{name(2)}": png(2)}).read_bytes(),
         "no images": tar(tmp_path / "b", {"README.txt": b"no images"}).read_bytes(),
     }[fault]
-    status, said = download("--archives", "1")
-    assert status == 1 and "images_001.tar.gz" in said.splitlines()[-1] and "Traceback" not in said
+    status, messages = download("--archives", "1")
+    assert status == 1 and "images_001.tar.gz" in messages.splitlines()[-1] and "Traceback" not in messages
     assert not (dest / "cache_16" / "finished.txt").exists()
     assert not list(tmp_path.rglob(name(2)))
 
@@ -334,8 +336,8 @@ def test_progress_and_time_left(server, tmp_path, capsys):
     ],
 )
 def test_wrong_options(options, named, download, server):
-    status, said = download(*options)
-    assert status in (1, 2) and named in said and "Traceback" not in said
+    status, messages = download(*options)
+    assert status in (1, 2) and named in messages and "Traceback" not in messages
     assert server.asked == []
 
 
@@ -346,8 +348,8 @@ def test_parse_archives():
 @needs_bash
 def test_script_has_every_option():
     command = ["bash", str(ROOT / "data_download.sh"), "--help"]
-    said = subprocess.run(
+    messages = subprocess.run(
         command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=True
     )
     for option in ("dest", "archives", "source", "size", "tables-only", "keep-originals", "checksums"):
-        assert f"--{option}" in said.stdout
+        assert f"--{option}" in messages.stdout

@@ -138,10 +138,10 @@ def test_sixteen_bit_tiff_with_white_is_zero(white_is_zero):
 
 def test_tiff_with_pages_or_fractions():
     page = Image.fromarray(GREY)
-    with pytest.raises(InputError, match="film.tif"):
-        load_image(encoded(page, "TIFF", save_all=True, append_images=[page]), name="film.tif")
-    with pytest.raises(InputError, match="film.tif"):
-        load_image(encoded(GREY.astype(np.float32), "TIFF"), name="film.tif")
+    with pytest.raises(InputError, match="image.tif"):
+        load_image(encoded(page, "TIFF", save_all=True, append_images=[page]), name="image.tif")
+    with pytest.raises(InputError, match="image.tif"):
+        load_image(encoded(GREY.astype(np.float32), "TIFF"), name="image.tif")
 
 
 def test_jpeg():
@@ -192,14 +192,14 @@ def test_png_cut_or_altered_anywhere(mode, capfd):
         altered[place] ^= 4
         damaged.append(bytes(altered))
     for data in damaged:
-        with pytest.raises(InputError, match="^film.png"):
-            load_image(data, name="film.png")
+        with pytest.raises(InputError, match="^image.png"):
+            load_image(data, name="image.png")
     assert capfd.readouterr().err == ""  # libraries add nothing of their own
 
 
 def test_png_with_too_few_rows():
-    with pytest.raises(InputError, match="film.png"):
-        load_image(grey_png(32, 32, (b"\0" + bytes(32)) * 31), name="film.png")
+    with pytest.raises(InputError, match="image.png"):
+        load_image(grey_png(32, 32, (b"\0" + bytes(32)) * 31), name="image.png")
 
 
 def test_missing_file(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import save_untrained
-from helpers.dicom_files import film, of_pydicom_data, written
+from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_data_file
 from PIL import Image
 from pydicom import DataElement
 
@@ -159,7 +159,7 @@ def test_image_warning(predictor, tmp_path):
 def test_lossless_formats_predict_identically(predictor, films, tmp_path, suffix):
     pixels, path = load_image(films[0]).pixels, tmp_path / f"film{suffix}"
     if suffix == ".dcm":
-        path.write_bytes(written(film(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
+        path.write_bytes(dicom_bytes(make_dataset(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
     else:
         Image.fromarray(pixels).save(path)
     expected, found = predictor.predict(films[0]), predictor.predict(path)
@@ -167,7 +167,7 @@ def test_lossless_formats_predict_identically(predictor, films, tmp_path, suffix
 
 
 def test_prediction_is_small_in_memory(predictor):
-    path = of_pydicom_data("RG1_J2KR.dcm")
+    path = pydicom_data_file("RG1_J2KR.dcm")
     prediction = predictor.predict(path)
     assert prediction.size == (1955, 1841)
     assert sum(part.nbytes for part in (prediction.image, prediction.final_cam)) < 300_000
@@ -182,9 +182,9 @@ def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of the very values
         for number, value in enumerate(odd):
-            made = film(pixels)
+            made = make_dataset(pixels)
             made.add(DataElement(0x00280030, "LO", value))  # a text where numbers belong
-            (tmp_path / f"{number}.dcm").write_bytes(written(made))
+            (tmp_path / f"{number}.dcm").write_bytes(dicom_bytes(made))
         found = predictor.predict(tmp_path)
     assert len(found) == len(odd) and not found.failures
     assert not any("not square" in doubt for prediction in found for doubt in prediction.image_warnings)

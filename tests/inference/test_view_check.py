@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.dicom_files import film, of_pydicom_data, written
+from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_data_file
 
 from cxr_seam.data.image_io import Radiograph, load_image
 from cxr_seam.inference.view_check import MAX_ASPECT, MEAN_IMAGE, MIN_CORRELATION, check_frontal, template_correlation
@@ -112,7 +112,7 @@ def test_long_strips_are_detected():
     ],
 )
 def test_header(entries, words):
-    header = film(np.zeros((40, 40), np.uint8), **entries)
+    header = make_dataset(np.zeros((40, 40), np.uint8), **entries)
     found = check_frontal(Radiograph(MEAN_AS_IMAGE, header=header))
     assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found, strict=True))
 
@@ -121,7 +121,7 @@ MEAN_AS_IMAGE = np.clip(128 + 2 * np.kron(MEAN_IMAGE, np.ones((4, 4))), 0, 255).
 
 
 def test_real_dicom_files():
-    chest, extremity = (load_image(of_pydicom_data(f"{name}_J2KR.dcm")) for name in ("RG1", "RG3"))
+    chest, extremity = (load_image(pydicom_data_file(f"{name}_J2KR.dcm")) for name in ("RG1", "RG3"))
     assert check_frontal(chest) == ()
     assert any("shows EXTREMITY" in warning for warning in check_frontal(extremity))
     assert any("correlation" in warning for warning in check_frontal(Radiograph(extremity.pixels)))
@@ -133,5 +133,5 @@ def test_synthetic_images_give_no_warning(demo_folder):
 
 
 def test_header_of_written_file(tmp_path):
-    radiograph = load_image(written(film(MEAN_AS_IMAGE, ViewPosition="LATERAL")))
+    radiograph = load_image(dicom_bytes(make_dataset(MEAN_AS_IMAGE, ViewPosition="LATERAL")))
     assert check_frontal(radiograph) != () and "LATERAL" in check_frontal(radiograph)[0]

@@ -8,7 +8,7 @@ import zlib
 from io import BytesIO
 
 import numpy as np
-from helpers.dicom_files import film, written
+from helpers.dicom_files import dicom_bytes, make_dataset
 from PIL import Image
 from runner import Action, Expected, Sandbox, case, refused, works
 
@@ -121,7 +121,7 @@ def dangling(sandbox: Sandbox) -> Action:
     return lambda: [load_image(path).pixels for path in image_files(sandbox.folder / "images")]
 
 
-dicom = written(film(RAMP))
+dicom = dicom_bytes(make_dataset(RAMP))
 add("without a preamble", works(SAME), dicom[132:], name="image.dcm", group=DICOM)
 add("cut in its header", refused("image.dcm"), dicom[:200], name="image.dcm", group=DICOM)
 add("cut in its pixels", refused("image.dcm"), dicom[:-500], name="image.dcm", group=DICOM)
@@ -133,13 +133,13 @@ def add_dicom(description: str, expected: Expected, **entries: object) -> None:
     """Add a case of a DICOM file with changed entries; None deletes one."""
 
     def prepare_case(sandbox: Sandbox) -> Action:
-        dataset = film(RAMP)
+        dataset = make_dataset(RAMP)
         for keyword, value in entries.items():
             if value is None:
                 delattr(dataset, keyword)
             else:
                 setattr(dataset, keyword, value)
-        path = sandbox.write("image.dcm", written(dataset))
+        path = sandbox.write("image.dcm", dicom_bytes(dataset))
         return lambda: SAME if np.array_equal(load_image(path).pixels, RAMP) else "other pixels"
 
     case(DICOM, description, expected)(prepare_case)
@@ -160,7 +160,7 @@ add_dicom("a rescale that is no number", refused("image.dcm"), RescaleSlope="nan
 def deflate_bomb(sandbox: Sandbox) -> Action:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    dataset = written(film(RAMP, syntax=DeflatedExplicitVRLittleEndian))
+    dataset = dicom_bytes(make_dataset(RAMP, syntax=DeflatedExplicitVRLittleEndian))
     end = 144 + int.from_bytes(dataset[140:144], "little")
     packer = zlib.compressobj(1, wbits=-15)
     body = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()

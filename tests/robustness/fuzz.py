@@ -38,7 +38,7 @@ def table_seeds() -> list[bytes]:
 
 def image_seeds() -> list[bytes]:
     """Return small images of every format that is supported."""
-    from helpers.dicom_files import film, of_pydicom, written
+    from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_file
     from PIL import Image
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -54,15 +54,20 @@ def image_seeds() -> list[bytes]:
         picture.save(file := io.BytesIO(), "PNG")
         seeds.append(file.getvalue())
     seeds += [
-        written(film(grey)),
-        written(film(grey.astype(np.uint16) * 16, bits=12)),
-        written(film(np.dstack([grey] * 3))),
+        dicom_bytes(make_dataset(grey)),
+        dicom_bytes(make_dataset(grey.astype(np.uint16) * 16, bits=12)),
+        dicom_bytes(make_dataset(np.dstack([grey] * 3))),
     ]
-    seeds.append(written(film(grey, WindowCenter="100", WindowWidth="50", RescaleSlope="2", RescaleIntercept="-7")))
-    seeds.append(written(film(grey, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=3)))
-    seeds += [written(film(grey, syntax=syntax)) for syntax in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    seeds.append(
+        dicom_bytes(make_dataset(grey, WindowCenter="100", WindowWidth="50", RescaleSlope="2", RescaleIntercept="-7"))
+    )
+    seeds.append(dicom_bytes(make_dataset(grey, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=3)))
+    seeds += [
+        dicom_bytes(make_dataset(grey, syntax=syntax))
+        for syntax in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    ]
     compressed = ("JPEG2000.dcm", "SC_rgb_rle_2frame.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm")
-    return seeds + [of_pydicom(name).read_bytes() for name in compressed if of_pydicom(name).exists()]
+    return seeds + [pydicom_file(name).read_bytes() for name in compressed if pydicom_file(name).exists()]
 
 
 class Tables:

@@ -8,13 +8,13 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from helpers.dicom_files import film, of_pydicom, written
+from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_file
 from pydicom import dcmread
 
 from cxr_seam.visualize.secondary_capture import MAX_COMMENT, secondary_capture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (31, 33, 3), dtype=np.uint8)  # an odd number of bytes
-SOURCE = film(np.zeros((20, 20), np.uint8))
+SOURCE = make_dataset(np.zeros((20, 20), np.uint8))
 
 # PS3.3, A.8.1.3: the type 1 and type 2 attributes of the modules patient, general study, general series, SC equipment,
 # general image, image pixel (of a colour image) and SOP common.
@@ -30,7 +30,7 @@ TYPE_2 = (
 
 
 def read_back(source, **keywords):
-    return dcmread(BytesIO(written(secondary_capture(source, PICTURE, **keywords))))
+    return dcmread(BytesIO(dicom_bytes(secondary_capture(source, PICTURE, **keywords))))
 
 
 def test_required_attributes():
@@ -58,12 +58,12 @@ def test_patient_and_study_are_copied():
 
 
 def test_source_with_few_attributes():
-    capture = read_back(dcmread(of_pydicom("JPEGLSNearLossless_08.dcm")), comment="x" * 2 * MAX_COMMENT)
+    capture = read_back(dcmread(pydicom_file("JPEGLSNearLossless_08.dcm")), comment="x" * 2 * MAX_COMMENT)
     assert capture.PatientName == "" and capture.StudyInstanceUID and len(capture.ImageComments) == MAX_COMMENT
 
 
 def test_names_in_other_scripts():
-    source = film(np.zeros((20, 20), np.uint8), SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Łucja")
+    source = make_dataset(np.zeros((20, 20), np.uint8), SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Łucja")
     assert read_back(source).PatientName == "Müller^Łucja"
 
 
@@ -72,7 +72,7 @@ def test_dciodvfy_finds_no_error(body, tmp_path):
     checker = shutil.which("dciodvfy")
     if checker is None:
         pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
-    source = film(np.zeros((20, 20), np.uint8), BodyPartExamined=body)
-    (tmp_path / "capture.dcm").write_bytes(written(secondary_capture(source, PICTURE, comment="line\r\nline")))
+    source = make_dataset(np.zeros((20, 20), np.uint8), BodyPartExamined=body)
+    (tmp_path / "capture.dcm").write_bytes(dicom_bytes(secondary_capture(source, PICTURE, comment="line\r\nline")))
     output = subprocess.run([checker, str(tmp_path / "capture.dcm")], capture_output=True, text=True).stderr
     assert "SCImage" in output and "Error" not in output, output

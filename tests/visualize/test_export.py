@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from helpers.batches import ROOT
 from helpers.checkpoints import save_untrained
-from helpers.dicom_files import film, of_pydicom, written
+from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_file
 from PIL import Image
 from pydicom import dcmread
 
@@ -49,7 +49,7 @@ def films(demo_folder) -> list[Path]:
 def test_output_stems(tmp_path):
     for name in ("in/a.png", "in/below/a.png", "in/1.2.840.5", "in/out/a_heatmaps.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+        (tmp_path / name).write_bytes(dicom_bytes(make_dataset(np.zeros((4, 4), np.uint8))))
     named = output_stems([tmp_path / "in"])
     assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
     assert output_stems([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
@@ -60,7 +60,7 @@ def test_output_stems(tmp_path):
 def test_output_stems_of_equal_names(tmp_path):
     for name in ("a.png", "a.dcm", "disc/IM0001", "other/IM0001", "again/disc/IM0001"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(written(film(np.zeros((4, 4), np.uint8))))
+        (tmp_path / name).write_bytes(dicom_bytes(make_dataset(np.zeros((4, 4), np.uint8))))
     pair = output_stems([tmp_path / "a.png", tmp_path / "a.dcm"])
     assert {name: path.suffix for name, path in pair.items()} == {"a.png": ".png", "a.dcm": ".dcm"}
     discs = output_stems([tmp_path / "disc", tmp_path / "other"])
@@ -96,8 +96,8 @@ def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, films, tmp
     given = tmp_path / "given"
     given.mkdir()
     (given / "b.png").write_bytes(films[0].read_bytes())
-    (given / "a.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
-    (given / "frames.dcm").write_bytes(of_pydicom("examples_ybr_color.dcm").read_bytes())
+    (given / "a.dcm").write_bytes(dicom_bytes(make_dataset(load_image(films[0]).pixels)))
+    (given / "frames.dcm").write_bytes(pydicom_file("examples_ybr_color.dcm").read_bytes())
     out = tmp_path / "out"
     assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
     said = capsys.readouterr()
@@ -132,7 +132,7 @@ def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):
 def desk(checkpoint, films, tmp_path) -> Path:
     """A folder with the files of the page."""
     (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "image.dcm").write_bytes(written(film(load_image(films[0]).pixels)))
+    (tmp_path / "image.dcm").write_bytes(dicom_bytes(make_dataset(load_image(films[0]).pixels)))
     (tmp_path / "folder").mkdir()
     for path in films[:2]:
         (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -131,7 +130,7 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError("its checksum is wrong")
         state = torch.load(io.BytesIO(content[DIGEST_SIZE:]), map_location="cpu", weights_only=True)
         version = state["format"]
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged files make torch.load raise errors of many types
         raise DamagedStateError(f"{path} is damaged ({error}); delete it") from error
     if version != FORMAT:
         raise InputError(f"{path} was written by another version of cxr_seam; delete it and train again")

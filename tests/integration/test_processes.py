@@ -1,4 +1,4 @@
-"""Several processes share the work of one: the same losses, every film read once, runs that go on in another number."""
+"""Several processes compute what one does: the same losses, each image read once, runs continued by another number."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.batches import ROOT
 
 from cxr_seam.models.checkpoint import read_history
 
@@ -35,21 +36,21 @@ def curves(folder):
 
 
 def rows(folder, process):
-    """Which films a process has read, batch by batch."""
+    """Which images a process has read, batch by batch."""
     lines = (folder.parent / f"{folder.name}.rows-{process}").read_text().splitlines()
     return [Counter(json.loads(line)) for line in lines]
 
 
 @pytest.mark.parametrize("name", ["two", "three", "two_then_one", "one_then_two"])
-def test_processes_together_give_the_losses_of_one(name, runs):
+def test_processes_give_the_losses_of_one(name, runs):
     expected = curves(runs / "alone")
     assert expected.shape == (3, 4) and np.isfinite(expected[:2]).all()
     assert curves(runs / name) == pytest.approx(expected, rel=1e-9, nan_ok=True)  # 1e-5 is what is asked for
 
 
 @pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
-def test_a_run_in_another_number_of_processes_goes_on_and_does_not_begin_anew(name, runs):
-    """Three updates of two batches of five films were made before the kill; begun anew, it would read all 30 again."""
+def test_run_continues_in_another_number_of_processes(name, runs):
+    """Three updates of two batches of five images were made before the kill; from the beginning, it would read all 30 again."""
 
     def read(run):
         logs = sorted(runs.glob(f"{run}.rows-*"))
@@ -59,10 +60,9 @@ def test_a_run_in_another_number_of_processes_goes_on_and_does_not_begin_anew(na
 
 
 @pytest.mark.parametrize(("name", "processes"), [("two", 2), ("three", 3)])
-def test_no_film_is_read_by_two_processes(name, processes, runs):
-    each = [rows(runs / name, process) for process in range(processes)]
-    together = [sum(parts, Counter()) for parts in zip(*each, strict=True)]
-    assert together == rows(runs / "alone", 0)
+def test_no_image_is_read_by_two_processes(name, processes, runs):
+    together = sum((batch for process in range(processes) for batch in rows(runs / name, process)), Counter())
+    assert together == sum(rows(runs / "alone", 0), Counter())
 
 
 def test_both_launchers_train_in_two_processes(tmp_path):
@@ -82,14 +82,14 @@ def test_both_launchers_train_in_two_processes(tmp_path):
     models = tmp_path / "runs" / "tiny" / "models"
     expected = read_history(models, "multires_tiny")
     shutil.rmtree(models)
-    page = (RUNS.parent.parent / "docs" / "reliability.md").read_text()
+    page = (ROOT / "docs" / "reliability.md").read_text()
     program("-c", re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
     assert [r["train_loss"] for r in read_history(models, "multires_tiny")] == [r["train_loss"] for r in expected]
 
 
 def test_the_benchmark_shows_one_process_beside_two():
     options = ["--films", "32", "--size", "32", "--epochs", "1", "--precision", "float64"]
-    command = [sys.executable, RUNS.parent.parent / "benchmarks" / "processes.py", *options]
+    command = [sys.executable, ROOT / "benchmarks" / "processes.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     apart = {name: values.split(", ") for name, values in re.findall(r"from one, (two.*): (.*)", done.stdout)}

@@ -89,7 +89,7 @@ def test_validation_in_micro_batches_is_the_same(recipe, dataset):
     assert found["validation_auc"] == expected["validation_auc"]
 
 
-def test_too_little_memory_for_one_image_is_an_input_error(dataset):
+def test_no_memory_for_one_image_is_refused(dataset):
     with pytest.raises(InputError, match="multires_tiny"), pytest.warns(UserWarning):
         next(trainer_with(MULTIRES, dataset, limit=0).train_epoch())
 
@@ -135,7 +135,7 @@ def weights_after_three_updates(*, fails):
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 4, 6])
-def test_an_update_without_room_for_the_moments_is_repeated_once(moment):
+def test_update_without_room_for_moments_is_repeated_once(moment):
     assert torch.equal(weights_after_three_updates(fails={moment}), weights_after_three_updates(fails=set()))
 
 

@@ -46,7 +46,7 @@ def trained(films, tmp_path_factory):
     return folder, histories
 
 
-def test_history_and_checkpoints_are_kept(trained):
+def test_history_and_checkpoints_are_saved(trained):
     folder, (first, second) = trained
     assert [r["epoch"] for r in first] == [0, 1] and first[0]["stage"] == "classifier" and second[0]["stage"] == "seam"
     assert 0 <= first[0]["validation_auc"] <= 1 and second[0]["validation_auc"] is None
@@ -57,7 +57,7 @@ def test_history_and_checkpoints_are_kept(trained):
     assert read_header(folder / "multires_tiny.last.safetensors").epoch == 2
 
 
-def test_thresholds_come_from_the_validation_films_and_outlive_the_second_phase(trained, films):
+def test_thresholds_maximise_youden_on_the_validation_set(trained, films):
     folder, _ = trained
     model, metadata = load_checkpoint(best_path(folder, "multires_tiny"))
     pixels, _ = films[1].load(range(len(films[1])))
@@ -105,7 +105,7 @@ def save_epochs(aucs, models, folder, *, monkeypatch, breaks):
 
 
 @pytest.mark.parametrize("breaks", [".best.safetensors", ".history.jsonl"])
-def test_a_best_checkpoint_that_could_not_be_written_is_written_later(breaks, trained, tmp_path, monkeypatch):
+def test_unwritten_best_checkpoint_is_written_later(breaks, trained, tmp_path, monkeypatch):
     """The third epoch is worse than the second, which Drive lost."""
     with pytest.warns(UserWarning, match="the drive is gone"):
         best = save_epochs([0.6, 0.9, 0.8], trained[0], tmp_path, monkeypatch=monkeypatch, breaks=breaks)
@@ -115,12 +115,12 @@ def test_a_best_checkpoint_that_could_not_be_written_is_written_later(breaks, tr
 
 
 @pytest.mark.filterwarnings("ignore:.*the drive is gone")
-def test_without_an_auc_the_first_checkpoint_is_the_best(trained, tmp_path, monkeypatch):
+def test_first_checkpoint_is_best_without_auc(trained, tmp_path, monkeypatch):
     best = save_epochs([None, None], trained[0], tmp_path, monkeypatch=monkeypatch, breaks="nothing")
     assert best.metrics["epoch"] == 0
 
 
-def test_second_phase_changes_theta_and_nothing_else_on_disk(trained):
+def test_seam_stage_changes_only_theta(trained):
     folder, _ = trained
     before = load_checkpoint(best_path(folder, "multires_tiny"))[0].state_dict()
     after = load_checkpoint(best_path(folder, "multires_tiny_pcm"))[0].state_dict()
@@ -135,7 +135,7 @@ def test_same_seed_same_run(films, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_it_learns_a_few_films_by_heart(films, tmp_path):
+def test_overfits_a_few_images(films, tmp_path):
     """A network that cannot learn eight films by heart is wired wrongly somewhere."""
     few = ChestXrayDataset.__new__(ChestXrayDataset)
     few.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
@@ -151,13 +151,13 @@ def test_seam_stage_without_its_first_checkpoint_is_refused(films, tmp_path):
         fit(REFINED, tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
 
 
-def test_a_nan_loss_stops_the_run(films, tmp_path):
+def test_nan_loss_stops_the_run(films, tmp_path):
     stage = replace(MULTIRES.classifier_stage, learning_rate=1e30, epochs=2, grad_accum_steps=1)
     with pytest.raises(InputError, match="loss of multires_tiny is nan in epoch ."):
         fit(replace(MULTIRES, classifier_stage=stage), tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
 
 
-def test_a_folder_that_cannot_be_written_warns_and_fails_at_the_end(films, tmp_path):
+def test_unwritable_folder_warns_and_fails_at_the_end(films, tmp_path):
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="models"), pytest.raises(InputError, match="models"):
         fit(MULTIRES, tmp_path / "models", train_set=films[0], val_set=films[1], callbacks=[])
@@ -185,7 +185,7 @@ class Recorder(Callback):
         self.calls.append("end")
 
 
-def test_callbacks_follow_a_run_and_nothing_is_printed(films, tmp_path, capsys):
+def test_callbacks_follow_a_run(films, tmp_path, capsys):
     calls = []
     for _ in range(2):
         recorder = Recorder()

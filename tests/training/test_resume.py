@@ -74,21 +74,21 @@ def stopped(films, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_kills_at_any_moment_change_no_bit():
+def test_killed_runs_end_with_the_same_bits():
     """Also `python tests/integration/survival/kills.py`, with thirty."""
     done = subprocess.run([sys.executable, KILLS, "--kills", "5"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("5 kills")
 
 
-def test_the_last_states_are_kept_and_removed_at_the_end(stopped, films):
+def test_two_states_are_kept_until_the_end(stopped, films):
     names = [path.name for path in states(stopped)]
     assert names == [f"multires_tiny.00001-000000{batch}.state.pt" for batch in (2, 1)]
     history = fit(MULTIRES, stopped, films)
     assert [record["epoch"] for record in history] == [0, 1] and not states(stopped)
 
 
-def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, films, tmp_path):
+def test_damaged_state_falls_back_to_the_one_before(stopped, films, tmp_path):
     latest = states(stopped)[0]
     latest.write_bytes(latest.read_bytes()[:-1000])
     with pytest.warns(UserWarning, match="00001-0000002.state.pt is damaged"):
@@ -98,7 +98,7 @@ def test_a_damaged_state_costs_no_more_than_the_time_to_the_one_before(stopped, 
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_a_damaged_state_counts_for_none_once_another_was_gone_on_from(stopped, films):
+def test_damaged_state_is_removed_when_training_continues(stopped, films):
     """Else it would be one of those that are kept."""
     latest, before = states(stopped)
     latest.write_bytes(latest.read_bytes()[:-1000])
@@ -113,7 +113,7 @@ def test_a_damaged_state_counts_for_none_once_another_was_gone_on_from(stopped, 
     assert states(stopped) == [before]
 
 
-def test_a_run_without_a_state_says_that_it_begins_anew(stopped, films):
+def test_run_without_state_warns(stopped, films):
     for path in states(stopped):
         path.unlink()
     with pytest.warns(UserWarning, match="no state of multires_tiny"):
@@ -121,7 +121,7 @@ def test_a_run_without_a_state_says_that_it_begins_anew(stopped, films):
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_a_damaged_model_to_start_from_is_told(content, films, tmp_path):
+def test_damaged_init_checkpoint_is_refused(content, films, tmp_path):
     path = best_path(tmp_path, "multires_tiny")
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=r"multires_tiny.best.safetensors is (not a readable|a folder)"):
@@ -129,7 +129,7 @@ def test_a_damaged_model_to_start_from_is_told(content, films, tmp_path):
 
 
 @pytest.mark.parametrize("metrics", [{}, {"validation_auc": "high"}])
-def test_a_best_model_that_does_not_tell_its_score_is_refused(metrics, stopped, films):
+def test_best_checkpoint_without_score_is_refused(metrics, stopped, films):
     path = best_path(stopped, "multires_tiny")
     model, metadata = load_checkpoint(path)
     save_checkpoint(path, model, metadata=replace(metadata, metrics=metrics))
@@ -137,7 +137,7 @@ def test_a_best_model_that_does_not_tell_its_score_is_refused(metrics, stopped, 
         fit(MULTIRES, stopped, films)
 
 
-def test_where_all_states_are_damaged_nothing_is_begun_anew(stopped, films):
+def test_all_states_damaged_is_refused(stopped, films):
     for path in states(stopped):
         path.write_bytes(path.read_bytes()[:-1000])
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
@@ -150,7 +150,7 @@ def test_where_all_states_are_damaged_nothing_is_begun_anew(stopped, films):
     assert len(fit(MULTIRES, stopped, films, overwrite=True)) == 2
 
 
-def test_a_single_changed_bit_is_seen(stopped, films):
+def test_changed_bit_in_a_state_is_detected(stopped, films):
     """In a weight, where no number gives it away."""
     latest = states(stopped)[0]
     content = bytearray(latest.read_bytes())
@@ -186,7 +186,7 @@ def rewrite(path, change):
         lambda state: state.update(schedule=None),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused(change, stopped, films):
+def test_state_that_does_not_fit_is_refused(change, stopped, films):
     rewrite(states(stopped)[0], change)
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     with pytest.raises(InputError, match="0002.state.pt does not fit multires_tiny"):
@@ -205,7 +205,7 @@ class Stop(Callback):
             raise StopError
 
 
-def test_a_run_killed_before_its_first_ten_minutes_goes_on_after_its_first_epoch(films, tmp_path, capsys):
+def test_first_state_is_saved_after_the_first_epoch(films, tmp_path, capsys):
     """And whatever it kept of later epochs, the best model that lies there is not replaced by a worse one."""
     recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=4))
 
@@ -220,7 +220,7 @@ def test_a_run_killed_before_its_first_ten_minutes_goes_on_after_its_first_epoch
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.999
 
 
-def test_a_best_model_that_is_gone_is_written_again(stopped, films):
+def test_missing_best_checkpoint_is_written_again(stopped, films):
     """Its score stands in no state: what lies there is what counts."""
     best_path(stopped, "multires_tiny").unlink()
     history = fit(MULTIRES, stopped, films)
@@ -228,7 +228,7 @@ def test_a_best_model_that_is_gone_is_written_again(stopped, films):
     assert found.epoch == 2 and found.metrics["validation_auc"] == history[1]["validation_auc"]
 
 
-def test_other_pixels_are_other_films(stopped, films, demo_folder, tmp_path_factory):
+def test_other_pixels_are_another_run(stopped, films, demo_folder, tmp_path_factory):
     """Of the same names and labels, prepared in another way: here a single grey value lighter."""
     folder = tmp_path_factory.mktemp("lighter")
     (folder / "images").mkdir()
@@ -242,7 +242,7 @@ def test_other_pixels_are_other_films(stopped, films, demo_folder, tmp_path_fact
         fit(MULTIRES, stopped, lighter)
 
 
-def test_no_state_holds_weights_that_a_loss_has_spoilt_and_nobody_has_looked_at_yet(films, tmp_path, monkeypatch):
+def test_no_state_is_saved_after_an_unchecked_nan(films, tmp_path, monkeypatch):
     """On a GPU losses are looked at now and then only; here every third update."""
     monkeypatch.setitem(CHECK_EVERY, "cpu", 3)
     compute, batches = Trainer.compute_losses, []
@@ -283,7 +283,7 @@ def other_films(films):
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused_by_the_field_that_differs(change, named, stopped, films):
+def test_state_of_another_run_is_refused(change, named, stopped, films):
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     recipe, others = change(MULTIRES, films)
     with pytest.raises(InputError, match=f"belongs to another run: {named}"):
@@ -292,7 +292,7 @@ def test_a_state_of_another_run_is_refused_by_the_field_that_differs(change, nam
     assert len(fit(recipe, stopped, others, overwrite=True)) == 2
 
 
-def test_a_state_of_another_version_is_refused(stopped, films):
+def test_state_of_another_version_is_refused(stopped, films):
     path = states(stopped)[0]
     rewrite(path, lambda state: state.update(format=99))
     with pytest.raises(InputError, match="0002.state.pt was written by another version"):
@@ -303,7 +303,7 @@ def test_a_state_of_another_version_is_refused(stopped, films):
     assert old.exists()
 
 
-def test_a_pickle_is_not_executed(stopped, films, tmp_path):
+def test_pickle_as_state_is_not_executed(stopped, films, tmp_path):
     class Harmful:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
@@ -323,7 +323,7 @@ class KillInCalibrationError(Exception):
     """A run that ends while it calibrates."""
 
 
-def test_a_run_killed_in_calibration_continues_and_ends_with_the_same_bits(films, tmp_path, monkeypatch):
+def test_run_killed_in_calibration_ends_with_the_same_bits(films, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KillInCalibrationError
 
@@ -341,7 +341,7 @@ def test_a_run_killed_in_calibration_continues_and_ends_with_the_same_bits(films
     assert ours.thresholds == theirs.thresholds is not None and not states(tmp_path / "killed")
 
 
-def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):
+def test_complete_run_is_not_trained_again(films, tmp_path, capsys):
     history = fit(MULTIRES, tmp_path, films)
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert fit(MULTIRES, tmp_path, films) == history
@@ -353,7 +353,7 @@ def test_a_complete_run_is_not_trained_again(films, tmp_path, capsys):
     assert all(path.stat().st_mtime_ns != files[path.name] for path in tmp_path.iterdir())
 
 
-def test_a_second_phase_on_another_backbone_is_another_run(films, tmp_path):
+def test_seam_stage_on_another_backbone_is_another_run(films, tmp_path):
     refined = get_recipe("multires_tiny_pcm")
     fit(MULTIRES, tmp_path, films)
     fit(refined, tmp_path, films)
@@ -387,7 +387,7 @@ class DriveVanishes(Callback):
 
 
 @pytest.mark.parametrize("back_in_time", [True, False])
-def test_a_folder_that_vanishes_costs_warnings_only(back_in_time, films, tmp_path):
+def test_vanished_folder_costs_warnings_only(back_in_time, films, tmp_path):
     folder, local_dir = tmp_path / "drive", tmp_path / "local"
     recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=3))
     fit(recipe, tmp_path / "whole", films)
@@ -407,7 +407,7 @@ def test_a_folder_that_vanishes_costs_warnings_only(back_in_time, films, tmp_pat
     assert [record["epoch"] for record in read_history(folder, "multires_tiny")] == [0, 1, 2]
 
 
-def test_a_finding_that_never_occurs_is_told_and_trained(films, tmp_path):
+def test_absent_finding_warns_and_trains(films, tmp_path):
     absent = [name for name, shown in zip(FINDINGS, films[0].labels.any(axis=0), strict=True) if not shown]
     assert absent
     with pytest.warns(UserWarning, match=f"multires_tiny shows {', '.join(absent)};"):

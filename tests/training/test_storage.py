@@ -67,7 +67,7 @@ def assert_same_models(folder, expected):
     assert told[0] == told[1]
 
 
-def test_a_disk_that_dies_and_comes_back_costs_warnings_only(films, whole, tmp_path):
+def test_dead_disk_that_comes_back_costs_warnings_only(films, whole, tmp_path):
     """The mount answers errno 107 from the first epoch on, and is mounted anew after the next."""
     with disk(tmp_path) as drive:
         folder = drive.place / "models"
@@ -88,7 +88,7 @@ def test_a_disk_that_dies_and_comes_back_costs_warnings_only(films, whole, tmp_p
         assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-def test_a_disk_that_is_dead_at_the_start_is_told_before_anything_begins(films, tmp_path):
+def test_dead_disk_at_the_start_is_refused(films, tmp_path):
     """What it holds must be known: a run begun anew would take the place of what lies there."""
     with disk(tmp_path) as drive:
         drive.die()
@@ -97,7 +97,7 @@ def test_a_disk_that_is_dead_at_the_start_is_told_before_anything_begins(films, 
     assert not (tmp_path / "local").exists()
 
 
-def test_where_a_disk_was_only_its_empty_folder_is_not_written(tmp_path):
+def test_empty_mount_point_is_not_written(tmp_path):
     with disk(tmp_path) as drive:
         writer = writer_of(drive.place)
         assert write(writer, "x.history.jsonl", "1")
@@ -113,7 +113,7 @@ def test_where_a_disk_was_only_its_empty_folder_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x", "x.v2", "x.best", "a+b", "1.5"])
-def test_a_recipes_files_are_told_from_those_of_names_that_begin_alike(name):
+def test_file_names_of_similar_recipe_names_differ(name):
     own = [best_path(Path(), name), last_path(Path(), name), Path(state_name(name, epoch=123456, batch=7))]
     for other in ("x", "x.v2", "x.best", "a+b", "aab", "1.5", "105"):
         for path in own:
@@ -123,7 +123,7 @@ def test_a_recipes_files_are_told_from_those_of_names_that_begin_alike(name):
     assert [is_state(path.name, name) for path in own] == [False, False, True]
 
 
-def test_training_a_recipe_leaves_another_whose_name_begins_alike_alone(films, whole, tmp_path):
+def test_files_of_similar_recipe_names_are_left_alone(films, whole, tmp_path):
     """`x` takes no state of `x.v2` for its own, and removes none."""
     others = [
         tmp_path / state_name(f"{RECIPE.name}.v2", epoch=1, batch=0),
@@ -137,7 +137,7 @@ def test_training_a_recipe_leaves_another_whose_name_begins_alike_alone(films, w
     assert_same_models(tmp_path, whole)
 
 
-def test_a_file_is_on_its_disk_before_its_name_and_its_name_before_the_next_file(tmp_path, monkeypatch):
+def test_files_are_synced_in_order(tmp_path, monkeypatch):
     """So that a power cut leaves what a kill would; no page cache can be pulled out here, so the calls are watched."""
     calls = []
     sync, replace_ = os.fsync, os.replace
@@ -174,7 +174,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_a_run_killed_between_the_files_of_its_last_epoch_is_continued(after, films, whole, tmp_path, monkeypatch):
+def test_run_killed_between_its_last_files_continues(after, films, whole, tmp_path, monkeypatch):
     """They are the best checkpoint, the history, the last checkpoint, and the calibrated best checkpoint."""
     copy, written = CheckpointWriter._copy, []
 
@@ -207,7 +207,7 @@ def test_a_run_killed_between_the_files_of_its_last_epoch_is_continued(after, fi
     assert not RunFolder(tmp_path, RECIPE.name).states()
 
 
-def test_a_complete_run_whose_states_were_not_removed_yet_is_not_trained_again(films, whole, tmp_path, capsys):
+def test_complete_run_removes_left_states(films, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     twin = tmp_path / "twin"
     with pytest.raises(StopError):
@@ -244,7 +244,7 @@ def keeping_states(writer, numbers):
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be written")
-def test_states_that_wait_for_a_place_cost_none_that_is_there(tmp_path, monkeypatch):
+def test_pending_states_remove_none_from_the_folder(tmp_path, monkeypatch):
     """Scratch is gone with the machine."""
     writer = writer_of(tmp_path / "drive", local_dir=tmp_path / "local")
     keeping_states(writer, (1, 2))
@@ -257,7 +257,7 @@ def test_states_that_wait_for_a_place_cost_none_that_is_there(tmp_path, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be written")
-def test_a_state_without_room_holds_back_no_model(tmp_path, monkeypatch):
+def test_state_without_room_holds_back_no_checkpoint(tmp_path, monkeypatch):
     writer = writer_of(tmp_path / "drive", local_dir=tmp_path / "local")
     no_room(monkeypatch, above=20)
     keeping_states(writer, (1,))
@@ -270,7 +270,7 @@ def test_a_state_without_room_holds_back_no_model(tmp_path, monkeypatch):
     assert not writer.pending and not list((tmp_path / "local").iterdir())
 
 
-def test_a_model_holds_back_the_states_that_speak_of_it(tmp_path, monkeypatch):
+def test_pending_checkpoint_holds_back_states(tmp_path, monkeypatch):
     writer = writer_of(tmp_path / "drive", local_dir=tmp_path / "local")
     no_room(monkeypatch, above=60)
     with pytest.warns(UserWarning, match="x.best.safetensors could not be written"):
@@ -279,7 +279,7 @@ def test_a_model_holds_back_the_states_that_speak_of_it(tmp_path, monkeypatch):
     assert not list((tmp_path / "drive").iterdir())
 
 
-def test_a_file_that_was_being_removed_is_not_there(tmp_path):
+def test_empty_file_counts_as_removed(tmp_path):
     writer = writer_of(tmp_path / "drive", local_dir=tmp_path / "local")
     path = tmp_path / "drive" / "x.last.safetensors"
     path.parent.mkdir()
@@ -288,7 +288,7 @@ def test_a_file_that_was_being_removed_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}\n", b"\xff\n", b"{\n", b"1\n2\n3\n"])
-def test_a_complete_run_whose_history_is_gone_is_told_and_not_trained_again(left, films, whole, tmp_path):
+def test_complete_run_without_history_is_refused(left, films, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     path = history_path(folder, RECIPE.name)

@@ -54,7 +54,7 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_the_watch_sees_what_it_watches_for():
+def test_waits_are_detected():
     with Waits() as waits:
         values = torch.arange(3.0)
         values.sum().item()
@@ -63,7 +63,7 @@ def test_the_watch_sees_what_it_watches_for():
 
 
 @pytest.mark.parametrize("recipe", [MULTIRES, REFINED], ids=lambda recipe: recipe.name)
-def test_nothing_in_a_step_asks_for_a_value(recipe, dataset):
+def test_training_step_does_not_wait_for_the_gpu(recipe, dataset):
     trainer = trainer_of(recipe, dataset)
     indices = next(trainer.sampler.batches())
     params = trainer.sample_params(dataset, indices, trainer.generator)
@@ -73,7 +73,7 @@ def test_nothing_in_a_step_asks_for_a_value(recipe, dataset):
     assert waits.seen == []
 
 
-def test_gradients_of_three_batches_make_one_update(dataset):
+def test_three_batches_make_one_update(dataset):
     recipe = replace(
         MULTIRES,
         classifier_stage=replace(MULTIRES.classifier_stage, batch_size=4, grad_accum_steps=3, schedule="constant"),
@@ -92,7 +92,7 @@ def frozen_part(objective):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_batch_norm_of_frozen_stages_does_as_the_recipe_says(dataset, kept):
+def test_batch_norm_of_frozen_stages(dataset, kept):
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, freeze_bn_stats=kept))
     trainer = trainer_of(recipe, dataset)
     before = {key: value.clone() for key, value in frozen_part(trainer.objective).state_dict().items()}
@@ -114,7 +114,7 @@ def test_frozen_stages_build_no_graph(dataset):
     ]
 
 
-def test_a_frozen_head_stays_as_it_was_drawn(dataset):
+def test_frozen_head_does_not_change(dataset):
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, train_head=False))
     trainer = trainer_of(recipe, dataset)
     head = nn.ModuleList([*trainer.objective.model.merges, trainer.objective.model.classifier])
@@ -149,12 +149,12 @@ def test_nan_in_a_loss_names_term_batch_and_images(dataset, every, monkeypatch):
         run(trainer)
 
 
-def test_images_that_are_too_small_are_refused(dataset):
+def test_too_small_images_are_refused(dataset):
     with pytest.raises(InputError, match="128"):
         trainer_of(replace(MULTIRES, image_size=128), dataset)
 
 
-def test_random_parameters_do_not_depend_on_the_batches_before(dataset):
+def test_random_parameters_follow_the_generator(dataset):
     """A continued epoch samples what an uninterrupted one does: the generator is part of the state."""
     trainer, again = trainer_of(REFINED, dataset), trainer_of(REFINED, dataset)
     indices = next(trainer.sampler.batches())

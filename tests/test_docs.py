@@ -133,7 +133,7 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir="runs/demo")
     workspace.prepare_data()
     named = replace(presets.PRESETS["tiny"][2], name="multires_demo_pcm")
-    workspace = replace(workspace, family=(*workspace.recipes[:2], named))
+    workspace = replace(workspace, recipes=(*workspace.recipes[:2], named))
     model = build_model(named.model, weights="none")
     checkpoint = save_checkpoint(best_path(workspace.models, named.name), model, metadata=Checkpoint(named))
     evaluate(workspace, n_bootstrap=20)

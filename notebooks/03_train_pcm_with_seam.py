@@ -114,8 +114,8 @@ cxr.stage_shapes(run, "multires_pcm")
 #
 # If an image is rotated by $A$, its map should rotate with it. This needs no box, so it can teach the PCM (Fig. 4). The same network runs on two branches:
 #
-# - branch $o$ computes the maps of the original image and then rotates the *maps*;
-# - branch $t$ rotates the *image* and then computes its maps.
+# - branch $o$ (original) computes the maps of the image and then rotates the *maps*;
+# - branch $t$ (transformed) rotates the *image* and then computes its maps.
 #
 # Two losses compare the results:
 #
@@ -136,7 +136,7 @@ cxr.stage_shapes(run, "multires_pcm")
 # %% [markdown]
 # ## One Siamese step
 #
-# This is the step for one image with the PCM before its training. The losses are in the title.
+# One step for one image, before the PCM is trained. Top: branch $o$. Bottom: branch $t$. ECR compares crosswise: the rotated raw map (top middle) with the refined map (bottom right), and the rotated refined map (top right) with the raw map (bottom middle). The title shows the two losses and their weighted sum.
 
 # %%
 cxr.figures.plot_siamese_step(run, path=run.figures / "siamese_step.png")

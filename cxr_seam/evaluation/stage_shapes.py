@@ -70,5 +70,5 @@ def refiner_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[s
     if hasattr(model.refiner, "embed"):
         yield "PCM: embedding theta", model.refiner.embed(features, low_level), "1 x 1 convolution"
         affinity = model.refiner.affinity(features, low_level=low_level)
-        yield "PCM: affinity", affinity, "cosine of all pairs of positions, ReLU, rows sum to 1"
+        yield "PCM: affinity", affinity, "cosine of all pairs, ReLU, rows sum to 1"
     yield "refined maps", model(images).refined, "mean of the maps with the weights of each row"

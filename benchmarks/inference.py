@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_seam.evaluation.published import paper_milliseconds
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.models.multires import PAPER_PARAMETERS, LocalizationModel, build_model, count_parameters
+from cxr_seam.models.build import PAPER_PARAMETERS, build_model, count_parameters
+from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.presets import get_recipe
 
 PRESETS = ("resnet50", "efficientnet_b4")

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_seam.data.transforms import train_transform
 from cxr_seam.device import select_device
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.batch_split import optimiser_step
 from cxr_seam.training.losses import class_weights

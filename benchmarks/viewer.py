@@ -20,7 +20,7 @@ from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.examples import CORRECT, Example, filter_examples
 from cxr_seam.visualize.viewer import Viewer

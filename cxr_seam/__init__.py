@@ -55,7 +55,7 @@ _OBJECTS = {
     "Recipe": "recipes",
     "Viewer": "visualize.viewer",
     "Workspace": "workspace",
-    "build_model": "models.multires",
+    "build_model": "models.build",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
     "get_preset": "presets",

@@ -17,7 +17,7 @@ def models(arguments: argparse.Namespace) -> None:
     """Print parameter counts beside Table 4 of the paper, and list all models."""
     import torch
 
-    from .models.multires import PAPER_PARAMETERS, build_model, count_parameters, model_names
+    from .models.build import PAPER_PARAMETERS, build_model, count_parameters, model_names
 
     rows = []
     for name, published in PAPER_PARAMETERS.items():

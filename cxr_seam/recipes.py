@@ -124,7 +124,7 @@ class Recipe:
     """
 
     name: RecipeName
-    model: str  # see `models.multires.build_model`
+    model: str  # see `models.build.build_model`
     image_size: ImageSize = 256  # "we resize all images to 256 x 256" (Sect. 5.2)
     weights: str = "imagenet"  # "pre-trained on ImageNet" (Sect. 5.1); or "none", or a path
     pooling: Pooling = "lse"

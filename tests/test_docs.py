@@ -25,10 +25,10 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
 from cxr_seam.models.backbones import backbone_names
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.seam_pcm import SeamPCM
-from cxr_seam.models.multires import build_model
 from cxr_seam.models.pooling import POOLINGS
 from cxr_seam.models.refiners import REFINERS
 from cxr_seam.recipes import CAM_BASELINES

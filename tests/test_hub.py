@@ -19,8 +19,8 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import ranking
 from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
 from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset
 
 RECIPE = get_preset("tiny")[2]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cxr_seam.errors import InputError
+from cxr_seam.models.build import build_from_recipe, model_names
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_from_recipe, model_names
 from cxr_seam.presets import PRESETS, get_preset, get_recipe, list_recipes, preset_of
 from cxr_seam.recipes import SeamStage, recipe_from_dict, recipe_to_dict
 from cxr_seam.training.fit import init_model

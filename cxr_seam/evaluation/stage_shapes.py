@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import eval_transform
-from ..models.multires import LocalizationModel, build_from_recipe
+from ..models.build import build_from_recipe
+from ..models.multires import LocalizationModel
 from ..workspace import Workspace
 
 

@@ -26,8 +26,8 @@ from ..device import installed_versions
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS
 from ..inference.predictor import Prediction
+from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
 from ..models.checkpoint import history_path, read_history
-from ..models.multires import PAPER_PARAMETERS, build_model, count_parameters
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import Workspace
 from .published import (

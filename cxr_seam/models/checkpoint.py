@@ -22,7 +22,8 @@ from ..errors import InputError
 from ..findings import FINDINGS
 from ..io import atomic_write, from_plain, validated
 from ..recipes import CountOr0, Fraction, ImageSize, Recipe
-from .multires import LocalizationModel, ModelOutput, build_from_recipe
+from .build import build_from_recipe
+from .multires import LocalizationModel, ModelOutput
 
 HEADER = "cxr_seam"
 FORMAT = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,11 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..recipes import Background, Recipe
-from .backbones import LowLevelFeatures, backbone_names, build_backbone
+from .backbones import LowLevelFeatures
 from .cam import make_pcm_input
 from .pooling import build_pooling
 from .refiners import build_refiner
 
-MULTIRES = "multires_"
-BACKGROUNDS = get_args(Background)
 MIN_SIDE = 32
 N_MERGES = 2
 """Merging stops at stride 8: a 256-pixel image gives 32 x 32 maps (the parameter counts of Table 4 imply it)."""
@@ -79,7 +76,7 @@ class LocalizationModel(nn.Module):
 
     The logits are the classifier on the pooled features. The CAM is the same classifier, bias included, on the features
     themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and a fifteenth output, "no finding": the counts
-    of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in `build_model`.
+    of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in `build.build_model`.
     """
 
     def __init__(
@@ -192,71 +189,3 @@ class LocalizationModel(nn.Module):
                     if isinstance(module, nn.BatchNorm2d):
                         module.train(mode and not self.freeze_bn_stats)
         return self
-
-
-def model_names() -> list[str]:
-    """List the built-in models; "timm:NAME" and "multires_timm:NAME" give any timm network with strides 8, 16, 32."""
-    return [prefix + name for name in backbone_names() for prefix in ("", MULTIRES)]
-
-
-def build_model(
-    name: str,
-    *,
-    weights: str = "imagenet",
-    gamma: float = 10.0,
-    background: str = "one_minus_max",
-    pooling: str = "lse",
-    refiner: str = "pcm",
-) -> LocalizationModel:
-    """Build a model by name.
-
-    Args:
-        name: a backbone (see `backbones.build_backbone`) for the standard model, such as "resnet50" or
-            "timm:convnext_tiny"; "multires_" and a backbone for the MultiRes model, which has a refiner.
-        weights: "imagenet", "none" (random) or a path, see `backbones.build_backbone`.
-        gamma: sharpness of the LSE pooling.
-        background: fifteenth map of the PCM: "one_minus_max" of the findings, or the model's untrained fifteenth
-            "output".
-        pooling: a name in `pooling.POOLINGS`.
-        refiner: a name in `refiners.REFINERS`; a standard model has none.
-
-    Raises:
-        InputError: a name is unknown, or the weights cannot be loaded.
-
-    Example:
-        >>> model = build_model("multires_resnet50", weights="none").eval()
-        >>> model(torch.zeros(1, 3, 256, 256)).cam.shape
-        torch.Size([1, 14, 32, 32])
-    """
-    if background not in BACKGROUNDS:
-        raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
-    backbone, multires = build_backbone(name.removeprefix(MULTIRES), weights=weights), name.startswith(MULTIRES)
-    return LocalizationModel(
-        backbone, multires=multires, gamma=gamma, background=background, pooling=pooling, refiner=refiner
-    )
-
-
-def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
-    """Build the untrained model of a recipe; `weights` replaces the recipe's weights. Errors as in `build_model`."""
-    return build_model(
-        recipe.model,
-        weights=recipe.weights if weights is None else weights,
-        gamma=recipe.lse_gamma,
-        background=recipe.background,
-        pooling=recipe.pooling,
-        refiner=recipe.refiner,
-    )
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count weights and biases; buffers do not count."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-PAPER_PARAMETERS = {
-    "resnet50": 23_536_718,
-    "multires_resnet50": 26_273_615,
-    "efficientnet_b4": 17_573_718,
-    "multires_efficientnet_b4": 18_913_543,
-}
-"""Table 4, "Number of parameters", by model name."""

@@ -21,6 +21,7 @@ from ..device import oom_as_input_error, select_device
 from ..errors import InputError
 from ..findings import FINDINGS
 from ..inference.calibration import calibrate
+from ..models.build import build_from_recipe
 from ..models.checkpoint import (
     Checkpoint,
     TrainingData,
@@ -31,7 +32,7 @@ from ..models.checkpoint import (
     load_checkpoint,
     read_header,
 )
-from ..models.multires import LocalizationModel, build_from_recipe
+from ..models.multires import LocalizationModel
 from ..recipes import Recipe
 from ..workspace import Workspace
 from .objectives import make_objective

@@ -26,8 +26,8 @@ from cxr_seam.evaluation.results import (
 )
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace

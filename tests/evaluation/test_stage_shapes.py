@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cxr_seam.evaluation.stage_shapes import network_stages, refiner_stages
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 
 
 def test_shapes_of_multires_resnet50() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from cxr_seam.findings import FINDINGS
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.recipes import Recipe
 
 

@@ -15,8 +15,9 @@ from cxr_seam.errors import InputError
 from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, last_path, load_checkpoint, save_checkpoint
-from cxr_seam.models.multires import ModelOutput, build_model
+from cxr_seam.models.multires import ModelOutput
 from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import fit
 

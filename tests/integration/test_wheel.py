@@ -19,8 +19,8 @@ from helpers.batches import ROOT
 from helpers.server import FIRST, TABLES, nih_server
 
 from cxr_seam.findings import FINDINGS
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_recipe
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from torchvision import models
 
 from cxr_seam.errors import InputError
 from cxr_seam.models.backbones import BACKBONES, STRIDES, backbone_names, build_backbone
-from cxr_seam.models.multires import build_model, count_parameters
+from cxr_seam.models.build import build_model, count_parameters
 
 PARAMETERS = {
     # torchvision's published counts, less the ImageNet classifier

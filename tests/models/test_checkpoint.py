@@ -7,8 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cxr_seam.errors import InputError
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import HEADER, Checkpoint, TrainingData, load_checkpoint, read_header, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_recipe
 
 RECIPE = get_recipe("multires_tiny")

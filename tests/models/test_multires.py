@@ -4,7 +4,8 @@ from torch import nn
 
 from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
-from cxr_seam.models.multires import MergeBlock, build_model, count_parameters, model_names
+from cxr_seam.models.build import build_model, count_parameters, model_names
+from cxr_seam.models.multires import MergeBlock
 from cxr_seam.models.pooling import lse_pool
 
 TABLE_4 = {

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from cxr_seam.errors import InputError
+from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.lse_lba import AdaptiveLogSumExpPool
 from cxr_seam.models.extras.max_min import MaxMinPool
 from cxr_seam.models.extras.pcam import ProbabilisticCamPool, pcam_weights
-from cxr_seam.models.multires import build_from_recipe, build_model
 from cxr_seam.models.pooling import POOLINGS, LogSumExpPool, build_pooling, lse_pool
 from cxr_seam.presets import get_recipe
 

@@ -10,10 +10,10 @@ import torchvision
 from cxr_seam.errors import InputError
 from cxr_seam.models import pcm
 from cxr_seam.models.backbones import LowLevelFeatures
+from cxr_seam.models.build import build_model
 from cxr_seam.models.cam import make_pcm_input
 from cxr_seam.models.extras.seam_pcm import REDUCED, SeamPCM
 from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
-from cxr_seam.models.multires import build_model
 from cxr_seam.models.pcm import PCM
 from cxr_seam.models.refiners import REFINERS, build_refiner
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxr_seam.models.multires import ModelOutput, build_model
+from cxr_seam.models.build import build_model
+from cxr_seam.models.multires import ModelOutput
 from cxr_seam.models.tta import rescale, tta_forward
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))

@@ -24,8 +24,8 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.backbones import build_backbone
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import HEADER, Checkpoint, load_checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.presets import get_preset, get_recipe
 from cxr_seam.recipes import recipe_from_dict, recipe_to_dict
 from cxr_seam.synthetic.dataset import plan_studies, synthesize_study

@@ -11,7 +11,7 @@ from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.device import is_oom
 from cxr_seam.errors import InputError
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 from cxr_seam.presets import get_recipe
 from cxr_seam.training.batch_split import BatchSplit, optimiser_step
 from cxr_seam.training.fit import fit

@@ -7,7 +7,7 @@ from torch import nn
 
 from cxr_seam.data.transforms import rotation_params, sample_rotation, valid_mask
 from cxr_seam.errors import InputError
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 from cxr_seam.models.pcm import LowLevelFeatures
 from cxr_seam.recipes import SeamStage
 from cxr_seam.training.seam import SeamObjective, mask_by_labels, with_background

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.models.multires import build_model
+from cxr_seam.models.build import build_model
 from cxr_seam.presets import get_recipe
 from cxr_seam.training.objectives import make_objective
 from cxr_seam.training.trainer import CHECK_EVERY, Trainer

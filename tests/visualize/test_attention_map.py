@@ -11,7 +11,7 @@ import torch
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.errors import InputError
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.models.multires import build_from_recipe, build_model
+from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.viewer import attention_map, half_mass_area, pcm_embedding
 

@@ -19,8 +19,8 @@ from cxr_seam.evaluation.methods import model_methods
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, XYWH
 from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, save_checkpoint
-from cxr_seam.models.multires import build_model
 from cxr_seam.visualize.examples import (
     example_from_file,
     load_examples,

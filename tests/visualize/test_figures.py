@@ -15,8 +15,8 @@ from helpers.examples import IMAGE, peak_example
 from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
+from cxr_seam.models.build import build_from_recipe
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
-from cxr_seam.models.multires import build_from_recipe
 from cxr_seam.visualize.figures import (
     plot_heatmap_grid,
     plot_images,

@@ -18,7 +18,7 @@ from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.boxes import iou
-from cxr_seam.models.multires import build_from_recipe, build_model
+from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize import examples
 from cxr_seam.visualize.examples import CORRECT, LABELLED, WRONG, filter_examples

@@ -1,0 +1,83 @@
+"""Build models by name or from a recipe."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from torch import nn
+
+from ..errors import InputError
+from ..recipes import Background, Recipe
+from .backbones import backbone_names, build_backbone
+from .multires import LocalizationModel
+
+MULTIRES = "multires_"
+BACKGROUNDS = get_args(Background)
+
+
+def model_names() -> list[str]:
+    """List the built-in models; "timm:NAME" and "multires_timm:NAME" give any timm network with strides 8, 16, 32."""
+    return [prefix + name for name in backbone_names() for prefix in ("", MULTIRES)]
+
+
+def build_model(
+    name: str,
+    *,
+    weights: str = "imagenet",
+    gamma: float = 10.0,
+    background: str = "one_minus_max",
+    pooling: str = "lse",
+    refiner: str = "pcm",
+) -> LocalizationModel:
+    """Build a model by name.
+
+    Args:
+        name: a backbone (see `backbones.build_backbone`) for the standard model, such as "resnet50" or
+            "timm:convnext_tiny"; "multires_" and a backbone for the MultiRes model, which has a refiner.
+        weights: "imagenet", "none" (random) or a path, see `backbones.build_backbone`.
+        gamma: sharpness of the LSE pooling.
+        background: fifteenth map of the PCM: "one_minus_max" of the findings, or the model's untrained fifteenth
+            "output".
+        pooling: a name in `pooling.POOLINGS`.
+        refiner: a name in `refiners.REFINERS`; a standard model has none.
+
+    Raises:
+        InputError: a name is unknown, or the weights cannot be loaded.
+
+    Example:
+        >>> model = build_model("multires_resnet50", weights="none").eval()
+        >>> model(torch.zeros(1, 3, 256, 256)).cam.shape
+        torch.Size([1, 14, 32, 32])
+    """
+    if background not in BACKGROUNDS:
+        raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
+    backbone, multires = build_backbone(name.removeprefix(MULTIRES), weights=weights), name.startswith(MULTIRES)
+    return LocalizationModel(
+        backbone, multires=multires, gamma=gamma, background=background, pooling=pooling, refiner=refiner
+    )
+
+
+def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
+    """Build the untrained model of a recipe; `weights` replaces the recipe's weights. Errors as in `build_model`."""
+    return build_model(
+        recipe.model,
+        weights=recipe.weights if weights is None else weights,
+        gamma=recipe.lse_gamma,
+        background=recipe.background,
+        pooling=recipe.pooling,
+        refiner=recipe.refiner,
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count weights and biases; buffers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+PAPER_PARAMETERS = {
+    "resnet50": 23_536_718,
+    "multires_resnet50": 26_273_615,
+    "efficientnet_b4": 17_573_718,
+    "multires_efficientnet_b4": 18_913_543,
+}
+"""Table 4, "Number of parameters", by model name."""

@@ -29,8 +29,7 @@ from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.seam_pcm import SeamPCM
-from cxr_seam.models.pooling import POOLINGS
-from cxr_seam.models.refiners import REFINERS
+from cxr_seam.models.registry import POOLINGS, REFINERS
 from cxr_seam.recipes import CAM_BASELINES
 from cxr_seam.workspace import Workspace
 

@@ -38,8 +38,8 @@ def build_model(
         gamma: sharpness of the LSE pooling.
         background: fifteenth map of the PCM: "one_minus_max" of the findings, or the model's untrained fifteenth
             "output".
-        pooling: a name in `pooling.POOLINGS`.
-        refiner: a name in `refiners.REFINERS`; a standard model has none.
+        pooling: a name in `registry.POOLINGS`.
+        refiner: a name in `registry.REFINERS`; a standard model has none.
 
     Raises:
         InputError: a name is unknown, or the weights cannot be loaded.

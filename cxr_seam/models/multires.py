@@ -13,8 +13,7 @@ from ..errors import InputError
 from ..findings import FINDINGS
 from .backbones import LowLevelFeatures
 from .cam import make_pcm_input
-from .pooling import build_pooling
-from .refiners import build_refiner
+from .registry import build_pooling, build_refiner
 
 MIN_SIDE = 32
 N_MERGES = 2
@@ -98,7 +97,7 @@ class LocalizationModel(nn.Module):
         self.pool = build_pooling(pooling, channels, gamma=gamma)  # last: other weights do not depend on the pooling
 
     def set_refiner(self, name: str) -> None:
-        """Replace the refiner by a new one, a name in `refiners.REFINERS`; a standard model has none."""
+        """Replace the refiner by a new one, a name in `registry.REFINERS`; a standard model has none."""
         self.refiner = None
         if self.merges:
             low_level = [c for c, s in zip(self.backbone.channels, self.backbone.strides, strict=True) if s in (4, 8)]

@@ -1,4 +1,4 @@
-"""Log-sum-exp pooling (Sect. 4.1), and other poolings by name.
+"""Log-sum-exp pooling (Sect. 4.1); `registry` lists the other poolings.
 
 A pooling computes logits from features and the classifier: `pool(features, score)`. `score` is the classifier applied
 to each pixel of a map.
@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import get_args
 
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..findings import FINDINGS
-from ..recipes import Pooling
-
-POOLINGS = get_args(Pooling)
 
 
 def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
@@ -69,37 +64,3 @@ class LogSumExpPool(FeaturePool):
     def extra_repr(self) -> str:
         """Show gamma when the model is printed."""
         return f"gamma={self.gamma}"
-
-
-def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:
-    """Build a pooling.
-
-    Args:
-        name: one of `POOLINGS`. "lse" is the paper's; `strong` uses "pcam" (Ye et al. 2020); the paper names "lse_lba"
-            (Yao et al. 2018), "attention" (Ilse et al. 2018) and "max_min" (Yan et al. 2018).
-        channels: number of channels of the features.
-        gamma: sharpness of "lse", and initial sharpness of "lse_lba"; the others ignore it.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    match name:
-        case "lse":
-            return LogSumExpPool(gamma)
-        case "lse_lba":
-            from .extras.lse_lba import AdaptiveLogSumExpPool
-
-            return AdaptiveLogSumExpPool(channels, gamma)
-        case "pcam":
-            from .extras.pcam import ProbabilisticCamPool
-
-            return ProbabilisticCamPool()
-        case "attention":
-            from .extras.attention import GatedAttentionPool
-
-            return GatedAttentionPool(channels, len(FINDINGS))
-        case "max_min":
-            from .extras.max_min import MaxMinPool
-
-            return MaxMinPool()
-    raise InputError(f"there is no pooling {name!r}; choose one of {', '.join(POOLINGS)}")

@@ -16,7 +16,8 @@ from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.lse_lba import AdaptiveLogSumExpPool
 from cxr_seam.models.extras.max_min import MaxMinPool
 from cxr_seam.models.extras.pcam import ProbabilisticCamPool, pcam_weights
-from cxr_seam.models.pooling import POOLINGS, LogSumExpPool, build_pooling, lse_pool
+from cxr_seam.models.pooling import LogSumExpPool, lse_pool
+from cxr_seam.models.registry import POOLINGS, build_pooling
 from cxr_seam.presets import get_recipe
 
 CHANNELS, FINDINGS = 6, 14

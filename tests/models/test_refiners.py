@@ -15,7 +15,7 @@ from cxr_seam.models.cam import make_pcm_input
 from cxr_seam.models.extras.seam_pcm import REDUCED, SeamPCM
 from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
 from cxr_seam.models.pcm import PCM
-from cxr_seam.models.refiners import REFINERS, build_refiner
+from cxr_seam.models.registry import REFINERS, build_refiner
 
 NAMES = [name for name in REFINERS if name != "none"]
 CHANNELS, WIDTHS = 16, (5, 7)

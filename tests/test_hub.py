@@ -1,4 +1,4 @@
-"""Sharing a model: bytes kept, a card that says what results.json says, and nothing sent or fetched unasked."""
+"""Sharing a model: the same bytes, a card with the values of results.json, uploads and downloads only on request."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def results(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 class Hub:
-    """Stands in for the hub's interface: takes its arguments alone, remembers them, keeps what it was sent."""
+    """A fake of HfApi: checks the arguments, records the calls, stores the uploaded files."""
 
     def __init__(self, folder: Path, *, public: bool = False) -> None:
         self.folder = folder
@@ -102,17 +102,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-def test_a_folder_gives_the_model_back_with_the_same_bytes(checkpoint: Path, demo_folder: Path, tmp_path: Path) -> None:
+def test_save_and_load_folder(checkpoint: Path, demo_folder: Path, tmp_path: Path) -> None:
     folder = save_pretrained(checkpoint, tmp_path / "shared")
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
-    film = next((demo_folder / "images").iterdir())
-    ours, theirs = Predictor.load(checkpoint).predict(film), from_pretrained(folder).predict(film)
+    image = next((demo_folder / "images").iterdir())
+    ours, theirs = Predictor.load(checkpoint).predict(image), from_pretrained(folder).predict(image)
     assert ours.probabilities == theirs.probabilities
     np.testing.assert_array_equal(ours.heat_maps, theirs.heat_maps)
 
 
-def test_the_card_holds_the_figures_intervals_and_controls(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+def test_card_tables(checkpoint: Path, results: Path, tmp_path: Path) -> None:
     text = (save_pretrained(checkpoint, tmp_path / "shared", results=results) / "README.md").read_text()
     lines = text.splitlines()
     assert (
@@ -128,7 +128,7 @@ def test_the_card_holds_the_figures_intervals_and_controls(checkpoint: Path, res
         assert sentence in text
 
 
-def test_the_cards_metadata_are_read_by_the_hubs_own_reader(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+def test_card_metadata(checkpoint: Path, results: Path, tmp_path: Path) -> None:
     folder = save_pretrained(checkpoint, tmp_path / "shared", results=results, license="mit")
     data = ModelCard.load(folder / "README.md").data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "cxr-seam", "image-classification")
@@ -137,20 +137,20 @@ def test_the_cards_metadata_are_read_by_the_hubs_own_reader(checkpoint: Path, re
     assert {result.dataset_name for result in data.eval_results} == {"the folder 'patients'"}
 
 
-def test_no_path_of_this_machine_leaves_it(checkpoint: Path, results: Path, hub: Hub) -> None:
+def test_no_local_path_is_uploaded(checkpoint: Path, results: Path, hub: Hub) -> None:
     push_to_hub(checkpoint, "owner/name", results=results)
     for path in hub.folder.iterdir():
         for private in ("/home/somebody", str(checkpoint.parent), str(results.parent)):
             assert private.encode() not in path.read_bytes()
 
 
-def test_without_results_the_card_claims_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_card_without_results(checkpoint: Path, tmp_path: Path) -> None:
     text = (save_pretrained(checkpoint, tmp_path / "shared") / "README.md").read_text()
     assert "No evaluation was given" in text and "eval_results" not in text and "model-index" not in text
     assert "license" not in ModelCard(text).data.to_dict()
 
 
-def test_numbers_of_drawn_films_are_not_taken_for_patients(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+def test_card_of_synthetic_images(checkpoint: Path, results: Path, tmp_path: Path) -> None:
     content = json.loads(results.read_text())
     content["data"]["description"] = "demo"
     results.write_text(json.dumps(content))
@@ -158,7 +158,7 @@ def test_numbers_of_drawn_films_are_not_taken_for_patients(checkpoint: Path, res
     assert "say nothing about patients" in text
 
 
-def test_results_of_another_checkpoint_are_refused(checkpoint: Path, results: Path, hub: Hub) -> None:
+def test_refuses_results_of_another_checkpoint(checkpoint: Path, results: Path, hub: Hub) -> None:
     content = json.loads(results.read_text())
     content["checkpoints"][RECIPE.name]["sha256"] = "0" * 64
     results.write_text(json.dumps(content))
@@ -167,7 +167,7 @@ def test_results_of_another_checkpoint_are_refused(checkpoint: Path, results: Pa
     assert hub.asked == []
 
 
-def test_a_push_is_private_and_sends_two_files(checkpoint: Path, results: Path, hub: Hub) -> None:
+def test_push_is_private_with_two_files(checkpoint: Path, results: Path, hub: Hub) -> None:
     address = push_to_hub(checkpoint, "owner/name", results=results, token="secret")
     asked = dict(hub.asked)
     assert address == "https://hub.invalid/owner/name/commit/1"
@@ -178,7 +178,7 @@ def test_a_push_is_private_and_sends_two_files(checkpoint: Path, results: Path, 
     assert 'from_pretrained("owner/name")' in (hub.folder / "README.md").read_text()
 
 
-def test_nothing_is_sent_to_a_public_repository_unless_asked(checkpoint: Path, hub: Hub) -> None:
+def test_push_refuses_public_repository(checkpoint: Path, hub: Hub) -> None:
     hub.public = True
     with pytest.raises(InputError, match="private=False"):
         push_to_hub(checkpoint, "owner/name")
@@ -187,7 +187,7 @@ def test_nothing_is_sent_to_a_public_repository_unless_asked(checkpoint: Path, h
     assert list(hub.folder.iterdir())
 
 
-def test_a_hub_that_refuses_is_one_sentence(checkpoint: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_errors_become_input_errors(checkpoint: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("401 Unauthorized\nand more")
 
@@ -199,7 +199,7 @@ def test_a_hub_that_refuses_is_one_sentence(checkpoint: Path, hub: Hub, monkeypa
         from_pretrained("owner/name")
 
 
-def test_of_a_name_on_the_hub_the_weights_alone_are_fetched(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_pretrained_downloads_weights_only(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
 
     def download(repo_id: str, filename: str, *, revision: str | None, token: str | None, **_: str) -> str:
@@ -211,7 +211,7 @@ def test_of_a_name_on_the_hub_the_weights_alone_are_fetched(checkpoint: Path, mo
     assert fetched == [("owner/name", "model.safetensors", "v1", None)]
 
 
-def test_a_folder_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_folder_is_not_searched_on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(InputError, match="model.safetensors"):
         from_pretrained(tmp_path)

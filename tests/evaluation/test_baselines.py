@@ -14,7 +14,7 @@ from cxr_seam.metrics.boxes import PREDICTED_COLUMNS
 from cxr_seam.metrics.localization import localization_table
 
 COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
-# Patient 1 has the films a and b, patient 2 the film c. One patient is in each half, whichever it is.
+# Patient 1 has the images a and b, patient 2 the image c. One patient is in each half, whichever it is.
 TRUTH = pd.DataFrame(
     [
         ("a", "Mass", 100, 100, 100, 100),

@@ -79,19 +79,19 @@ def test_checkpoint_sha256(results, models):
 
 
 def test_auc_equals_scikit_learn(results, models, workspace):
-    films = workspace.test_dataset()
+    images = workspace.test_dataset()
     model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
-    pixels, labels = films.load(range(len(films)))
+    pixels, labels = images.load(range(len(images)))
     grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = model((grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).logits
-    logits = Predictor.load(best_path(models, FAMILY[0].name)).logits(films)
+    logits = Predictor.load(best_path(models, FAMILY[0].name)).logits(images)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     for i, finding in enumerate(FINDINGS):
         row = results["classification"][STANDARD]["findings"][finding]
         assert row["positives"] == int(labels[:, i].sum())
-        if 0 < row["positives"] < len(films):
+        if 0 < row["positives"] < len(images):
             assert row["auc"]["value"] == pytest.approx(roc_auc_score(labels[:, i], logits[:, i]), abs=1e-6)
         else:
             assert row["auc"]["value"] is None and "not defined" in row["note"]
@@ -134,24 +134,24 @@ def test_best_box_counts(results):
 
 
 def test_boxes_have_probabilities(evaluation):
-    films = evaluation.boxed_set.image_index
+    images = evaluation.boxed_set.image_index
     boxes = evaluation.methods[REFINED].boxes
     logits = evaluation.predictors[REFINED].logits(evaluation.boxed_set)
-    expected = pd.DataFrame(1 / (1 + np.exp(-logits)), films, FINDINGS)
+    expected = pd.DataFrame(1 / (1 + np.exp(-logits)), images, FINDINGS)
     for row in boxes.head(20).itertuples():
         assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
 
 
 def test_mean_box_excludes_own_patient(evaluation):
     """One patient's boxes move far away: what that patient is given stays, what the other half is given moves."""
-    films = list(evaluation.boxed_set.image_index)
-    patient_of = {name: int(name.split("_")[0]) for name in films}
-    probabilities = {REFINED: pd.DataFrame(0.5, films, FINDINGS)}
+    images = list(evaluation.boxed_set.image_index)
+    patient_of = {name: int(name.split("_")[0]) for name in images}
+    probabilities = {REFINED: pd.DataFrame(0.5, images, FINDINGS)}
     before = evaluation.methods["Mean box of the other half"].boxes
     for patient in dict.fromkeys(patient_of.values()):
         own = evaluation.truth["image_index"].map(patient_of) == patient
         moved = evaluation.truth.assign(x=evaluation.truth["x"] + 10_000 * own)
-        baselines = baseline_methods(films, moved, patient_of=patient_of, probabilities=probabilities)
+        baselines = baseline_methods(images, moved, patient_of=patient_of, probabilities=probabilities)
         after = baselines["Mean box of the other half"].boxes
         mine = before["image_index"].map(patient_of) == patient
         pd.testing.assert_frame_equal(before[mine], after[mine])
@@ -192,7 +192,7 @@ def test_describe_split(results, nih_root, tmp_path):
 
 
 def test_training_image_counts(results, workspace):
-    """Every listed film but those without a finding that are not drawn; the demo is small enough to draw all."""
+    """Every listed image but those without a finding that are not drawn; the demo is small enough to draw all."""
     tables, data = workspace.metadata(), results["data"]
     assert data["training_images"] + data["validation_images"] == len(tables.train_val)
     people = {name.split("_")[0] for name in tables.train_val}
@@ -293,9 +293,9 @@ def test_load_predictors_refuses_old_pcm(tmp_path):
 
 def test_predict_file_equals_batch(models, workspace, demo_folder):
     predictor = Predictor.load(best_path(models, FAMILY[2].name))
-    films = workspace.boxed_dataset()
-    prediction = predictor.predict(demo_folder / "images" / films.image_index[0])
-    batch = predictor.logits(films)
+    images = workspace.boxed_dataset()
+    prediction = predictor.predict(demo_folder / "images" / images.image_index[0])
+    batch = predictor.logits(images)
     expected = 1 / (1 + np.exp(-batch[0]))
     np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-4)
     assert prediction.heat_maps.shape == (14, 256, 256) and 0 <= prediction.heat_maps.min()

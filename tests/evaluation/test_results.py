@@ -138,7 +138,7 @@ def test_paired_difference_of_average_precision(results):
 
 
 def test_best_model_minus_best_blind_baseline(results):
-    """The control that has seen boxes is the better one, and no fair match; a control has no AUC to compare."""
+    """The baseline that has seen boxes is the better one, and no fair match; a baseline has no AUC to compare."""
     prior = method("baseline", froc=0.9, best=0.9, every=0.9, count=4) | {"note": SEEN_BOXES}
     results["localization"] |= {
         "Mean box": prior,

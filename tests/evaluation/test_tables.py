@@ -90,7 +90,7 @@ def test_mean_auc_ties_share_a_rank(results):
 
 
 def test_accuracy_by_threshold_shows_false_positives(results):
-    """Each threshold's own: 448, 449, 450 of a finding on four films are 112, 112.25, 112.5 per film."""
+    """Each threshold's own: 448, 449, 450 of a finding on four images are 112, 112.25, 112.5 per image."""
     table = accuracy_by_threshold(results, "iobb")
     assert table.loc[RANDOM, [">0.1", ">0.25", ">0.5"]].tolist() == [
         "0.900 (0.800-1.000) at 112.000",

@@ -1,8 +1,8 @@
-"""Intervals of the classification scores: ours against a plain loop over draws with scikit-learn.
+"""Time the intervals of classification scores, compared with a loop over replicates with scikit-learn.
 
     python benchmarks/bootstrap.py [--json] [--quick] [--rounds N]
 
-Made-up scores of the size of NIH's test set: 25,596 films of 2,797 patients, 14 findings, as many positives as there.
+Random scores of the size of NIH's test set: 25,596 images of 2,797 patients, 14 findings, the same numbers of positives.
 Ours makes 1,000 draws of patients and gives AUC, average precision, sensitivity, specificity and F1 of each. The loops
 give AUC and average precision alone, once on the rows that a draw repeats and once on all rows with `sample_weight`;
 they make a few of the same draws, and their seconds are scaled to 1,000.
@@ -19,10 +19,10 @@ import numpy as np
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_patients
 from cxr_seam.metrics.classification import bootstrap_auc_ap, classification_scores
 
-SIZE = {"patients": 2797, "films": 25596}
+SIZE = {"patients": 2797, "images": 25596}
 POSITIVES = (3279, 1069, 4658, 6112, 1748, 1623, 555, 2665, 1815, 925, 1093, 435, 1143, 86)
 """Of each finding in the official test list."""
-QUICK_SIZE = {"patients": 60, "films": 400}
+QUICK_SIZE = {"patients": 60, "images": 400}
 LOOP_DRAWS, QUICK_LOOP_DRAWS = 5, 2
 GOAL_SECONDS, GOAL_MIB = 20, 1024
 
@@ -30,11 +30,11 @@ Ranked = tuple[np.ndarray, np.ndarray]
 """AUC and average precision, (draws, 14) each."""
 
 
-def inputs(*, patients: int, films: int) -> tuple[np.ndarray, np.ndarray, PatientBootstrap]:
+def inputs(*, patients: int, images: int) -> tuple[np.ndarray, np.ndarray, PatientBootstrap]:
     """Labels (N, 14), probabilities (N, 14) that know something of them, and the draws."""
     generator = np.random.default_rng(0)
-    patient_id = np.r_[np.arange(patients), generator.integers(patients, size=films - patients)]
-    labels = (generator.random((films, len(POSITIVES))) < np.array(POSITIVES) / SIZE["films"]).astype(np.uint8)
+    patient_id = np.r_[np.arange(patients), generator.integers(patients, size=images - patients)]
+    labels = (generator.random((images, len(POSITIVES))) < np.array(POSITIVES) / SIZE["images"]).astype(np.uint8)
     labels[:2] = [[0], [1]]
     logits = generator.normal(size=labels.shape) + labels
     return labels, 1 / (1 + np.exp(-logits)), bootstrap_patients(patient_id)
@@ -61,7 +61,7 @@ def of_weights(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarra
 LOOPS: dict[str, Callable[..., Iterator[tuple]]] = {"loop over rows": of_rows, "loop with weights": of_weights}
 
 
-def trainer(name: str, labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap, count: int) -> Ranked:
+def loop(name: str, labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap, count: int) -> Ranked:
     """AUC and average precision of the first `count` draws."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -74,17 +74,17 @@ def trainer(name: str, labels: np.ndarray, probabilities: np.ndarray, draws: Pat
     return auc, average_precision
 
 
-def memory(*, patients: int, films: int) -> dict[str, int]:
+def memory(*, patients: int, images: int) -> dict[str, int]:
     """Peak memory of ours above its inputs; run in a process of its own."""
-    given = inputs(patients=patients, films=films)
+    given = inputs(patients=patients, images=images)
     ours(*inputs(**QUICK_SIZE))  # what the first call of all loads belongs to no candidate
     return {"bytes": measure.peak_bytes(lambda: ours(*given))}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     options = measure.parser(__doc__, rounds=3).parse_args()
-    measure.keep_to_two_cores()
+    measure.use_two_cores()
     if options.child:
         print(json.dumps(memory(**options.child)))
         return
@@ -92,7 +92,7 @@ def main() -> None:
     size = QUICK_SIZE if options.quick else SIZE
     few = QUICK_LOOP_DRAWS if options.quick else LOOP_DRAWS
     labels, probabilities, draws = given = inputs(**size)
-    candidates = {"ours": lambda: ours(*given)} | {name: lambda name=name: trainer(name, *given, few) for name in LOOPS}
+    candidates = {"ours": lambda: ours(*given)} | {name: lambda name=name: loop(name, *given, few) for name in LOOPS}
     seconds = measure.in_turn(candidates, rounds=rounds)
     seconds |= {name: [taken * N_BOOTSTRAP / few for taken in seconds[name]] for name in LOOPS}
     peak = measure.in_fresh_process(memory, quick=options.quick, **size)["bytes"]
@@ -105,11 +105,11 @@ def main() -> None:
     for name in LOOPS:
         rows.append(
             {"candidate": name, "draws made": few, "seconds for 1,000 draws": measure.spread(seconds[name])["median"],
-             "scores differ from ours by": float(np.nanmax(np.abs(np.array(trainer(name, *given, few)) - same_draws)))}
+             "scores differ from ours by": float(np.nanmax(np.abs(np.array(loop(name, *given, few)) - same_draws)))}
         )  # fmt: skip
     measure.Report(
         "bootstrap",
-        {"films": len(labels), "patients": draws.counts.shape[1], "draws": len(draws), "rounds": rounds},
+        {"images": len(labels), "patients": draws.counts.shape[1], "draws": len(draws), "rounds": rounds},
         {
             "AUC and average precision of 14 findings, with ours also sensitivity, specificity and F1": rows,
             "Ratios, pair by pair": [

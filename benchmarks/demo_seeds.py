@@ -37,7 +37,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--output", type=Path, default=Path("runs/demo-seeds"))
     chosen = options.parse_args()
-    measure.keep_to_two_cores()
+    measure.use_two_cores()
     machine = measure.machine()
     print(f"{machine['cpu']}, {machine['cores']} cores, Python {platform.python_version()}, PyTorch {machine['torch']}")
     tables = {}

@@ -1,9 +1,9 @@
-"""Table 4 on the device at hand: what MultiRes costs over the standard model of the same backbone.
+"""Measure the cost of MultiRes compared with the standard model (Table 4) on this device.
 
     python benchmarks/inference.py [--json] [--quick] [--rounds N]
 
 The forward pass of the paper's four models with random weights, logits and maps (for MultiRes refined by the PCM), laid
-out as `predict.Predictor` lays them out, in float32, on images of 256 pixels, one at a time and in batches of 32.
+out as `inference.predictor.Predictor` lays them out, in float32, on images of 256 pixels, one at a time and in batches of 32.
 Operations are counted by PyTorch's flop counter: a multiplication and an addition are two, and only convolutions and
 products of matrices count.
 """
@@ -24,45 +24,45 @@ from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.presets import get_recipe
 
 PRESETS = ("resnet50", "efficientnet_b4")
-QUICK_FAMILIES = ("small",)
+QUICK_PRESETS = ("small",)
 IMAGES_A_ROUND = 32
 
 
 def build_from_recipe(recipe: str) -> LocalizationModel:
-    """A model as the predictor holds it."""
+    """Build a model as the predictor does."""
     torch.manual_seed(0)
     chosen = get_recipe(recipe)
     return Predictor(build_model(chosen.model, weights="none"), chosen).model
 
 
 def images_of(batch: int, size: int) -> Tensor:
-    """Images as the predictor passes them on."""
+    """Make random images in the memory format of the predictor."""
     images = torch.randn(batch, 3, size, size, device=measure.device())
     return images.contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def forward(model: LocalizationModel, images: Tensor, *, times: int = 1) -> None:
-    """What is timed."""
+    """Run the forward pass several times."""
     for _ in range(times):
         model(images)
 
 
 @torch.no_grad()
 def gflops(model: LocalizationModel, size: int) -> float:
-    """Operations for one image, in thousand millions."""
+    """Count the operations for one image, in 10^9."""
     with FlopCounterMode(display=False) as counter:
         model(images_of(1, size))
     return counter.get_total_flops() / 1e9
 
 
 def memory(*, recipe: str, batch: int, size: int) -> dict[str, int]:
-    """Peak memory of the model and one forward pass; run in a process of its own."""
+    """Measure the peak memory of the model and one forward pass; runs in a fresh process."""
     return {"bytes": measure.peak_bytes(lambda: forward(build_from_recipe(recipe), images_of(batch, size)))}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     options = measure.parser(__doc__, rounds=7).parse_args()
     if options.child:
         print(json.dumps(memory(**options.child)))
@@ -71,13 +71,13 @@ def main() -> None:
     batches = (1,) if options.quick else (1, 32)
     on_cpu = measure.device() == "cpu"
     models, ratios = [], []
-    for family in QUICK_FAMILIES if options.quick else PRESETS:
-        pair = {recipe: build_from_recipe(recipe) for recipe in (family, f"multires_{family}")}
+    for preset in QUICK_PRESETS if options.quick else PRESETS:
+        pair = {recipe: build_from_recipe(recipe) for recipe in (preset, f"multires_{preset}")}
         operations = {recipe: gflops(model, size) for recipe, model in pair.items()}
         standard, multires = pair
         of_operations = operations[multires] / operations[standard]
         paper = None
-        if family in paper_milliseconds():
+        if preset in paper_milliseconds():
             paper = paper_milliseconds()[multires] / paper_milliseconds()[standard]
         for batch in batches:
             images, times = images_of(batch, size), max(1, IMAGES_A_ROUND // batch if not on_cpu else 8 // batch)
@@ -120,8 +120,8 @@ def main() -> None:
         {"device": measure.device(), "size": size, "precision": "float32", "rounds": rounds},
         {"Models": models, "Ratios, pair by pair": ratios},
         [
-            "reading and shrinking a file, and the boxes drawn from the maps",
-            "the paper's milliseconds are of a P100 and for an unnamed batch; only ratios compare with this machine",
+            "reading and resizing a file, and the boxes",
+            "the paper's milliseconds were measured on a P100 with an unknown batch size; compare only ratios",
         ],
     ).show(as_json=options.json)
 

@@ -1,4 +1,4 @@
-"""How many augmented, normalised films a second two CPU cores deliver: four ways to the same batch.
+"""Count the augmented, normalised images per second on two CPU cores, for four input pipelines.
 
     python benchmarks/input_pipeline.py [--json] [--quick] [--rounds N] [--data FOLDER]
 
@@ -6,12 +6,11 @@
   image by image, in a torch DataLoader with two workers.
 - torchxrayvision: its NIH_Dataset over the same files with its own crop and resize at their defaults, then the same
   augmentations on its one channel. Optional: `pip install torchxrayvision`.
-- ours: films of a prepared store, augmented for the whole batch, all on the CPU.
-- ours, host side: the same store and loader, with the variations drawn but not carried out, which is all that a GPU
-  leaves to the CPU.
+- ours: images of a prepared cache, augmented as a whole batch, all on the CPU.
+- ours, host side: the same cache; random parameters are sampled but not applied, as on a machine with a GPU.
 
 All read from files that lie in the system's page cache. FOLDER holds NIH data (`images/`, the tables); without it
-synthetic films are drawn. The resident memory of the loader is measured over a small and a 20 times larger store.
+it uses synthetic images. The resident memory is measured with a small and a 20 times larger cache.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ from cxr_seam.synthetic.dataset import write_demo_data
 BATCH = 32
 WORKERS = 2
 RECIPE = Augmentation()
-ALL_FILMS = 112_120
+ALL_IMAGES = 112_120
 
 
-class PaperFilms(Dataset):
-    """Files that are decoded, resized and varied one by one."""
+class PaperDataset(Dataset):
+    """Decode, resize and augment files one by one."""
 
     def __init__(self, files: Sequence[Path], *, size: int) -> None:
         self.files = files
@@ -71,7 +70,7 @@ class PaperFilms(Dataset):
 
 
 def augmentations(size: int) -> list[Callable[[Any], Any]]:
-    """The recipe's crop, flip and rotation by torchvision, on PIL images."""
+    """Return crop, flip and rotation of the recipe as torchvision transforms of PIL images."""
     return [
         transforms.RandomResizedCrop(size, scale=RECIPE.crop_area, ratio=RECIPE.crop_aspect),
         transforms.RandomHorizontalFlip(RECIPE.flip_probability),
@@ -79,8 +78,8 @@ def augmentations(size: int) -> list[Callable[[Any], Any]]:
     ]
 
 
-def torchxrayvision_films(folder: Path, files: Sequence[Path], *, size: int, count: int) -> Dataset | None:
-    """The library's NIH data set, `count` films that repeat those of `files` it knows; None where not installed."""
+def torchxrayvision_dataset(folder: Path, files: Sequence[Path], *, size: int, count: int) -> Dataset | None:
+    """Make the library's NIH dataset with `count` images that repeat `files`; None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,14 +101,14 @@ def torchxrayvision_films(folder: Path, files: Sequence[Path], *, size: int, cou
 
 
 class FirstChannelToPil:
-    """Its (1, H, W) float32 arrays as the PIL images that the augmentations take."""
+    """Convert (1, H, W) float32 arrays to PIL images."""
 
     def __call__(self, pixels: Any) -> Image.Image:
         return Image.fromarray(pixels[0])
 
 
 def two_workers(films: Dataset) -> DataLoader:
-    """A loader of the usual kind; its workers stay between rounds."""
+    """Make a data loader with persistent workers."""
     return DataLoader(films, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
 
@@ -124,7 +123,7 @@ class OurBatches:
 
 
 def pass_through(batches: Iterable, *, change: Callable[[Tensor], Tensor] | None = None) -> None:
-    """One epoch, nothing done with it."""
+    """Iterate over one epoch."""
     for batch in batches:
         images = batch["img"] if isinstance(batch, dict) else batch[0]
         if change is not None:
@@ -142,7 +141,7 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> None:
 
 
 def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
-    """Milliseconds to open a store of `count` images; its pixels are a hole in a file, which opening never reads."""
+    """Measure the milliseconds to open a cache of `count` images; its pixels are a hole in a file, which is not read."""
     names = [f"{place:08d}_000.png" for place in range(count)]
     index = CacheIndex(size=256, names=names, crc32=[0] * count, sources=[("images_001.tar.gz", count)])
     folder.mkdir()
@@ -153,31 +152,31 @@ def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
     return [1000 * value for value in seconds]
 
 
-def find_films(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Path], str]:
-    """The folder with tables, its 1024x1024 PNGs, and what they are."""
+def find_images(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Path], str]:
+    """Return the folder with tables, its 1024x1024 PNGs, and their source."""
     kind = f"PNGs of {data}"
     if not list(data.glob("images/*.png")):
-        kind = f"synthetic films, since {data} holds no images/*.png"
+        kind = f"synthetic images, because {data} holds no images/*.png"
         data = write_demo_data(drawn, patients=4 if quick else 30, progress=False)
     files = sorted(data.glob("images/*.png"))
     return data, files[:4] if quick else files[:200], kind
 
 
 def memory(*, cache: str) -> dict[str, int]:
-    """Resident memory after an epoch of the loader, above what the imports hold; run in a process of its own."""
+    """Measure the resident memory after an epoch, above that of the imports; runs in a fresh process."""
     before = measure.resident()
-    films = measure.all_films(Path(cache))
+    films = measure.all_images(Path(cache))
     pass_through(OurBatches(films))
     after = measure.resident()
     return {"images": len(films), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     parser = measure.parser(__doc__, rounds=5)
     parser.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH data (%(default)s)")
     options = parser.parse_args()
-    measure.keep_to_two_cores()
+    measure.use_two_cores()
     if options.child:
         print(json.dumps(memory(**options.child)))
         return
@@ -185,13 +184,13 @@ def main() -> None:
     size, rounds = (64, 2) if quick else (256, options.rounds)
     decoded, stored, small = (8, 64, 64) if quick else (256, 4096, 1000)
     with tempfile.TemporaryDirectory() as folder:
-        data, files, kind = find_films(options.data, Path(folder, "drawn"), quick=quick)
+        data, files, kind = find_images(options.data, Path(folder, "drawn"), quick=quick)
         names = [file.name for file in files]
         pixels = prepare(files[0].parent, Path(folder, "prepared"), size=size, names=names, progress=False).images
-        batches = OurBatches(measure.repeated_films(Path(folder, "store"), pixels, count=stored))
+        batches = OurBatches(measure.repeated_images(Path(folder, "store"), pixels, count=stored))
         generator = torch.Generator().manual_seed(0)
         repeated = [files[place % len(files)] for place in range(decoded)]
-        paper = two_workers(PaperFilms(repeated, size=size))
+        paper = two_workers(PaperDataset(repeated, size=size))
         candidates = {
             "paper": lambda: pass_through(paper),
             "ours": lambda: pass_through(batches, change=lambda images: augment(images, size, generator)),
@@ -203,7 +202,7 @@ def main() -> None:
         not_measured = [
             "the copy to a GPU and the augmentation there; reading from a disk that is not cached",
         ]
-        library = torchxrayvision_films(data, files, size=size, count=decoded)
+        library = torchxrayvision_dataset(data, files, size=size, count=decoded)
         if library is None:
             not_measured.append("torchxrayvision: not installed (pip install torchxrayvision)")
         else:
@@ -223,28 +222,28 @@ def main() -> None:
         memories = []
         for count in (small, 20 * small):
             cache = Path(folder, f"cache_{count}")
-            measure.repeated_films(cache, pixels, count=count)
+            measure.repeated_images(cache, pixels, count=count)
             held = measure.in_fresh_process(memory, quick=options.quick, cache=str(cache))
             memories.append(
                 {
                     "images": held["images"],
-                    "store MiB": count * size**2 / measure.MIB,
+                    "cache MiB": count * size**2 / measure.MIB,
                     "own memory MiB (RssAnon)": held["RssAnon"] / measure.MIB,
                     "mapped file MiB (RssFile)": held["RssFile"] / measure.MIB,
                 }
             )
-        opened = measure.spread(opening(Path(folder, "large"), count=ALL_FILMS, rounds=max(5, rounds)))
+        opened = measure.spread(opening(Path(folder, "large"), count=ALL_IMAGES, rounds=max(5, rounds)))
     measure.Report(
         "input_pipeline",
-        {"films": kind, "files": len(files), "size": size, "batch": BATCH, "workers": WORKERS, "rounds": rounds},
+        {"source": kind, "files": len(files), "size": size, "batch": BATCH, "workers": WORKERS, "rounds": rounds},
         {
             "Images a second": [
                 {"candidate": name, "images a round": counts[name], **measure.spread(rates[name])}
                 for name in candidates
             ],
             "Ratios, pair by pair": ratios,
-            "Resident memory of the loader after an epoch": memories,
-            "Opening a store": [{"images": ALL_FILMS, **{f"{key} ms": value for key, value in opened.items()}}],
+            "Resident memory after an epoch": memories,
+            "Opening a cache": [{"images": ALL_IMAGES, **{f"{key} ms": value for key, value in opened.items()}}],
         },
         not_measured,
     ).show(as_json=options.json)

@@ -1,8 +1,8 @@
-"""What the seven benchmarks share: candidates timed in turn, memory in fresh processes, a table or JSON (Linux).
+"""Shared by the benchmarks: time candidates in turn, measure memory in fresh processes, print tables or JSON (Linux only).
 
-Candidates run A B A B ... in one process, so that whatever else the machine does meets them alike, and are compared
-pair by pair. Peak memory is taken in a process of its own for each candidate, from VmHWM in /proc/self/status; the
-ru_maxrss that getrusage gives is handed down by the parent process and so starts too high.
+Candidates run A B A B ... in one process, so that other work of the machine affects all of them, and are compared pair
+by pair. Peak memory is VmHWM in /proc/self/status, in a fresh process for each candidate; ru_maxrss of getrusage is
+inherited from the parent process, so it starts too high.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ PAGE = 4096
 
 
 def parser(description: str, *, rounds: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Make a parser with the options of all benchmarks."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     options.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options.add_argument(
-        "--quick", action="store_true", help="tiny input, to see that it runs; its numbers say nothing"
+        "--quick", action="store_true", help="tiny input, to check that the benchmark runs; ignore its numbers"
     )
-    options.add_argument("--rounds", type=int, default=rounds, help="how often each candidate is timed (%(default)s)")
-    options.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)  # what a fresh process shall measure
+    options.add_argument("--rounds", type=int, default=rounds, help="number of timings of each candidate (%(default)s)")
+    options.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)  # the task of a fresh process
     return options
 
 
 def device() -> str:
-    """The device measured on: "cuda" where there is a usable GPU, else "cpu"."""
+    """Return "cuda" if there is a usable GPU, else "cpu"."""
     return select_device().device
 
 
 def machine() -> Row:
-    """What the numbers depend on."""
+    """Describe the machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
@@ -68,20 +68,20 @@ def machine() -> Row:
     }
 
 
-def keep_to_two_cores() -> None:
-    """What Colab's free machines have; elsewhere the rest of the machine is left out."""
+def use_two_cores() -> None:
+    """Use two cores, as on Colab's free machines."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     torch.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
 
 
 def finish_work() -> None:
-    """Wait until a GPU has done all it was given."""
+    """Wait for the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds that each candidate takes in each round, after one call of each that does not count."""
+    """Measure the seconds of each candidate in each round, after one warm-up call."""
     for work in candidates.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -96,18 +96,18 @@ def in_turn(candidates: Mapping[str, Callable[[], object]], *, rounds: int) -> d
 
 
 def spread(values: Sequence[float]) -> Row:
-    """Median, least and largest."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def compare(what: str, over: Sequence[float], under: Sequence[float], *, goal: str = "") -> Row:
-    """The ratio of two candidates' values, pair by pair."""
+    """Compute the ratio of two candidates, pair by pair."""
     pairs = [a / b for a, b in zip(over, under, strict=True)]
     return {"ratio": what, **spread(pairs), "goal": goal}
 
 
 def in_fresh_process(memory: Callable[..., Row], *, quick: bool, **task: Any) -> Row:
-    """Call a script's own `memory(**task)` in a process of its own, by way of --child; with `quick` in this one."""
+    """Call the function `memory(**task)` of a script in a fresh process (option --child); with `quick` in this process."""
     if quick:
         return memory(**task)
     script = Path(inspect.getfile(memory))
@@ -118,16 +118,16 @@ def in_fresh_process(memory: Callable[..., Row], *, quick: bool, **task: Any) ->
 
 
 def resident() -> Row:
-    """Bytes this process holds: RssAnon (its own), RssFile (mapped files), VmRSS (both), VmHWM (the most so far)."""
+    """Return bytes of this process: RssAnon (own), RssFile (mapped files), VmRSS (both), VmHWM (peak)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {key: int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile", "VmRSS", "VmHWM")}
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most memory that `work` holds above what was held before it.
+    """Measure the peak memory of `work` above the memory before it.
 
-    On a GPU that is what PyTorch allocates there, on the CPU the process's resident memory; at least a page, since what
-    finds room in memory that was freed before is not nothing.
+    On a GPU this is the memory that PyTorch allocates, on the CPU the resident memory of the process. At least one page,
+    because `work` may reuse memory that was freed before.
     """
     if device() == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -135,27 +135,27 @@ def peak_bytes(work: Callable[[], object]) -> int:
         work()
         finish_work()
         return max(PAGE, torch.cuda.max_memory_allocated() - before)
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
     before = resident()["VmRSS"]
     work()
     return max(PAGE, resident()["VmHWM"] - before)
 
 
-def repeated_films(folder: Path, pixels: np.ndarray, *, count: int) -> ChestXrayDataset:
-    """Images of a store of `count` images that repeat `pixels` (n, S, S) uint8, with labels drawn at random."""
+def repeated_images(folder: Path, pixels: np.ndarray, *, count: int) -> ChestXrayDataset:
+    """Make a cache of `count` images that repeat `pixels` (n, S, S) uint8, with random labels."""
     folder.mkdir(parents=True)
     index = CacheIndex(size=pixels.shape[-1])
     with (folder / IMAGES_FILE).open("wb") as file:
-        for place in range(count):
-            data = pixels[place % len(pixels)]
+        for i in range(count):
+            data = pixels[i % len(pixels)]
             file.write(data.tobytes())
-            index.add(f"{place:08d}_000.png", data, source="benchmark")
+            index.add(f"{i:08d}_000.png", data, source="benchmark")
     index.save(folder)
-    return all_films(folder)
+    return all_images(folder)
 
 
-def all_films(folder: Path) -> ChestXrayDataset:
-    """Every image of a store, with labels drawn at random (a tenth positive)."""
+def all_images(folder: Path) -> ChestXrayDataset:
+    """Open a cache, with random labels (a tenth positive)."""
     cache = ImageCache.open(folder)
     labels = (np.random.default_rng(0).random((len(cache), 14)) < 0.1).astype(np.uint8)
     return ChestXrayDataset(cache, SimpleNamespace(labels=lambda names: labels), image_index=cache.image_index)
@@ -163,13 +163,13 @@ def all_films(folder: Path) -> ChestXrayDataset:
 
 @dataclass
 class Report:
-    """What a benchmark found.
+    """The results of a benchmark.
 
     Attributes:
         benchmark: its name.
-        settings: what was chosen, such as sizes and counts.
+        settings: such as sizes and counts.
         tables: rows by title.
-        not_measured: what the numbers leave out, a sentence each.
+        not_measured: sentences about what is not included.
     """
 
     benchmark: str
@@ -179,7 +179,7 @@ class Report:
     machine: Row = field(default_factory=machine)
 
     def show(self, *, as_json: bool) -> None:
-        """Print tables for people or one JSON object."""
+        """Print tables, or one JSON object."""
         if as_json:
             print(json.dumps(vars(self)))
             return

@@ -1,10 +1,10 @@
-"""The pixel correlation module in blocks of rows against the plain affinity matrix, forward and backward (Eq. 2).
+"""Compare the PCM in blocks of rows with the whole affinity matrix, forward and backward (Eq. 2).
 
     python benchmarks/pcm.py [--json] [--quick] [--rounds N]
 
-Both refine K = 15 maps by embeddings of D = 256 dimensions and take the gradient with respect to the embeddings. The
-plain one holds the affinity of all pixels with all, N x N values an image: N is 1,024 for films of 256 pixels, 4,096
-for 512 and 16,384 for 1024. The batch shrinks as N grows, so that the plain one still fits.
+Both refine K = 15 maps with embeddings of D = 256 dimensions and compute the gradient of the embeddings. The plain version
+stores the affinity of all pairs of pixels, N x N values per image: N is 1,024 for images of 256 pixels, 4,096 for 512 and
+16,384 for 1024. The batch size decreases with N, so that the plain version fits into memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from cxr_seam.models.pcm import affinity, apply_affinity
 
 CASES = {1024: 32, 4096: 8, 16384: 1}
-"""Batch for each number of pixels."""
+"""Number of pixels -> batch size."""
 QUICK_CASES = {256: 2}
 DIMENSIONS, MAPS = 256, 15
 GOALS = {4096: ("at most 1.3", "at most 0.25"), 16384: ("", "ours in 4 GB")}
-"""Of time and memory."""
+"""Number of pixels -> goals of time and memory."""
 
 
 def plain(embedding: Tensor, cam: Tensor) -> Tensor:
-    """Eq. 2 as it is written: the whole matrix times the maps."""
+    """Compute Eq. 2 as printed: the whole matrix times the maps."""
     values = cam.flatten(start_dim=2).transpose(1, 2)
     return torch.bmm(affinity(embedding), values).transpose(1, 2).reshape(cam.shape)
 
@@ -35,7 +35,7 @@ CANDIDATES = {"ours": apply_affinity, "plain": plain}
 
 
 def inputs(pixels: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings, maps, and the gradient that comes back from the loss."""
+    """Make embeddings, maps, and the gradient of the loss."""
     torch.manual_seed(0)
     side = round(pixels**0.5)
     embedding = torch.randn(batch, DIMENSIONS, side, side, device=measure.device()).requires_grad_()
@@ -44,7 +44,7 @@ def inputs(pixels: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def step(candidate: str, embedding: Tensor, cam: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward and backward; the refined maps and the gradient of the embeddings."""
+    """Run forward and backward; return the refined maps and the gradient of the embeddings."""
     embedding.grad = None
     refined = CANDIDATES[candidate](embedding, cam)
     refined.backward(back)
@@ -52,18 +52,18 @@ def step(candidate: str, embedding: Tensor, cam: Tensor, back: Tensor) -> tuple[
 
 
 def memory(*, candidate: str, pixels: int, batch: int) -> dict[str, int]:
-    """Peak memory of one step, its inputs included; run in a process of its own."""
-    step(candidate, *inputs(64, 1))  # what the first call of all sets up belongs to neither
+    """Measure the peak memory of one step with its inputs; runs in a fresh process."""
+    step(candidate, *inputs(64, 1))  # warm-up: one-time allocations are not counted
     return {"bytes": measure.peak_bytes(lambda: step(candidate, *inputs(pixels, batch)))}
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:
-    """Largest absolute difference, relative to the largest value."""
+    """Return the largest absolute difference, relative to the largest value."""
     return ((one - other).abs().max() / other.abs().max()).item()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     options = measure.parser(__doc__, rounds=5).parse_args()
     if options.child:
         print(json.dumps(memory(**options.child)))

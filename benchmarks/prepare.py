@@ -1,4 +1,4 @@
-"""From an archive of PNGs to the store, against a bare loop of OpenCV's decoding and shrinking on the same two cores.
+"""Time `prepare`, from an archive of PNGs to the cache, compared with a bare loop of OpenCV on the same two cores.
 
     python benchmarks/prepare.py [--json] [--quick] [--rounds N] [--data FOLDER]
 
@@ -30,17 +30,17 @@ from cxr_seam.synthetic.dataset import write_demo_data
 THREADS = 2
 SIZE = 256
 COLOUR_TYPE, GREY = 25, 0
-"""Where a PNG file says what its channels are, and how it says that they are one."""
+"""Position of the colour type in a PNG file, and its value for grey images."""
 
 
 def find_images(data: Path, drawn: Path, *, quick: bool) -> tuple[list[bytes], str]:
-    """The bytes of grey 1024x1024 PNGs and what they are.
+    """Return the bytes of grey 1024x1024 PNGs, and their source.
 
-    The few of NIH's that are RGBA are left out: OpenCV's PNG reader complains about each on the terminal.
+    The few RGBA images of NIH are left out, because OpenCV prints a warning for each.
     """
     kind = f"grey PNGs of {data}"
     if not list(data.glob("images/*.png")):
-        kind = f"synthetic films, since {data} holds no images/*.png"
+        kind = f"synthetic images, because {data} holds no images/*.png"
         data = write_demo_data(drawn, patients=4 if quick else 30, progress=False)
     images = [file.read_bytes() for file in sorted(data.glob("images/*.png"))[:200]]
     grey = [image for image in images if image[COLOUR_TYPE] == GREY]
@@ -48,14 +48,14 @@ def find_images(data: Path, drawn: Path, *, quick: bool) -> tuple[list[bytes], s
 
 
 def named(images: Sequence[bytes], count: int) -> Iterable[tuple[str, bytes]]:
-    """`count` images under names of their own."""
+    """Yield `count` images with unique names."""
     return (
         (f"{place:08d}_000.png", data) for place, data in enumerate(itertools.islice(itertools.cycle(images), count))
     )
 
 
 def write_archive(path: Path, images: Sequence[bytes], *, count: int) -> Path:
-    """An archive like NIH's: .tar.gz, `images/NAME`."""
+    """An archive like those of NIH: .tar.gz with `images/NAME`."""
     with tarfile.open(path, "w:gz", compresslevel=6) as archive:
         for name, data in named(images, count):
             member = tarfile.TarInfo(f"images/{name}")
@@ -65,48 +65,48 @@ def write_archive(path: Path, images: Sequence[bytes], *, count: int) -> Path:
 
 
 def write_files(folder: Path, images: Sequence[bytes], *, count: int) -> list[Path]:
-    """The same images as plain files."""
+    """Write the same images as files."""
     folder.mkdir()
     for name, data in named(images, count):
         (folder / name).write_bytes(data)
     return sorted(folder.iterdir())
 
 
-def into_store(source: Path, cache: Path) -> None:
-    """What is measured of ours; the store is new every time."""
+def into_cache(source: Path, cache: Path) -> None:
+    """Prepare a new cache."""
     shutil.rmtree(cache, ignore_errors=True)
     prepare(source, cache, size=SIZE, workers=THREADS, progress=False)
 
 
 def shrink_bytes(data: bytes) -> np.ndarray:
-    """One image of the bare loop over memory."""
+    """Decode and shrink one image from memory."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def shrink_file(path: Path) -> np.ndarray:
-    """One image of the bare loop over files."""
+    """Decode and shrink one image file."""
     return cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def bare(work: Callable[[object], np.ndarray], items: Sequence[object]) -> None:
-    """The bare loop."""
+    """Run the bare loop."""
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(work, items):
             pass
 
 
 def memory(*, archive: str, cache: str) -> dict[str, int]:
-    """Peak memory of preparing from an archive; run in a process of its own."""
-    return {"bytes": measure.peak_bytes(lambda: into_store(Path(archive), Path(cache)))}
+    """Measure the peak memory of preparing from an archive; runs in a fresh process."""
+    return {"bytes": measure.peak_bytes(lambda: into_cache(Path(archive), Path(cache)))}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     parser = measure.parser(__doc__, rounds=5)
     parser.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH data (%(default)s)")
     options = parser.parse_args()
-    measure.keep_to_two_cores()
+    measure.use_two_cores()
     if options.child:
         print(json.dumps(memory(**options.child)))
         return
@@ -120,9 +120,9 @@ def main() -> None:
         in_memory = [data for _, data in named(images, count)]
         seconds = measure.in_turn(
             {
-                "ours, .tar.gz": lambda: into_store(archive, folder / "store"),
+                "ours, .tar.gz": lambda: into_cache(archive, folder / "cache"),
                 "bare, in memory": lambda: bare(shrink_bytes, in_memory),
-                "ours, files": lambda: into_store(folder / "files", folder / "store"),
+                "ours, files": lambda: into_cache(folder / "files", folder / "cache"),
                 "bare, files": lambda: bare(shrink_file, files),
             },
             rounds=rounds,
@@ -140,7 +140,7 @@ def main() -> None:
             )  # fmt: skip
     measure.Report(
         "prepare",
-        {"films": kind, "different images": len(images), "images": count, "size": SIZE, "threads": THREADS,
+        {"source": kind, "different images": len(images), "images": count, "size": SIZE, "threads": THREADS,
          "rounds": rounds},
         {
             "Images a second": [{"candidate": name, **measure.spread(values)} for name, values in rates.items()],

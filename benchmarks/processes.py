@@ -1,17 +1,17 @@
-"""One process and two, side by side: the losses of the same recipe, films and effective batch.
+"""Compare the losses of one process and of two, with the same recipe, images and effective batch.
 
-    python benchmarks/processes.py [--films 192] [--size 64] [--epochs 3] [--seed 0] [--precision float64]
+    python benchmarks/processes.py [--images 192] [--size 64] [--epochs 3] [--seed 0] [--precision float64]
 
-Both phases of a MultiRes EfficientNet-Lite0 from its ImageNet weights are trained on synthetic films on the CPU:
-batches of 32, three of them an update, the paper's learning rate. Stochastic depth is off, since each process would
-draw its own.
+Both stages of a MultiRes EfficientNet-Lite0 are trained from ImageNet weights on synthetic images on the CPU: batch size
+32, accumulation of three batches, the paper's learning rate. Stochastic depth is off, because each process would sample
+its own.
 
-- one: a process with one thread.
-- two: two such processes that PyTorch's launcher starts (gloo).
-- two threads: one process that adds up with two threads: as much as rounding alone does to such a run.
+- one: one process with one thread.
+- two: two such processes, started by PyTorch's launcher (gloo).
+- two threads: one process with two threads, to show the effect of rounding alone.
 
-In float32 rounding grows with every update: Adam divides even the smallest gradients by their own size. In float64 it
-stays unseen, and whatever else differed would be seen.
+In float32, rounding errors grow with every update, because Adam divides even the smallest gradients by their own size. In
+float64 they stay small, so any other difference becomes visible.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ MEASURED = ("train_loss", "validation_loss", "validation_auc")
 
 
 def recipes(size: int, epochs: int, seed: int) -> tuple[Recipe, Recipe]:
-    """The paper's two phases with a small network and few epochs."""
+    """Make the paper's two stages with a small network and few epochs."""
     paper = get_recipe("multires_resnet50")
-    phase = replace(paper.classifier_stage, epochs=epochs)
+    stage = replace(paper.classifier_stage, epochs=epochs)
     first = replace(
-        paper, name="first", model="multires_efficientnet_lite0", image_size=size, classifier_stage=phase, seed=seed
+        paper, name="first", model="multires_efficientnet_lite0", image_size=size, classifier_stage=stage, seed=seed
     )
     return first, add_seam_stage(first, SeamStage(epochs=1))
 
 
 def objective_without_stochastic_depth(model: LocalizationModel, recipe: Recipe) -> nn.Module:
-    """The recipe's objective on a model that draws nothing while it trains."""
+    """Make the objective of a recipe without stochastic depth."""
     for module in model.modules():
         if isinstance(module, EfficientNetBlocks):
             module.drop_rates = (0.0,) * len(module.drop_rates)
@@ -65,30 +65,31 @@ def objective_without_stochastic_depth(model: LocalizationModel, recipe: Recipe)
 
 
 def work(data: Path, folder: Path, *, precision: str, options: argparse.Namespace) -> None:
-    """Train both phases in as many processes as were launched."""
+    """Train both stages in all launched processes."""
     if precision == "float64":
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double
     training.make_objective = objective_without_stochastic_depth
-    tables, cache = load_metadata(data), ImageCache.open(data / "store")
-    names = cache.image_index[: options.films]
-    films = [ChestXrayDataset(cache, tables, image_index=part) for part in (names, names[-options.films // 4 :])]
+    tables, cache = load_metadata(data), ImageCache.open(data / "cache")
+    names = cache.image_index[: options.images]
+    chosen = (names, names[-options.images // 4 :])
+    train_set, val_set = (ChestXrayDataset(cache, tables, image_index=names) for names in chosen)
     for recipe in recipes(options.size, options.epochs, options.seed):
-        fit(recipe, folder, train_set=films[0], val_set=films[1])
+        fit(recipe, folder, train_set=train_set, val_set=val_set)
 
 
 def curve(folder: Path) -> pd.DataFrame:
-    """A row an epoch, of both phases."""
+    """Return the history of both stages, a row for each epoch."""
     records = [record for name in ("first", "first_pcm") for record in read_history(folder, name)]
     return pd.DataFrame(records).set_index(["stage", "epoch"])[list(MEASURED)].astype(float)
 
 
 def main() -> None:
-    """Launch and print."""
+    """Launch the candidates and print their losses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=192)
-    parser.add_argument("--size", type=int, default=64, help="side of the films in pixels")
-    parser.add_argument("--epochs", type=int, default=3, help="of the first phase")
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--size", type=int, default=64, help="image size in pixels")
+    parser.add_argument("--epochs", type=int, default=3, help="of the classifier stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=PRECISIONS, help="one alone")
     parser.add_argument("--child", nargs=4, metavar=("DATA", "FOLDER", "PRECISION", "THREADS"), help=argparse.SUPPRESS)
@@ -100,8 +101,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         data = Path(place, "data")
-        write_demo_data(data, patients=options.films // 2, seed=0, progress=False)
-        prepare(data / "images", data / "store", size=options.size, progress=False)
+        write_demo_data(data, patients=options.images // 2, seed=0, progress=False)
+        prepare(data / "images", data / "cache", size=options.size, progress=False)
         for precision in [options.precision] if options.precision else PRECISIONS:
             curves = {}
             for name, (processes, threads) in CANDIDATES.items():

@@ -1,4 +1,4 @@
-"""Training as it runs, against its own limit and against a plain step.
+"""Compare the training loop with its limit and with a plain step.
 
     python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--batch B]
                                     [--epoch IMAGES] [--peak-only]
@@ -40,26 +40,26 @@ from cxr_seam.training.trainer import Trainer
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
 EVERY_STAGE = 2
-"""The finest stride: nothing is frozen."""
+"""Smallest stride: nothing is frozen."""
 
 Step = Callable[..., Tensor]
 
 
 def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
-    """The paper's first phase with random weights."""
+    """Make the paper's classifier stage with random weights."""
     recipe = Recipe("benchmark", model, image_size=size, weights="none")
     return replace(recipe, classifier_stage=replace(recipe.classifier_stage, batch_size=batch))
 
 
 def objective_of(recipe: Recipe, *, from_stride: int) -> ClassifierObjective:
-    """The objective of the first phase in training mode, on the CPU still."""
+    """Make the objective of the classifier stage in training mode, on the CPU."""
     torch.manual_seed(recipe.seed)
     phase = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
     return ClassifierObjective(build_model(recipe.model, weights="none"), phase).train()
 
 
 def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:
-    """The recipe's optimiser."""
+    """Make the optimiser of the recipe."""
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return torch.optim.Adam(trainable, lr=recipe.stage.learning_rate, betas=recipe.stage.betas)
 
@@ -67,7 +67,7 @@ def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:
 def ours(recipe: Recipe, cache: Path) -> Trainer:
     """The trainer that `fit` runs, over the images of a cache."""
     objective = objective_of(recipe, from_stride=recipe.stage.freeze_below_stride)
-    return Trainer(objective, recipe, measure.all_films(cache))
+    return Trainer(objective, recipe, measure.all_images(cache))
 
 
 def epoch(trainer: Trainer) -> None:
@@ -78,7 +78,7 @@ def epoch(trainer: Trainer) -> None:
 
 
 def resident_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
-    """One augmented batch and its labels on the device."""
+    """Return one augmented batch and its labels on the device."""
     indices = next(trainer.sampler.batches())
     params = trainer.sample_params(trainer.train_set, indices, trainer.generator)
     images, labels = (values.to(trainer.accelerator.device) for values in trainer.train_set.load(indices))
@@ -104,7 +104,7 @@ class Resident:
 
 
 class Plain:
-    """A step without what makes ours lighter."""
+    """A step without frozen stages, mixed precision and memory format."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.grad_accum_steps, self.done = recipe.stage.grad_accum_steps, 0
@@ -128,17 +128,17 @@ def again(step: Step, images: Tensor, labels: Tensor, *, count: int) -> None:
 
 
 def check(losses: list[Tensor]) -> None:
-    """Read the losses once, as training does after an epoch."""
+    """Read the losses once, as after an epoch."""
     if not math.isfinite(torch.stack(losses).mean().item()):
         raise SystemExit("the loss is no longer a finite number")
 
 
 @torch.no_grad()
 def gflops(objective: ClassifierObjective, *, size: int) -> float:
-    """Operations of forward and backward for one image, in thousand millions.
+    """Count the operations of forward and backward for one image, in 10^9.
 
-    Those of the forward pass are counted; the backward pass takes twice as many in layers that are trained (for the
-    gradients of weights and of inputs) and none in frozen ones, below which no gradient is wanted.
+    The forward pass is counted. The backward pass needs twice as many in trained layers (gradients of weights and of
+    inputs) and none in frozen layers.
     """
     images, labels = torch.randn(1, 3, size, size, device=measure.device()), torch.zeros(1, 14, device=measure.device())
     objective.eval()
@@ -155,7 +155,7 @@ def gflops(objective: ClassifierObjective, *, size: int) -> float:
 
 
 def memory(*, candidate: str, model: str, size: int, batch: int, cache: str) -> dict[str, int]:
-    """Peak memory of one update: model, optimiser, gradients and graph; run in a process of its own."""
+    """Measure the peak memory of one update with model and optimiser; runs in a fresh process."""
     recipe = recipe_of(model, size=size, batch=batch)
 
     def work() -> None:
@@ -174,14 +174,16 @@ def memory(*, candidate: str, model: str, size: int, batch: int, cache: str) -> 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the report."""
     parser = measure.parser(__doc__, rounds=5)
     parser.add_argument(
         "--model", default=None, help="by default multires_efficientnet_lite0, on a GPU multires_resnet50"
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the films in pixels (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="films a batch (%(default)s, the paper's)")
-    parser.add_argument("--epoch", type=int, default=0, metavar="IMAGES", help="also time an epoch of so many films")
+    parser.add_argument("--size", type=int, default=256, help="image size in pixels (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size (%(default)s, the paper's)")
+    parser.add_argument(
+        "--epoch", type=int, default=0, metavar="IMAGES", help="also time an epoch with this number of images"
+    )
     parser.add_argument("--peak-only", action="store_true", help="measure memory and operations, no time")
     options = parser.parse_args()
     if options.child:
@@ -193,11 +195,11 @@ def main() -> None:
     recipe = recipe_of(model, size=size, batch=batch)
     steps = recipe.stage.grad_accum_steps * (20 if device == "cuda" and not options.quick else 2)
     images = steps * batch
-    not_measured = ["the second phase; validation and checkpoints after an epoch; ImageNet weights (they cost no time)"]
+    not_measured = ["the SEAM stage; validation and checkpoints after an epoch; ImageNet weights (they cost no time)"]
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
-        cache = Path(folder, "store")
-        measure.repeated_films(cache, pixels, count=images)
+        cache = Path(folder, "cache")
+        measure.repeated_images(cache, pixels, count=images)
         trainer, plain = ours(recipe, cache), Plain(recipe)
         operations = {"step": gflops(trainer.objective, size=size), "plain step": gflops(plain.objective, size=size)}
         operations["loop"] = operations["step"]
@@ -251,7 +253,7 @@ def main() -> None:
             ],
         }
         if options.epoch:
-            measure.repeated_films(Path(folder, "epoch"), pixels, count=options.epoch)
+            measure.repeated_images(Path(folder, "epoch"), pixels, count=options.epoch)
             whole = ours(recipe, Path(folder, "epoch"))
             started = time.perf_counter()
             epoch(whole)

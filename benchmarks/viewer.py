@@ -73,7 +73,7 @@ def make_viewer(preset: str, size: int) -> Viewer:
 def main() -> None:
     """Measure and print."""
     options = measure.parser(__doc__, rounds=20).parse_args()
-    measure.keep_to_two_cores()
+    measure.use_two_cores()
     preset, size, rounds = ("tiny", 64, 2) if options.quick else ("resnet50", 256, options.rounds)
     viewer = make_viewer(preset, size)
 

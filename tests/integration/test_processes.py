@@ -88,7 +88,7 @@ def test_both_launchers_train_in_two_processes(tmp_path):
 
 
 def test_the_benchmark_shows_one_process_beside_two():
-    options = ["--films", "32", "--size", "32", "--epochs", "1", "--precision", "float64"]
+    options = ["--images", "32", "--size", "32", "--epochs", "1", "--precision", "float64"]
     command = [sys.executable, ROOT / "benchmarks" / "processes.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

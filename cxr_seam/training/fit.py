@@ -206,21 +206,12 @@ def fit(
     files = RunFolder(output_dir, recipe.name, local_dir=local_dir)
     history = None if overwrite else files.finished_history(run, epochs=recipe.stage.epochs)
     if history is not None:
-        process.wait_for_everyone()  # until all processes have read the files: now they are moved
-        if process.is_main_process:
-            finish(CheckpointWriter(files))
-            for callback in callbacks:
-                callback.on_complete(recipe)
-        process.wait_for_everyone()
+        close_complete_run(files, recipe, process, callbacks)
         return history
     best = None if overwrite else files.best(run)
     found = None if overwrite else latest_state(files.states(), run)
-    set_seed(recipe.seed)
-    model = init_model(recipe, init_path, weights=recipe.weights if found is None else "none")
-    trainer = Trainer(make_objective(model, recipe), recipe, train_set)
-    if found is not None:
-        restore(trainer, *found)
-    process.wait_for_everyone()
+    trainer = start_trainer(recipe, init_path, train_set, found)
+    process.wait_for_everyone()  # until all processes have read the files: the main process changes them now
     if process.is_main_process:
         writer = CheckpointWriter(files)
         remove_old_files(writer, None if found is None else found[0], overwrite=overwrite)
@@ -241,6 +232,28 @@ def fit(
         run_epochs(trainer, val_set, callbacks=[])
     process.wait_for_everyone()
     return trainer.history
+
+
+def start_trainer(
+    recipe: Recipe, init_path: Path | None, train_set: ChestXrayDataset, found: tuple[Path, dict[str, Any]] | None
+) -> Trainer:
+    """Build the trainer of a recipe, and continue from the state `found`, see `latest_state`."""
+    set_seed(recipe.seed)
+    model = init_model(recipe, init_path, weights=recipe.weights if found is None else "none")
+    trainer = Trainer(make_objective(model, recipe), recipe, train_set)
+    if found is not None:
+        restore(trainer, *found)
+    return trainer
+
+
+def close_complete_run(files: RunFolder, recipe: Recipe, process: PartialState, callbacks: Sequence[Callback]) -> None:
+    """Write and remove what a killed process has left of a complete run."""
+    process.wait_for_everyone()  # until all processes have read the files: the main process moves them now
+    if process.is_main_process:
+        finish(CheckpointWriter(files))
+        for callback in callbacks:
+            callback.on_complete(recipe)
+    process.wait_for_everyone()
 
 
 def run_epochs(trainer: Trainer, val_set: ChestXrayDataset, *, callbacks: Sequence[Callback]) -> None:

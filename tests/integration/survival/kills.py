@@ -1,12 +1,12 @@
-"""Kill training again and again, let it go on, and hold what it ends with against a run that was never stopped.
+"""Kill training again and again, let it continue, and compare with a run that was never killed.
 
     python tests/integration/survival/kills.py [--kills 30] [--seed 0]
 
-Both phases, or one that joins them, are trained on a few synthetic films by a network that draws random numbers while
-it trains (drop connect), once undisturbed and then in processes that are killed (SIGKILL): at a random moment, or
-half-way through writing one of their files. Each is started anew until the run is complete, and complete runs are
-repeated until there were enough kills. A run that has left a state must go on from one and not begin anew. Every tensor
-of the last and the best models, their thresholds and the histories must have the same bits.
+Both stages are trained on a few synthetic images by a network that samples random numbers in training (drop connect):
+once undisturbed, and then in processes that are killed (SIGKILL) at a random moment, or half-way through writing a file.
+Each is started again until the run is complete, and runs are repeated until there were enough kills. A run with a state
+must continue from it. Every tensor of the last and best checkpoints, their thresholds and the histories must have the
+same bits.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(data: Path, folder: Path, kind: str) -> None:
     """Train a kind's recipes or go on, saving a state after every update.
 
     Raises:
-        AssertionError: a run was begun anew though it had a state: that would end with the same bits, too.
+        AssertionError: a run with a state was trained from the beginning; it would end with the same bits, too.
     """
     films = films_of(data, data / "store")
     for recipe in recipes(MODEL, **KINDS[kind]):
@@ -58,7 +58,7 @@ def run(data: Path, folder: Path, kind: str) -> None:
         with contextlib.redirect_stdout(printed):
             fit(recipe, folder, train_set=films[0], val_set=films[1], save_minutes=0)
         went_on = any(words in printed.getvalue() for words in ("continues at", "is trained already"))
-        assert went_on or not left, f"{recipe.name} was begun anew"
+        assert went_on or not left, f"{recipe.name} was trained from the beginning"
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -109,7 +109,7 @@ def wait(child: int) -> bool:
     if os.WIFSIGNALED(status):
         return False
     if os.waitstatus_to_exitcode(status):
-        raise SystemExit("a run failed by itself: it was not to go on as it was")
+        raise SystemExit("a run failed by itself: a killed run must not fail")
     return True
 
 

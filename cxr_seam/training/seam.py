@@ -10,6 +10,8 @@ for an invalid pixel; OHEM counts valid pixels only; and so does the average in 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,17 @@ from ..models.cam import append_background, make_pcm_input, max_normalise
 from ..models.multires import LocalizationModel
 from ..recipes import SeamStage
 from .losses import ecr_loss, msml_loss
+
+
+class SiameseOutput(NamedTuple):
+    """CAMs of both branches (B, 14 or 15, h, w), and the rotated images."""
+
+    cam: Tensor  # raw, of the images
+    refined: Tensor  # by the PCM
+    cam_of_warped: Tensor  # raw, of the rotated images
+    refined_of_warped: Tensor
+    valid: Tensor  # (B, 1, h, w) bool, False in the empty corners of the rotated images
+    warped_images: Tensor  # (B, 3, H, W) normalised
 
 
 class SeamObjective(nn.Module):
@@ -58,6 +71,14 @@ class SeamObjective(nn.Module):
         refined = self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level)
         return cam, refined * valid
 
+    def forward_branches(self, images: Tensor, rotation: AffineParams) -> SiameseOutput:
+        """Compute the CAMs of the images (B, 3, H, W) and those of the rotated images."""
+        black = pad_value(images)
+        cam, refined = self.forward_branch(images)
+        valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)
+        warped_images = affine_warp(images - black, rotation) + black
+        return SiameseOutput(cam, refined, *self.forward_branch(warped_images, valid=valid), valid, warped_images)
+
     def forward(self, images: Tensor, labels: Tensor, *, rotation: AffineParams, **_: Tensor) -> dict[str, Tensor]:
         """Compare the CAMs of the images with those of the rotated images.
 
@@ -69,12 +90,7 @@ class SeamObjective(nn.Module):
         Returns:
             "loss" (Eq. 7) and its terms "ecr" (Eq. 6) and "msml": scalars, means over the images.
         """
-        black = pad_value(images)
-        cam, refined = self.forward_branch(images)  # (B, 14, h, w), (B, 15, h, w)
-        valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)  # (B, 1, h, w)
-        warped_images = affine_warp(images - black, rotation) + black
-        cam_of_warped, refined_of_warped = self.forward_branch(warped_images, valid=valid)
-
+        cam, refined, cam_of_warped, refined_of_warped, valid, _ = self.forward_branches(images, rotation)
         labels_map = labels[:, :, None, None]  # (B, 14, 1, 1)
         ecr = ecr_loss(
             warped_cam=affine_warp(with_background(cam, labels_map), rotation),

@@ -29,7 +29,8 @@ from ..io import atomic_write
 from ..metrics.boxes import rank_by_probability
 from ..metrics.localization import is_correct, score_best_boxes
 from ..workspace import Workspace
-from .render import PANEL_WIDTH, Panel, render_png, resize
+from .overlay import resize, scale_to_width
+from .render import PANEL_WIDTH, Panel, render_png
 
 ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 """Subsets of examples: all; labelled with the finding; the best box of a model is correct; it is wrong or missing."""
@@ -281,7 +282,7 @@ def prediction_png(
         raise InputError("a picture shows one image; give the prediction of one file, not of a folder")
     height, across = prediction.size
     if pixels is None:
-        pixels = resize(prediction.image, (width, max(1, round(width * height / across))))
+        pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
     for finding in prediction.top_k(findings):
         decision = {True: ", present", False: ", not present", None: ""}[prediction.decisions[finding]]

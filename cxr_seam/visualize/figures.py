@@ -1,7 +1,7 @@
 """Plot the figures of the paper and of the notebooks as matplotlib figures.
 
-Each function returns a `Figure`, which a notebook shows as the value of a cell, and saves it if `path` is given. No
-function uses pyplot or its global state. Images have a dark background, charts a white one.
+Each function returns a `Figure`, which a notebook shows as the value of a cell, and saves it if `path` is given; the
+suffix of `path` chooses the format (.png, .pdf, .svg). No function uses pyplot or its global state. Images have a dark background, charts a white one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,9 @@ from ..data.transforms import (
     AffineParams,
     affine_warp,
     eval_transform,
-    pad_value,
     rotation_params,
     sample_augmentation,
     train_transform,
-    valid_mask,
 )
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
@@ -39,8 +38,8 @@ from ..recipes import Recipe
 from ..training.seam import SeamObjective
 from ..workspace import Workspace
 from .examples import Example, pick_boxed
-from .overlay import overlay_heatmap
-from .style import DARK, LIGHT, MARKERS, OPACITY, PALETTE, PREDICTED_COLOUR, TRUE_COLOUR, to_hex
+from .overlay import draw_boxes, overlay_heatmap, resize, scale_to_width
+from .style import DARK, LIGHT, PALETTE, PREDICTED_COLOUR, TRUE_COLOUR, to_hex
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,13 +51,13 @@ if TYPE_CHECKING:
 COLOURS = tuple(to_hex(colour) for colour in PALETTE)
 """`style.PALETTE` for matplotlib."""
 
+MARKERS = "os^Dv<>"
+"""One marker for each colour."""
 
 DARK_HEX, LIGHT_HEX = to_hex(DARK), to_hex(LIGHT)
 
-
-TITLE_WIDTH = 30
-"""Characters in a line of the title above an image."""
-
+IMAGE_WIDTH = 512
+"""Width in pixels of an image on which boxes are drawn; the lines have two pixels."""
 
 SIAMESE_TITLES = (
     "image $x$",
@@ -69,15 +68,8 @@ SIAMESE_TITLES = (
     "refined map $y^t$",
 )
 
-
 LEGEND_RIGHT = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
 """Options of a legend right of the axes."""
-
-
-def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
-    """Save a figure; the suffix of `path` chooses the format (.png, .pdf, .svg)."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, facecolor=figure.get_facecolor())
 
 
 def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
@@ -87,14 +79,13 @@ def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
         InputError: no image is prepared, or none has a box.
     """
     cache, boxes = run.cache(), run.metadata().boxes
-    picked = pick_boxed(boxes, cache, per_finding=1)
-    images = [np.array(cache.images[row]) for row in cache.indices(picked)]
-    titles = [f"{finding.replace('_', ' ')}\n{name}" for name, finding in picked.items()]
-    by_image = [
-        boxes.loc[(boxes["image_index"] == name) & (boxes["finding"] == finding), XYWH].to_numpy()
-        for name, finding in picked.items()
-    ]
-    return plot_images(images, titles, boxes=by_image, path=path)
+    images, titles = [], []
+    for name, finding in pick_boxed(boxes, cache, per_finding=1).items():
+        image = np.array(cache.images[cache.indices([name])[0]])
+        true = boxes.loc[(boxes["image_index"] == name) & (boxes["finding"] == finding), XYWH].to_numpy()
+        images.append(draw_boxes(resize(image, scale_to_width(image.shape, IMAGE_WIDTH)), true=true))
+        titles.append(f"{finding.replace('_', ' ')}\n{name}")
+    return plot_images(images, titles, path=path)
 
 
 def plot_augmentations(
@@ -107,7 +98,6 @@ def plot_augmentations(
         recipe: its augmentation, image size and seed.
         index: of the image in `dataset`.
         count: number of augmentations.
-        path: where to save the figure.
     """
     pixels, _ = dataset.load([index])
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -128,7 +118,6 @@ def plot_siamese_step(run: Workspace, *, angle: float = 25.0, path: FigurePath =
     Args:
         run: with prepared images and a trained MultiRes model.
         angle: of the rotation in degrees, counter-clockwise.
-        path: where to save the figure.
     """
     recipe = run.recipe("multires_pcm")
     stage = recipe.seam_stage
@@ -155,16 +144,12 @@ def _siamese_maps(
     objective: SeamObjective, images: torch.Tensor, rotation: AffineParams, *, finding: int
 ) -> list[np.ndarray]:
     """Return the six pictures of a Siamese step, uint8, in the order of `SIAMESE_TITLES`."""
-    black = pad_value(images)
-    rotated = affine_warp(images - black, rotation) + black
-    cam, refined = objective.forward_branch(images)
-    valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)
-    maps = [affine_warp(cam.relu(), rotation), affine_warp(refined, rotation)]
-    maps += objective.forward_branch(rotated, valid=valid)
-    (grey,), (grey_rotated,) = to_grey(images), to_grey(rotated)
-    heatmaps = [cam_to_heatmap(values[:, [finding]], grey.shape)[0, 0].numpy() for values in maps]
-    raw_o, refined_o, raw_t, refined_t = (overlay_heatmap(grey_rotated, heatmap) for heatmap in heatmaps)
-    return [grey, raw_o, refined_o, grey_rotated, raw_t, refined_t]
+    output = objective.forward_branches(images, rotation)
+    (grey,), (rotated,) = to_grey(images), to_grey(output.warped_images)
+    maps = [affine_warp(output.cam.relu(), rotation), affine_warp(output.refined, rotation)]
+    maps += [output.cam_of_warped, output.refined_of_warped]
+    overlays = [overlay_heatmap(rotated, cam_to_heatmap(cam[:, [finding]], grey.shape)[0, 0].numpy()) for cam in maps]
+    return [grey, *overlays[:2], rotated, *overlays[2:]]
 
 
 def to_grey(inputs: torch.Tensor) -> np.ndarray:
@@ -174,39 +159,25 @@ def to_grey(inputs: torch.Tensor) -> np.ndarray:
 
 
 def plot_images(
-    images: Sequence[np.ndarray],
-    titles: Sequence[str],
-    *,
-    boxes: Sequence[np.ndarray] | None = None,
-    columns: int = 4,
-    path: FigurePath = None,
+    images: Sequence[np.ndarray], titles: Sequence[str], *, columns: int = 4, path: FigurePath = None
 ) -> Figure:
     """Plot images in a grid.
 
     Args:
-        images: (H, W) uint8 grey or (H, W, 3) uint8 RGB each.
+        images: at least one, (H, W) uint8 grey or (H, W, 3) uint8 RGB each.
         titles: one for each image, of one or more lines; long lines are wrapped.
-        boxes: true boxes of each image, (M, 4) x, y, w, h as fractions of the image.
         columns: images side by side.
-        path: where to save the figure.
-
-    Raises:
-        InputError: there is no image, or the numbers of images, titles and boxes differ.
     """
-    if not len(images) or len(images) != len(titles) or (boxes is not None and len(boxes) != len(images)):
-        raise InputError("a grid of images needs at least one image, and a title (and boxes, if any) for each")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(2.5 * columns, 2.85 * rows, dark=True)
-    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        if index >= len(images):
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, image, title in zip_longest(grid, images, titles):
+        if image is None:
             axes.set_axis_off()
             continue
-        show_image(axes, images[index])
-        title = "\n".join(fill(line, TITLE_WIDTH) for line in titles[index].splitlines())
-        axes.set_title(title, color=LIGHT_HEX, fontsize=9)
-        if boxes is not None:
-            add_boxes(axes, boxes[index], images[index].shape, true=True)
+        show_image(axes, image)
+        axes.set_title("\n".join(fill(line, 30) for line in title.splitlines()), color=LIGHT_HEX, fontsize=9)
     return finish(figure, path)
 
 
@@ -217,7 +188,6 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, pa
 
     Args:
         histories: model name -> records of the epochs, classifier stage first (`evaluation.tables.load_histories`).
-        path: where to save the figure.
 
     Raises:
         InputError: there is no epoch.
@@ -253,7 +223,6 @@ def plot_roc(evaluation: Evaluation, *, model: str | None = None, path: FigurePa
     Args:
         evaluation: of `evaluation.evaluate`.
         model: name of the model; by default the last one (`Evaluation.final_model`).
-        path: where to save the figure.
     """
     from sklearn.metrics import roc_curve
 
@@ -289,7 +258,6 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1", path: Figur
     Args:
         results: of `evaluation.evaluate` (results.json).
         score: "iou>0.1", "iou>0.3" or "iobb>0.1".
-        path: where to save the figure.
 
     Raises:
         InputError: the results have no such curve.
@@ -335,21 +303,19 @@ def _froc_style(kind: str, number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linewidth": 2.2, "marker": marker, "markevery": (8 * number, 24)}
 
 
-def plot_heatmap_grid(
-    rows: Sequence[tuple[Example, str]], *, opacity: float = OPACITY, path: FigurePath = None
-) -> Figure:
+def plot_heatmap_grid(rows: Sequence[tuple[Example, str]], *, path: FigurePath = None) -> Figure:
     """Plot heat maps and boxes: one row for each image and finding, one column for each model (Fig. 7).
 
     Predicted boxes are red, true boxes are green and dashed. The number in the corner is the probability.
 
     Args:
         rows: examples with the finding to show; all examples have the same models.
-        opacity: of the heat maps.
-        path: where to save the figure.
 
     Raises:
         InputError: there is no row, or the models differ.
     """
+    from matplotlib.patches import Patch
+
     if not rows:
         raise InputError("there is no image to plot; give at least one example and finding")
     models = rows[0][0].models
@@ -357,17 +323,22 @@ def plot_heatmap_grid(
         raise InputError("all rows of a grid must have the same models in the same order")
     figure = new_figure(2.6 * len(models) + 0.4, 2.6 * len(rows) + 0.75, dark=True)
     grid = figure.subplots(len(rows), len(models), squeeze=False)
+    number = {"facecolor": DARK_HEX, "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
     for (example, finding), row in zip(rows, grid, strict=True):
+        image = resize(example.image, scale_to_width(example.image.shape, IMAGE_WIDTH))
         for model, axes in zip(models, row, strict=True):
-            show_image(axes, overlay_heatmap(example.image, example.heatmap(model, finding), opacity=opacity))
-            add_boxes(axes, example.pred_boxes(model, finding), example.image.shape, true=False)
-            add_boxes(axes, example.gt_boxes(finding), example.image.shape, true=True)
-            add_corner_text(axes, f"{example.probability(model, finding):.2f}")
+            overlay = overlay_heatmap(image, example.heatmap(model, finding))
+            show_image(axes, draw_boxes(overlay, example.pred_boxes(model, finding), example.gt_boxes(finding)))
+            text = f"{example.probability(model, finding):.2f}"
+            axes.text(0.03, 0.97, text, transform=axes.transAxes, color="white", fontsize=9, va="top", bbox=number)
         label = f"{finding.replace('_', ' ')}\n{example.image_index.removesuffix('.png')}"
         row[0].set_ylabel(label, color=LIGHT_HEX, fontsize=9)
     for model, axes in zip(models, grid[0], strict=True):
         axes.set_title(model, color=LIGHT_HEX, fontsize=11)
-    add_box_legend(figure)
+    kinds = [("predicted box", PREDICTED_COLOUR, "-"), ("true box", TRUE_COLOUR, (0, (4, 2)))]
+    handles = [Patch(label=name, fill=False, ec=to_hex(colour), ls=line, lw=1.6) for name, colour, line in kinds]
+    options = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles, labelcolor=LIGHT_HEX, **options)
     return finish(figure, path)
 
 
@@ -389,7 +360,8 @@ def new_figure(width: float, height: float, *, dark: bool = False) -> Figure:
 def finish(figure: Figure, path: FigurePath) -> Figure:
     """Save a figure if there is a path, and return it."""
     if path is not None:
-        save(figure, path)
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150, facecolor=figure.get_facecolor())
     return figure
 
 
@@ -405,41 +377,3 @@ def show_image(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
     axes.set(xticks=[], yticks=[], facecolor=DARK_HEX)
     axes.spines[:].set_visible(False)
-
-
-def box_style(*, true: bool) -> dict[str, Any]:
-    """Return matplotlib options of true or predicted boxes, which look like those of `overlay.draw_boxes`."""
-    from matplotlib.patheffects import Normal, Stroke
-
-    return {
-        "edgecolor": to_hex(TRUE_COLOUR if true else PREDICTED_COLOUR),
-        "linestyle": (0, (4, 2)) if true else "-",
-        "linewidth": 1.6,
-        "path_effects": [Stroke(linewidth=3, foreground="black"), Normal()],
-        "facecolor": "none",
-    }
-
-
-def add_boxes(axes: Axes, boxes: np.ndarray, shape: tuple[int, ...], *, true: bool) -> None:
-    """Add boxes (K, 4) in [0, 1] to the axes of an image of `shape`."""
-    from matplotlib.patches import Rectangle
-
-    height, width = shape[:2]
-    for x, y, w, h in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
-        corner = (x * width - 0.5, y * height - 0.5)  # the first pixel covers -0.5 to 0.5
-        axes.add_patch(Rectangle(corner, w * width, h * height, **box_style(true=true)))
-
-
-def add_corner_text(axes: Axes, text: str) -> None:
-    """Write a few characters into the upper left corner of an image."""
-    box = {"facecolor": DARK_HEX, "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-    axes.text(0.03, 0.97, text, transform=axes.transAxes, color="white", fontsize=9, va="top", bbox=box)
-
-
-def add_box_legend(figure: Figure) -> None:
-    """Add a legend of true and predicted boxes below the images."""
-    from matplotlib.patches import Rectangle
-
-    handles = [Rectangle((0, 0), 1, 1, **box_style(true=true)) for true in (False, True)]
-    options = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
-    figure.legend(handles, ["predicted box", "true box"], labelcolor=LIGHT_HEX, **options)

@@ -8,38 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import InputError
 from ..findings import FINDINGS
-from .overlay import apply_colour_map, dashes, draw_boxes, overlay_heatmap
-from .style import BAR_PALETTE, DARK, HIGHLIGHT, LIGHT, MUTED, OPACITY, PREDICTED_COLOUR, TRUE_COLOUR
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
-
+from .overlay import NO_BOXES, apply_colour_map, box_swatch, draw_boxes, overlay_heatmap, resize, scale_to_width
+from .style import BAR_PALETTE, DARK, LIGHT, MUTED, OPACITY
 
 PANEL_WIDTH, NARROW_WIDTH = 320, 232
 """Width of a panel in pixels, in the wide layout and in the narrow one. The text has the same size in both."""
 
-
 HEAD, CAPTION_LINE, FOOT, MARGIN = 46, 16, 30, 8
 """Pixels: title and first caption line, each further caption line, legend below the panels, space between panels."""
 
-
-BAR_ROW, MIN_BAR_WIDTH = 20, 480
-"""Pixels: height of one finding in the bar chart, smallest width of the bar chart."""
-
-
-LABEL_WIDTH, NUMBER_WIDTH = 130, 34
-"""Pixels: the names left of the bars, the number of each model right of them."""
-
-
-NO_BOXES = np.empty((0, 4))
+BAR_ROW, MIN_BAR_WIDTH, LABEL_WIDTH, NUMBER_WIDTH = 20, 480, 130, 34
+"""Pixels of the bar chart: height of a finding, smallest width, names left of the bars, each number right of them."""
 
 
 class Panel(NamedTuple):
@@ -56,7 +42,7 @@ class Panel(NamedTuple):
     title: str
     caption: str
     heatmap: np.ndarray
-    boxes: np.ndarray
+    boxes: np.ndarray = NO_BOXES
     point: tuple[float, float] | None = None
 
 
@@ -103,129 +89,86 @@ def render_png(
 
     Returns:
         The bytes of an RGB PNG.
-
-    Raises:
-        InputError: there is no panel; or see `overlay.overlay_heatmap`.
     """
-    from PIL import Image, ImageDraw
-
-    if not panels:
-        raise InputError("there is no panel to draw; give at least one model")
-    image = resize(image, (width, max(1, round(width * image.shape[0] / image.shape[1]))))
-    layout = _Layout(image.shape, panels, attention=attention, narrow=narrow, bars=bool(bars))
-    canvas = np.full((layout.height, layout.width, 3), DARK, dtype=np.uint8)
-    for panel, left, top in layout.positions:
-        boxes = NO_BOXES if panel is attention else true_boxes
-        top += layout.head
-        canvas[top : top + image.shape[0], left : left + width] = _draw_panel(
-            image, panel, boxes, opacity=opacity, colour_map=colour_map
-        )
-    kinds = [("predicted box", any(len(panel.boxes) for panel in panels)), ("true box", len(true_boxes) > 0)]
-    entries = [name for name, present in kinds if present]
-    _draw_legend_lines(canvas, layout.legend_top, entries, colour_map=colour_map)
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
-    for panel, left, top in layout.positions:
+    image = resize(image, scale_to_width(image.shape, width))
+    options = {"opacity": opacity, "colour_map": colour_map}
+    pictures = [draw_boxes(overlay_heatmap(image, p.heatmap, **options), p.boxes, true_boxes) for p in panels]
+    every_panel = list(panels)
+    if attention:
+        pictures.append(_draw_ring(overlay_heatmap(image, attention.heatmap, **options), attention.point))
+        every_panel.append(attention)
+    columns = min(2, len(every_panel)) if narrow else len(panels)
+    head = HEAD + CAPTION_LINE * max(panel.caption.count("\n") for panel in every_panel)
+    row_height, rows = head + len(image), -(-len(every_panel) // columns)
+    right, bottom = columns * (width + MARGIN), rows * row_height + FOOT
+    if bars:  # right of the attention panel, or below everything in the narrow layout
+        bars_left = 2 * MARGIN + width if attention and not narrow else MARGIN
+        bars_top = bottom if narrow else row_height + FOOT
+        right = max(right, bars_left - MARGIN + MIN_BAR_WIDTH)
+        bottom = max(bottom, bars_top + HEAD + BAR_ROW * len(FINDINGS))
+    canvas = Image.new("RGB", (right + MARGIN, bottom + (MARGIN if attention or bars else 0)), DARK)
+    draw = ImageDraw.Draw(canvas)
+    for index, (panel, picture) in enumerate(zip(every_panel, pictures, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = MARGIN + column * (width + MARGIN), row * row_height + (FOOT if row else 0)
+        canvas.paste(Image.fromarray(picture), (left, top + head))
         write_text(draw, (left, top + 20), panel.title, size=15)
         for number, line in enumerate(panel.caption.split("\n")):
             write_text(draw, (left, top + 38 + CAPTION_LINE * number), line, size=12, colour=MUTED)
-    _draw_legend_text(draw, layout.legend_top, entries)
+    kinds = {False: any(len(panel.boxes) for panel in panels), True: len(true_boxes) > 0}
+    _draw_legend(canvas, row_height + FOOT // 2, [true for true, present in kinds.items() if present], colour_map)
     if bars:
-        _draw_bars(draw, bars, (*layout.bars_at, layout.width - MARGIN), finding)
+        _draw_bars(draw, bars, (bars_left, bars_top, right), finding)
     # One fixed filter: the adaptive choice takes longer than all the drawing and saves little.
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-    return cv2.imencode(".png", np.asarray(picture)[..., ::-1], options)[1].tobytes()
-
-
-class _Layout:
-    """Compute where panels, legend and bars are placed, in pixels."""
-
-    def __init__(
-        self, shape: tuple[int, ...], panels: Sequence[Panel], *, attention: Panel | None, narrow: bool, bars: bool
-    ) -> None:
-        every_panel = [*panels, *([attention] if attention else [])]
-        per_row = 2 if narrow else len(panels)
-        rows = [every_panel[start : start + per_row] for start in range(0, len(every_panel), per_row)]
-        self.head = HEAD + CAPTION_LINE * max(panel.caption.count("\n") for panel in every_panel)
-        step, row_height = shape[1] + MARGIN, self.head + shape[0]
-        self.legend_top = row_height
-        tops = [row * row_height + (FOOT if row else 0) for row in range(len(rows) + 1)]
-        self.positions = [
-            (panel, MARGIN + column * step, top)
-            for row, top in zip(rows, tops, strict=False)
-            for column, panel in enumerate(row)
-        ]
-        # The bars are right of the attention panel, or below everything in the narrow layout.
-        self.bars_at = (MARGIN, tops[-1]) if narrow else (MARGIN + (step if attention else 0), row_height + FOOT)
-        bars_bottom = self.bars_at[1] + HEAD + BAR_ROW * len(FINDINGS) if bars else 0
-        bars_right = self.bars_at[0] - MARGIN + MIN_BAR_WIDTH if bars else 0
-        bottom_margin = MARGIN if attention or bars else 0
-        self.height = max(tops[-1], row_height + FOOT, bars_bottom) + bottom_margin
-        self.width = max(step * len(rows[0]), bars_right) + MARGIN
+    return cv2.imencode(".png", np.asarray(canvas)[..., ::-1], options)[1].tobytes()
 
 
 def write_text(
-    draw: ImageDraw, at: tuple[int, int], text: str, *, size: int, colour: tuple[int, ...] = LIGHT, anchor: str = "ls"
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    colour: tuple[int, ...] = LIGHT,
+    anchor: str = "ls",
 ) -> None:
     """Write a line of text; `anchor` is Pillow's, by default the left end of the baseline."""
-    draw.text(at, text, fill=colour, font=font(size), anchor=anchor)
+    draw.text(at, text, fill=colour, font=_font(size), anchor=anchor)
 
 
 @cache
-def font(size: int) -> FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans from matplotlib, so that every machine has the same font; `size` in pixels."""
     import matplotlib
-    from PIL import ImageFont
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (width, height): area averaging to shrink, bilinear to enlarge."""
-    interpolation = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
-    return cv2.resize(image, size, interpolation=interpolation)
-
-
-def _draw_panel(image: np.ndarray, panel: Panel, true_boxes: np.ndarray, **options: Any) -> np.ndarray:
-    """Draw heat map, boxes and ring of a panel on the image: (H, W, 3) uint8."""
-    height, width = image.shape
-    picture = overlay_heatmap(image, np.clip(resize(panel.heatmap, (width, height)), 0, 1), **options)
-    picture = draw_boxes(picture, panel.boxes, colour=PREDICTED_COLOUR)
-    picture = draw_boxes(picture, true_boxes, colour=TRUE_COLOUR, dashed=True)
-    if panel.point is not None:
-        centre = (int(panel.point[0] * width), int(panel.point[1] * height))
-        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
-            cv2.circle(picture, centre, 8, colour, thickness, cv2.LINE_AA)
+def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> np.ndarray:
+    """Draw a white ring with a dark edge on a copy of a picture (H, W, 3)."""
+    picture = picture.copy()
+    centre = (int(point[0] * picture.shape[1]), int(point[1] * picture.shape[0]))
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.circle(picture, centre, 8, colour, thickness, cv2.LINE_AA)
     return picture
 
 
-LEGEND_BOXES = ((MARGIN + 240, MARGIN + 276), (MARGIN + 380, MARGIN + 416))
-"""Left edge of the line and of the text, for the first and second legend entry."""
-
-
-def _draw_legend_lines(canvas: np.ndarray, top: int, entries: Sequence[str], *, colour_map: str) -> None:
-    """Draw the colour bar and a line for each kind of box in `entries`."""
-    middle = top + FOOT // 2
-    canvas[middle - 5 : middle + 5, MARGIN : MARGIN + 90] = apply_colour_map(np.linspace(0, 1, 90)[None], colour_map)
-    for name, (left, _) in zip(entries, LEGEND_BOXES, strict=False):
-        line = (left, middle), (left + 28, middle)
-        if name == "predicted box":
-            cv2.line(canvas, *line, PREDICTED_COLOUR, 2)
-        else:
-            for start, end in dashes(*line):
-                cv2.line(canvas, start, end, TRUE_COLOUR, 2)
-
-
-def _draw_legend_text(draw: ImageDraw, top: int, entries: Sequence[str]) -> None:
-    """Write the text of the legend."""
-    middle = top + FOOT // 2
+def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[bool], colour_map: str) -> None:
+    """Draw the colour bar and a small box for each kind of box: predicted (False) or true (True)."""
+    draw = ImageDraw.Draw(canvas)
+    bar = apply_colour_map(np.linspace(0, 1, 90)[None].repeat(10, axis=0), colour_map)
+    canvas.paste(Image.fromarray(bar), (MARGIN, middle - 5))
     write_text(draw, (MARGIN + 98, middle), "heat: 0 to maximum", size=11, colour=MUTED, anchor="lm")
-    for name, (_, left) in zip(entries, LEGEND_BOXES, strict=False):
-        write_text(draw, (left, middle), name, size=11, colour=MUTED, anchor="lm")
+    for number, true in enumerate(kinds):
+        left = MARGIN + 240 + 140 * number
+        canvas.paste(Image.fromarray(box_swatch(true=true)), (left, middle - 7))
+        name = "true box" if true else "predicted box"
+        write_text(draw, (left + 36, middle), name, size=11, colour=MUTED, anchor="lm")
 
 
-def _draw_bars(draw: ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], selected: str | None) -> None:
+def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], selected: str | None) -> None:
     """Draw the bar chart at (left, top, right): a row for each finding, a bar for each model."""
     left, top, right = at
     write_text(draw, (left, top + 20), "Probabilities", size=15)
@@ -239,14 +182,14 @@ def _draw_bars(draw: ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], 
     for row, finding in enumerate(FINDINGS):
         row_top = top + HEAD + row * BAR_ROW
         if finding == selected:
-            draw.rectangle((left, row_top, right, row_top + BAR_ROW - 1), fill=HIGHLIGHT)
+            draw.rectangle((left, row_top, right, row_top + BAR_ROW - 1), fill=(52, 52, 52))
         text_at = (left + LABEL_WIDTH - 8, row_top + BAR_ROW // 2)
         colour = LIGHT if finding == selected else MUTED
         write_text(draw, text_at, finding.replace("_", " "), size=12, colour=colour, anchor="rm")
         _draw_bar_row(draw, bars, row, (left + LABEL_WIDTH, row_top, right - NUMBER_WIDTH * len(bars)))
 
 
-def _draw_bar_row(draw: ImageDraw, bars: Sequence[Bars], row: int, at: tuple[int, int, int]) -> None:
+def _draw_bar_row(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], row: int, at: tuple[int, int, int]) -> None:
     """Draw the bars of one finding between (left, top, right), each with its number on the right."""
     left, top, right = at
     height = (BAR_ROW - 4) // len(bars)

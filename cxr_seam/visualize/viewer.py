@@ -29,7 +29,7 @@ from ..inference.predictor import Predictor
 from ..metrics.localization import best_iou
 from ..models.pcm import PCM, affinity_rows, l2_normalise
 from .examples import ALL, CORRECT, LABELLED, WRONG, Example, example_from_file, filter_examples
-from .render import NARROW_WIDTH, NO_BOXES, PANEL_WIDTH, Bars, Panel, render_png
+from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .style import COLOUR_MAPS, OPACITY
 
 ALL_PATIENTS = -1
@@ -317,7 +317,7 @@ class Viewer(Controls):
         point = (self.x.value / 100, self.y.value / 100)
         weights = attention_map(self._embedding[1], x=point[0], y=point[1])
         caption = f"half of the weight\non {half_mass_area(weights):.0%} of the image"
-        return Panel("PCM weights for the ring", caption, weights / max(weights.max(), 1e-12), NO_BOXES, point)
+        return Panel("PCM weights for the ring", caption, weights / max(weights.max(), 1e-12), point=point)
 
     def _add_upload(self, change: Any) -> None:
         """Add uploaded files as examples and show the last one."""

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
 
-from cxr_seam.data.transforms import affine_warp, eval_transform, pad_value, rotation_params, valid_mask
+from cxr_seam.data.transforms import affine_warp, eval_transform, rotation_params
 from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED, load_results
 from cxr_seam.evaluation.tables import load_histories
@@ -192,13 +192,10 @@ def siamese(run: Workspace, predictors: dict[str, Predictor]) -> Figure:
     pixels = torch.from_numpy(example.image)[None, None].to(predictor.device)
     inputs = eval_transform(pixels, size=predictor.recipe.image_size)
     objective = SeamObjective(predictor.model, predictor.recipe.seam_stage).eval()
-    rotation, black = rotation_params(torch.tensor([DEGREES])), pad_value(inputs)
-    rotated_inputs = affine_warp(inputs - black, rotation) + black
+    rotation = rotation_params(torch.tensor([DEGREES]))
     with torch.inference_mode():
-        cam, refined = objective.forward_branch(inputs)
-        valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=cam.device)
-        cam_of_rotated, refined_of_rotated = objective.forward_branch(rotated_inputs, valid=valid)
-    (image,), (rotated,) = to_grey(inputs), to_grey(rotated_inputs)
+        step = objective.forward_branches(inputs, rotation)
+    (image,), (rotated,) = to_grey(inputs), to_grey(step.warped_images)
 
     def overlay(pixels: np.ndarray, cam: torch.Tensor) -> np.ndarray:
         return overlay_heatmap(pixels, cam_to_heatmap(cam[:, index : index + 1].cpu(), pixels.shape)[0, 0].numpy())
@@ -215,12 +212,12 @@ def siamese(run: Workspace, predictors: dict[str, Predictor]) -> Figure:
 
     image_at("image", first, image, "image $x$")
     image_at("image", third, rotated, "rotated image $A(x)$")
-    image_at("raw", first, overlay(image, cam), "raw CAM $\\hat y^{\\,o}$")
-    image_at("raw", second, overlay(rotated, affine_warp(cam, rotation)), "rotated: $A(\\hat y^{\\,o})$")
-    image_at("raw", third, overlay(rotated, cam_of_rotated), "raw CAM $\\hat y^{\\,t}$")
-    image_at("refined", first, overlay(image, refined), "refined $y^{\\,o}$")
-    image_at("refined", second, overlay(rotated, affine_warp(refined, rotation)), "rotated: $A(y^{\\,o})$")
-    image_at("refined", third, overlay(rotated, refined_of_rotated), "refined $y^{\\,t}$")
+    image_at("raw", first, overlay(image, step.cam), "raw CAM $\\hat y^{\\,o}$")
+    image_at("raw", second, overlay(rotated, affine_warp(step.cam, rotation)), "rotated: $A(\\hat y^{\\,o})$")
+    image_at("raw", third, overlay(rotated, step.cam_of_warped), "raw CAM $\\hat y^{\\,t}$")
+    image_at("refined", first, overlay(image, step.refined), "refined $y^{\\,o}$")
+    image_at("refined", second, overlay(rotated, affine_warp(step.refined, rotation)), "rotated: $A(y^{\\,o})$")
+    image_at("refined", third, overlay(rotated, step.refined_of_warped), "refined $y^{\\,t}$")
     axes.set(xlim=(0, 112), ylim=(0, 69))
     for row in (first, third):
         draw_arrow(axes, (19, row), (22.2, row))

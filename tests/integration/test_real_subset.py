@@ -10,7 +10,7 @@ from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.training.fit import fit
 from cxr_seam.visualize.examples import load_examples, one_per_finding
-from cxr_seam.visualize.figures import plot_heatmap_grid, save
+from cxr_seam.visualize.figures import plot_heatmap_grid
 from cxr_seam.workspace import Workspace
 
 
@@ -56,5 +56,5 @@ def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
     rows = one_per_finding(load_examples(workspace, per_finding=1))
     assert [finding for _, finding in rows] == list(BOXED_FINDINGS)
-    save(plot_heatmap_grid(rows), tmp_path / "fig7.png")
+    plot_heatmap_grid(rows, path=tmp_path / "fig7.png")
     assert (tmp_path / "fig7.png").stat().st_size > 100_000

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers.examples import IMAGE
 
-from cxr_seam.errors import InputError
 from cxr_seam.visualize.overlay import draw_boxes, overlay_heatmap
 from cxr_seam.visualize.style import PREDICTED_COLOUR, TRUE_COLOUR
 
@@ -20,7 +19,7 @@ def test_drawing_a_box_loads_only_numpy_and_opencv():
     assert {"numpy", "cv2"} <= set(loaded)
     assert not {"torch", "pandas", "matplotlib", "sklearn", "PIL"} & set(loaded)
     assert {name for name in loaded if name.startswith("cxr_seam.")} == {
-        "cxr_seam.errors", "cxr_seam.visualize", "cxr_seam.visualize.overlay", "cxr_seam.visualize.style",
+        "cxr_seam.visualize", "cxr_seam.visualize.overlay", "cxr_seam.visualize.style",
     }  # fmt: skip
 
 
@@ -48,46 +47,32 @@ def test_overlay_blends_linearly():
     assert np.abs(half - (IMAGE[..., None] + colour) / 2).max() <= 0.51
 
 
-@pytest.mark.parametrize(
-    ("heatmap", "options", "match"),
-    [
-        (np.zeros((8, 8)), {}, r"\(64, 64\) and \(8, 8\)"),
-        (np.full(IMAGE.shape, 2.0), {}, "heat map"),
-        (np.full(IMAGE.shape, np.nan), {}, "heat map"),
-        (np.zeros(IMAGE.shape), {"opacity": 1.1}, "opacity 1.1"),
-        (np.zeros(IMAGE.shape), {"colour_map": "pink"}, "pink"),
-    ],
-)
-def test_overlay_refuses_bad_input(heatmap, options, match):
-    with pytest.raises(InputError, match=match):
-        overlay_heatmap(IMAGE, heatmap, **options)
-
-
 def painted(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.argwhere((image == colour).all(axis=-1))
 
 
 def test_box_spans_its_pixels():
     image = np.full((128, 256, 3), 99, np.uint8)
-    drawn = draw_boxes(image, np.array([[0.25, 0.25, 0.5, 0.125]]), thickness=1)  # x 64..191, y 32..47
+    drawn = draw_boxes(image, np.array([[0.25, 0.25, 0.5, 0.125]]))  # x 64..191, y 32..47
     rows, columns = painted(drawn, PREDICTED_COLOUR).T
-    assert (columns.min(), columns.max()) == (64, 191)
-    assert (rows.min(), rows.max()) == (32, 47)
+    assert (columns.min(), columns.max()) == pytest.approx((64, 191), abs=1)  # lines are two pixels wide
+    assert (rows.min(), rows.max()) == pytest.approx((32, 47), abs=1)
     assert (drawn[36:44, 70:186] == 99).all()  # hollow
     assert (image == 99).all()  # drawn on a copy
 
 
 def test_box_on_the_border_is_visible():
-    drawn = draw_boxes(np.full((64, 64, 3), 99, np.uint8), np.array([[0, 0, 1, 1]]), thickness=1)
+    drawn = draw_boxes(np.full((64, 64), 99, np.uint8), np.array([[0, 0, 1, 1]]))
     rows, columns = painted(drawn, PREDICTED_COLOUR).T
-    assert {rows.min(), columns.min()} == {1}
-    assert {rows.max(), columns.max()} == {62}
+    assert {rows.min(), columns.min()} <= {0, 1}
+    assert {rows.max(), columns.max()} <= {62, 63}
+    assert len(rows) > 4 * 60
 
 
-def test_dashed_box_has_fewer_pixels():
+def test_true_box_is_dashed():
     image, box = np.full((128, 128, 3), 99, np.uint8), np.array([[0.125, 0.125, 0.75, 0.75]])
-    solid = len(painted(draw_boxes(image, box, colour=TRUE_COLOUR), TRUE_COLOUR))
-    dashed = len(painted(draw_boxes(image, box, colour=TRUE_COLOUR, dashed=True), TRUE_COLOUR))
+    solid = len(painted(draw_boxes(image, box), PREDICTED_COLOUR))
+    dashed = len(painted(draw_boxes(image, true=box), TRUE_COLOUR))
     assert 0.3 * solid < dashed < 0.9 * solid
 
 

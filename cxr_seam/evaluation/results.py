@@ -21,7 +21,7 @@ from ..io import atomic_write
 from ..metrics.bootstrap import Estimate, difference
 from ..metrics.froc import SUMMARY_RATE
 from ..metrics.localization import MetricKey
-from .schema import RESULTS
+from .schema import Results
 
 FORMAT = 4
 
@@ -88,13 +88,9 @@ NOT_MEASURED: Estimate = {"value": None, "low": None, "high": None}
 def metric_definitions() -> dict[str, dict[str, Any]]:
     """Describe each metric of `TITLES`, as results.json does under `metrics`."""
     keys = {
-        **{name: MetricKey("classification", "", quantity) for name, quantity in CLASSIFICATION.items()},
-        **LOCALIZATION,
-    }
-    return {
-        name: {"title": title, **keys[name]._asdict(), "overlap": keys[name].overlap or None}
-        for name, title in TITLES.items()
-    }
+        name: MetricKey("classification", None, quantity) for name, quantity in CLASSIFICATION.items()
+    } | LOCALIZATION
+    return {name: {"title": title, **keys[name]._asdict()} for name, title in TITLES.items()}
 
 
 def save_results(results: Mapping[str, Any], path: Path | str) -> None:
@@ -130,11 +126,12 @@ def load_results(path: Path | str) -> dict[str, Any]:
     if file_format != FORMAT:
         raise InputError(f"{path} has format {file_format}, this version reads {FORMAT}; evaluate again")
     try:
-        return dict(RESULTS.validate_python(results))
+        Results.model_validate(results)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is damaged ({key}: {first['msg']}); evaluate again") from error
+    return results
 
 
 def get_estimate(results: Mapping[str, Any], method: str, metric: str) -> Estimate:
@@ -153,10 +150,8 @@ def paired_differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ranking of the same test images selected them; the interval does not include this selection bias.
     """
     pairs = {pair: tuple(TITLES) for pair in PAIRS if all(name in results["localization"] for name in pair)}
-    best: dict[str, str] = {}
-    for row in ranking(results):
-        if results["localization"][row["method"]]["note"] != SEEN_BOXES:
-            best.setdefault(row["type"], row["method"])
+    fair = [row for row in ranking(results) if results["localization"][row["method"]]["note"] != SEEN_BOXES]
+    best = {row["type"]: row["method"] for row in reversed(fair)}
     if MODEL in best and BASELINE in best:
         pairs[best[MODEL], best[BASELINE]] = tuple(LOCALIZATION)
     return [
@@ -202,21 +197,15 @@ def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def format_estimate(estimate: Mapping[str, float | None], *, digits: int = 3) -> str:
+def format_estimate(estimate: Mapping[str, float | None]) -> str:
     """Format an estimate as text: "0.687 (0.610-0.745)"; "" where it is not defined."""
-    if estimate["value"] is None:
-        return ""
-    # adding 0.0 to a rounded number avoids "-0.000"
-    value, low, high = (
-        "" if number is None else f"{round(number, digits) + 0.0:.{digits}f}"
-        for number in (estimate["value"], estimate["low"], estimate["high"])
-    )
-    return f"{value} ({low}{' to ' if '-' in low + high else '-'}{high})" if low else value
+    value, low, high = (format_value(estimate[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low}{' to ' if '-' in low + high else '-'}{high})" if value and low else value
 
 
 def format_value(value: float | None) -> str:
-    """Format a number with three decimals; "" where it is not defined."""
-    return "" if value is None else f"{value:.3f}"
+    """Format a number with three decimals, never "-0.000"; "" where it is not defined."""
+    return "" if value is None else f"{round(float(value), 3) + 0.0:.3f}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,29 +5,22 @@ Results stay plain dictionaries. Reading a file validates them: a missing, unkno
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
+from pydantic import BaseModel, ConfigDict
 
 
-class _Entry(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Estimate(_Entry):
-    """A value with its 95 % interval; None means "not defined"."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
+class _Estimate(_Entry):
+    value: float | None
+    low: float | None
+    high: float | None
 
 
-class Data(_Entry):
-    """The images that were evaluated, and the number of training images."""
-
+class _Data(_Entry):
     description: str
     split: str
     listed_test_images: int
@@ -44,9 +37,7 @@ class Data(_Entry):
     boxed_sha256: str
 
 
-class CheckpointSource(_Entry):
-    """A checkpoint that was evaluated."""
-
+class _Checkpoint(_Entry):
     models: list[str]
     epoch: int
     metrics: dict[str, Any]
@@ -54,122 +45,94 @@ class CheckpointSource(_Entry):
     recipe: dict[str, Any]
 
 
-class MetricDefinition(_Entry):
-    """A metric by which methods are compared."""
-
+class _MetricDefinition(_Entry):
     title: str
     kind: str
     overlap: str | None
     quantity: str
-    at_fp_rate: Number | None
+    at_fp_rate: float | None
 
 
-class FindingScores(_Entry):
-    """Classification of one finding."""
-
+class _FindingScores(_Entry):
     positives: int
     negatives: int
-    threshold: Number | None
-    auc: Estimate
-    average_precision: Estimate
-    sensitivity: Estimate
-    specificity: Estimate
-    f1: Estimate
-    note: NotRequired[str]
+    threshold: float | None
+    auc: _Estimate
+    average_precision: _Estimate
+    sensitivity: _Estimate
+    specificity: _Estimate
+    f1: _Estimate
+    note: str = ""
 
 
-class MeanScores(_Entry):
-    """Classification, mean over the findings."""
-
-    auc: Estimate
-    average_precision: Estimate
+class _MeanScores(_Entry):
+    auc: _Estimate
+    average_precision: _Estimate
     n_defined: int
     n_valid_replicates: int
 
 
-class Classification(_Entry):
-    """Classification scores of one model."""
-
-    findings: dict[str, FindingScores]
-    mean: MeanScores
+class _Classification(_Entry):
+    findings: dict[str, _FindingScores]
+    mean: _MeanScores
 
 
-class BoxScores(_Entry):
-    """Localization of one finding, or a mean or sum over findings."""
-
+class _BoxScores(_Entry):
     boxes: int
     correct: int
-    accuracy: Estimate
+    accuracy: _Estimate
     false_positives: int
-    false_positives_per_image: Estimate
-    false_positives_per_box: Estimate
+    false_positives_per_image: _Estimate
+    false_positives_per_box: _Estimate
     n_valid_replicates: int
 
 
-class BoxTable(_Entry):
-    """Localization scores of one overlap threshold."""
-
-    findings: dict[str, BoxScores]
-    macro: BoxScores
-    micro: BoxScores
+class _BoxTable(_Entry):
+    findings: dict[str, _BoxScores]
+    macro: _BoxScores
+    micro: _BoxScores
 
 
-class FrocPoint(_Entry):
-    """Accuracy at one false-positive rate."""
+class _PointingGame(_Entry):
+    findings: dict[str, _Estimate]
+    macro: _Estimate
 
-    findings: dict[str, Estimate]
-    macro: Estimate
+
+class _FrocPoint(_PointingGame):
     n_valid_replicates: int
 
 
-class Curve(_Entry):
-    """A macro FROC curve."""
-
-    false_positives_per_image: list[Number]
-    accuracy: list[Number]
+class _Curve(_Entry):
+    false_positives_per_image: list[float]
+    accuracy: list[float]
 
 
-class FrocScores(_Entry):
-    """A FROC curve and its values at fixed rates."""
-
-    at_fp_rate: dict[str, FrocPoint]
-    curve: Curve
+class _Froc(_Entry):
+    at_fp_rate: dict[str, _FrocPoint]
+    curve: _Curve
 
 
-class PointingScores(_Entry):
-    """Hit rates of the pointing game."""
-
-    findings: dict[str, Estimate]
-    macro: Estimate
-
-
-class Localization(_Entry):
-    """Localization scores of one method."""
-
+class _Localization(_Entry):
     type: str
     note: str
-    all_boxes: dict[str, BoxTable]
-    best_box: dict[str, BoxTable]
-    filtered_boxes: dict[str, BoxTable]
-    froc: dict[str, FrocScores]
-    pointing_game: PointingScores | None
+    all_boxes: dict[str, _BoxTable]
+    best_box: dict[str, _BoxTable]
+    filtered_boxes: dict[str, _BoxTable]
+    froc: dict[str, _Froc]
+    pointing_game: _PointingGame | None
 
 
-class Difference(_Entry):
-    """Metrics of the first method minus those of the second."""
-
+class _Difference(_Entry):
     first: str
     second: str
-    metrics: dict[str, Estimate]
+    metrics: dict[str, _Estimate]
 
 
-class Rank(_Entry):
-    """One line of the ranking."""
-
+class _Rank(_Entry):
     rank: int
     method: str
     type: str
-    metrics: dict[str, Estimate]
+    metrics: dict[str, _Estimate]
 
 
 class Results(_Entry):
@@ -179,16 +142,12 @@ class Results(_Entry):
     created: str
     n_bootstrap: int
     seed: int
-    data: Data
-    checkpoints: dict[str, CheckpointSource]
+    data: _Data
+    checkpoints: dict[str, _Checkpoint]
     versions: dict[str, str | None]
-    metrics: dict[str, MetricDefinition]
-    classification: dict[str, Classification]
-    localization: dict[str, Localization]
-    differences: list[Difference]
-    ranking: list[Rank]
-    bootstrap: dict[str, dict[str, list[Number | None]]]
-
-
-RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
-"""Validates the content of results.json."""
+    metrics: dict[str, _MetricDefinition]
+    classification: dict[str, _Classification]
+    localization: dict[str, _Localization]
+    differences: list[_Difference]
+    ranking: list[_Rank]
+    bootstrap: dict[str, dict[str, list[float | None]]]

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -42,6 +41,7 @@ from .published import (
     literature,
     paper_milliseconds,
     printed_cells,
+    printed_values,
 )
 from .results import (
     ALL_BOXES,
@@ -59,26 +59,12 @@ from .results import (
 )
 
 OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
-
-
 OFFICIAL_BOXES = {"boxed_images": PAPER_BOXED_IMAGES, "true_boxes": PAPER_BOXES}
-
-
-BOX_KINDS = ("all_boxes", "best_box", "filtered_boxes")
-
 
 HERE, CITED, NOT_COMPARABLE = "here", "cited by the paper", "NOT COMPARABLE"
 
-
-PER_IMAGE = "false positives per image"
-
-
 FALSE_POSITIVES = {"image": "false_positives_per_image", "box": "false_positives_per_box", "total": "false_positives"}
 """Key of the scores for each denominator of `table_3`."""
-
-
-NOT_INSTALLED = "not installed"
-
 
 POINTING = (
     "The pointing game scores whether the maximum of the map lies in a true box; for baselines it is the centre of the "
@@ -93,11 +79,8 @@ def splits(run: Workspace) -> pd.DataFrame:
     train_set, val_set = run.train_val_datasets(run.recipes[0])
     test_set, boxed_set = run.test_dataset(), run.boxed_dataset()
     datasets = {"training": train_set, "validation": val_set, "test": test_set, "test, with boxes": boxed_set}
-    rows = {
-        name: {"images": len(dataset), "patients": patients[dataset.image_index].nunique()}
-        for name, dataset in datasets.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    counts = [(len(dataset), patients[dataset.image_index].nunique()) for dataset in datasets.values()]
+    return pd.DataFrame(counts, index=list(datasets), columns=["images", "patients"])
 
 
 def labels(run: Workspace) -> pd.DataFrame:
@@ -113,15 +96,15 @@ def summary(results: Mapping[str, Any]) -> pd.DataFrame:
     positives per image and finding. Accuracies are macro over the boxed findings.
     """
     rows = {}
-    for row in results["ranking"]:
-        method = row["method"]
-        rows[method] = {
-            TITLES[metric]: format_estimate(get_estimate(results, method, metric)) for metric in (MEAN_AUC, FROC)
+    for method in (row["method"] for row in results["ranking"]):
+        cells = {
+            metric: get_estimate(results, method, metric)
+            for metric in (MEAN_AUC, FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])
         }
-        for metric in (BEST_BOX, ALL_BOXES):
-            cost = get_estimate(results, method, COSTS[metric])["value"]
-            rows[method][TITLES[metric]] = format_estimate(get_estimate(results, method, metric))
-            rows[method][TITLES[COSTS[metric]]] = format_value(cost)
+        rows[method] = {
+            TITLES[metric]: format_value(cell["value"]) if metric in COSTS.values() else format_estimate(cell)
+            for metric, cell in cells.items()
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -148,13 +131,16 @@ def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
 def comparability(results: Mapping[str, Any]) -> str:
     """Say whether the results compare with published values."""
     notes = []
-    for boxed, key, counts in ((False, "test_images", OFFICIAL_TEST), (True, "boxed_images", OFFICIAL_BOXES)):
-        images = "boxed images" if boxed else "images of the official test list"
+    for boxed, key, images in (
+        (False, "test_images", "images of the official test list"),
+        (True, "boxed_images", "boxed images"),
+    ):
+        total = (OFFICIAL_BOXES if boxed else OFFICIAL_TEST)[key]
         if is_official(results, boxed=boxed):
-            notes.append(f"all {counts[key]:,} {images} were evaluated: comparable with published values")
+            notes.append(f"all {total:,} {images} were evaluated: comparable with published values")
         else:
             count = results["data"][key]
-            notes.append(f"{count:,} images instead of the {counts[key]:,} {images}: {NOT_COMPARABLE}, not ranked")
+            notes.append(f"{count:,} images instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked")
     return f"Classification: {notes[0]}. Localization: {notes[1]}."
 
 
@@ -192,13 +178,11 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
         columns[_here(results), model] = [format_estimate(value) or "not defined" for value in values]
     printed = printed_cells("table_1", metric="auc")[[*FINDINGS, "mean"]]
     not_comparable = [model.name for model in literature("auc") if not model.comparable]
-    for own in (True, False):
-        for (source, name), cells in printed.iterrows():
-            if (source == PAPER) == own:
-                marked = name.split(" [")[0] in not_comparable
-                columns[PAPER if own else _joined(CITED, NOT_COMPARABLE if marked else ""), name] = cells.tolist()
-    order = sorted(columns, key=lambda key: key[0] == f"{CITED}; {NOT_COMPARABLE}")
-    return pd.DataFrame(columns, index=[*FINDINGS, "Mean"])[order]
+    for (source, name), cells in printed.iterrows():
+        marked = name.split(" [")[0] in not_comparable
+        columns[source if source == PAPER else _joined(CITED, NOT_COMPARABLE if marked else ""), name] = cells.tolist()
+    order = {_here(results): 0, PAPER: 1, CITED: 2}
+    return pd.DataFrame(columns, index=[*FINDINGS, "Mean"])[sorted(columns, key=lambda key: order.get(key[0], 3))]
 
 
 def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -255,17 +239,15 @@ def operating_points(results: Mapping[str, Any], model: str | None = None) -> pd
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def table_2(
-    results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1", published: bool = True
-) -> pd.DataFrame:
+def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1") -> pd.DataFrame:
     """Return Table 2: the accuracy (share of true boxes that are detected) by finding, with its false positives.
 
     Args:
         results: content of results.json.
-        boxes: "all_boxes" as in the paper, "best_box" (the single best box of each image and finding) or
-            "filtered_boxes" (of findings with a probability above 0.5).
+        boxes: "all_boxes" as in the paper, with its rows and those of Wang et al. if they report this overlap;
+            "best_box" (the single best box of each image and finding) or "filtered_boxes" (of findings with a
+            probability above 0.5).
         overlap: such as "iobb>0.1" or "iou>0.1".
-        published: add the rows of the paper and of Wang et al. if they report this overlap of all boxes.
 
     Returns:
         Index: source and method. Columns: the boxed findings, their mean ("macro"), all boxes together ("micro"), and
@@ -274,35 +256,27 @@ def table_2(
     Raises:
         InputError: the results have no such boxes or overlap.
     """
+    cost = "false positives per image"
     rows = {}
-    for method, scores in _box_scores(results, boxes, overlap):
-        cells = {name: format_estimate(row["accuracy"]) for name, row in scores.items()}
-        cost = format_value(scores["macro"]["false_positives_per_image"]["value"])
-        rows[_here(results, boxed=True), method] = cells | {PER_IMAGE: cost}
-    if published and boxes == "all_boxes":
-        costs = printed_cells("table_3", metric="false_positives_per_image", overlap=overlap)
-        for key, printed in printed_cells("table_2", metric="accuracy", overlap=overlap).iterrows():
-            values = printed[list(BOXED_FINDINGS)].astype(float)
-            weights = np.array([BOXES_OF_FINDING[finding] for finding in BOXED_FINDINGS])
-            micro = float((values * weights).sum() / weights.sum())
-            cost = format_value(float(costs.loc[key].astype(float).mean())) if key in costs.index else ""
-            rows[key] = _printed_row(values, micro) | {PER_IMAGE: cost}
-    return _by_source(rows, [*BOXED_FINDINGS, "macro", "micro", PER_IMAGE])
+    for key, scores in _box_scores(results, boxes, overlap).items():
+        rows[key] = {name: format_estimate(row["accuracy"]) for name, row in scores.items()}
+        rows[key][cost] = format_value(scores["macro"]["false_positives_per_image"]["value"])
+    if boxes == "all_boxes":
+        costs = printed_values("table_3", metric="false_positives_per_image", overlap=overlap).mean(axis=1)
+        for key, values in printed_values("table_2", metric="accuracy", overlap=overlap).iterrows():
+            micro = (values * pd.Series(BOXES_OF_FINDING)).sum() / PAPER_BOXES
+            rows[key] = _printed_row(values, micro) | {cost: format_value(costs.get(key))}
+    return _by_source(rows)
 
 
 def table_3(
-    results: Mapping[str, Any],
-    *,
-    boxes: str = "all_boxes",
-    overlap: str = "iobb>0.1",
-    per: str = "image",
-    published: bool = True,
+    results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1", per: str = "image"
 ) -> pd.DataFrame:
     """Return Table 3: the false positives by finding.
 
     Args:
         results: content of results.json.
-        boxes: see `table_2`, as are `overlap` and `published`.
+        boxes: see `table_2`, as is `overlap`.
         per: "image" as in the paper, "box" (divided by all true boxes) as in Wang et al., or "total" for counts.
 
     Returns:
@@ -315,41 +289,33 @@ def table_3(
     if per not in FALSE_POSITIVES:
         raise InputError(f"there is no per={per!r}; choose one of {', '.join(FALSE_POSITIVES)}")
     rows = {}
-    for method, scores in _box_scores(results, boxes, overlap):
+    for key, scores in _box_scores(results, boxes, overlap).items():
         if per == "total":
-            cells = {name: f"{row['false_positives']:,}" for name, row in scores.items()} | {"macro": ""}
+            rows[key] = {name: f"{row['false_positives']:,}" for name, row in scores.items()} | {"macro": ""}
         else:
-            cells = {name: format_value(row[FALSE_POSITIVES[per]]["value"]) for name, row in scores.items()}
-        rows[_here(results, boxed=True), method] = cells
-    if published and boxes == "all_boxes":
-        rows |= _published_false_positives(overlap, per)
-    return _by_source(rows, [*BOXED_FINDINGS, "macro", "micro"])
-
-
-def _published_false_positives(overlap: str, per: str) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the published rows of Table 3."""
-    rows = {}
-    for denominator, images_or_boxes in (("image", PAPER_BOXED_IMAGES), ("box", PAPER_BOXES)):
-        for key, printed in printed_cells("table_3", metric=FALSE_POSITIVES[denominator], overlap=overlap).iterrows():
-            values = printed[list(BOXED_FINDINGS)].astype(float)
+            rows[key] = {name: format_value(row[FALSE_POSITIVES[per]]["value"]) for name, row in scores.items()}
+    for denominator, count in (("image", PAPER_BOXED_IMAGES), ("box", PAPER_BOXES)):
+        if boxes != "all_boxes" or per not in (denominator, "total"):
+            continue
+        for key, values in printed_values("table_3", metric=FALSE_POSITIVES[denominator], overlap=overlap).iterrows():
             if per == "total":
-                counts = (values * images_or_boxes).round().astype(int)
-                rows[key] = {finding: f"{count:,}" for finding, count in counts.items()}
-                rows[key] |= {"macro": "", "micro": f"{counts.sum():,}"}
-            elif per == denominator:
-                rows[key] = _printed_row(values, float(values.sum()))
-    return rows
+                counts = (values * count).round()
+                rows[key] = {name: f"{value:,.0f}" for name, value in {**counts, "micro": counts.sum()}.items()}
+            else:
+                rows[key] = _printed_row(values, values.sum())
+    return _by_source(rows)
 
 
-def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return (method, scores by finding, "macro" and "micro") of all methods."""
-    tables = []
+def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the scores by finding, "macro" and "micro" of each source and method."""
+    tables = {}
     for method, scores in results["localization"].items():
-        if boxes not in BOX_KINDS or overlap not in scores[boxes]:
+        kinds = {kind: scores[kind] for kind in ("all_boxes", "best_box", "filtered_boxes")}
+        table = kinds.get(boxes, {}).get(overlap)
+        if table is None:
             overlaps = ", ".join(scores["all_boxes"])
-            raise InputError(f"there are no scores of {boxes!r}, {overlap!r}; use {', '.join(BOX_KINDS)}; {overlaps}")
-        table = scores[boxes][overlap]
-        tables.append((method, {**table["findings"], "macro": table["macro"], "micro": table["micro"]}))
+            raise InputError(f"there are no scores of {boxes!r}, {overlap!r}; use {', '.join(kinds)}; {overlaps}")
+        tables[_here(results, boxed=True), method] = table["findings"] | {key: table[key] for key in ("macro", "micro")}
     return tables
 
 
@@ -357,9 +323,10 @@ def _printed_row(values: pd.Series, micro: float) -> dict[str, str]:
     return {name: format_value(value) for name, value in {**values, "macro": values.mean(), "micro": micro}.items()}
 
 
-def _by_source(rows: Mapping[tuple[str, str], Mapping[str, str]], columns: Sequence[str]) -> pd.DataFrame:
+def _by_source(rows: Mapping[tuple[str, str], Mapping[str, str]]) -> pd.DataFrame:
     index = pd.MultiIndex.from_tuples(rows, names=["source", "method"])
-    return pd.DataFrame(list(rows.values()), index=index, columns=list(columns)).fillna("")
+    table = pd.DataFrame(list(rows.values()), index=index).fillna("")
+    return table[[*BOXED_FINDINGS, *("macro", "micro"), *table.columns[10:]]]
 
 
 def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFrame:
@@ -397,13 +364,13 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
     for method, scores in results["localization"].items():
         tables = [scores["all_boxes"][overlap]["macro"] for overlap in overlaps]
         cells = [
-            _at(format_estimate(table["accuracy"]), format_value(table["false_positives_per_image"]["value"]))
+            f"{format_estimate(table['accuracy'])} at {format_value(table['false_positives_per_image']['value'])}"
             for table in tables
         ]
         note = _joined("" if official else NOT_COMPARABLE, scores["note"])
         rows.append((method, HERE, split, *cells, "per image and finding", note))
     for row in published:
-        cells = [_at(row.values.get(overlap, ""), _published_cost(row, overlap)) for overlap in overlaps]
+        cells = [row.values.get(overlap, "") + _published_cost(row, overlap) for overlap in overlaps]
         unit = {PAPER: "per image and finding", WANG: "per box; known for >0.1 only"}.get(row.source, "not printed")
         note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)
         rows.append((row.name, row.source, row.split, *cells, unit, note))
@@ -413,16 +380,12 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
 
 
 def _published_cost(row: Published, overlap: str) -> str:
-    """Return the mean of the false positives that a source prints with its accuracy; "" if it prints none."""
+    """Return " at " the mean of the false positives that a source prints with its accuracy; "" if it prints none."""
     for metric in ("false_positives_per_image", "false_positives_per_box"):
-        cells = printed_cells("table_3", metric=metric, overlap=overlap)
-        if (row.source, row.name) in cells.index:
-            return format_value(float(cells.loc[(row.source, row.name)].astype(float).mean()))
+        means = printed_values("table_3", metric=metric, overlap=overlap).mean(axis=1)
+        if (row.source, row.name) in means:
+            return f" at {format_value(means[row.source, row.name])}"
     return ""
-
-
-def _at(accuracy: str, cost: str) -> str:
-    return f"{accuracy} at {cost}" if accuracy and cost else accuracy
 
 
 def table_4() -> pd.DataFrame:
@@ -502,8 +465,8 @@ def probabilities(prediction: Prediction) -> pd.DataFrame:
 
 def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Tabulate the package versions of this installation, or of results."""
-    found = installed_versions() if results is None else results["versions"]
-    return pd.DataFrame({"version": found}).fillna(NOT_INSTALLED)
+    versions = installed_versions() if results is None else results["versions"]
+    return pd.DataFrame({"version": versions}).fillna("not installed")
 
 
 def _here(results: Mapping[str, Any], *, boxed: bool = False) -> str:

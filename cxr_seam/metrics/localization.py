@@ -28,13 +28,13 @@ class MetricKey(NamedTuple):
 
     Attributes:
         kind: "all_boxes", "best_box", "filtered_boxes" or "froc".
-        overlap: measure and threshold, such as "iou>0.1".
+        overlap: measure and threshold, such as "iou>0.1"; None for classification.
         quantity: "accuracy" or "false_positives_per_image".
         at_fp_rate: false positives per image and finding at which a FROC curve is read; None for the other kinds.
     """
 
     kind: str
-    overlap: str
+    overlap: str | None
     quantity: str = "accuracy"
     at_fp_rate: float | None = None
 

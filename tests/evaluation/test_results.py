@@ -156,7 +156,6 @@ def test_best_model_minus_best_blind_baseline(results):
 def test_format_estimate():
     assert format_estimate(estimate(0.6871, 0.61, 0.7449)) == "0.687 (0.610-0.745)"
     assert format_estimate(estimate(-0.05, -0.1, 0.02)) == "-0.050 (-0.100 to 0.020)"
-    assert format_estimate(estimate(0.5, 0.25, 0.75), digits=2) == "0.50 (0.25-0.75)"
     assert (format_estimate(estimate(0.5)), format_estimate(estimate(None))) == ("0.500", "")
 
 

@@ -22,7 +22,7 @@ from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
 from cxr_seam.presets import get_preset
-from cxr_seam.visualize.examples import CORRECT, Example, filter_examples
+from cxr_seam.visualize.examples import CORRECT, Example, ModelOutput, filter_examples
 from cxr_seam.visualize.viewer import Viewer
 
 GOAL_MS = 150
@@ -44,16 +44,18 @@ def example(number: int, size: int) -> Example:
     generator = np.random.default_rng(number)
     cells = size // 8
     fine = torch.nn.functional.avg_pool2d(torch.randn(14, cells, cells), 3, 1, 1).numpy()
-    probabilities = generator.random((2, len(FINDINGS)))
-    models = (STANDARD, MULTIRES, REFINED)
+    standard, refined = generator.random((2, len(FINDINGS)))
+    thresholds = np.full(len(FINDINGS), 0.5)
     finding = BOXED_FINDINGS[number % len(BOXED_FINDINGS)]
     return Example(
         image_index=f"{number:08d}_000.png",
         image=generator.integers(0, 255, (size, size)).astype(np.uint8),
         labels=(finding,),
-        probabilities=dict(zip(models, probabilities[[0, 1, 1]], strict=True)),
-        cams=dict(zip(models, (fine[:, ::4, ::4].copy(), fine, fine), strict=True)),
-        options=dict.fromkeys(models, HeatmapOptions()),
+        outputs={
+            STANDARD: ModelOutput(standard, fine[:, ::4, ::4].copy(), HeatmapOptions(), thresholds),
+            MULTIRES: ModelOutput(refined, fine, HeatmapOptions(), thresholds),
+            REFINED: ModelOutput(refined, fine, HeatmapOptions(), thresholds),
+        },
         true_boxes=pd.DataFrame({"finding": [finding], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.5]}),
         patient_id=number,
     )
@@ -64,7 +66,7 @@ def make_viewer(preset: str, size: int) -> Viewer:
     torch.manual_seed(0)
     standard, _, refined = get_preset(preset)
     predictors = {
-        key: Predictor(build_model(recipe.model, weights="none"), recipe, thresholds=dict.fromkeys(FINDINGS, 0.5))
+        key: Predictor(build_model(recipe.model, weights="none"), recipe)
         for key, recipe in ((STANDARD, standard), (REFINED, refined))
     }
     return Viewer([example(number, size) for number in range(IMAGES)], predictors=predictors)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
 from ..evaluation.results import REFINED
-from ..findings import BOXED_FINDINGS, FINDINGS, XYWH, canonical_finding
+from ..findings import BOXED_FINDINGS, FINDINGS, XYWH
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
-from ..inference.predictor import Prediction, Predictor
+from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
 from ..metrics.boxes import rank_by_probability
@@ -36,6 +37,15 @@ ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 """Subsets of examples: all; labelled with the finding; the best box of a model is correct; it is wrong or missing."""
 
 
+class ModelOutput(NamedTuple):
+    """Output of one model for one image."""
+
+    probabilities: np.ndarray  # (14,) in [0, 1]
+    cam: np.ndarray  # (14, h, w) float, raw or refined
+    options: HeatmapOptions  # how the recipe turns CAMs into heat maps and boxes
+    thresholds: np.ndarray = np.full(len(FINDINGS), np.nan)  # (14,) of the probabilities; NaN: no threshold
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One image with the output of each model, for figures and the viewer.
@@ -43,57 +53,36 @@ class Example:
     Attributes:
         image_index: name of the image.
         image: (H, W) uint8 grey.
+        outputs: model name -> output. The order of the names is the order of the panels.
         labels: the findings that the image is labelled with.
-        probabilities: model name -> (14,) in [0, 1]. The order of the names is the order of the panels.
-        cams: model name -> (14, h, w) float class activation maps, raw or refined; the same names.
-        options: model name -> how its recipe turns CAMs into heat maps and boxes; the same names.
         true_boxes: columns `finding`, `x`, `y`, `w`, `h` as fractions of the image; may be empty.
         patient_id: None for an uploaded image, which has no labels and no true boxes.
         image_warnings: sentences why the image may not be a frontal chest radiograph (`inference.view_check`).
-
-    Raises:
-        InputError: the image, the maps and the probabilities do not fit together.
     """
 
     image_index: str
     image: np.ndarray
+    outputs: Mapping[str, ModelOutput]
     labels: tuple[str, ...]
-    probabilities: Mapping[str, np.ndarray]
-    cams: Mapping[str, np.ndarray]
-    options: Mapping[str, HeatmapOptions]
     true_boxes: pd.DataFrame
     patient_id: int | None = None
     image_warnings: tuple[str, ...] = ()
     _correct: dict[tuple[str, str], bool | None] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        if self.image.ndim != 2 or self.image.dtype != np.uint8:
-            raise InputError(f"{self.image_index}: image must be (H, W) uint8, not {self.image.shape}")
-        if not self.cams or not set(self.cams) == set(self.probabilities) == set(self.options):
-            raise InputError(f"{self.image_index}: cams, probabilities and options must name the same models")
-        for model, cam in self.cams.items():
-            if cam.ndim != 3 or len(cam) != len(FINDINGS) or len(self.probabilities[model]) != len(FINDINGS):
-                raise InputError(f"{self.image_index}: {model} must have {len(FINDINGS)} maps and probabilities")
-
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order of their panels."""
-        return tuple(self.cams)
-
-    @property
-    def is_uploaded(self) -> bool:
-        """Whether the image was uploaded, so that no labels and no true boxes are known."""
-        return self.patient_id is None
+        return tuple(self.outputs)
 
     def probability(self, model: str, finding: str) -> float:
         """Return the probability of a finding, in [0, 1]."""
-        return float(self.probabilities[model][FINDINGS.index(canonical_finding(finding))])
+        return float(self.outputs[model].probabilities[FINDINGS.index(finding)])
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Return the heat map of a finding, float in [0, 1], at `size` or else at the size of the image."""
-        k = FINDINGS.index(canonical_finding(finding))
-        cam = torch.from_numpy(np.ascontiguousarray(self.cams[model]))[None]
-        return self.options[model].heatmaps(cam, size or self.image.shape, findings=slice(k, k + 1))[0, 0].numpy()
+        output, k = self.outputs[model], FINDINGS.index(finding)
+        cam = torch.from_numpy(output.cam)[None]
+        return output.options.heatmaps(cam, size or self.image.shape, findings=slice(k, k + 1))[0, 0].numpy()
 
     def pred_boxes(self, model: str, finding: str) -> np.ndarray:
         """Return the predicted boxes of a finding, (K, 4) x, y, w, h in [0, 1], best first.
@@ -102,7 +91,7 @@ class Example:
         are the boxes that are scored.
         """
         heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return boxes_from_heatmap(heatmap, threshold=self.options[model].threshold).xywh
+        return boxes_from_heatmap(heatmap, threshold=self.outputs[model].options.threshold).xywh
 
     def gt_boxes(self, finding: str) -> np.ndarray:
         """Return the true boxes of a finding, (M, 4) x, y, w, h in [0, 1]."""
@@ -192,62 +181,49 @@ def make_examples(
         InputError: there is no image, or an image is missing in the cache or in the metadata.
     """
     dataset = ChestXrayDataset(cache, metadata, image_index=image_index)
-    probabilities: dict[str, dict[str, np.ndarray]] = {name: {} for name in dataset.image_index}
-    cams: dict[str, dict[str, np.ndarray]] = {name: {} for name in dataset.image_index}
-    options: dict[str, HeatmapOptions] = {}
+    outputs: dict[str, dict[str, ModelOutput]] = {name: {} for name in dataset.image_index}
     for key, predictor in predictors.items():
-        for names, output in predictor.forward_dataset(dataset, desc=f"predict, {key}"):
-            scores = output.probabilities.numpy()
-            for model, maps in maps_by_model(key, output).items():
-                options[model] = predictor.heatmap_options(refined=model == REFINED)
-                for name, score, cam in zip(names, scores, maps.numpy(), strict=True):
-                    probabilities[name][model], cams[name][model] = score, cam
+        for names, batch in predictor.forward_dataset(dataset, desc=f"predict, {key}"):
+            for name, output in zip(names, batch.split(), strict=True):
+                outputs[name] |= _output_by_model(key, predictor, output)
+    rows = zip(dataset.image_index, cache.indices(dataset.image_index), dataset.labels, strict=True)
     return [
         Example(
             image_index=name,
             image=np.array(cache.images[row]),
+            outputs=outputs[name],
             labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
-            probabilities=probabilities[name],
-            cams=cams[name],
-            options=options,
             true_boxes=metadata.boxes.loc[metadata.boxes["image_index"] == name, ["finding", *XYWH]],
             patient_id=int(metadata.images.at[name, "patient_id"]),
         )
-        for name, row, labels in zip(
-            dataset.image_index, cache.indices(dataset.image_index), dataset.labels, strict=True
-        )
+        for name, row, labels in rows
     ]
 
 
 def example_from_file(predictors: Mapping[str, Predictor], data: bytes, *, name: str) -> Example:
-    """Run models on the bytes of an image file, for example an uploaded one.
-
-    Args:
-        predictors: at least one.
-        data: content of the file: PNG, JPEG, TIFF or DICOM.
-        name: of the file.
+    """Run models on the bytes of an image file (PNG, JPEG, TIFF or DICOM), for example an uploaded one.
 
     Raises:
         InputError: the file is not a readable image, see `data.image_io.load_image`.
     """
     radiograph = load_image(data, name=name)
-    probabilities, cams, options = {}, {}, {}
+    outputs: dict[str, ModelOutput] = {}
     for key, predictor in predictors.items():
         image = resize_square(radiograph.pixels, predictor.cache_size)
-        output = predictor.forward(torch.from_numpy(image)[None, None])
-        for model, maps in maps_by_model(key, output).items():
-            probabilities[model], cams[model] = output.probabilities[0].numpy(), maps[0].numpy()
-            options[model] = predictor.heatmap_options(refined=model == REFINED)
-    return Example(
-        image_index=name,
-        image=radiograph.pixels,
-        labels=(),
-        probabilities=probabilities,
-        cams=cams,
-        options=options,
-        true_boxes=pd.DataFrame(columns=["finding", *XYWH]),
-        image_warnings=check_frontal(radiograph),
-    )
+        outputs |= _output_by_model(key, predictor, predictor.forward(torch.from_numpy(image)[None, None]))
+    no_boxes = pd.DataFrame(columns=["finding", *XYWH])
+    return Example(name, radiograph.pixels, outputs, (), no_boxes, image_warnings=check_frontal(radiograph))
+
+
+def _output_by_model(key: str, predictor: Predictor, output: PredictorOutput) -> dict[str, ModelOutput]:
+    """Return the output of a predictor for one image by model: one model, or two with raw and refined maps."""
+    probabilities, thresholds = output.probabilities[0].numpy(), predictor.thresholds_array
+    return {
+        model: ModelOutput(
+            probabilities, maps[0].numpy(), predictor.heatmap_options(refined=model == REFINED), thresholds
+        )
+        for model, maps in maps_by_model(key, output).items()
+    }
 
 
 def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
@@ -261,19 +237,13 @@ def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
     return rows
 
 
-def prediction_png(
-    prediction: Prediction, *, findings: int = 3, pixels: np.ndarray | None = None, width: int = PANEL_WIDTH
-) -> bytes:
-    """Render heat maps and boxes of the most probable findings of one prediction.
+def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, width: int = PANEL_WIDTH) -> bytes:
+    """Render heat maps and boxes of the three most probable findings of one prediction as a PNG.
 
     Args:
         prediction: of one image.
-        findings: number of panels.
         pixels: (H, W) uint8, the image at its own size (`load_image`), for a sharper picture than the model's input.
         width: of a panel in pixels. The height follows from the proportions of the image.
-
-    Returns:
-        The bytes of a PNG.
 
     Raises:
         InputError: `prediction` holds several predictions.
@@ -284,7 +254,7 @@ def prediction_png(
     if pixels is None:
         pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
-    for finding in prediction.top_k(findings):
+    for finding in prediction.top_k(3):
         decision = {True: ", present", False: ", not present", None: ""}[prediction.decisions[finding]]
         caption = f"probability {prediction.probabilities[finding]:.2f}{decision}"
         boxes = prediction.boxes_of(finding) / [across, height, across, height]

@@ -57,7 +57,7 @@ MARKERS = "os^Dv<>"
 DARK_HEX, LIGHT_HEX = to_hex(DARK), to_hex(LIGHT)
 
 IMAGE_WIDTH = 512
-"""Width in pixels of an image on which boxes are drawn; the lines have two pixels."""
+"""Width in pixels of an image on which boxes are drawn."""
 
 SIAMESE_TITLES = (
     "image $x$",

@@ -54,7 +54,7 @@ def apply_colour_map(values: np.ndarray, colour_map: str) -> np.ndarray:
 
 
 def draw_boxes(image: np.ndarray, predicted: np.ndarray = NO_BOXES, true: np.ndarray = NO_BOXES) -> np.ndarray:
-    """Draw boxes on a copy of an image: lines of two pixels with a dark edge.
+    """Draw boxes on a copy of an image: lines with a dark edge, two pixels wide for each 320 pixels of width.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
@@ -65,17 +65,17 @@ def draw_boxes(image: np.ndarray, predicted: np.ndarray = NO_BOXES, true: np.nda
         (H, W, 3) uint8 RGB.
     """
     image = np.ascontiguousarray(image) if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    size = np.array(image.shape[1::-1])
+    size, scale = np.array(image.shape[1::-1]), max(1, round(image.shape[1] / 320))
     for boxes, colour, dashed in ((predicted, PREDICTED_COLOUR, False), (true, TRUE_COLOUR, True)):
         drawn = image.copy()
         for x, y, w, h in boxes:
             first, last = np.rint([(x, y), (x + w, y + h)] * size).astype(int) - [[0], [1]]  # boxes are half-open
             corners = [corner.tolist() for corner in np.clip([first, last], 1, size - 2)]
-            for line_colour, thickness in (((0, 0, 0), 4), (colour, 2)):
+            for line_colour, thickness in (((0, 0, 0), 4 * scale), (colour, 2 * scale)):
                 cv2.rectangle(drawn, *corners, line_colour, thickness)
         if dashed:  # remove the gaps: five of twelve pixels along each line
             rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
-            gap = (rows + columns) % 12 >= 7
+            gap = (rows + columns) // scale % 12 >= 7
             drawn[gap] = image[gap]
         image = drawn
     return image

@@ -20,7 +20,6 @@ from torch import Tensor
 from ..data.image_io import resize_square
 from ..data.transforms import eval_transform
 from ..errors import InputError
-from ..evaluation.methods import models_of
 from ..evaluation.results import REFINED
 from ..findings import FINDINGS
 from ..inference.boxes import boxes_from_heatmap
@@ -41,22 +40,6 @@ SUBSETS = [
     ("best box correct", CORRECT),
     ("best box wrong or missing", WRONG),
 ]
-
-
-TOOLTIPS = {
-    "subset": "Which images the menu offers. A box is correct if its IoU with a true box is above 0.1",
-    "model": "Model of the correct or wrong boxes",
-    "patient": "Patient of the images",
-    "finding": "Finding of the heat maps and boxes",
-    "image": "Image to show, with its labels",
-    "threshold": "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q",
-    "opacity": "Opacity of the heat map",
-    "colours": "Colour map of the heat map; the paper uses jet",
-    "narrow": "Two images in a row, for a narrow page",
-    "x": "Point for the PCM: per cent of the image width, from the left",
-    "y": "Point for the PCM: per cent of the image height, from the top",
-    "upload": "A frontal chest radiograph of your own; the file is sent only to the machine that runs this notebook",
-}
 
 
 NAME_SLIDERS = """
@@ -92,28 +75,34 @@ class Controls:
     def __init__(self, examples: Sequence[Example], *, finding: str, with_pcm: bool, with_upload: bool) -> None:
         import ipywidgets as widgets
 
-        patients = sorted({example.patient_id for example in examples if not example.is_uploaded})
+        patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
         patient_options = [("all patients", ALL_PATIENTS), *((str(patient), patient) for patient in patients)]
-        self.subset = make_control(widgets.Dropdown, "Show", options=SUBSETS, value=ALL)
-        self.model = make_control(widgets.Dropdown, "of model", options=examples[0].models)
-        self.patient = make_control(widgets.Dropdown, "Patient", options=patient_options)
-        self.finding = make_control(widgets.Dropdown, "Finding", options=FINDINGS, value=finding)
-        self.image = make_control(widgets.Dropdown, "Image", options=[("", 0)])
+        text = "Which images the menu offers. A box is correct if its IoU with a true box is above 0.1"
+        self.subset = make_control(widgets.Dropdown, "Show", text, options=SUBSETS, value=ALL)
+        text = "Model of the correct or wrong boxes"
+        self.model = make_control(widgets.Dropdown, "of model", text, options=examples[0].models)
+        self.patient = make_control(widgets.Dropdown, "Patient", "Patient of the images", options=patient_options)
+        text = "Finding of the heat maps and boxes"
+        self.finding = make_control(widgets.Dropdown, "Finding", text, options=FINDINGS, value=finding)
+        self.image = make_control(widgets.Dropdown, "Image", "Image to show, with its labels", options=[("", 0)])
         slider = {"max": 1.0, "step": 0.05, "readout_format": ".2f"}
-        threshold = next(iter(examples[0].options.values())).threshold
-        self.threshold = make_control(widgets.FloatSlider, "Threshold Q", value=threshold, min=0.05, **slider)
-        self.opacity = make_control(widgets.FloatSlider, "Opacity", value=OPACITY, min=0.0, **slider)
-        self.colours = make_control(widgets.Dropdown, "Colours", options=COLOUR_MAPS)
-        self.narrow = make_control(widgets.Checkbox, "Narrow page", value=False)
-        self.x, self.y = (
-            make_control(widgets.IntSlider, f"PCM {axis} (%)", min=0, max=100, value=50) for axis in ("x", "y")
-        )
-        self.upload = widgets.FileUpload(description="Your image", layout=widgets.Layout(width="auto"))
+        text = "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q"
+        slider_q = slider | {"value": next(iter(examples[0].outputs.values())).options.threshold, "min": 0.05}
+        self.threshold = make_control(widgets.FloatSlider, "Threshold Q", text, **slider_q)
+        text = "Opacity of the heat map"
+        self.opacity = make_control(widgets.FloatSlider, "Opacity", text, value=OPACITY, min=0.0, **slider)
+        text = "Colour map of the heat map; the paper uses jet"
+        self.colours = make_control(widgets.Dropdown, "Colours", text, options=COLOUR_MAPS)
+        text = "Two images in a row, for a narrow page"
+        self.narrow = make_control(widgets.Checkbox, "Narrow page", text, value=False)
+        text, percent = "Point for the PCM: per cent of the image", {"min": 0, "max": 100, "value": 50}
+        self.x = make_control(widgets.IntSlider, "PCM x (%)", f"{text} width, from the left", **percent)
+        self.y = make_control(widgets.IntSlider, "PCM y (%)", f"{text} height, from the top", **percent)
+        text = "A frontal chest radiograph of your own; the file is sent only to the machine that runs this notebook"
+        self.upload = make_control(widgets.FileUpload, "Your image", text)
         # The picture has its own size, so that its text is sharp; it shrinks only if the page is narrower.
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.caption = widgets.HTML()
-        for name, text in TOOLTIPS.items():
-            set_tooltip(getattr(self, name), text)
         filters = [self.subset, self.model, self.patient, self.finding, self.image]
         options = [self.colours, self.threshold, self.opacity, self.narrow]
         self.all = [*filters, *options, self.x, self.y]
@@ -122,19 +111,15 @@ class Controls:
         self.widget = widgets.VBox([widgets.GridBox(shown, layout=grid), self.picture, self.caption])
 
 
-def make_control(kind: Callable[..., Any], name: str, **options: Any) -> Any:
+def make_control(kind: Callable[..., Any], name: str, tooltip: str, **options: Any) -> Any:
     """Create a widget that fills its column of the grid, with space for its name."""
     import ipywidgets as widgets
 
-    return kind(description=name, layout=widgets.Layout(width="auto"), style={"description_width": "84px"}, **options)
-
-
-def set_tooltip(widget: Any, text: str) -> None:
-    """Set the tooltip of a widget in the trait that its version of ipywidgets has."""
-    for name in ("tooltip", "description_tooltip"):  # 8.1, 7.7
-        if widget.has_trait(name):
-            setattr(widget, name, text)
-            return
+    widget = kind(description=name, layout=widgets.Layout(width="auto"), **options)
+    if widget.style.has_trait("description_width"):
+        widget.style.description_width = "84px"
+    setattr(widget, "tooltip" if widget.has_trait("tooltip") else "description_tooltip", tooltip)  # 8.1, 7.7
+    return widget
 
 
 def uploaded_files(value: Any) -> list[tuple[str, bytes]]:
@@ -173,7 +158,7 @@ class Viewer(Controls):
         Args:
             examples: at least one.
             predictors: the models of the examples (`evaluation.evaluate.load_predictors`). Without them the viewer has
-                no upload, no attention of the PCM, and no decision threshold.
+                no upload and no attention of the PCM.
             finding: shown first; by default a finding with a true box in the first example, else its first label.
             width: of a panel in pixels, in the wide layout.
 
@@ -185,7 +170,7 @@ class Viewer(Controls):
         self.examples = list(examples)
         self._predictors, self._width = dict(predictors or {}), width
         refined = self._predictors.get(REFINED)
-        self._pcm = refined if refined is not None and has_pcm(refined) else None
+        self._pcm = refined if refined is not None and isinstance(refined.model.refiner, PCM) else None
         self._embedding: tuple[Example, Tensor] | None = None
         self._heatmap = lru_cache(maxsize=8)(Example.heatmap)  # of the current image and finding, for the sliders
         self._busy, self._lock = False, RLock()
@@ -240,7 +225,7 @@ class Viewer(Controls):
         """Move the point for the PCM to the maximum of the refined map."""
         if self._pcm is not None and self.image.value is not None:
             example = self.examples[self.image.value]
-            cam = example.heatmap(REFINED, self.finding.value, size=example.cams[REFINED].shape[-2:])
+            cam = example.heatmap(REFINED, self.finding.value, size=example.outputs[REFINED].cam.shape[-2:])
             row, column = np.unravel_index(cam.argmax(), cam.shape)
             peak = [(column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]] if cam.max() > 0 else [0.5, 0.5]
             self.x.value, self.y.value = (round(100 * fraction) for fraction in peak)
@@ -264,12 +249,11 @@ class Viewer(Controls):
             narrow=self.narrow.value,
             colour_map=self.colours.value,
             attention=attention,
-            bars=self._bars(example),
+            bars=make_bars(example),
             finding=finding,
         )
         self.picture.layout.display = None
-        decisions = [self._decision(example, model) for model in example.models]
-        text = describe(example, finding, panels, decisions)
+        text = describe(example, finding, panels)
         if attention is not None:
             text += f" For the ringed point, the PCM puts {attention.caption}.".replace("\n", " ")
         self.caption.value = caption_html(text)
@@ -283,30 +267,6 @@ class Viewer(Controls):
         probability = f"{finding.replace('_', ' ')} {example.probability(model, finding):.2f}"
         overlap = f", IoU {best_iou(boxes, true_boxes):.2f}" if len(true_boxes) else ""
         return Panel(model, f"{probability}\n{count_boxes(len(boxes))}{overlap}", heatmap, boxes)
-
-    def _decision(self, example: Example, model: str) -> str:
-        """Describe the decision of the stored threshold; empty without a threshold."""
-        threshold = self._thresholds(model)[FINDINGS.index(self.finding.value)]
-        if np.isnan(threshold):
-            return ""
-        present = example.probability(model, self.finding.value) >= threshold
-        return f", {'present' if present else 'absent'} (threshold {threshold:.2f})"
-
-    def _thresholds(self, model: str) -> np.ndarray:
-        """Return the thresholds (14,) of a model; NaN if unknown."""
-        key = next((key for key in self._predictors if model in models_of(key)), None)
-        return self._predictors[key].thresholds_array if key else np.full(len(FINDINGS), np.nan)
-
-    def _bars(self, example: Example) -> list[Bars]:
-        """Build the bars; models with the same probabilities (MultiRes with and without PCM) share bars."""
-        bars: list[Bars] = []
-        for model in example.models:
-            values = example.probabilities[model]
-            if bars and np.array_equal(values, bars[-1].probabilities):
-                bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
-            else:
-                bars.append(Bars(model, values, self._thresholds(model)))
-        return bars
 
     def _attention(self, example: Example) -> Panel | None:
         """Build the panel with the attention of the PCM for the point of the sliders; None without a PCM."""
@@ -347,9 +307,20 @@ class Viewer(Controls):
         display(self.widget, Javascript(NAME_SLIDERS))
 
 
-def describe(example: Example, finding: str, panels: Sequence[Panel], decisions: Sequence[str]) -> str:
+def make_bars(example: Example) -> list[Bars]:
+    """Make the bars; models with the same probabilities (MultiRes with and without PCM) share bars."""
+    bars: list[Bars] = []
+    for model, output in example.outputs.items():
+        if bars and np.array_equal(output.probabilities, bars[-1].probabilities):
+            bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
+        else:
+            bars.append(Bars(model, output.probabilities, output.thresholds))
+    return bars
+
+
+def describe(example: Example, finding: str, panels: Sequence[Panel]) -> str:
     """Describe the picture in sentences: the image and its labels, then probability, decision and boxes by model."""
-    if example.is_uploaded:
+    if example.patient_id is None:
         known = "your image, without labels or true boxes."
         if example.image_warnings:
             known += f" It may not be a frontal chest radiograph: {'; '.join(example.image_warnings)}."
@@ -357,9 +328,12 @@ def describe(example: Example, finding: str, panels: Sequence[Panel], decisions:
         label = "labelled with it" if finding in example.labels else "not labelled with it"
         known = f"{label}, {count_boxes(len(example.gt_boxes(finding)), kind='true ')}."
     models = []
-    for panel, decision in zip(panels, decisions, strict=True):
-        probability, boxes = panel.caption.split("\n")
-        models.append(f"{panel.title}: {probability.rsplit(' ', 1)[1]}{decision}, {boxes}")
+    for panel in panels:
+        probability = example.probability(panel.title, finding)
+        threshold = example.outputs[panel.title].thresholds[FINDINGS.index(finding)]
+        decision = f", {'present' if probability >= threshold else 'absent'} (threshold {threshold:.2f})"
+        boxes = panel.caption.split("\n")[1]
+        models.append(f"{panel.title}: {probability:.2f}{'' if np.isnan(threshold) else decision}, {boxes}")
     return f"{finding.replace('_', ' ')} on {example.image_index}, {known} {'; '.join(models)}."
 
 
@@ -370,18 +344,13 @@ def caption_html(text: str, *, role: str = "status") -> str:
 
 def menu_text(example: Example) -> str:
     """Format an entry of the image menu."""
-    labels = "your image" if example.is_uploaded else ", ".join(example.labels) or "no finding"
+    labels = "your image" if example.patient_id is None else ", ".join(example.labels) or "no finding"
     return f"{example.image_index}: {labels}"
 
 
 def count_boxes(count: int, *, kind: str = "") -> str:
     """Format a number of boxes, such as "1 box" or "2 true boxes"."""
     return f"{count} {kind}{'box' if count == 1 else 'boxes'}"
-
-
-def has_pcm(predictor: Predictor) -> bool:
-    """Return whether the refiner of a model is a PCM."""
-    return isinstance(predictor.model.refiner, PCM)
 
 
 @torch.inference_mode()
@@ -394,13 +363,8 @@ def pcm_embedding(predictor: Predictor, image: np.ndarray) -> Tensor:
 
     Returns:
         (D, h, w) float32 on the CPU, length 1 along D; h = S / 8.
-
-    Raises:
-        InputError: the model has no PCM.
     """
     model = predictor.model
-    if not has_pcm(predictor):
-        raise InputError("this model has no PCM; choose a MultiRes model whose refiner is the PCM")
     pixels = torch.from_numpy(resize_square(image, predictor.cache_size))[None, None]
     inputs = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
     theta = model.refiner.embed(*model.forward_features(inputs))
@@ -417,16 +381,11 @@ def attention_map(embedding: Tensor, *, x: float, y: float) -> np.ndarray:
     Returns:
         (h, w) float32, not negative; the sum is 1, or 0 if no position is similar.
     """
-    row, column = feature_pixel(embedding.shape[1:], x=x, y=y)
+    height, width = embedding.shape[1:]
+    row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
     query = embedding.flatten(start_dim=1)[None]
     weights = affinity_rows(embedding[:, row, column][None, :, None], query, None)
-    return weights.reshape(embedding.shape[1:]).numpy()
-
-
-def feature_pixel(shape: Sequence[int], *, x: float, y: float) -> tuple[int, int]:
-    """Return row and column of the pixel of a map (h, w) that contains a point in [0, 1]."""
-    height, width = shape
-    return min(int(y * height), height - 1), min(int(x * width), width - 1)
+    return weights.reshape(height, width).numpy()
 
 
 def half_mass_area(weights: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.heatmaps import HeatmapOptions
-from cxr_seam.visualize.examples import Example
+from cxr_seam.visualize.examples import Example, ModelOutput
 
 IMAGE = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
 
@@ -22,9 +22,7 @@ def peak_example(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes: 
         "image_index": "00000001_000.png",
         "image": IMAGE,
         "labels": ("Mass",),
-        "probabilities": {name: np.linspace(0, 0.65, 14) for name in models},
-        "cams": {name: cam for name in models},
-        "options": dict.fromkeys(models, HeatmapOptions()),
+        "outputs": dict.fromkeys(models, ModelOutput(np.linspace(0, 0.65, 14), cam, HeatmapOptions())),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [0.5], "y": [0.25], "w": [0.25], "h": [0.25]}),
         "patient_id": 1,
     }
@@ -42,9 +40,7 @@ def random_example(name: str = "00000001_000.png", *, labels: tuple[str, ...] = 
         image_index=name,
         image=generator.integers(0, 255, (96, 96)).astype(np.uint8),
         labels=labels,
-        probabilities={model: generator.random(14) for model in models},
-        cams=cams,
-        options=dict.fromkeys(models, HeatmapOptions()),
+        outputs={model: ModelOutput(generator.random(14), cam, HeatmapOptions()) for model, cam in cams.items()},
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.625]}),
         patient_id=int(name[:8]),
     )

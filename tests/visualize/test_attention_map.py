@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cxr_seam.data.transforms import eval_transform
-from cxr_seam.errors import InputError
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.presets import get_preset
@@ -38,13 +37,6 @@ def test_attention_map_matches_affinity_matrix(predictor: Predictor, x: float, y
     assert row.sum() == pytest.approx(1, abs=1e-5) and row.min() >= 0
 
 
-def test_model_without_pcm_is_refused() -> None:
-    recipe = get_preset("tiny")[0]
-    predictor = Predictor(build_model(recipe.model, weights="none"), recipe)
-    with pytest.raises(InputError, match="no PCM"):
-        pcm_embedding(predictor, np.zeros((64, 64), np.uint8))
-
-
 def test_half_mass_area_of_uniform_and_peaked_weights() -> None:
     assert half_mass_area(np.full((10, 10), 0.01)) == pytest.approx(0.5, abs=0.011)
     peaked = np.full((10, 10), 0.1 / 99)
@@ -63,6 +55,3 @@ def test_seam_pcm_row_matches_matrix() -> None:
         features, low_level = predictor.model.forward_features(images)
         whole = predictor.model.refiner.affinity(features, low_level=low_level)[0].cpu()
     assert np.allclose(row.ravel(), whole[6 * 8 + 2], atol=1e-6)
-    predictor.model.set_refiner("self_attention")
-    with pytest.raises(InputError, match="no PCM"):
-        pcm_embedding(predictor, image)

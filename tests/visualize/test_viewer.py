@@ -205,26 +205,24 @@ def predictors() -> dict[str, Predictor]:
 
 def test_threshold_starts_at_the_recipe():
     pytest.importorskip("ipywidgets")
-    example = replace(random_example(), options=dict.fromkeys(random_example().models, HeatmapOptions(threshold=0.95)))
+    options, example = HeatmapOptions(threshold=0.95), random_example()
+    example = replace(example, outputs={m: output._replace(options=options) for m, output in example.outputs.items()})
     viewer = Viewer([example], width=128)
     assert viewer.threshold.value == 0.95
     # Few of 64 random cells are within 5 % of the maximum, so these are other boxes than at 0.7.
     assert not np.array_equal(example.pred_boxes("MultiRes", "Mass"), random_example().pred_boxes("MultiRes", "Mass"))
 
 
-def test_caption_has_the_decision_of_the_stored_threshold(predictors):
+def test_caption_has_the_decision_of_the_stored_threshold():
     pytest.importorskip("ipywidgets")
-    example = random_example()
-    standard, refined = (predictors[key] for key in (STANDARD, REFINED))
-    at, above = example.probability(STANDARD, "Mass"), example.probability("MultiRes", "Mass") + 1e-6
-    with_thresholds = {
-        STANDARD: Predictor(standard.model, standard.recipe, thresholds={"Mass": at}),
-        REFINED: Predictor(refined.model, refined.recipe, thresholds={"Mass": above}),
-    }
-    viewer = Viewer([example], predictors=with_thresholds, width=128)
-    # A probability at its threshold is present. MultiRes and MultiRes + PCM are one checkpoint and share thresholds.
-    standard, multires, _ = viewer.caption.value.split("; ")
-    assert "present" in standard and "absent" in multires
+    example, outputs = random_example(), {}
+    for model, above in ((STANDARD, 0), (REFINED, 1e-6)):
+        thresholds = np.full(14, np.nan)
+        thresholds[FINDINGS.index("Mass")] = example.probability(model, "Mass") + above
+        outputs[model] = example.outputs[model]._replace(thresholds=thresholds)
+    viewer = Viewer([replace(example, outputs=outputs)], width=128)
+    standard, refined = viewer.caption.value.split("; ")
+    assert "present" in standard and "absent" in refined  # a probability at its threshold is present
     viewer.finding.value = "Nodule"
     assert "present" not in viewer.caption.value and "absent" not in viewer.caption.value
 
@@ -250,7 +248,7 @@ def test_point_changes_only_the_attention_panel(predictors):
     # The caption may be wider than the panel.
     assert changed[:, 0].min() >= HEAD + CAPTION_LINE + 128 + FOOT and changed[:, 1].max() < 8 + 128 + 60
     viewer.finding.value = "Nodule"
-    cam = random_example().cams[REFINED][FINDINGS.index("Nodule")]
+    cam = random_example().outputs[REFINED].cam[FINDINGS.index("Nodule")]
     down, across = np.unravel_index(cam.argmax(), cam.shape)
     assert viewer.x.value / 100 == pytest.approx((across + 0.5) / 8, abs=0.01)
     assert viewer.y.value / 100 == pytest.approx((down + 0.5) / 8, abs=0.01)

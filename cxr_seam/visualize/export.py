@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
@@ -26,22 +26,12 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-PANEL_WIDTH = 512
-"""Width of a panel in an exported picture, in pixels."""
-
-
-NOTICE_HEIGHT = 28
-"""Height of the line below a DICOM picture, in pixels."""
-
-
 IMAGES, PROBABILITIES, BOXES = "images.csv", "probabilities.csv", "boxes.csv"
 
+BOX_COLUMNS = ["finding", *XYWH, "score"]
 
 SUFFIX = "_heatmaps"
 """Follows the name of an image in the names of its pictures."""
-
-
-IMAGE_COLUMNS = ["image", "path", "width", "height", "warnings", "error"]
 
 
 def output_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
@@ -103,53 +93,39 @@ def predict_files(
     Raises:
         WriteError: the folder cannot be written.
     """
-    rows, probabilities, boxes = [], [], []
+    images, probabilities, boxes = [], [], []
     output_dir = Path(output_dir)
     try:
         for name, (path, result) in zip(files, predictor.predict_iter(list(files.values())), strict=True):
-            row = {"image": name, "path": path, "width": None, "height": None, "warnings": "", "error": ""}
             if isinstance(result, Prediction):
-                result = _write_pictures_or_error(result, output_dir / name)
+                try:
+                    write_pictures(result, output_dir / name)
+                except WriteError:
+                    raise
+                except InputError as error:  # the image file can no longer be read
+                    result = error
             if isinstance(result, InputError):
-                rows.append(row | {"error": str(result)})
+                images.append((name, path, None, None, "", str(result)))
             else:
                 height, width = result.size
-                rows.append(row | {"width": width, "height": height, "warnings": "; ".join(result.image_warnings)})
-                probabilities += [
-                    {
-                        "image": name,
-                        "finding": finding,
-                        "probability": result.probabilities[finding],
-                        "present": present,
-                    }
-                    for finding, present in result.decisions.items()
-                ]
-                boxes.append(result.boxes.assign(image=name))
+                images.append((name, path, width, height, "; ".join(result.image_warnings), ""))
+                values = result.probabilities
+                probabilities += [(name, finding, values[finding], yes) for finding, yes in result.decisions.items()]
+                boxes += [(name, *row) for row in result.boxes[BOX_COLUMNS].itertuples(index=False)]
             yield path, result
     finally:
-        images = pd.DataFrame(rows, columns=IMAGE_COLUMNS).astype({"width": "Int64", "height": "Int64"})
-        _write_table(images, output_dir / IMAGES, IMAGE_COLUMNS)
+        columns = ["image", "path", "width", "height", "warnings", "error"]
+        table = pd.DataFrame(images, columns=columns).astype({"width": "Int64", "height": "Int64"})
+        _write_table(table, output_dir / IMAGES)
         columns = ["image", "finding", "probability", "present"]
-        _write_table(pd.DataFrame(probabilities), output_dir / PROBABILITIES, columns)
-        columns = ["image", "finding", *XYWH, "score"]
-        _write_table(pd.concat(boxes) if boxes else pd.DataFrame(), output_dir / BOXES, columns)
-
-
-def _write_pictures_or_error(prediction: Prediction, stem: Path) -> Prediction | InputError:
-    """Write the pictures; return the error if the image file can no longer be read."""
-    try:
-        write_pictures(prediction, stem)
-    except WriteError:
-        raise
-    except InputError as error:
-        return error
-    return prediction
+        _write_table(pd.DataFrame(probabilities, columns=columns), output_dir / PROBABILITIES)
+        _write_table(pd.DataFrame(boxes, columns=["image", *BOX_COLUMNS]), output_dir / BOXES)
 
 
 def write_pictures(prediction: Prediction, stem: Path) -> None:
     """Write STEM_heatmaps.png and, if the image is DICOM, STEM_heatmaps.dcm with the same picture."""
     radiograph = load_image(prediction.path)
-    png = prediction_png(prediction, pixels=radiograph.pixels, width=PANEL_WIDTH)
+    png = prediction_png(prediction, pixels=radiograph.pixels, width=512)
     with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.png")) as temporary:
         temporary.write_bytes(png)
     if radiograph.header is not None:
@@ -163,10 +139,8 @@ def prediction_dicom(prediction: Prediction, header: Dataset, png: bytes) -> Dat
 
     The notice "research use only" is also in the pixels, because viewers hide headers.
     """
-    source = Image.open(BytesIO(png)).convert("RGB")
-    picture = Image.new("RGB", (source.width, source.height + NOTICE_HEIGHT))
-    picture.paste(source)
-    at = (MARGIN, source.height + NOTICE_HEIGHT // 2)
+    picture = ImageOps.expand(Image.open(BytesIO(png)), border=(0, 0, 0, 28))
+    at = (MARGIN, picture.height - 14)
     write_text(ImageDraw.Draw(picture), at, SERIES_DESCRIPTION, size=14, colour=(255, 255, 255), anchor="lm")
     return secondary_capture(header, np.asarray(picture), comment=prediction_text(prediction))
 
@@ -182,6 +156,6 @@ def prediction_text(prediction: Prediction) -> str:
     return "\r\n".join([*lines, *(f"Warning: {warning}" for warning in prediction.image_warnings)])
 
 
-def _write_table(table: pd.DataFrame, path: Path, columns: list[str]) -> None:
+def _write_table(table: pd.DataFrame, path: Path) -> None:
     with atomic_write(path) as temporary:
-        table.reindex(columns=columns).to_csv(temporary, index=False, float_format="%.6g")
+        table.to_csv(temporary, index=False, float_format="%.6g")

@@ -11,53 +11,29 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from pydicom import Dataset
 
 
 SERIES_DESCRIPTION = "Heat maps, research use only, not for diagnosis"
 
-
 SERIES_NUMBER = 9001
 """High, so that viewers list the series after the original ones."""
-
 
 MAX_COMMENT = 10240
 """Maximum number of characters of Image Comments (value representation LT)."""
 
-
-PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
-    "IssuerOfPatientID",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "StudyInstanceUID",
-    "StudyDescription",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "BodyPartExamined",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-    "BurnedInAnnotation",
-)
+OPTIONAL = """
+SpecificCharacterSet IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod StudyInstanceUID StudyDescription
+PatientAge PatientSize PatientWeight BodyPartExamined LossyImageCompression LossyImageCompressionRatio
+LossyImageCompressionMethod BurnedInAnnotation
+""".split()
 """Copied if the source has them."""
 
-
-REQUIRED = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
+REQUIRED = """
+PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
+""".split()
 """Copied, and empty if the source has none: DICOM requires these attributes (type 2)."""
 
 
@@ -70,23 +46,34 @@ def secondary_capture(source: Dataset, picture: np.ndarray, *, comment: str = ""
         comment: text for Image Comments, cut after `MAX_COMMENT` characters.
 
     Returns:
-        A data set with file meta information; write it with `save_as(path, enforce_file_format=True)`.
+        A data set; write it with `save_as(path, enforce_file_format=True)`.
 
     Example:
         >>> secondary_capture(load_image("image.dcm").header, picture).save_as("heatmaps.dcm")
     """
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom import Dataset
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     capture = _copy_patient_and_study(source)
-    _describe_series(capture)
+    capture.SOPClassUID, capture.SeriesInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    capture.SeriesNumber, capture.InstanceNumber = SERIES_NUMBER, 1
+    capture.SeriesDescription = SERIES_DESCRIPTION
+    capture.Modality, capture.ConversionType = "OT", "WSD"  # other; workstation
+    capture.SecondaryCaptureDeviceManufacturer = "cxr_seam"
+    now = datetime.now()
+    for event in ("Series", "Content", "InstanceCreation"):
+        setattr(capture, f"{event}Date", now.strftime("%Y%m%d"))
+        setattr(capture, f"{event}Time", now.strftime("%H%M%S"))
     capture.ImageComments = comment[:MAX_COMMENT]
-    _reference_source(capture, source)
-    _set_pixels(capture, picture)
-    capture.file_meta = FileMetaDataset()
-    capture.file_meta.MediaStorageSOPClassUID = capture.SOPClassUID
-    capture.file_meta.MediaStorageSOPInstanceUID = capture.SOPInstanceUID
-    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.DerivationDescription = f"Heat maps of a neural network on the image. {SERIES_DESCRIPTION}."
+    capture.PatientOrientation = ""
+    if source.get("SOPClassUID") and source.get("SOPInstanceUID"):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = source.SOPClassUID
+        reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        capture.SourceImageSequence = [reference]
+    capture.set_pixel_data(picture, "RGB", 8)  # and a new SOP Instance UID
     return capture
 
 
@@ -95,7 +82,7 @@ def _copy_patient_and_study(source: Dataset) -> Dataset:
     from pydicom.uid import generate_uid
 
     capture = Dataset()
-    for keyword in PATIENT_AND_STUDY:
+    for keyword in OPTIONAL:
         if source.get(keyword) not in (None, ""):
             capture[keyword] = source[keyword]
     for keyword in REQUIRED:
@@ -105,39 +92,3 @@ def _copy_patient_and_study(source: Dataset) -> Dataset:
     if "StudyInstanceUID" not in capture:
         capture.StudyInstanceUID = generate_uid()
     return capture
-
-
-def _describe_series(capture: Dataset) -> None:
-    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
-
-    now = datetime.now()
-    capture.SOPClassUID, capture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    capture.SeriesInstanceUID, capture.SeriesNumber, capture.InstanceNumber = generate_uid(), SERIES_NUMBER, 1
-    capture.SeriesDescription = SERIES_DESCRIPTION
-    capture.Modality, capture.ConversionType = "OT", "WSD"  # other; workstation
-    capture.SecondaryCaptureDeviceManufacturer = "cxr_seam"
-    for event in ("Series", "Content", "InstanceCreation"):
-        setattr(capture, f"{event}Date", now.strftime("%Y%m%d"))
-        setattr(capture, f"{event}Time", now.strftime("%H%M%S"))
-
-
-def _reference_source(capture: Dataset, source: Dataset) -> None:
-    from pydicom import Dataset
-
-    capture.ImageType = ["DERIVED", "SECONDARY"]
-    capture.DerivationDescription = f"Heat maps of a neural network on the image. {SERIES_DESCRIPTION}."
-    capture.PatientOrientation = ""
-    if source.get("SOPClassUID") and source.get("SOPInstanceUID"):
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = source.SOPClassUID
-        reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-        capture.SourceImageSequence = [reference]
-
-
-def _set_pixels(capture: Dataset, picture: np.ndarray) -> None:
-    capture.Rows, capture.Columns, capture.SamplesPerPixel = *picture.shape[:2], 3
-    capture.PhotometricInterpretation, capture.PlanarConfiguration = "RGB", 0
-    capture.BitsAllocated, capture.BitsStored, capture.HighBit, capture.PixelRepresentation = 8, 8, 7, 0
-    pixels = np.ascontiguousarray(picture, dtype=np.uint8).tobytes()
-    capture.PixelData = pixels + b"\0" * (len(pixels) % 2)
-    capture["PixelData"].VR = "OB"

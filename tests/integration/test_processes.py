@@ -18,6 +18,9 @@ RUNS = Path(__file__).parent / "survival"
 NAMES = ("multires_tiny", "multires_tiny_pcm")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def runs(demo_folder, demo_store, tmp_path_factory):
     """Folders of both phases, trained in other numbers of processes: `survival/together.py`."""

@@ -74,6 +74,7 @@ def stopped(films, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits():
     """Also `python tests/integration/survival/kills.py`, with thirty."""
     done = subprocess.run([sys.executable, KILLS, "--kills", "5"], capture_output=True, text=True, check=False)

@@ -25,6 +25,7 @@ from .evaluation.results import (
     SUMMARY,
     TITLES,
     format_estimate,
+    format_metric,
     format_value,
     get_estimate,
     load_results,
@@ -295,11 +296,7 @@ def _localization_rows(results: Mapping[str, Any], model: str) -> list[list[str]
     for row in results["ranking"]:
         method = row["method"]
         if method == model or row["type"] == BASELINE:
-            estimates = [get_estimate(results, method, metric) for metric in metrics]
-            cells = [
-                format_value(estimate["value"]) if metric in COSTS.values() else format_estimate(estimate)
-                for metric, estimate in zip(metrics, estimates, strict=True)
-            ]
+            cells = [format_metric(results, method, metric) for metric in metrics]
             rows.append([f"**{method}**" if method == model else method, *cells])
     return rows
 

@@ -143,9 +143,8 @@ def evaluate_models(
     def bootstrap(images: Sequence[str]) -> PatientBootstrap:
         return bootstrap_patients(patients[images].to_numpy(), n_bootstrap=n_bootstrap, seed=seed)
 
-    probabilities = classify(predictors, test_set)
-    classification, replicates = _score_classification(
-        test_set.labels, probabilities, predictors, bootstrap=bootstrap(test_set.image_index)
+    probabilities, classification, replicates = classify(
+        predictors, test_set, bootstrap=bootstrap(test_set.image_index)
     )
     tables = {model: pd.DataFrame(p, test_set.image_index, FINDINGS) for model, p in probabilities.items()}
     methods = model_methods(predictors, boxed_set, truth, probabilities=tables)
@@ -163,7 +162,7 @@ def evaluate_models(
         )
         localization[name] = {"type": method.type, "note": method.note, **scores}
         replicates[name] = replicates.get(name, {}) | {metric: samples[key] for metric, key in LOCALIZATION.items()}
-    results: dict[str, Any] = {
+    results = {
         "metrics": metric_definitions(),
         "classification": classification,
         "localization": localization,
@@ -209,31 +208,23 @@ def same_backbone(model: torch.nn.Module, path: Path) -> bool:
     return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 
-def classify(predictors: Mapping[str, Predictor], test_set: ChestXrayDataset) -> dict[str, np.ndarray]:
-    """Return the probabilities (N, 14) of each model; the PCM does not change logits, so two models share them."""
-    probabilities = {}
+def classify(
+    predictors: Mapping[str, Predictor], test_set: ChestXrayDataset, *, bootstrap: PatientBootstrap
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Return each model's probabilities (N, 14), its scores, and the replicates of its means.
+
+    The PCM does not change logits, so the two models of a refined checkpoint share them.
+    """
+    probabilities, tables, replicates = {}, {}, {}
     for key, predictor in predictors.items():
         values = predictor.probabilities(test_set, desc=f"classify, {key}")
-        probabilities |= dict.fromkeys(models_of(key), values)
-    return probabilities
-
-
-def _score_classification(
-    labels: np.ndarray,
-    probabilities: Mapping[str, np.ndarray],
-    predictors: Mapping[str, Predictor],
-    *,
-    bootstrap: PatientBootstrap,
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Return the scores of every model and the replicates of its means, computed once for each predictor."""
-    tables, replicates = {}, {}
-    for key, predictor in predictors.items():
-        values = probabilities[models_of(key)[0]]
-        scores = classification_scores(labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array)
+        scores = classification_scores(
+            test_set.labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array
+        )
         for model in models_of(key):
-            tables[model] = scores.table
+            probabilities[model], tables[model] = values, scores.table
             replicates[model] = {metric: scores.samples[metric] for metric in CLASSIFICATION}
-    return tables, replicates
+    return probabilities, tables, replicates
 
 
 def describe_data(

@@ -140,24 +140,19 @@ def baseline_methods(
         seed: of the random maps and of the two halves of the patients.
     """
     half = centre_boxes(images, extent=HALF_IMAGE)
-    model, ranks = list(probabilities.items())[-1]
-    blind = "never saw an image"
-    boxes_and_notes = {
-        "Random 8x8 map": (random_map_boxes(images, grid=8, seed=seed), blind),
-        "Random 32x32 map": (random_map_boxes(images, grid=32, seed=seed), blind),
-        "Centre box, third of image": (centre_boxes(images), blind),
-        "Centre box, half of image": (half, blind),
-        f"Centre box, ranked by {model}": (
-            rank_by_probability(half, ranks),
-            "half of image, the model's probabilities",
-        ),
+    boxes = {
+        "Random 8x8 map": random_map_boxes(images, grid=8, seed=seed),
+        "Random 32x32 map": random_map_boxes(images, grid=32, seed=seed),
+        "Centre box, third of image": centre_boxes(images),
+        "Centre box, half of image": half,
     }
+    notes = dict.fromkeys(boxes, "never saw an image")
+    model, ranks = list(probabilities.items())[-1]
+    ranked, prior = f"Centre box, ranked by {model}", "Mean box of the other half"
+    boxes[ranked], notes[ranked] = rank_by_probability(half, ranks), "half of image, the model's probabilities"
     if len({patient_of[name] for name in truth["image_index"]}) > 1:
-        boxes_and_notes["Mean box of the other half"] = (
-            prior_boxes(truth, patient_of=patient_of, seed=seed),
-            SEEN_BOXES,
-        )
+        boxes[prior], notes[prior] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
     return {
-        name: Method(BASELINE, note, boxes, box_points(best_boxes(boxes), truth))
-        for name, (boxes, note) in boxes_and_notes.items()
+        name: Method(BASELINE, notes[name], table, box_points(best_boxes(table), truth))
+        for name, table in boxes.items()
     }

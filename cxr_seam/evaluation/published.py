@@ -18,17 +18,13 @@ from ..findings import BOXED_FINDINGS
 
 OFFICIAL, BOXED = "official test list", "880 boxed images"
 
-
 PAPER, WANG = "D'Souza et al. 2022", "Wang et al. 2017"
-
 
 PAPER_BOXED_IMAGES, PAPER_BOXES = 880, 984
 """Denominators of the false positives: the paper divides by the images, Wang et al. by the boxes."""
 
-
 BOXES_OF_FINDING = dict(zip(BOXED_FINDINGS, (180, 146, 153, 123, 85, 79, 120, 98), strict=True))
 """True boxes of each finding in NIH's table."""
-
 
 ERRATA = (
     "Table 1 prints a mean of 0.738 for column [1]; the mean of the column is 0.745.",

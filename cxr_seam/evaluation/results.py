@@ -25,28 +25,21 @@ from .schema import Results
 
 FORMAT = 4
 
-
 STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
 """The three models, in the order of the columns of Fig. 7."""
-
 
 MODEL, COMPARISON, BASELINE = "model", "comparison", "baseline"
 """Types of a method: a trained model; other maps of the same network (Grad-CAM); a baseline that uses no image."""
 
-
 SEEN_BOXES = "has seen boxes"
 """Note of the baseline that uses true boxes; weakly supervised models are not compared with it."""
 
-
 MEAN_AUC, MEAN_AVERAGE_PRECISION, FROC = "mean_auc", "mean_average_precision", "froc"
-
 
 BEST_BOX, ALL_BOXES = "best_box_accuracy", "all_boxes_accuracy"
 
-
 COSTS = {BEST_BOX: "best_box_false_positives", ALL_BOXES: "all_boxes_false_positives"}
 """The false positives per image and finding that belong to an accuracy. FROC is read at a fixed rate of them."""
-
 
 TITLES = {
     MEAN_AUC: "mean AUC",
@@ -59,10 +52,8 @@ TITLES = {
 }
 """Metrics by which methods are compared, with their titles. Bootstrap replicates of these are saved."""
 
-
 CLASSIFICATION = {MEAN_AUC: "auc", MEAN_AVERAGE_PRECISION: "average_precision"}
 """Metrics of classification, with their key under `classification.MODEL.mean`."""
-
 
 LOCALIZATION = {
     FROC: MetricKey("froc", "iou>0.1", at_fp_rate=SUMMARY_RATE),
@@ -73,14 +64,11 @@ LOCALIZATION = {
 }
 """Metrics of localization, macro over the findings with boxes, with their place in the scores of a method."""
 
-
 SUMMARY = (MEAN_AUC, FROC, BEST_BOX, ALL_BOXES)
 """The metrics of a summary. More boxes raise the accuracy of all boxes (the paper's), so it never ranks methods."""
 
-
 PAIRS = ((MULTIRES, STANDARD), (REFINED, MULTIRES))
 """Models whose differences are reported: the effect of the resolution, and the effect of the PCM."""
-
 
 NOT_MEASURED: Estimate = {"value": None, "low": None, "high": None}
 
@@ -206,6 +194,12 @@ def format_estimate(estimate: Mapping[str, float | None]) -> str:
 def format_value(value: float | None) -> str:
     """Format a number with three decimals, never "-0.000"; "" where it is not defined."""
     return "" if value is None else f"{round(float(value), 3) + 0.0:.3f}"
+
+
+def format_metric(results: Mapping[str, Any], method: str, metric: str) -> str:
+    """Format one metric of `TITLES`: false positives as a number, the others with their interval."""
+    estimate = get_estimate(results, method, metric)
+    return format_value(estimate["value"]) if metric in COSTS.values() else format_estimate(estimate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,6 +54,7 @@ from .results import (
     STANDARD,
     TITLES,
     format_estimate,
+    format_metric,
     format_value,
     get_estimate,
 )
@@ -95,16 +96,9 @@ def summary(results: Mapping[str, Any]) -> pd.DataFrame:
     the accuracy of the single best box at IoU > 0.1 and of all boxes at the paper's IoBB > 0.1, each with its false
     positives per image and finding. Accuracies are macro over the boxed findings.
     """
-    rows = {}
-    for method in (row["method"] for row in results["ranking"]):
-        cells = {
-            metric: get_estimate(results, method, metric)
-            for metric in (MEAN_AUC, FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])
-        }
-        rows[method] = {
-            TITLES[metric]: format_value(cell["value"]) if metric in COSTS.values() else format_estimate(cell)
-            for metric, cell in cells.items()
-        }
+    metrics = (MEAN_AUC, FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])
+    methods = [row["method"] for row in results["ranking"]]
+    rows = {m: {TITLES[metric]: format_metric(results, m, metric) for metric in metrics} for m in methods}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

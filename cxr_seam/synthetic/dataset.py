@@ -27,9 +27,7 @@ ENTRY_HEADER = (
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
 
-
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
-
 
 COMORBIDITIES = {
     "Atelectasis": ("Effusion", "Infiltration", "Cardiomegaly", "Hernia"),
@@ -49,14 +47,11 @@ COMORBIDITIES = {
 }
 """Findings that often occur with a finding."""
 
-
 SELDOM_COMORBID = ("Mass", "Nodule", "Pneumonia", "Pneumothorax")
 """Boxed findings that seldom occur with others; they are leading findings twice as often."""
 
-
 CHRONIC = frozenset(("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"))
 """Findings that usually remain at the next study."""
-
 
 DETECTORS = (("2500,2048", "0.168,0.168"), ("2992,2991", "0.143,0.143"), ("3056,2544", "0.139,0.139"),
           ("2048,2500", "0.171,0.171"), ("2990,2990", "0.143,0.143"))  # fmt: skip

@@ -9,14 +9,11 @@ import numpy as np
 
 GRID = 512
 
-
 MIDLINE = 256.0
-
 
 X = np.arange(GRID, dtype=np.float32)[None, :]
 Y = np.arange(GRID, dtype=np.float32)[:, None]
 """Coordinates of the grid, (1, 512) and (512, 1)."""
-
 
 SIDES = (-1.0, 1.0)
 """Direction of the patient's right (0) and left (1) side; the right side is on the left of the image."""

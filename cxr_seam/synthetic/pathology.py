@@ -294,7 +294,6 @@ FINDING_FUNCTIONS: dict[str, Callable[[Chest, np.random.Generator, float], np.nd
     "Hernia": hernia,
 }
 
-
 DRAWING_ORDER = (
     "Emphysema", "Cardiomegaly", "Effusion", "Pleural_Thickening", "Pneumothorax", "Edema", "Fibrosis", "Hernia",
     "Consolidation", "Pneumonia", "Infiltration", "Atelectasis", "Mass", "Nodule",

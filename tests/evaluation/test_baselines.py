@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from cxr_seam.data.nih import load_metadata
-from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes, prior_boxes
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.metrics.boxes import PREDICTED_COLUMNS
@@ -94,13 +93,6 @@ def test_prior_beats_centre_for_hearts(nih_root):
         )
     )
     assert prior > 0.8 > max(centre, half)
-
-
-def test_prior_bad_input():
-    with pytest.raises(InputError, match="c has a true box but no patient"):
-        prior_boxes(TRUTH, patient_of={"a": 1, "b": 1})
-    with pytest.raises(InputError, match="two patients"):
-        prior_boxes(TRUTH[:2], patient_of=PATIENT_OF)
 
 
 def test_prior_covers_all_findings():

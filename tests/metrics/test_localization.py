@@ -128,10 +128,6 @@ def test_table_refuses_bad_input():
         localization_table(_boxes(), TRUTH, images=[])
     with pytest.raises(InputError, match="true boxes lacks the columns finding"):
         localization_table(_boxes(), TRUTH.drop(columns="finding"), images=["a.png"])
-    with pytest.raises(InputError, match="grid"):
-        random_map_boxes(["a.png"], grid=0)
-    with pytest.raises(InputError, match="extent 1.5"):
-        centre_boxes(["a.png"], extent=1.5)
 
 
 def test_predicted_boxes_are_fractions_of_the_image():
@@ -368,4 +364,3 @@ def test_random_maps_depend_on_seed():
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
     assert set(first["image_index"]) == set(images)
-    assert len(random_map_boxes([])) == 0

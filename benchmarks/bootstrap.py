@@ -2,10 +2,10 @@
 
     python benchmarks/bootstrap.py [--json] [--quick] [--rounds N]
 
-Random scores of the size of NIH's test set: 25,596 images of 2,797 patients, 14 findings, the same numbers of positives.
-Ours makes 1,000 draws of patients and gives AUC, average precision, sensitivity, specificity and F1 of each. The loops
-give AUC and average precision alone, once on the rows that a draw repeats and once on all rows with `sample_weight`;
-they make a few of the same draws, and their seconds are scaled to 1,000.
+Random scores of the size of NIH's test set: 25,596 images of 2,797 patients, 14 findings, the same numbers of
+positives. Ours makes 1,000 draws of patients and gives AUC, average precision, sensitivity, specificity and F1 of each.
+The loops give AUC and average precision alone, once on the rows that a draw repeats and once on all rows with
+`sample_weight`; they make a few of the same draws, and their seconds are scaled to 1,000.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def main() -> None:
     ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=draws) for i in range(len(POSITIVES))]
     same_draws = np.array(ranked).transpose(1, 2, 0)[:, :few]
     rows = [
-        {"candidate": "ours", "draws made": N_BOOTSTRAP, "seconds for 1,000 draws": measure.spread(seconds["ours"])["median"],
+        {"candidate": "ours", "draws made": N_BOOTSTRAP,
+         "seconds for 1,000 draws": measure.spread(seconds["ours"])["median"],
          "goal": f"at most {GOAL_SECONDS} s, {GOAL_MIB} MiB", "peak MiB": peak / measure.MIB}
     ]  # fmt: skip
     for name in LOOPS:

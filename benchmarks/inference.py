@@ -3,9 +3,9 @@
     python benchmarks/inference.py [--json] [--quick] [--rounds N]
 
 The forward pass of the paper's four models with random weights, logits and maps (for MultiRes refined by the PCM), laid
-out as `inference.predictor.Predictor` lays them out, in float32, on images of 256 pixels, one at a time and in batches of 32.
-Operations are counted by PyTorch's flop counter: a multiplication and an addition are two, and only convolutions and
-products of matrices count.
+out as `inference.predictor.Predictor` lays them out, in float32, on images of 256 pixels, one at a time and in batches
+of 32. Operations are counted by PyTorch's flop counter: a multiplication and an addition are two, and only convolutions
+and products of matrices count.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> None:
 
 
 def opening(folder: Path, *, count: int, rounds: int) -> list[float]:
-    """Measure the milliseconds to open a cache of `count` images; its pixels are a hole in a file, which is not read."""
+    """Measure the milliseconds to open a cache of `count` images. Its file of pixels has no content."""
     names = [f"{place:08d}_000.png" for place in range(count)]
     index = CacheIndex(size=256, names=names, crc32=[0] * count, sources=[("images_001.tar.gz", count)])
     folder.mkdir()

@@ -1,4 +1,5 @@
-"""Shared by the benchmarks: time candidates in turn, measure memory in fresh processes, print tables or JSON (Linux only).
+"""Shared by the benchmarks: time candidates in turn, measure memory in fresh processes, print tables or JSON (Linux
+only).
 
 Candidates run A B A B ... in one process, so that other work of the machine affects all of them, and are compared pair
 by pair. Peak memory is VmHWM in /proc/self/status, in a fresh process for each candidate; ru_maxrss of getrusage is
@@ -107,7 +108,7 @@ def compare(what: str, over: Sequence[float], under: Sequence[float], *, goal: s
 
 
 def in_fresh_process(memory: Callable[..., Row], *, quick: bool, **task: Any) -> Row:
-    """Call the function `memory(**task)` of a script in a fresh process (option --child); with `quick` in this process."""
+    """Call the function `memory(**task)` of a script in a fresh process (--child), or with `quick` in this process."""
     if quick:
         return memory(**task)
     script = Path(inspect.getfile(memory))
@@ -126,8 +127,8 @@ def resident() -> Row:
 def peak_bytes(work: Callable[[], object]) -> int:
     """Measure the peak memory of `work` above the memory before it.
 
-    On a GPU this is the memory that PyTorch allocates, on the CPU the resident memory of the process. At least one page,
-    because `work` may reuse memory that was freed before.
+    On a GPU this is the memory that PyTorch allocates, on the CPU the resident memory of the process. At least one
+    page, because `work` may reuse memory that was freed before.
     """
     if device() == "cuda":
         torch.cuda.reset_peak_memory_stats()

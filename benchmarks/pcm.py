@@ -2,9 +2,9 @@
 
     python benchmarks/pcm.py [--json] [--quick] [--rounds N]
 
-Both refine K = 15 maps with embeddings of D = 256 dimensions and compute the gradient of the embeddings. The plain version
-stores the affinity of all pairs of pixels, N x N values per image: N is 1,024 for images of 256 pixels, 4,096 for 512 and
-16,384 for 1024. The batch size decreases with N, so that the plain version fits into memory.
+Both refine K = 15 maps with embeddings of D = 256 dimensions and compute the gradient of the embeddings. The plain
+version stores the affinity of all pairs of pixels, N x N values per image: N is 1,024 for images of 256 pixels, 4,096
+for 512 and 16,384 for 1024. The batch size decreases with N, so that the plain version fits into memory.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python benchmarks/processes.py [--images 192] [--size 64] [--epochs 3] [--seed 0] [--precision float64]
 
-Both stages of a MultiRes EfficientNet-Lite0 are trained from ImageNet weights on synthetic images on the CPU: batch size
-32, accumulation of three batches, the paper's learning rate. Stochastic depth is off, because each process would sample
-its own.
+Both stages of a MultiRes EfficientNet-Lite0 are trained from ImageNet weights on synthetic images on the CPU: batch
+size 32, accumulation of three batches, the paper's learning rate. Stochastic depth is off, because each process would
+sample its own.
 
 - one: one process with one thread.
 - two: two such processes, started by PyTorch's launcher (gloo).
 - two threads: one process with two threads, to show the effect of rounding alone.
 
-In float32, rounding errors grow with every update, because Adam divides even the smallest gradients by their own size. In
-float64 they stay small, so any other difference becomes visible.
+In float32, rounding errors grow with every update, because Adam divides even the smallest gradients by their own size.
+In float64 they stay small, so any other difference becomes visible.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/viewer.py [--json] [--quick] [--rounds N]
 
-The viewer has 64 images, as in notebook 05. Each control changes between two values; the time runs from the new value to
-the PNG in the image widget. The models are those of the `resnet50` preset with random weights, the images are noise of
-256 x 256 pixels, which is the slowest input for PNG. A change of the image includes the forward pass for the embedding of
-the PCM; the other controls change on a loaded image. The last row is the time to find the correct boxes of a finding on
-all images, without cached results.
+The viewer has 64 images, as in notebook 05. Each control changes between two values; the time runs from the new value
+to the PNG in the image widget. The models are those of the `resnet50` preset with random weights, the images are noise
+of 256 x 256 pixels, which is the slowest input for PNG. A change of the image includes the forward pass for the
+embedding of the PCM; the other controls change on a loaded image. The last row is the time to find the correct boxes of
+a finding on all images, without cached results.
 """
 
 from __future__ import annotations

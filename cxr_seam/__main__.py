@@ -73,7 +73,7 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one recipe, or continue an interrupted training. On several GPUs: accelerate launch -m cxr_seam train ..."""
+    """Train one recipe, or continue an interrupted training. Several GPUs: accelerate launch -m cxr_seam train ..."""
     from accelerate import PartialState
 
     from .device import select_device

@@ -1,7 +1,7 @@
 """The fourteen findings of ChestX-ray14 in NIH's order, and the spelling of their names.
 
-Source: Wang et al. 2017 and NIH's release notes. The box table writes "Infiltrate" for the label table's "Infiltration".
-Names are always compared as a whole, because "Pneumo" is a part of two of them.
+Source: Wang et al. 2017 and NIH's release notes. The box table writes "Infiltrate" for the label table's
+"Infiltration". Names are always compared as a whole, because "Pneumo" is a part of two of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Share a model on the Hugging Face hub, or in a folder, with a model card.
 
-Two files are shared: `model.safetensors`, the checkpoint (weights and recipe, no code), and `README.md`, the model card.
-Only `push_to_hub` uploads; only `from_pretrained` with the name of a hub repository downloads.
+Two files are shared: `model.safetensors`, the checkpoint (weights and recipe, no code), and `README.md`, the model
+card. Only `push_to_hub` uploads; only `from_pretrained` with the name of a hub repository downloads.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ Research on weakly supervised localization, teaching, and comparison with other 
 - **Not a medical device. Never decide about a patient by it.** There was no reader study and no prospective test.
 - The model was trained on images of one source, with labels that are themselves uncertain. On images of other machines,
   views, ages or hospitals it may be wrong without any sign of it.
-- Probabilities rank images and are not calibrated. A heat map is divided by its own maximum: it shows where the evidence
+- Probabilities rank images and are not calibrated. A heat map is divided by its own maximum: it shows where evidence
   lies, not how strong it is.
 - The model knows fourteen findings. An image without any of them is not a healthy one.
 """
@@ -122,7 +122,8 @@ def save_pretrained(
     """Write a model and its card into a folder, and return the folder; nothing is uploaded.
 
     Args:
-        checkpoint: a trained model; the file is copied unchanged. Its header holds the recipe, with the path of your own
+        checkpoint: a trained model; the file is copied unchanged. Its header holds the recipe, with the path of your
+        own
             initial weights if it was trained from such.
         folder: gets `model.safetensors` and `README.md`; existing files of these names are replaced.
         results: results.json of an evaluation of this checkpoint; without it the card gives no results.

@@ -1,7 +1,7 @@
 """Named recipes in presets of three: standard, MultiRes, and MultiRes with its refiner.
 
-The paper's rows are the presets `resnet50` and `efficientnet_b4`. The others are ours; `strong` and `strong_small` contain
-the changes that docs/beyond-the-paper.md measures.
+The paper's rows are the presets `resnet50` and `efficientnet_b4`. The others are ours; `strong` and `strong_small`
+contain the changes that docs/beyond-the-paper.md measures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The data, the recipes and the folders of one run, which the notebooks and the command line share.
 
-A notebook opens a workspace with the choices of its form cell. The next notebook, in the same runtime or a new one, opens
-the same workspace and finds the models and results of the previous one.
+A notebook opens a workspace with the choices of its form cell. The next notebook, in the same runtime or a new one,
+opens the same workspace and finds the models and results of the previous one.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Workspace:
             self._check_folder(folder)
         if not self.cache_folder.exists():
             raise InputError(
-                f"no images in {self.cache_folder}; run prepare_data() or notebook 01 (a new Colab runtime starts empty)"
+                f"no images in {self.cache_folder}; run prepare_data() or notebook 01 (a new Colab runtime is empty)"
             )
         return ImageCache.open(self.cache_folder)
 

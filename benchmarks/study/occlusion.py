@@ -61,8 +61,8 @@ def occlusion_drops(
         min_images: findings with fewer images are left out.
 
     Returns:
-        (N, 14) float64 in standard deviations of the judge's logits. NaN where the labels do not name the finding, where
-        it has too few images, or where the judge gives all images the same logit.
+        (N, 14) float64 in standard deviations of the judge's logits. NaN where the labels do not name the finding,
+        where it has too few images, or where the judge gives all images the same logit.
     """
     centres = boxes[["x", "y"]].to_numpy() + boxes[["w", "h"]].to_numpy() / 2
     centre_of = dict(zip(zip(boxes["image_index"], boxes["finding"], strict=True), centres, strict=True))
@@ -94,7 +94,7 @@ def mean_image(dataset: ChestXrayDataset) -> Tensor:
 
 
 def square(centre: Sequence[float], *, edge: float, side: int) -> tuple[slice, slice, slice]:
-    """Return the pixels of a square around a centre (x, y) in [0, 1], cut at the borders of an image of `side` pixels."""
+    """Return the pixels of a square around a centre (x, y) in [0, 1], cut at the borders of the image."""
     ends = [(round((at - edge / 2) * side), round((at + edge / 2) * side)) for at in centre]
     columns, rows = (slice(max(0, start), max(0, stop)) for start, stop in ends)
     return slice(None), rows, columns

@@ -1,7 +1,7 @@
 """Train and measure the rows of a study. Finished rows are skipped, and stopped training continues.
 
-Files in the folder of a study: `study.json` (settings), `rows/ROW.sSEED.json` (values and bootstrap replicates of a row),
-`rows/ROW.s0.s1.agreement.json` (two models of a row), `baselines.json`, and the tables of `tables.write_tables`.
+Files in the folder of a study: `study.json` (settings), `rows/ROW.sSEED.json` (values and bootstrap replicates of a
+row), `rows/ROW.s0.s1.agreement.json` (two models of a row), `baselines.json`, and the tables of `tables.write_tables`.
 Checkpoints are in the folder of models of the workspace.
 """
 

@@ -200,9 +200,9 @@ def markdown(lines: list[dict[str, Any]], missing: list[str]) -> str:
             ]
         )
     text = [
-        "Means over seeds with 95 % intervals over patients; accuracies are macro over findings, at their false positives "
-        "per image and finding. Differences are from the row under `against`, with the same seeds and patients. Rows with "
-        "other training data validate on other images, so their validation AUC cannot be compared.",
+        "Means over seeds with 95 % intervals over patients; accuracies are macro over findings, at their false "
+        "positives per image and finding. Differences are from the row under `against`, with the same seeds and "
+        "patients. Rows with other training data validate on other images, so their validation AUC cannot be compared.",
         "",
         *("| " + " | ".join(row) + " |" for row in cells),
         "",

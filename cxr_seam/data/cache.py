@@ -1,9 +1,9 @@
 """Cache of prepared images: one memory-mapped file of small grey squares, read by image name.
 
-A cache is a folder of two files. `images.u8` contains the images one after another, size x size bytes each. `index.json`
-lists their names, checksums and sources. Bytes beyond those in the index belong to a run that was stopped: readers
-ignore them, and the next `prepare` cuts them off. To decode a 1024x1024 PNG takes 10 ms; to read a 256x256 square from
-the cache takes microseconds.
+A cache is a folder of two files. `images.u8` contains the images one after another, size x size bytes each.
+`index.json` lists their names, checksums and sources. Bytes beyond those in the index belong to a run that was stopped:
+readers ignore them, and the next `prepare` cuts them off. To decode a 1024x1024 PNG takes 10 ms; to read a 256x256
+square from the cache takes microseconds.
 """
 
 from __future__ import annotations

@@ -93,11 +93,11 @@ def _refuse_bomb(data: bytes, name: str) -> None:
 def to_display_uint8(dataset: Dataset, name: str) -> np.ndarray:
     """Decode the pixels and convert them to the greys that a viewer would show.
 
-    In this order: modality LUT or rescale; VOI LUT, else the first window; MONOCHROME1 inverted, so that bone is bright.
-    Without VOI LUT and window, at most 8 bits without a rescale are shown unchanged, because they were made for display;
-    other values are stretched from their minimum to their maximum, because detectors seldom fill their bits and rescaled
-    values have no natural black. Padding (PixelPaddingValue) is excluded from that range and becomes black. Palettes and
-    YCbCr become RGB.
+    In this order: modality LUT or rescale; VOI LUT, else the first window; MONOCHROME1 inverted, so that bone is
+    bright. Without VOI LUT and window, at most 8 bits without a rescale are shown unchanged, because they were made for
+    display; other values are stretched from their minimum to their maximum, because detectors seldom fill their bits
+    and rescaled values have no natural black. Padding (PixelPaddingValue) is excluded from that range and becomes
+    black. Palettes and YCbCr become RGB.
 
     Returns:
         (H, W) uint8 grey, or (H, W, 3) uint8 RGB if the file is in colour.

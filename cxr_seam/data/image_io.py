@@ -1,7 +1,7 @@
 """Read an image file as grey pixels, and resize grey pixels to a square.
 
-About one in a hundred of NIH's PNGs is RGBA (alpha 255, R = G = B). Other collections bring 16-bit PNGs, JPEGs and TIFFs,
-hospitals DICOM. Every file becomes an (H, W) array of uint8 in which bone is bright.
+About one in a hundred of NIH's PNGs is RGBA (alpha 255, R = G = B). Other collections bring 16-bit PNGs, JPEGs and
+TIFFs, hospitals DICOM. Every file becomes an (H, W) array of uint8 in which bone is bright.
 """
 
 from __future__ import annotations

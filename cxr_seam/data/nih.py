@@ -77,7 +77,8 @@ def load_metadata(folder: str | Path) -> NihMetadata:
     """Read the four tables in `folder`, plain or gzipped, of either release.
 
     Raises:
-        InputError: a table is missing, unreadable, without rows or not UTF-8; a row is cut short; a column is missing; a
+        InputError: a table is missing, unreadable, without rows or not UTF-8; a row is cut short; a column is missing;
+        a
             finding is unknown; an image is listed twice or in both lists; a box is empty, leaves the image or is listed
             twice.
     """
@@ -256,7 +257,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Read a table with commas, plain or gzipped, with every cell as text.
 
     Raises:
-        InputError: it is unreadable or empty, see also `_read_text`; or a row has fewer or more cells than the header, for
+        InputError: it is unreadable or empty, see also `_read_text`; or a row has fewer or more cells than the header,
+        for
             example if the file was cut.
     """
     try:

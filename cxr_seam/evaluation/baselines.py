@@ -72,9 +72,9 @@ def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.
 def prior_boxes(truth: pd.DataFrame, *, patient_of: Mapping[str, object], seed: int = 0) -> pd.DataFrame:
     """Give every image the mean true box of each finding of other patients.
 
-    The patients with boxes, at least two, are split into two halves at random. The images of each half get the mean x, y, w and h of
-    the finding's boxes in the other half, so a mean never includes the patient's own boxes. Patients without boxes get
-    the means of the first half. This baseline has seen true boxes; a weakly supervised model has not.
+    The patients with boxes, at least two, are split into two halves at random. The images of each half get the mean x,
+    y, w and h of the finding's boxes in the other half, so a mean never includes the patient's own boxes. Patients
+    without boxes get the means of the first half. This baseline has seen true boxes; a weakly supervised model has not.
 
     Args:
         truth: true boxes.

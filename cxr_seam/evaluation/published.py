@@ -1,9 +1,9 @@
 """Read the published numbers of ChestX-ray14 from published.csv.
 
 Each line of the file is one printed value, as text with the decimals of its source. Columns: `table` ("literature" for
-means over findings, "table_1" to "table_4" for the cells of the paper's tables), `source`, `name` of the model, `split`,
-`metric`, `overlap` such as "iobb>0.1", `finding` or "mean", `value`, `comparable` (measured on the official test split
-with the same metric: "yes" or "no"), `note`.
+means over findings, "table_1" to "table_4" for the cells of the paper's tables), `source`, `name` of the model,
+`split`, `metric`, `overlap` such as "iobb>0.1", `finding` or "mean", `value`, `comparable` (measured on the official
+test split with the same metric: "yes" or "no"), `note`.
 """
 
 from __future__ import annotations

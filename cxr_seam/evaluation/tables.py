@@ -7,8 +7,9 @@ Localization: `table_2`, `table_3`, `froc`, `accuracy_by_threshold`.
 Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
 One image: `probabilities`.
 
-Tables 1 to 4 show our values beside those of the paper, Wang et al. and others. Values compare only where the test split
-and the metric are the same; ours do if the whole official test list was evaluated. Others are marked and never ranked.
+Tables 1 to 4 show our values beside those of the paper, Wang et al. and others. Values compare only where the test
+split and the metric are the same; ours do if the whole official test list was evaluated. Others are marked and never
+ranked.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     """Tabulate published mean AUCs and ours, comparable ones ranked; equal printed values share a rank.
 
     Returns:
-        Index: model. Columns `rank` ("-" where not comparable), `source`, `split`, `mean AUC`, `note`, which begins with
-        NOT COMPARABLE where a row does not compare.
+        Index: model. Columns `rank` ("-" where not comparable), `source`, `split`, `mean AUC`, `note`, which begins
+        with NOT COMPARABLE where a row does not compare.
     """
     rows = [
         (row.comparable, float(row.values[""]), row.name, row.source, row.split, row.values[""], row.note)

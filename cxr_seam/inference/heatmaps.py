@@ -1,4 +1,4 @@
-"""Turn class activation maps (CAMs) into heat maps in [0, 1]. Evaluation, figures and prediction all use this module."""
+"""Turn class activation maps (CAMs) into heat maps in [0, 1]. Evaluation, figures and prediction use this module."""
 
 from __future__ import annotations
 

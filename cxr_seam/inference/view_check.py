@@ -12,8 +12,8 @@ The third rule does most of the work. It warns for 44 (1.7 %) of the 2,610 real 
 rightly: two have black and white exchanged, one is lateral. It warns for 10 (1.4 %) of the 718 test images among them,
 which are not part of the mean image. It detects 99.9 % of the 2,610 images if they are upside down, 98.7 % on their
 side, and all but one with black and white exchanged (`tests/inference/test_view_check.py` counts them). It does not
-detect lateral views, children's images, or other body parts that happen to be bright at the bottom and in the middle: no
-such collection was available for a measurement. An image without a warning is not necessarily suitable.
+detect lateral views, children's images, or other body parts that happen to be bright at the bottom and in the middle:
+no such collection was available for a measurement. An image without a warning is not necessarily suitable.
 """
 
 from __future__ import annotations

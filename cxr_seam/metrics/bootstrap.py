@@ -1,8 +1,8 @@
 """Bootstrap over patients: 95 % intervals of scores and of paired differences (Efron & Tibshirani 1993, ch. 13).
 
 Images of one patient are similar, so patients are sampled with replacement, not images: each replicate has as many
-patients as the data, with all their images. A patient that is sampled twice counts twice, so a replicate is a weight for
-each image, and scores are computed with these weights. Two models on the same images use the same replicates; the
+patients as the data, with all their images. A patient that is sampled twice counts twice, so a replicate is a weight
+for each image, and scores are computed with these weights. Two models on the same images use the same replicates; the
 interval of their difference is computed replicate by replicate.
 """
 
@@ -48,7 +48,7 @@ class PatientBootstrap:
         return len(self.counts)
 
     def weights(self, start: int, stop: int) -> np.ndarray:
-        """Return how often the replicates `start` to `stop - 1` have each image, (stop - start, N) unsigned integers."""
+        """Return how often the replicates `start` to `stop - 1` have each image, (stop - start, N) unsigned."""
         return self.counts[start:stop, self.patient_of]
 
     def totals(self, values: np.ndarray) -> np.ndarray:

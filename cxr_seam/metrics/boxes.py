@@ -3,8 +3,8 @@
 Boxes are arrays of x, y, w, h: left edge, upper edge, width, height, as fractions of the image in [0, 1]. A box covers
 the half-open ranges [x, x + w) and [y, y + h).
 
-Tables of boxes have the columns `image_index`, `finding`, `x`, `y`, `w`, `h`. Predicted boxes may also have `score`, the
-peak of the heat map inside the box, and `probability` of the finding on the image.
+Tables of boxes have the columns `image_index`, `finding`, `x`, `y`, `w`, `h`. Predicted boxes may also have `score`,
+the peak of the heat map inside the box, and `probability` of the finding on the image.
 
 Source: D'Souza et al. 2022, section 5.3; Wang et al. 2017 (IoBB).
 """

@@ -124,7 +124,8 @@ def froc(
     images, found / true boxes); the first point is (0, 0).
 
     Boxes of equal score have no order, so the curve is a straight line between the point before them and the point
-    after them. At a rate with several accuracies the largest one counts; beyond its end a curve keeps its last accuracy.
+    after them. At a rate with several accuracies the largest one counts; beyond its end a curve keeps its last
+    accuracy.
 
     Args:
         predicted, truth, images: see `match`.

@@ -246,7 +246,7 @@ def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone | TimmBa
         return build_timm(name.removeprefix(TIMM), weights=weights)
     if name not in BACKBONES:
         raise InputError(
-            f"there is no backbone {name!r}; choose one of {', '.join(backbone_names())}, or timm:NAME for a timm network"
+            f"there is no backbone {name!r}; choose one of {', '.join(backbone_names())}, or timm:NAME for timm"
         )
     spec = BACKBONES[name]
     net = spec.build()

@@ -29,7 +29,8 @@ def append_background(cam: Tensor) -> Tensor:
 
     Args:
         cam: (B, 14, H, W) in [0, 1], or (B, 15, H, W) from a model with the background "output"; these are returned as
-            they are. (The authors' program does this, with an output that is never trained; see docs/paper-and-code.md.)
+            they are. (The authors' program does this, with an output that is never trained; see
+            docs/paper-and-code.md.)
 
     Returns:
         (B, 15, H, W) in [0, 1], background last.

@@ -1,7 +1,7 @@
 """Save and load trained models: safetensors files with recipe and measured values as JSON in the header.
 
-Loading executes no code. Tensor names are those of `LocalizationModel`'s state dict. The names of all files of a training
-run are defined here as well.
+Loading executes no code. Tensor names are those of `LocalizationModel`'s state dict. The names of all files of a
+training run are defined here as well.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Checkpoint:
         thresholds: for each finding the probability from which it counts as present, chosen on the validation images;
             None for a finding without a threshold, or if the classifier was not validated.
         data: what the model was trained on; None if it is unknown.
-        negative_mean: mean CAM of negative images for "cam" and "refined", (14, h, w) each, if the recipe's cam_baseline
+        negative_mean: mean CAM of negative images for "cam" and "refined", (14, h, w) each, if the recipe's
+        cam_baseline
             is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
     """
 

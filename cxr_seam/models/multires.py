@@ -74,8 +74,9 @@ class LocalizationModel(nn.Module):
     """Backbone, merge blocks, pooling, one classifier for the pooled vector and for every pixel, and a refiner.
 
     The logits are the classifier on the pooled features. The CAM is the same classifier, bias included, on the features
-    themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and a fifteenth output, "no finding": the counts
-    of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in `build.build_model`.
+    themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and a fifteenth output, "no finding": the
+    counts of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in
+    `build.build_model`.
     """
 
     def __init__(
@@ -157,8 +158,8 @@ class LocalizationModel(nn.Module):
     def freeze_below(self, stride: int, *, train_head: bool = True, freeze_bn_stats: bool = True) -> None:
         """Freeze the refiner and the backbone's stages finer than `stride`, for the classifier stage.
 
-        Without `train_head` merge blocks, classifier and pooling are frozen as well. With `freeze_bn_stats` BatchNorm of
-        frozen modules keeps its statistics, else it follows the batches.
+        Without `train_head` merge blocks, classifier and pooling are frozen as well. With `freeze_bn_stats` BatchNorm
+        of frozen modules keeps its statistics, else it follows the batches.
         """
         self.freeze_bn_stats = freeze_bn_stats
         for stage_stride, stage in zip(self.backbone.strides, self.backbone.stages, strict=True):

@@ -69,8 +69,8 @@ def affinity(embedding: Tensor, *, valid: Tensor | None = None) -> Tensor:
         valid: (B, 1, H, W) bool or None; columns of pixels that are False are zero, so no pixel uses their values.
 
     Returns:
-        (B, HW, HW) float32: rows are refined pixels, columns the pixels they use. A row sums to 1 if its pixel is similar
-        to any valid pixel, else to 0.
+        (B, HW, HW) float32: rows are refined pixels, columns the pixels they use. A row sums to 1 if its pixel is
+        similar to any valid pixel, else to 0.
     """
     query = l2_normalise(embedding)
     with torch.autocast(query.device.type, enabled=False):

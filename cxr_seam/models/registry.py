@@ -1,7 +1,7 @@
 """Poolings and refiners by name: the paper's, and the modules in `extras` that may replace them.
 
-`pool(features, score)` returns logits, see `pooling`. `refiner(features, cam, valid=..., low_level=...)` returns refined maps: each pixel is a weighted mean of its map, and
-the weights sum to 1. Arguments as in `pcm.PCM.forward`.
+`pool(features, score)` returns logits, see `pooling`. `refiner(features, cam, valid=..., low_level=...)` returns
+refined maps: each pixel is a weighted mean of its map, and the weights sum to 1. Arguments as in `pcm.PCM.forward`.
 """
 
 from __future__ import annotations

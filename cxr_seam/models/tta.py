@@ -33,8 +33,8 @@ def tta_forward(
         maps: see `LocalizationModel.forward`.
 
     Returns:
-        Logits (B, 14) and maps in the size that they have at the first scale. With the one scale 1 and no flip it is the
-        unchanged output of the model.
+        Logits (B, 14) and maps in the size that they have at the first scale. With the one scale 1 and no flip it is
+        the unchanged output of the model.
     """
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     if views == [(1.0, False)]:

@@ -1,8 +1,8 @@
 """Synthesize the anatomy of a chest as maps of X-ray absorption.
 
 A radiograph is a projection, so absorptions add up: soft tissue, heart, spine and bones are positive, the air of the
-lungs is negative. Findings (pathology.py) change these maps, and radiograph.py converts the sum to grey values. Side 0 is
-the patient's right (left in the image), side 1 the left.
+lungs is negative. Findings (pathology.py) change these maps, and radiograph.py converts the sum to grey values. Side 0
+is the patient's right (left in the image), side 1 the left.
 """
 
 from __future__ import annotations

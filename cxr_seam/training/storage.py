@@ -115,7 +115,7 @@ class RunFolder:
         history = [] if file is None else parse_history(file)
         if len(history) != epochs:
             raise InputError(
-                f"{path} has {len(history)} epochs, but {self.name} is trained for {epochs}; restore the file, or train "
+                f"{path} has {len(history)} epochs, but {self.name} is trained for {epochs}; restore it, or train "
                 "again with overwrite=True (--overwrite)"
             )
         return history

@@ -169,8 +169,8 @@ class Trainer:
             name, batch = names[int(wrong[:, first].int().argmax())], self.n_checked + first
             indices = next(self.sampler.batches(self.epoch, start=batch))
             raise InputError(
-                f"{name} of {self.recipe.name} is {self.losses[name][batch].item()} in epoch {self.epoch}, batch {batch}; "
-                f"lower the learning rate, or check the images of the batch: "
+                f"{name} of {self.recipe.name} is {self.losses[name][batch].item()} in epoch {self.epoch}, batch "
+                f"{batch}; lower the learning rate, or check the images of the batch: "
                 f"{', '.join(self.train_set.image_index[index] for index in indices)}"
             )
         self.n_checked = self.batch

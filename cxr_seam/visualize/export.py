@@ -38,7 +38,8 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Find image files and choose a unique name for the results of each.
 
     The name is the path below the given folder, or the file name, without suffix. If two names are equal, they keep
-    their suffixes and, if necessary, the name of the given folder. Pictures of an earlier export are skipped in folders.
+    their suffixes and, if necessary, the name of the given folder. Pictures of an earlier export are skipped in
+    folders.
 
     Args:
         paths: files and folders; a file that occurs twice counts once.
@@ -78,9 +79,9 @@ def predict_files(
 ) -> Iterator[tuple[str, Prediction | InputError]]:
     """Predict files one after another and write the results to a folder.
 
-    For each image, NAME_heatmaps.png has the three most probable findings, and NAME_heatmaps.dcm has the same picture if
-    the image is DICOM. At the end, `IMAGES` (size, warnings, or the error), `PROBABILITIES` and `BOXES` have one table
-    each for all images, also if the caller stops earlier.
+    For each image, NAME_heatmaps.png has the three most probable findings, and NAME_heatmaps.dcm has the same picture
+    if the image is DICOM. At the end, `IMAGES` (size, warnings, or the error), `PROBABILITIES` and `BOXES` have one
+    table each for all images, also if the caller stops earlier.
 
     Args:
         predictor: the model.

@@ -1,7 +1,8 @@
 """Plot the figures of the paper and of the notebooks as matplotlib figures.
 
 Each function returns a `Figure`, which a notebook shows as the value of a cell, and saves it if `path` is given; the
-suffix of `path` chooses the format (.png, .pdf, .svg). No function uses pyplot or its global state. Images have a dark background, charts a white one.
+suffix of `path` chooses the format (.png, .pdf, .svg). No function uses pyplot or its global state. Images have a dark
+background, charts a white one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Notebook 05 in JupyterLab on tiny data, with Chromium driven through the viewer.
 
-`make test-browser` installs Playwright and needs a Chromium; without them all tests are skipped. Screenshots are written
-to the folder of the variable SCREENSHOTS, by default build/browser.
+`make test-browser` installs Playwright and needs a Chromium; without them all tests are skipped. Screenshots are
+written to the folder of the variable SCREENSHOTS, by default build/browser.
 """
 
 from __future__ import annotations

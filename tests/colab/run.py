@@ -67,7 +67,7 @@ def added_packages(before: dict[str, str]) -> dict[str, str]:
 
 
 def commit_as_origin() -> dict[str, str]:
-    """Push the last commit to a local repository; return the variables that make git read it in place of the address."""
+    """Push the last commit to a local repository; return the variables that make git read it instead."""
     origin = BUILD / "origin.git"
     shutil.rmtree(origin, ignore_errors=True)
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", origin], check=True)

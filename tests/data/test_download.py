@@ -1,4 +1,4 @@
-"""The downloader against a server in this process that serves small archives, cuts connections and sends other files."""
+"""The downloader against a server in this process that serves small archives, cuts connections, sends other files."""
 
 from __future__ import annotations
 

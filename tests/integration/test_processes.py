@@ -53,7 +53,7 @@ def test_processes_give_the_losses_of_one(name, runs):
 
 @pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
 def test_run_continues_in_another_number_of_processes(name, runs):
-    """Three updates of two batches of five images were made before the kill; from the beginning, it would read all 30 again."""
+    """Three updates of two batches of five images were made before the kill; 30 images in all."""
 
     def read(run):
         logs = sorted(runs.glob(f"{run}.rows-*"))

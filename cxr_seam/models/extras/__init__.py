@@ -1,1 +1,1 @@
-"""Poolings and refiners beside the paper's; `build_pooling` and `build_refiner` import them when a recipe names them."""
+"""Poolings and refiners beside the paper's; `build_pooling` and `build_refiner` import them by name."""

@@ -5,8 +5,8 @@ classifier w_k, b_k and the feature x_i of pixel i:
 
     p_ki = sigmoid(w_k . x_i + b_k),  a_ki = p_ki / sum_j p_kj,  logit_k = w_k . (sum_i a_ki x_i) + b_k.
 
-The weights sum to 1 and the classifier is linear, so the logit is the mean of the CAM with the same weights. The pooling
-has no parameters.
+The weights sum to 1 and the classifier is linear, so the logit is the mean of the CAM with the same weights. The
+pooling has no parameters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The PCM of Wang et al. 2020 (SEAM), which also sees the image and low-level features with sharper edges.
 
-Two finer maps, each reduced by a 1x1 convolution and a ReLU, the image and the features x are resized to the size of the
-features and concatenated. A 1x1 convolution embeds them; the affinity is computed as in the paper's PCM:
+Two finer maps, each reduced by a 1x1 convolution and a ReLU, the image and the features x are resized to the size of
+the features and concatenated. A 1x1 convolution embeds them; the affinity is computed as in the paper's PCM:
 
     theta(x) = f9( [image; ReLU(f_1 x_1); ReLU(f_2 x_2); x] ),  A_ij = ReLU( cosine(theta_i, theta_j) ) / C_i.
 

@@ -15,20 +15,15 @@ if TYPE_CHECKING:
     from .inference.predictor import Prediction
 
 
-def show_page(path: str | os.PathLike[str], *, height: int = 600) -> HTML:
+def show_page(path: str | os.PathLike[str]) -> HTML:
     """Show an HTML page that needs no other file in a frame.
 
     The page travels inside the frame, because a browser cannot reach files of a Colab runtime.
-
-    Args:
-        path: of the page.
-        height: of the frame in pixels.
     """
     from IPython.display import HTML
 
-    page = escape(Path(path).read_text(encoding="utf-8"))
-    frame = f'<iframe title="{escape(Path(path).name)}" srcdoc="{page}" width="100%" height="{height}"></iframe>'
-    return HTML(f"<div>{frame}</div>")
+    name, page = escape(Path(path).name), escape(Path(path).read_text(encoding="utf-8"))
+    return HTML(f'<div><iframe title="{name}" srcdoc="{page}" width="100%" height="600"></iframe></div>')
 
 
 def show_prediction(prediction: Prediction) -> Image:

@@ -13,10 +13,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from ..data.cache import ImageCache
 from ..data.dataset import ChestXrayDataset
 from ..data.image_io import load_image, resize_square
-from ..data.nih import NihMetadata
 from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
@@ -74,6 +72,12 @@ class Example:
         """Names of the models, in the order of their panels."""
         return tuple(self.outputs)
 
+    @property
+    def title(self) -> str:
+        """Name and labels, for a menu."""
+        labels = "your image" if self.patient_id is None else ", ".join(self.labels) or "no finding"
+        return f"{self.image_index}: {labels}"
+
     def probability(self, model: str, finding: str) -> float:
         """Return the probability of a finding, in [0, 1]."""
         return float(self.outputs[model].probabilities[FINDINGS.index(finding)])
@@ -121,7 +125,7 @@ def filter_examples(
         patient_id: None for all patients.
 
     Returns:
-        Indices into `examples`, in their order.
+        Indices into `examples`.
     """
 
     def is_selected(example: Example) -> bool:
@@ -154,33 +158,27 @@ def pick_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: 
 
 
 def load_examples(
-    run: Workspace, *, per_finding: int = 3, predictors: Mapping[str, Predictor] | None = None
+    run: Workspace,
+    *,
+    per_finding: int = 3,
+    image_index: Sequence[str] | None = None,
+    predictors: Mapping[str, Predictor] | None = None,
 ) -> list[Example]:
-    """Load images with true boxes and run the trained models of a workspace on them.
+    """Load images and run the trained models of a workspace on them.
 
     Args:
         run: with prepared images and at least one trained model.
         per_finding: images of each boxed finding, see `pick_boxed`.
+        image_index: names of the images, instead of `per_finding`.
         predictors: the models, if they are already loaded.
 
     Raises:
-        InputError: no image is prepared, none has a box, or no model is trained.
+        InputError: no image is prepared, none has a box, a named one is missing, or no model is trained.
     """
     cache, metadata = run.cache(), run.metadata()
     predictors = predictors or load_predictors(run.recipes, run.models)
-    picked = pick_boxed(metadata.boxes, cache, per_finding=per_finding)
-    return make_examples(predictors, list(picked), cache=cache, metadata=metadata)
-
-
-def make_examples(
-    predictors: Mapping[str, Predictor], image_index: Sequence[str], *, cache: ImageCache, metadata: NihMetadata
-) -> list[Example]:
-    """Run models on the images named `image_index`.
-
-    Raises:
-        InputError: there is no image, or an image is missing in the cache or in the metadata.
-    """
-    dataset = ChestXrayDataset(cache, metadata, image_index=image_index)
+    picked = image_index or list(pick_boxed(metadata.boxes, cache, per_finding=per_finding))
+    dataset = ChestXrayDataset(cache, metadata, image_index=picked)
     outputs: dict[str, dict[str, ModelOutput]] = {name: {} for name in dataset.image_index}
     for key, predictor in predictors.items():
         for names, batch in predictor.forward_dataset(dataset, desc=f"predict, {key}"):
@@ -232,8 +230,7 @@ def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
     for finding in BOXED_FINDINGS:
         used = [example for example, _ in rows]
         candidates = [example for example in examples if len(example.gt_boxes(finding))]
-        fresh = [example for example in candidates if example not in used]
-        rows += [(example, finding) for example in (fresh or candidates)[:1]]
+        rows += [(example, finding) for example in sorted(candidates, key=used.__contains__)[:1]]
     return rows
 
 
@@ -271,15 +268,12 @@ def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
 
 
 def rank_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
-    """Score the best box of each image and finding that has a true box, and sort by probability.
+    """Score the best box of each image and finding that has a true box; the highest probability comes first.
 
     Args:
         boxes: predicted boxes of one method, as of `predicted_boxes`.
         truth: true boxes.
         probabilities: index `image_index`, one column for each finding.
-
-    Returns:
-        The columns of `score_best_boxes` and `probability`, highest probability first.
     """
     scored = rank_by_probability(score_best_boxes(boxes, truth), probabilities)
     return scored.sort_values("probability", ascending=False, kind="stable", ignore_index=True)

@@ -89,36 +89,21 @@ def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
     return plot_images(images, titles, path=path)
 
 
-def plot_augmentations(
-    dataset: ChestXrayDataset, recipe: Recipe, *, index: int = 0, count: int = 9, path: FigurePath = None
-) -> Figure:
-    """Plot one image and random augmentations of it, as the network sees them in training (Sect. 5.2).
-
-    Args:
-        dataset: training images.
-        recipe: its augmentation, image size and seed.
-        index: of the image in `dataset`.
-        count: number of augmentations.
-    """
-    pixels, _ = dataset.load([index])
-    generator = torch.Generator().manual_seed(recipe.seed)
-    batch = pixels.expand(count, -1, -1, -1)
-    params = sample_augmentation(len(batch), recipe.augmentation, generator=generator)
-    inputs = train_transform(batch, params, size=recipe.image_size)
-    titles = ["image", *(f"augmentation {number + 1}" for number in range(count))]
+def plot_augmentations(dataset: ChestXrayDataset, recipe: Recipe, *, path: FigurePath = None) -> Figure:
+    """Plot the first image of a dataset and nine augmentations, as the network sees them in training (Sect. 5.2)."""
+    pixels, _ = dataset.load([0])
+    params = sample_augmentation(9, recipe.augmentation, generator=torch.Generator().manual_seed(recipe.seed))
+    inputs = train_transform(pixels.expand(9, -1, -1, -1), params, size=recipe.image_size)
+    titles = ["image", *(f"augmentation {number}" for number in range(1, 10))]
     return plot_images([pixels[0, 0].numpy(), *to_grey(inputs)], titles, columns=5, path=path)
 
 
 @torch.no_grad()
-def plot_siamese_step(run: Workspace, *, angle: float = 25.0, path: FigurePath = None) -> Figure:
+def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     """Plot one Siamese step (Fig. 4) for a training image, with the MultiRes model before its PCM is trained.
 
-    The title has the two losses. ECR compares the raw map of each branch with the refined map of the other; MSML
+    The rotation is by 25 degrees, counter-clockwise. The title has the two losses. ECR compares the raw map of each branch with the refined map of the other; MSML
     compares both refined maps with the labels.
-
-    Args:
-        run: with prepared images and a trained MultiRes model.
-        angle: of the rotation in degrees, counter-clockwise.
     """
     recipe = run.recipe("multires_pcm")
     stage = recipe.seam_stage
@@ -127,7 +112,7 @@ def plot_siamese_step(run: Workspace, *, angle: float = 25.0, path: FigurePath =
     train_set, _ = run.train_val_datasets(recipe)
     pixels, labels = train_set.load([int(train_set.labels.any(axis=1).argmax())])  # the first image with a finding
     images = eval_transform(pixels, size=recipe.image_size)
-    rotation = rotation_params(torch.tensor([angle]))
+    rotation = rotation_params(torch.tensor([25.0]))
     losses = objective(images, labels, rotation=rotation)
     probabilities = model(images, maps=False).logits.sigmoid()
     finding = int((probabilities * labels).argmax())  # the most probable one that the image has
@@ -168,7 +153,12 @@ def plot_images(
         images: at least one, (H, W) uint8 grey or (H, W, 3) uint8 RGB each.
         titles: one for each image, of one or more lines; long lines are wrapped.
         columns: images side by side.
+
+    Raises:
+        InputError: there is no image.
     """
+    if not images:
+        raise InputError("there is no image to plot")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(2.5 * columns, 2.85 * rows, dark=True)
@@ -216,18 +206,14 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, pa
     return finish(figure, path)
 
 
-def plot_roc(evaluation: Evaluation, *, model: str | None = None, path: FigurePath = None) -> Figure:
-    """Plot the ROC curve of each finding (Fig. 6); the legend has the AUC and its 95 % interval.
+def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
+    """Plot the ROC curves of the final model (Fig. 6); the legend has the AUC and its 95 % interval of each finding.
 
     Lines differ in colour, dashes and markers.
-
-    Args:
-        evaluation: of `evaluation.evaluate`.
-        model: name of the model; by default the last one (`Evaluation.final_model`).
     """
     from sklearn.metrics import roc_curve
 
-    model = model or evaluation.final_model
+    model = evaluation.final_model
     scores, probabilities = evaluation.results["classification"][model], evaluation.probabilities[model]
     figure = new_figure(8.5, 4.8)
     axes = figure.subplots()

@@ -26,7 +26,7 @@ from ..findings import FINDINGS
 from ..io import atomic_write
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
-from .examples import make_examples, most_confident, one_per_finding, pick_boxed, rank_best_boxes
+from .examples import load_examples, most_confident, one_per_finding, pick_boxed, rank_best_boxes
 from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
 from .style import DARK, to_hex
 
@@ -148,14 +148,14 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     Returns:
         The figures "examples", "correct" and "wrong" (None without a prediction), and counts of the best model.
     """
-    cache, results = run.cache(), evaluation.results
+    results = evaluation.results
     model = next(row["method"] for row in results["ranking"] if row["type"] == MODEL)
     probabilities = pd.DataFrame(evaluation.probabilities[model], run.test_dataset().image_index, FINDINGS)
     scored = rank_best_boxes(evaluation.methods[model].boxes, evaluation.truth, probabilities)
-    first = pick_boxed(evaluation.truth, cache, per_finding=1)
+    first = pick_boxed(evaluation.truth, run.cache(), per_finding=1)
     pairs = {name: most_confident(scored, correct=name == "correct") for name in ("correct", "wrong")}
     names = list(dict.fromkeys([*first, *(name for chosen in pairs.values() for name, _ in chosen)]))
-    made = make_examples(evaluation.predictors, names, cache=cache, metadata=run.metadata())
+    made = load_examples(run, image_index=names, predictors=evaluation.predictors)
     examples = {example.image_index: example for example in made}
     figures = {"examples": plot_heatmap_grid(one_per_finding([examples[name] for name in first]))}
     for name, chosen in pairs.items():

@@ -33,14 +33,12 @@ from .style import COLOUR_MAPS, OPACITY
 
 ALL_PATIENTS = -1
 
-
 SUBSETS = [
     ("all images", ALL),
     ("labelled with the finding", LABELLED),
     ("best box correct", CORRECT),
     ("best box wrong or missing", WRONG),
 ]
-
 
 NAME_SLIDERS = """
 let attempts = 60;  // the widgets appear some time after this script
@@ -215,7 +213,7 @@ class Viewer(Controls):
             patient_id=None if self.patient.value == ALL_PATIENTS else self.patient.value,
         )
         current = self.image.value
-        options = tuple((menu_text(self.examples[index]), index) for index in indices)
+        options = tuple((self.examples[index].title, index) for index in indices)
         if options != self.image.options:
             self.image.options = options
             if indices:
@@ -340,12 +338,6 @@ def describe(example: Example, finding: str, panels: Sequence[Panel]) -> str:
 def caption_html(text: str, *, role: str = "status") -> str:
     """Format a caption as a paragraph that screen readers read aloud when it changes."""
     return f'<p role="{role}" style="line-height: 1.4">{escape(text)}</p>'
-
-
-def menu_text(example: Example) -> str:
-    """Format an entry of the image menu."""
-    labels = "your image" if example.patient_id is None else ", ".join(example.labels) or "no finding"
-    return f"{example.image_index}: {labels}"
 
 
 def count_boxes(count: int, *, kind: str = "") -> str:

@@ -102,8 +102,8 @@ def plot_augmentations(dataset: ChestXrayDataset, recipe: Recipe, *, path: Figur
 def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     """Plot one Siamese step (Fig. 4) for a training image, with the MultiRes model before its PCM is trained.
 
-    The rotation is by 25 degrees, counter-clockwise. The title has the two losses. ECR compares the raw map of each branch with the refined map of the other; MSML
-    compares both refined maps with the labels.
+    The rotation is by 25 degrees, counter-clockwise. The title has the two losses. ECR compares the raw map of each
+    branch with the refined map of the other; MSML compares both refined maps with the labels.
     """
     recipe = run.recipe("multires_pcm")
     stage = recipe.seam_stage

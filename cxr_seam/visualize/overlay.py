@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .style import DARK, OPACITY, PREDICTED_COLOUR, TRUE_COLOUR
+from .style import OPACITY, PREDICTED_COLOUR, TRUE_COLOUR
 
 NO_BOXES = np.empty((0, 4))
 
@@ -79,10 +79,3 @@ def draw_boxes(image: np.ndarray, predicted: np.ndarray = NO_BOXES, true: np.nda
             drawn[gap] = image[gap]
         image = drawn
     return image
-
-
-def box_swatch(*, true: bool) -> np.ndarray:
-    """Draw a box as it looks on images, for a legend: (14, 28, 3) uint8 RGB."""
-    ground = np.full((14, 28, 3), DARK, dtype=np.uint8)
-    whole = np.array([[0, 0, 1, 1]])
-    return draw_boxes(ground, true=whole) if true else draw_boxes(ground, whole)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..findings import FINDINGS
-from .overlay import NO_BOXES, apply_colour_map, box_swatch, draw_boxes, overlay_heatmap, resize, scale_to_width
+from .overlay import NO_BOXES, apply_colour_map, draw_boxes, overlay_heatmap, resize, scale_to_width
 from .style import BAR_PALETTE, DARK, LIGHT, MUTED, OPACITY
 
 PANEL_WIDTH, NARROW_WIDTH = 320, 232
@@ -115,8 +115,8 @@ def render_png(
         write_text(draw, (left, top + 20), panel.title, size=15)
         for number, line in enumerate(panel.caption.split("\n")):
             write_text(draw, (left, top + 38 + CAPTION_LINE * number), line, size=12, colour=MUTED)
-    kinds = {False: any(len(panel.boxes) for panel in panels), True: len(true_boxes) > 0}
-    _draw_legend(canvas, row_height + FOOT // 2, [true for true, present in kinds.items() if present], colour_map)
+    kinds = {"predicted": any(len(panel.boxes) for panel in panels), "true": len(true_boxes) > 0}
+    _draw_legend(canvas, row_height + FOOT // 2, [kind for kind, present in kinds.items() if present], colour_map)
     if bars:
         _draw_bars(draw, bars, (bars_left, bars_top, right), finding)
     # One fixed filter: the adaptive choice takes longer than all the drawing and saves little.
@@ -155,17 +155,17 @@ def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     return picture
 
 
-def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[bool], colour_map: str) -> None:
-    """Draw the colour bar and a small box for each kind of box: predicted (False) or true (True)."""
+def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_map: str) -> None:
+    """Draw the colour bar and a small box for each kind of box: "predicted", "true"."""
     draw = ImageDraw.Draw(canvas)
     bar = apply_colour_map(np.linspace(0, 1, 90)[None].repeat(10, axis=0), colour_map)
     canvas.paste(Image.fromarray(bar), (MARGIN, middle - 5))
     write_text(draw, (MARGIN + 98, middle), "heat: 0 to maximum", size=11, colour=MUTED, anchor="lm")
-    for number, true in enumerate(kinds):
+    for number, kind in enumerate(kinds):
         left = MARGIN + 240 + 140 * number
-        canvas.paste(Image.fromarray(box_swatch(true=true)), (left, middle - 7))
-        name = "true box" if true else "predicted box"
-        write_text(draw, (left + 36, middle), name, size=11, colour=MUTED, anchor="lm")
+        box = draw_boxes(np.full((14, 28, 3), DARK, dtype=np.uint8), **{kind: np.array([[0, 0, 1, 1]])})
+        canvas.paste(Image.fromarray(box), (left, middle - 7))
+        write_text(draw, (left + 36, middle), f"{kind} box", size=11, colour=MUTED, anchor="lm")
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], selected: str | None) -> None:

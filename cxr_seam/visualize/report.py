@@ -28,7 +28,6 @@ from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
 from .examples import load_examples, most_confident, one_per_finding, pick_boxed, rank_best_boxes
 from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
-from .style import DARK, to_hex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,11 +49,7 @@ def write_report(run: Workspace, evaluation: Evaluation) -> Path:
 
 
 def report_html(run: Workspace, evaluation: Evaluation) -> str:
-    """Render the report of an evaluation as HTML.
-
-    Raises:
-        InputError: the images no longer exist.
-    """
+    """Render the report of an evaluation as HTML."""
     results = evaluation.results
     figures, best = _example_figures(run, evaluation)
     figures |= {"roc": plot_roc(evaluation), "froc": plot_froc(results), "loss_curves": _loss_curves(run)}
@@ -84,9 +79,7 @@ def render_template(name: str, **values: Any) -> str:
 def table_html(table: pd.DataFrame, kind: str = "plain") -> Markup:
     """Format a table as HTML with escaped cells.
 
-    Args:
-        table: the table.
-        kind: "plain"; "list" without the index; "tight" for many columns, with intervals below their values.
+    `kind` is "plain"; "list" without the index; "tight" for many columns, with intervals below their values.
     """
     with pd.option_context("display.max_colwidth", None):
         html = table.to_html(border=0, index=kind != "list", na_rep="", classes=kind)
@@ -97,9 +90,8 @@ def table_html(table: pd.DataFrame, kind: str = "plain") -> Markup:
 
 def image_html(figure: Figure, caption: str) -> Markup:
     """Embed a figure: JPEG for images (dark background), PNG for charts."""
-    dark = to_hex(tuple(round(255 * level) for level in figure.get_facecolor()[:3])) == to_hex(DARK)
     options: dict[str, Any] = {"format": "png", "dpi": 130}
-    if dark:
+    if figure.get_facecolor()[0] < 0.5:
         options = {"format": "jpeg", "dpi": 110, "pil_kwargs": {"quality": 85}}
     data = io.BytesIO()
     figure.savefig(data, facecolor=figure.get_facecolor(), **options)

@@ -133,11 +133,6 @@ class Viewer(Controls):
     Make it the last line of a notebook cell. The controls can also be set by a program. If finding or image change, the
     point for the PCM moves to the maximum of the refined map.
 
-    Attributes:
-        picture: the image widget.
-        caption: the sentence below it.
-        widget: the box with picture, caption and the controls, which `Controls` describes.
-
     Example:
         >>> viewer = Viewer(examples)
         >>> viewer.threshold.value = 0.5

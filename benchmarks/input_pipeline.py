@@ -86,7 +86,7 @@ def torchxrayvision_dataset(folder: Path, files: Sequence[Path], *, size: int, c
             from torchxrayvision import datasets
     except ImportError:
         return None
-    films = datasets.NIH_Dataset(
+    nih = datasets.NIH_Dataset(
         str(files[0].parent),
         csvpath=str(next(folder.glob("Data_Entry_2017*.csv*"))),
         bbox_list_path=str(next(folder.glob("BBox_List_2017.csv*"))),
@@ -96,8 +96,8 @@ def torchxrayvision_dataset(folder: Path, files: Sequence[Path], *, size: int, c
         data_aug=transforms.Compose([FirstChannelToPil(), *augmentations(size), transforms.ToTensor()]),
     )
     present = {file.name for file in files}
-    rows = [row for row, name in enumerate(films.csv["Image Index"]) if name in present]
-    return datasets.SubsetDataset(films, [rows[place % len(rows)] for place in range(count)])
+    rows = [row for row, name in enumerate(nih.csv["Image Index"]) if name in present]
+    return datasets.SubsetDataset(nih, [rows[place % len(rows)] for place in range(count)])
 
 
 class FirstChannelToPil:
@@ -107,9 +107,9 @@ class FirstChannelToPil:
         return Image.fromarray(pixels[0])
 
 
-def two_workers(films: Dataset) -> DataLoader:
+def two_workers(nih: Dataset) -> DataLoader:
     """Make a data loader with persistent workers."""
-    return DataLoader(films, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    return DataLoader(nih, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
 
 class OurBatches:
@@ -165,10 +165,10 @@ def find_images(data: Path, drawn: Path, *, quick: bool) -> tuple[Path, list[Pat
 def memory(*, cache: str) -> dict[str, int]:
     """Measure the resident memory after an epoch, above that of the imports; runs in a fresh process."""
     before = measure.resident()
-    films = measure.all_images(Path(cache))
-    pass_through(OurBatches(films))
+    nih = measure.all_images(Path(cache))
+    pass_through(OurBatches(nih))
     after = measure.resident()
-    return {"images": len(films), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
+    return {"images": len(nih), **{key: after[key] - before[key] for key in ("RssAnon", "RssFile")}}
 
 
 def main() -> None:

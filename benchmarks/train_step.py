@@ -9,7 +9,7 @@
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
   compute it, in the contiguous layout; fed one resident batch too.
 
-With --epoch a whole epoch of so many made-up films is run as well (the paper's training set has about 32,000). With
+With --epoch a whole epoch of so many made-up images is run as well (the paper's training set has about 32,000). With
 --peak-only nothing is timed, for models that would take long. Operations are counted as in inference.py.
 """
 

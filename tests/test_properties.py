@@ -1,4 +1,4 @@
-"""Properties that must hold for any boxes, tables, films and recipes, tried on many that hypothesis makes up."""
+"""Properties that must hold for any boxes, tables, images and recipes, tried on many that hypothesis makes up."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def true_boxes(draw, names):
 
 
 def written(folder: Path, rows, boxes=(), *, order=None, quote=False, ends="\n") -> Path:
-    """NIH's four tables; the first patient's films are the test films."""
+    """NIH's four tables; the first patient's images are the test images."""
     first = rows[0][1]
     table = pd.DataFrame(
         {
@@ -223,14 +223,14 @@ def test_train_val_split_by_patient(data, rows, fraction, num_normal_images, see
     chosen = {*train, *validation}
     assert len(chosen) == len(train) + len(validation) and chosen <= available
     assert not {patient[name] for name in train} & {patient[name] for name in validation}
-    assert chosen & diseased == available & diseased  # every film with a finding
+    assert chosen & diseased == available & diseased  # every image with a finding
     assert len(chosen - diseased) == min(num_normal_images, len(available - diseased))
     assert train and (validation or len({patient[name] for name in chosen}) == 1)
 
 
 @given(st.data(), studies(), st.integers(0, 9))
 def test_split_does_not_depend_on_row_order(data, rows, seed):
-    """With all disease-free films the choice of patients is a question of their numbers alone."""
+    """With all disease-free images the choice of patients is a question of their numbers alone."""
     options = {"validation_fraction": 0.4, "num_normal_images": 99, "seed": seed}
     order = data.draw(st.permutations(range(len(rows))))
     answers = []

@@ -47,7 +47,7 @@ def test_numbers_of_sections_4_4_5_2_and_5_3():
         0.20,
     )
     assert recipe.seam_stage.rotation_degrees == 30
-    assert recipe.augmentation.rotation_degrees == 0  # the Siamese step turns the film, see docs/paper-and-code.md
+    assert recipe.augmentation.rotation_degrees == 0  # the Siamese step turns the image, see docs/paper-and-code.md
     varied = get_recipe("multires_resnet50").augmentation
     assert (varied.crop_area, varied.crop_aspect, varied.rotation_degrees) == ((0.8, 1.0), (0.75, 1.733), 15)
     assert (recipe.data.num_normal_images, recipe.data.validation_fraction) == (5000, 0.2)

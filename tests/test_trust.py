@@ -154,7 +154,7 @@ def test_what_may_reach_out_is_there_and_does() -> None:
     ],
 )
 def test_the_search_finds_what_it_looks_for(source: str) -> None:
-    assert faults(source, "films")
+    assert faults(source, "images")
 
 
 def test_the_download_hands_nothing_it_fetched_to_a_shell() -> None:

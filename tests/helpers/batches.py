@@ -19,7 +19,7 @@ def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, 
 
 
 def two_sets(folder: Path, cache, *, training: int, validation: int) -> list:
-    """The first films of a store, to train on, and the next ones, to validate on."""
+    """The first images of a cache as the training set, the next ones as the validation set."""
     from cxr_seam.data.dataset import ChestXrayDataset
     from cxr_seam.data.nih import load_metadata
 

@@ -79,12 +79,12 @@ def test_maps_match_hand_computed_values() -> None:
     """
     weights = torch.zeros(14, 1)
     weights[:3, 0] = torch.tensor([1.0, 2.0, -1.0])
-    film = torch.tensor([[[[1.0, 2.0], [3.0, 2.0]]]])
+    image = torch.tensor([[[[1.0, 2.0], [3.0, 2.0]]]])
     for method, factors in (("gradcam", (1 / 4, 1 / 2, 0)), ("gradcam++", (1 / 4, 1 / 3, 0))):
-        maps = gradcam_maps(Given(weights), film, method=method)
+        maps = gradcam_maps(Given(weights), image, method=method)
         assert maps.shape == (1, 14, 2, 2)
         for finding, factor in enumerate(factors):
-            torch.testing.assert_close(maps[0, finding], factor * film[0, 0])
+            torch.testing.assert_close(maps[0, finding], factor * image[0, 0])
         assert (maps[0, 3:] == 0).all()
 
 
@@ -92,9 +92,9 @@ def test_gradcam_equals_cam_with_mean_pooling() -> None:
     """Selvaraju et al., Sect. 3.1: it generalises CAM; what is left is the number of pixels and the bias."""
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(14, 5, generator=generator)
-    films = torch.rand(3, 5, 4, 6, generator=generator)
-    cam = torch.einsum("fc,bchw->bfhw", weights, films)
-    torch.testing.assert_close(gradcam_maps(Given(weights), films), cam.relu() / 24)
+    images = torch.rand(3, 5, 4, 6, generator=generator)
+    cam = torch.einsum("fc,bchw->bfhw", weights, images)
+    torch.testing.assert_close(gradcam_maps(Given(weights), images), cam.relu() / 24)
 
 
 @pytest.mark.parametrize(("method", "name"), [("gradcam", "GradCAM"), ("gradcam++", "GradCAMPlusPlus")])
@@ -117,10 +117,10 @@ def test_maps_follow_the_unit_of_the_features(method: str) -> None:
     """Features k times larger with weights k times smaller are the same evidence, k times larger."""
     generator = torch.Generator().manual_seed(3)
     weights = torch.randn(14, 5, generator=generator)
-    films = torch.rand(1, 5, 4, 4, generator=generator)
+    images = torch.rand(1, 5, 4, 4, generator=generator)
     torch.testing.assert_close(
-        gradcam_maps(Given(weights / 4096), films * 4096, method=method),
-        gradcam_maps(Given(weights), films, method=method),
+        gradcam_maps(Given(weights / 4096), images * 4096, method=method),
+        gradcam_maps(Given(weights), images, method=method),
     )
 
 

@@ -28,20 +28,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder, demo_store):
+def datasets(demo_folder, demo_store):
     return two_sets(demo_folder, demo_store, training=16, validation=40)
 
 
 @pytest.fixture(scope="module")
-def trained(films, tmp_path_factory):
+def trained(datasets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("negative_mean")
     for recipe in (FIRST, SECOND):
-        fit(recipe, folder, train_set=films[0], val_set=films[1])
+        fit(recipe, folder, train_set=datasets[0], val_set=datasets[1])
     return folder
 
 
 class Grey(nn.Module):
-    """A model whose maps are the films' grey, at 1/8 of their size; finding k's is k times as strong."""
+    """A model whose maps are the datasets' grey, at 1/8 of their size; finding k's is k times as strong."""
 
     def __init__(self):
         super().__init__()
@@ -52,20 +52,20 @@ class Grey(nn.Module):
         return ModelOutput(cam.mean(dim=(-2, -1)), cam, None)
 
 
-def test_negative_mean_by_hand(films):
-    """By hand: the mean film of those without it, as the network sees it."""
-    found = calibrate(Grey(), films[1], recipe=FIRST).negative_mean
+def test_negative_mean_by_hand(datasets):
+    """By hand: the mean image of those without it, as the network sees it."""
+    found = calibrate(Grey(), datasets[1], recipe=FIRST).negative_mean
     assert set(found) == {"cam"} and found["cam"].shape == (14, 8, 8)
-    grey = films[1].load(range(len(films[1])))[0][:, 0].numpy().astype(np.float64) / 255
+    grey = datasets[1].load(range(len(datasets[1])))[0][:, 0].numpy().astype(np.float64) / 255
     seen = ((grey - 0.485) / 0.229).reshape(-1, 8, 8, 8, 8).mean(axis=(2, 4))
     for k in range(14):
-        absent = films[1].labels[:, k] == 0
+        absent = datasets[1].labels[:, k] == 0
         assert found["cam"][k].numpy() == pytest.approx(k * seen[absent].mean(axis=0), abs=1e-4)
 
 
-def test_negative_mean_without_negatives_is_zero(films):
+def test_negative_mean_without_negatives_is_zero(datasets):
     every = ChestXrayDataset.__new__(ChestXrayDataset)
-    every.__dict__.update(films[1].__dict__, labels=films[1].labels.copy())
+    every.__dict__.update(datasets[1].__dict__, labels=datasets[1].labels.copy())
     every.labels[:, 3] = 1
     assert not calibrate(Grey(), every, recipe=FIRST).negative_mean["cam"][3].any()
 
@@ -90,13 +90,13 @@ def test_mean_of_another_size_is_resized():
     assert maps.max() < 0.02
 
 
-def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
+def test_training_stores_the_mean_and_prediction_subtracts_it(trained, datasets):
     for recipe, kinds in ((FIRST, {"cam", "refined"}), (SECOND, {"cam", "refined"})):
         path = best_path(trained, recipe.name)
         model, metadata = load_checkpoint(path)
         assert set(metadata.negative_mean) == kinds
         predictor = Predictor.load(path)
-        pixels, labels = films[1].load(range(len(films[1])))
+        pixels, labels = datasets[1].load(range(len(datasets[1])))
         output = predictor.forward(pixels)
         for kind in kinds:
             maps = getattr(output, kind)
@@ -110,9 +110,9 @@ def test_training_stores_the_mean_and_prediction_subtracts_it(trained, films):
     assert not torch.equal(*theta)
 
 
-def test_other_recipes_store_no_negative_mean(films, tmp_path):
+def test_other_recipes_store_no_negative_mean(datasets, tmp_path):
     plain = get_recipe("multires_tiny")
-    fit(plain, tmp_path, train_set=films[0], val_set=films[1])
+    fit(plain, tmp_path, train_set=datasets[0], val_set=datasets[1])
     assert load_checkpoint(best_path(tmp_path, plain.name))[1].negative_mean is None
     assert not [key for key in load_file(last_path(tmp_path, plain.name)) if key.startswith("negative_mean")]
 

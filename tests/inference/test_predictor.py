@@ -44,15 +44,15 @@ def predictor(checkpoint) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder) -> list[Path]:
+def paths(demo_folder) -> list[Path]:
     return sorted((demo_folder / "images").iterdir())[:5]
 
 
 def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=RECIPE.image_size, progress=False)
-    films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
-    predictions = predictor.predict([demo_folder / "images" / name for name in films.image_index])
-    pixels, _ = films.load(range(5))
+    dataset = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
+    predictions = predictor.predict([demo_folder / "images" / name for name in dataset.image_index])
+    pixels, _ = dataset.load(range(5))
     assert np.array_equal(np.stack([p.image for p in predictions]), pixels[:, 0].numpy())
     output = predictor.forward(pixels)
     assert np.array_equal(np.stack([p.final_cam for p in predictions]), output.refined.numpy())
@@ -61,9 +61,9 @@ def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path
     )
 
 
-def test_heatmaps_and_boxes_are_in_pixels_of_the_image(predictor, films, tmp_path):
+def test_heatmaps_and_boxes_are_in_pixels_of_the_image(predictor, paths, tmp_path):
     wide = tmp_path / "wide.png"
-    cv2.imwrite(str(wide), cv2.resize(load_image(films[0]).pixels, (300, 200)))
+    cv2.imwrite(str(wide), cv2.resize(load_image(paths[0]).pixels, (300, 200)))
     prediction = predictor.predict(wide)
     assert prediction.size == (200, 300)
     for finding in FINDINGS:
@@ -76,72 +76,72 @@ def test_heatmaps_and_boxes_are_in_pixels_of_the_image(predictor, films, tmp_pat
         assert prediction.boxes_of(finding) == pytest.approx(expected)
 
 
-def test_tta_flip_and_min_baseline(predictor, films):
+def test_tta_flip_and_min_baseline(predictor, paths):
     changed = Predictor(predictor.model, replace(predictor.recipe, tta_flip=True, cam_baseline="min"))
     size = predictor.recipe.image_size
-    pixels = torch.from_numpy(np.stack([resize_square(load_image(path).pixels, size) for path in films[:2]]))[:, None]
+    pixels = torch.from_numpy(np.stack([resize_square(load_image(path).pixels, size) for path in paths[:2]]))[:, None]
     one, other = predictor.forward(pixels), predictor.forward(pixels.flip(-1))
     logits, maps = (one.logits + other.logits) / 2, (one.refined + other.refined.flip(-1)) / 2
     heatmaps = cam_to_heatmap(maps, 256, baseline="min").numpy()
     for found, expected_logits, expected, heatmap in zip(
-        changed.predict(films[:2]), logits, maps, heatmaps, strict=True
+        changed.predict(paths[:2]), logits, maps, heatmaps, strict=True
     ):
         assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
         assert np.allclose(found.final_cam, expected.numpy(), atol=1e-5)
         assert np.allclose(found.heat_maps, heatmap, atol=1e-4)
 
 
-def test_untrained_refiner_is_not_used(predictor, films):
+def test_untrained_refiner_is_not_used(predictor, paths):
     """The first phase has a refiner too, with weights as they were drawn."""
-    pixels = torch.from_numpy(predictor.predict(films[0]).image)[None, None]
+    pixels = torch.from_numpy(predictor.predict(paths[0]).image)[None, None]
     first = Predictor(predictor.model, get_preset("tiny")[1])
     output = first.forward(pixels)
     assert output.refined is not None and not torch.equal(output.refined, output.cam)
-    assert np.array_equal(first.predict(films[0]).final_cam, output.cam[0].numpy())
+    assert np.array_equal(first.predict(paths[0]).final_cam, output.cam[0].numpy())
 
 
-def test_decisions_use_stored_thresholds(predictor, films):
-    prediction = predictor.predict(films[0])
+def test_decisions_use_stored_thresholds(predictor, paths):
+    prediction = predictor.predict(paths[0])
     assert prediction.decisions["Hernia"] is None
     for finding in FINDINGS[:-1]:
         assert prediction.decisions[finding] is (prediction.probabilities[finding] >= 0.5)
     exactly = Predictor(predictor.model, RECIPE, thresholds={f: prediction.probabilities[f] for f in FINDINGS}).predict(
-        films[0]
+        paths[0]
     )
     assert all(exactly.decisions.values())  # "from which on"
-    assert set(Predictor(predictor.model, RECIPE).predict(films[0]).decisions.values()) == {None}
+    assert set(Predictor(predictor.model, RECIPE).predict(paths[0]).decisions.values()) == {None}
 
 
-def test_list_folder_and_single_files_agree(predictor, films, tmp_path):
-    for place, path in enumerate(films):
+def test_list_folder_and_single_files_agree(predictor, paths, tmp_path):
+    for place, path in enumerate(paths):
         (tmp_path / f"{9 - place}.png").write_bytes(path.read_bytes())
     folder = predictor.predict(tmp_path)
-    listed = predictor.predict(films)
+    listed = predictor.predict(paths)
     assert [Path(p.path).name for p in folder] == ["5.png", "6.png", "7.png", "8.png", "9.png"]
-    assert [p.path for p in listed] == [str(path) for path in films]
+    assert [p.path for p in listed] == [str(path) for path in paths]
     assert isinstance(folder, Predictions) and folder.failures == {}
     for one, other in zip(reversed(folder), listed, strict=True):
         assert np.array_equal(one.image, other.image)
         assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
-    single = predictor.predict(films[3])
+    single = predictor.predict(paths[3])
     assert isinstance(single, Prediction)
     assert list(single.probabilities.values()) == pytest.approx(list(listed[3].probabilities.values()), abs=1e-5)
-    assert list(listed.table().index) == [str(path) for path in films]
-    assert listed.table().loc[str(films[3]), "Mass"] == listed[3].probabilities["Mass"]
+    assert list(listed.table().index) == [str(path) for path in paths]
+    assert listed.table().loc[str(paths[3]), "Mass"] == listed[3].probabilities["Mass"]
     assert len(listed.boxes()) == sum(len(p.boxes) for p in listed)
 
 
-def test_several_batches_keep_order(predictor, films, monkeypatch):
+def test_several_batches_keep_order(predictor, paths, monkeypatch):
     monkeypatch.setattr("cxr_seam.inference.predictor.BATCH_SIZE", 2)
-    assert [p.path for p in predictor.predict(films)] == [str(path) for path in films]
+    assert [p.path for p in predictor.predict(paths)] == [str(path) for path in paths]
 
 
-def test_unreadable_file_among_others(predictor, films, tmp_path):
+def test_unreadable_file_among_others(predictor, paths, tmp_path):
     bad = tmp_path / "bad.png"
-    bad.write_bytes(films[0].read_bytes()[:200])
+    bad.write_bytes(paths[0].read_bytes()[:200])
     with pytest.warns(ImageWarning, match="left out: .*bad.png is broken"):
-        predictions = predictor.predict([films[0], bad, films[1]])
-    assert [p.path for p in predictions] == [str(films[0]), str(films[1])]
+        predictions = predictor.predict([paths[0], bad, paths[1]])
+    assert [p.path for p in predictions] == [str(paths[0]), str(paths[1])]
     assert list(predictions.failures) == [str(bad)] and "broken" in predictions.failures[str(bad)]
     with pytest.raises(InputError, match="bad.png is broken"):
         predictor.predict([bad, bad])
@@ -156,13 +156,13 @@ def test_image_warning(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".dcm"])
-def test_lossless_formats_predict_identically(predictor, films, tmp_path, suffix):
-    pixels, path = load_image(films[0]).pixels, tmp_path / f"film{suffix}"
+def test_lossless_formats_predict_identically(predictor, paths, tmp_path, suffix):
+    pixels, path = load_image(paths[0]).pixels, tmp_path / f"image{suffix}"
     if suffix == ".dcm":
         path.write_bytes(dicom_bytes(make_dataset(255 - pixels, PhotometricInterpretation="MONOCHROME1")))
     else:
         Image.fromarray(pixels).save(path)
-    expected, found = predictor.predict(films[0]), predictor.predict(path)
+    expected, found = predictor.predict(paths[0]), predictor.predict(path)
     assert np.array_equal(found.image, expected.image) and found.probabilities == expected.probabilities
 
 
@@ -176,8 +176,8 @@ def test_prediction_is_small_in_memory(predictor):
     assert np.array_equal(prediction.image, resize_square(load_image(path).pixels, RECIPE.image_size))
 
 
-def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
-    pixels = load_image(films[0]).pixels
+def test_odd_pixel_spacing_is_ignored(predictor, paths, tmp_path):
+    pixels = load_image(paths[0]).pixels
     odd = ["0.2", "0.2\\", "abc\\de", "0,14\\0,14", "-1\\0.2"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of the very values
@@ -192,26 +192,26 @@ def test_odd_pixel_spacing_is_ignored(predictor, films, tmp_path):
 
 def test_prediction_resizes_as_the_cache(predictor, demo_folder, tmp_path):
     cache = prepare(demo_folder / "images", tmp_path / "store", size=96, progress=False)
-    films = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
-    metadata = Checkpoint(RECIPE, data=data_fingerprint(films, films))
+    dataset = ChestXrayDataset(cache, load_metadata(demo_folder), image_index=cache.image_index[:5])
+    metadata = Checkpoint(RECIPE, data=data_fingerprint(dataset, dataset))
     path = save_checkpoint(tmp_path / "m.safetensors", predictor.model, metadata=metadata)
-    pixels, _ = films.load(range(5))
+    pixels, _ = dataset.load(range(5))
     expected = predictor.forward(pixels)
-    predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in films.image_index])
+    predictions = Predictor.load(path).predict([demo_folder / "images" / name for name in dataset.image_index])
     assert np.array_equal(np.stack([p.image for p in predictions]), pixels[:, 0].numpy())
     assert np.array_equal(np.stack([p.final_cam for p in predictions]), expected.refined.numpy())
-    straight = predictor.predict([demo_folder / "images" / name for name in films.image_index])
+    straight = predictor.predict([demo_folder / "images" / name for name in dataset.image_index])
     assert not np.array_equal(np.stack([p.final_cam for p in straight]), expected.refined.numpy())
 
 
-def test_predict_home_folder(predictor, films, tmp_path, monkeypatch):
+def test_predict_home_folder(predictor, paths, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "films").mkdir()
-    for path in films[:2]:
-        (tmp_path / "films" / path.name).write_bytes(path.read_bytes())
-    found = predictor.predict("~/films")
-    assert isinstance(found, Predictions) and len(found) == 2  # all of it, not its first film
-    assert list(output_stems(["~/films", f"~/films/{films[0].name}"])) == [path.stem for path in films[:2]]
+    (tmp_path / "paths").mkdir()
+    for path in paths[:2]:
+        (tmp_path / "paths" / path.name).write_bytes(path.read_bytes())
+    found = predictor.predict("~/paths")
+    assert isinstance(found, Predictions) and len(found) == 2  # all of it, not its first image
+    assert list(output_stems(["~/paths", f"~/paths/{paths[0].name}"])) == [path.stem for path in paths[:2]]
 
 
 def test_predict_impossible_path(predictor):

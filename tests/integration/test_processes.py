@@ -69,7 +69,7 @@ def test_no_image_is_read_by_two_processes(name, processes, runs):
 
 
 def test_both_launchers_train_in_two_processes(tmp_path):
-    """The shell's and the notebook's, as docs/reliability.md writes them, on the synthetic films."""
+    """The shell's and the notebook's, as docs/reliability.md writes them, on the synthetic images."""
 
     def program(*words):
         return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path).stdout

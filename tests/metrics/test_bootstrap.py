@@ -51,7 +51,7 @@ def test_interval_of_mean_matches_normal_approximation() -> None:
 
 
 def test_more_images_of_a_patient_do_not_narrow_interval() -> None:
-    """Ten copies of each film give the interval of one; a bootstrap over films would shrink it by sqrt(10)."""
+    """Ten copies of each image give the interval of one; a bootstrap over images would shrink it by sqrt(10)."""
     values = np.random.default_rng(2).random(50)
     once = bootstrap_patients(range(50)).totals(values) / 50
     copied = bootstrap_patients(np.repeat(range(50), 10)).totals(np.repeat(values, 10)) / 500

@@ -259,7 +259,7 @@ def test_perfect_probabilities_improve_froc(nih_root):
         localization_scores(table, official, images=images, bootstrap=bootstrap)
         for table in (centre, centre.assign(probability=probability))
     )
-    # Of 180 films with atelectasis at most 180 false positives come first, a fifth of 880: all that is found is found.
+    # Of 180 images with atelectasis at most 180 false positives come first, a fifth of 880: all that is found is found.
     value = told["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]
     assert value == told["all_boxes"]["iou>0.1"]["findings"]["Atelectasis"]["accuracy"]["value"]
     assert value > 2 * plain["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]

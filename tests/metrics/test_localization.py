@@ -183,7 +183,7 @@ def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
 
 
 def test_intervals_match_resampled_tables():
-    """Each draw is made in earnest: tables with the films of a patient as often as drawn, scored as any other."""
+    """Each draw is made in earnest: tables with the images of a patient as often as drawn, scored as any other."""
     images = [f"{i}" for i in range(15)]
     predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
     bootstrap = bootstrap_patients([i // 2 for i in range(15)], n_bootstrap=30, seed=2)
@@ -229,7 +229,7 @@ def test_intervals_match_resampled_tables():
 
 
 def test_scores_match_hand_computed_values():
-    """Two films of two patients; a's mass is hit by the weaker of its two boxes, b's by its only one."""
+    """Two images of two patients; a's mass is hit by the weaker of its two boxes, b's by its only one."""
     truth = TRUTH[TRUTH["finding"] == "Mass"]
     predicted = _boxes(
         ("a.png", "Mass", 100, 100, 100, 50, 0.8),  # IoBB 1, IoU 0.5
@@ -255,10 +255,10 @@ def test_scores_match_hand_computed_values():
     best = scores["best_box"]["iou>0.1"]
     assert best["micro"]["false_positives_per_image"] == {"value": 0.5, "low": 0, "high": 1}
     assert best["findings"]["Nodule"]["accuracy"] == {"value": None, "low": None, "high": None}
-    # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two films.
+    # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two images.
     at = scores["froc"]["iou>0.1"]["at_fp_rate"]
     assert [at[x]["findings"]["Mass"]["value"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
-    # Draws of a alone: its false positive comes first and is one on every film, so nothing is found at 0.25. Of b: all.
+    # Draws of a alone: its false positive comes first one on every image, so nothing is found at 0.25. Of b: all.
     assert at["0.25"]["findings"]["Mass"] == {"value": 0.5, "low": 0, "high": 1}
     assert at["0.25"]["findings"]["Nodule"] == {"value": None, "low": None, "high": None}
     assert scores["pointing_game"]["macro"]["value"] == 0.5

@@ -1,4 +1,4 @@
-"""The pointing game by hand: pixels of 256 on a map of 4 x 4 over the film's 1024."""
+"""The pointing game by hand: pixels of 256 on a map of 4 x 4 over the image's 1024."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
 
 
 def hit(heatmap: np.ndarray, *boxes: tuple) -> float:
-    """The share of the map's maxima in boxes that are given in pixels of a film of 1024 x 1024."""
+    """The share of the map's maxima in boxes that are given in pixels of a image of 1024 x 1024."""
     truth = pd.DataFrame([("a", "Mass", *(value / 1024 for value in box)) for box in boxes], columns=COLUMNS)
     return points(heatmap[None], "a", ["Mass"], truth=truth)["hit"].item()
 
@@ -46,7 +46,7 @@ def test_tied_maxima_count_by_fraction():
     heatmap = peak_at((0, 0), (0, 1), (3, 3), (2, 0))
     assert hit(heatmap, (0, 0, 512, 256)) == 0.5
     assert hit(heatmap, (0, 0, 512, 256), (768, 768, 256, 256)) == 0.75  # several boxes are one target
-    assert hit(np.ones((4, 4)), (256, 0, 512, 512)) == 0.25  # a flat map scores the box's share of the film
+    assert hit(np.ones((4, 4)), (256, 0, 512, 512)) == 0.25  # a flat map scores the box's share of the image
 
 
 def test_map_of_zeros_is_a_miss():
@@ -80,7 +80,7 @@ def test_game_matches_hand_computed_values():
         columns=["image_index", "finding", "hit"],
     )
     bootstrap = bootstrap_patients(["p", "p", "q"], n_bootstrap=200)
-    game = pointing_game(table, images=["a", "b", "c"], bootstrap=bootstrap)  # x is not among the films
+    game = pointing_game(table, images=["a", "b", "c"], bootstrap=bootstrap)  # x is not among the images
     assert game["findings"]["Mass"]["value"] == 0.5
     assert game["findings"]["Nodule"]["value"] == 0
     assert game["findings"]["Effusion"] == {"value": None, "low": None, "high": None}
@@ -118,7 +118,7 @@ def test_points_in_boxes_half_open_and_nan():
 
 
 def test_image_centre_on_official_boxes(nih_root):
-    """How many true boxes hold the centre of the film, counted from the file itself."""
+    """How many true boxes hold the centre of the image, counted from the file itself."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     x, y, w, h = official[["x", "y", "w", "h"]].to_numpy().T

@@ -31,18 +31,18 @@ MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder, demo_store):
+def datasets(demo_folder, demo_store):
     tables = load_metadata(demo_folder)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     return [ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen]
 
 
 @pytest.fixture(scope="module")
-def trained(films, tmp_path_factory):
+def trained(datasets, tmp_path_factory):
     """Both phases, trained once: the folder and the two histories."""
     folder = tmp_path_factory.mktemp("models")
     first = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=2))
-    histories = [fit(recipe, folder, train_set=films[0], val_set=films[1]) for recipe in (first, REFINED)]
+    histories = [fit(recipe, folder, train_set=datasets[0], val_set=datasets[1]) for recipe in (first, REFINED)]
     return folder, histories
 
 
@@ -57,14 +57,14 @@ def test_history_and_checkpoints_are_saved(trained):
     assert read_header(folder / "multires_tiny.last.safetensors").epoch == 2
 
 
-def test_thresholds_maximise_youden_on_the_validation_set(trained, films):
+def test_thresholds_maximise_youden_on_the_validation_set(trained, datasets):
     folder, _ = trained
     model, metadata = load_checkpoint(best_path(folder, "multires_tiny"))
-    pixels, _ = films[1].load(range(len(films[1])))
+    pixels, _ = datasets[1].load(range(len(datasets[1])))
     with torch.no_grad():
         scores = model(eval_transform(pixels, size=64), maps=False).logits.sigmoid().numpy()
     for place, finding in enumerate(FINDINGS):
-        truth = films[1].labels[:, place] == 1
+        truth = datasets[1].labels[:, place] == 1
         threshold = metadata.thresholds[finding]
         if truth.all() or not truth.any():
             assert threshold is None
@@ -127,18 +127,18 @@ def test_seam_stage_changes_only_theta(trained):
     assert [key for key in before if not torch.equal(before[key], after[key])] == ["refiner.theta.weight"]
 
 
-def test_same_seed_same_run(films, tmp_path):
+def test_same_seed_same_run(datasets, tmp_path):
     losses = []
     for run in ("a", "b"):
-        history = fit(MULTIRES, tmp_path / run, train_set=films[0], val_set=films[1])
+        history = fit(MULTIRES, tmp_path / run, train_set=datasets[0], val_set=datasets[1])
         losses.append([(r["train_loss"], r["validation_loss"]) for r in history])
     assert losses[0] == losses[1]
 
 
-def test_overfits_a_few_images(films, tmp_path):
-    """A network that cannot learn eight films by heart is wired wrongly somewhere."""
+def test_overfits_a_few_images(datasets, tmp_path):
+    """A network that cannot learn eight datasets by heart is wired wrongly somewhere."""
     few = ChestXrayDataset.__new__(ChestXrayDataset)
-    few.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
+    few.__dict__.update(datasets[0].__dict__, image_index=datasets[0].image_index[:8], labels=datasets[0].labels[:8])
     recipe = replace(
         MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=25, learning_rate=3e-3, grad_accum_steps=1)
     )
@@ -146,21 +146,27 @@ def test_overfits_a_few_images(films, tmp_path):
     assert history[-1]["train_loss"] < 0.35 * history[0]["train_loss"]
 
 
-def test_seam_stage_without_its_first_checkpoint_is_refused(films, tmp_path):
+def test_seam_stage_without_its_first_checkpoint_is_refused(datasets, tmp_path):
     with pytest.raises(InputError, match="multires_tiny.best.safetensors"):
-        fit(REFINED, tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
+        fit(REFINED, tmp_path, train_set=datasets[0], val_set=datasets[1], callbacks=[])
 
 
-def test_nan_loss_stops_the_run(films, tmp_path):
+def test_nan_loss_stops_the_run(datasets, tmp_path):
     stage = replace(MULTIRES.classifier_stage, learning_rate=1e30, epochs=2, grad_accum_steps=1)
     with pytest.raises(InputError, match="loss of multires_tiny is nan in epoch ."):
-        fit(replace(MULTIRES, classifier_stage=stage), tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
+        fit(
+            replace(MULTIRES, classifier_stage=stage),
+            tmp_path,
+            train_set=datasets[0],
+            val_set=datasets[1],
+            callbacks=[],
+        )
 
 
-def test_unwritable_folder_warns_and_fails_at_the_end(films, tmp_path):
+def test_unwritable_folder_warns_and_fails_at_the_end(datasets, tmp_path):
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="models"), pytest.raises(InputError, match="models"):
-        fit(MULTIRES, tmp_path / "models", train_set=films[0], val_set=films[1], callbacks=[])
+        fit(MULTIRES, tmp_path / "models", train_set=datasets[0], val_set=datasets[1], callbacks=[])
 
 
 class Recorder(Callback):
@@ -185,18 +191,18 @@ class Recorder(Callback):
         self.calls.append("end")
 
 
-def test_callbacks_follow_a_run(films, tmp_path, capsys):
+def test_callbacks_follow_a_run(datasets, tmp_path, capsys):
     calls = []
     for _ in range(2):
         recorder = Recorder()
-        fit(MULTIRES, tmp_path, train_set=films[0], val_set=films[1], callbacks=[recorder])
+        fit(MULTIRES, tmp_path, train_set=datasets[0], val_set=datasets[1], callbacks=[recorder])
         calls.append(recorder.calls)
-    updates = len(films[0]) // MULTIRES.stage.batch_size
+    updates = len(datasets[0]) // MULTIRES.stage.batch_size
     assert calls == [["start", *["update"] * updates, 0, "end"], ["complete"]]
     assert capsys.readouterr().out == ""
 
 
-def test_calibration_runs_once_on_the_best_checkpoint(films, tmp_path, monkeypatch):
+def test_calibration_runs_once_on_the_best_checkpoint(datasets, tmp_path, monkeypatch):
     scores, calibrated = [0.6, 0.9, 0.7], []
     monkeypatch.setattr(ClassifierObjective, "score", lambda self, record: scores[record["epoch"]])
     calibrate = fitting.calibrate
@@ -207,7 +213,7 @@ def test_calibration_runs_once_on_the_best_checkpoint(films, tmp_path, monkeypat
 
     monkeypatch.setattr(fitting, "calibrate", counted)
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=3))
-    fit(recipe, tmp_path, train_set=films[0], val_set=films[1], callbacks=[])
+    fit(recipe, tmp_path, train_set=datasets[0], val_set=datasets[1], callbacks=[])
     best = read_header(best_path(tmp_path, MULTIRES.name))
     assert calibrated == [2] and best.epoch == 2 and best.thresholds is not None
     assert read_header(last_path(tmp_path, MULTIRES.name)).thresholds is None

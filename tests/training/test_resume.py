@@ -43,12 +43,12 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder, demo_store):
+def datasets(demo_folder, demo_store):
     return two_sets(demo_folder, demo_store, training=12, validation=6)
 
 
-def fit(recipe, folder, films, **options):
-    return fitting.fit(recipe, folder, train_set=films[0], val_set=films[1], **options)
+def fit(recipe, folder, datasets, **options):
+    return fitting.fit(recipe, folder, train_set=datasets[0], val_set=datasets[1], **options)
 
 
 def states(folder):
@@ -56,7 +56,7 @@ def states(folder):
 
 
 @pytest.fixture
-def stopped(films, tmp_path, monkeypatch):
+def stopped(datasets, tmp_path, monkeypatch):
     """A folder in which a run was stopped in its second epoch, with two states."""
     count = []
 
@@ -70,7 +70,7 @@ def stopped(films, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", counted)
         with pytest.raises(StopError):
-            fit(MULTIRES, tmp_path, films, save_minutes=0)
+            fit(MULTIRES, tmp_path, datasets, save_minutes=0)
     return tmp_path
 
 
@@ -82,24 +82,24 @@ def test_killed_runs_end_with_the_same_bits():
     assert done.stdout.startswith("5 kills")
 
 
-def test_two_states_are_kept_until_the_end(stopped, films):
+def test_two_states_are_kept_until_the_end(stopped, datasets):
     names = [path.name for path in states(stopped)]
     assert names == [f"multires_tiny.00001-000000{batch}.state.pt" for batch in (2, 1)]
-    history = fit(MULTIRES, stopped, films)
+    history = fit(MULTIRES, stopped, datasets)
     assert [record["epoch"] for record in history] == [0, 1] and not states(stopped)
 
 
-def test_damaged_state_falls_back_to_the_one_before(stopped, films, tmp_path):
+def test_damaged_state_falls_back_to_the_one_before(stopped, datasets, tmp_path):
     latest = states(stopped)[0]
     latest.write_bytes(latest.read_bytes()[:-1000])
     with pytest.warns(UserWarning, match="00001-0000002.state.pt is damaged"):
-        fit(MULTIRES, stopped, films)
-    fit(MULTIRES, tmp_path / "whole", films)
+        fit(MULTIRES, stopped, datasets)
+    fit(MULTIRES, tmp_path / "whole", datasets)
     expected, found = (load_file(last_path(folder, "multires_tiny")) for folder in (tmp_path / "whole", stopped))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_damaged_state_is_removed_when_training_continues(stopped, films):
+def test_damaged_state_is_removed_when_training_continues(stopped, datasets):
     """Else it would be one of those that are kept."""
     latest, before = states(stopped)
     latest.write_bytes(latest.read_bytes()[:-1000])
@@ -110,35 +110,35 @@ def test_damaged_state_is_removed_when_training_continues(stopped, films):
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="is damaged"):
         patch.setattr(Trainer, "train_step", stop)
         with pytest.raises(StopError):
-            fit(MULTIRES, stopped, films)
+            fit(MULTIRES, stopped, datasets)
     assert states(stopped) == [before]
 
 
-def test_run_without_state_warns(stopped, films):
+def test_run_without_state_warns(stopped, datasets):
     for path in states(stopped):
         path.unlink()
     with pytest.warns(UserWarning, match="no state of multires_tiny"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_damaged_init_checkpoint_is_refused(content, films, tmp_path):
+def test_damaged_init_checkpoint_is_refused(content, datasets, tmp_path):
     path = best_path(tmp_path, "multires_tiny")
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match=r"multires_tiny.best.safetensors is (not a readable|a folder)"):
-        fit(get_recipe("multires_tiny_pcm"), tmp_path, films)
+        fit(get_recipe("multires_tiny_pcm"), tmp_path, datasets)
 
 
 @pytest.mark.parametrize("metrics", [{}, {"validation_auc": "high"}])
-def test_best_checkpoint_without_score_is_refused(metrics, stopped, films):
+def test_best_checkpoint_without_score_is_refused(metrics, stopped, datasets):
     path = best_path(stopped, "multires_tiny")
     model, metadata = load_checkpoint(path)
     save_checkpoint(path, model, metadata=replace(metadata, metrics=metrics))
     with pytest.raises(InputError, match="score"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
 
 
-def test_all_states_damaged_is_refused(stopped, films):
+def test_all_states_damaged_is_refused(stopped, datasets):
     for path in states(stopped):
         path.write_bytes(path.read_bytes()[:-1000])
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
@@ -146,19 +146,19 @@ def test_all_states_damaged_is_refused(stopped, films):
         pytest.warns(UserWarning, match="0002.state.pt is damaged"),
         pytest.raises(InputError, match=r"0001.state.pt is damaged .*0002.state.pt"),
     ):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
-    assert len(fit(MULTIRES, stopped, films, overwrite=True)) == 2
+    assert len(fit(MULTIRES, stopped, datasets, overwrite=True)) == 2
 
 
-def test_changed_bit_in_a_state_is_detected(stopped, films):
+def test_changed_bit_in_a_state_is_detected(stopped, datasets):
     """In a weight, where no number gives it away."""
     latest = states(stopped)[0]
     content = bytearray(latest.read_bytes())
     content[-len(content) // 2] ^= 1
     latest.write_bytes(content)
     with pytest.warns(UserWarning, match="checksum"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
 
 
 def rewrite(path, change):
@@ -187,11 +187,11 @@ def rewrite(path, change):
         lambda state: state.update(schedule=None),
     ],
 )
-def test_state_that_does_not_fit_is_refused(change, stopped, films):
+def test_state_that_does_not_fit_is_refused(change, stopped, datasets):
     rewrite(states(stopped)[0], change)
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     with pytest.raises(InputError, match="0002.state.pt does not fit multires_tiny"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
 
 
@@ -206,44 +206,44 @@ class Stop(Callback):
             raise StopError
 
 
-def test_first_state_is_saved_after_the_first_epoch(films, tmp_path, capsys):
+def test_first_state_is_saved_after_the_first_epoch(datasets, tmp_path, capsys):
     """And whatever it kept of later epochs, the best model that lies there is not replaced by a worse one."""
     recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=4))
 
     with pytest.raises(StopError):
-        fit(recipe, tmp_path, films, callbacks=[Stop(2)])
+        fit(recipe, tmp_path, datasets, callbacks=[Stop(2)])
     assert [path.name for path in states(tmp_path)] == ["multires_tiny.00001-0000000.state.pt"]
     model, metadata = load_checkpoint(best_path(tmp_path, "multires_tiny"))
     lucky = replace(metadata, metrics=metadata.metrics | {"validation_auc": 0.999})  # as a GPU may not compute it again
     save_checkpoint(best_path(tmp_path, "multires_tiny"), model, metadata=lucky)
-    assert len(fit(recipe, tmp_path, films)) == 4
+    assert len(fit(recipe, tmp_path, datasets)) == 4
     assert "continues at epoch 1, batch 0" in capsys.readouterr().out
     assert read_header(best_path(tmp_path, "multires_tiny")).metrics["validation_auc"] == 0.999
 
 
-def test_missing_best_checkpoint_is_written_again(stopped, films):
+def test_missing_best_checkpoint_is_written_again(stopped, datasets):
     """Its score stands in no state: what lies there is what counts."""
     best_path(stopped, "multires_tiny").unlink()
-    history = fit(MULTIRES, stopped, films)
+    history = fit(MULTIRES, stopped, datasets)
     found = read_header(best_path(stopped, "multires_tiny"))
     assert found.epoch == 2 and found.metrics["validation_auc"] == history[1]["validation_auc"]
 
 
-def test_other_pixels_are_another_run(stopped, films, demo_folder, tmp_path_factory):
+def test_other_pixels_are_another_run(stopped, datasets, demo_folder, tmp_path_factory):
     """Of the same names and labels, prepared in another way: here a single grey value lighter."""
     folder = tmp_path_factory.mktemp("lighter")
     (folder / "images").mkdir()
     for path in (demo_folder / "images").iterdir():
-        film = Image.open(path)
-        film.point(lambda grey: min(grey + 1, 255)).save(folder / "images" / path.name)
+        image = Image.open(path)
+        image.point(lambda grey: min(grey + 1, 255)).save(folder / "images" / path.name)
     cache = prepare(folder / "images", folder / "store", size=64, progress=False)
     tables = load_metadata(demo_folder)
-    lighter = [ChestXrayDataset(cache, tables, image_index=part.image_index) for part in films]
+    lighter = [ChestXrayDataset(cache, tables, image_index=part.image_index) for part in datasets]
     with pytest.raises(InputError, match="another run: pixel_crc is"):
         fit(MULTIRES, stopped, lighter)
 
 
-def test_no_state_is_saved_after_an_unchecked_nan(films, tmp_path, monkeypatch):
+def test_no_state_is_saved_after_an_unchecked_nan(datasets, tmp_path, monkeypatch):
     """On a GPU losses are looked at now and then only; here every third update."""
     monkeypatch.setitem(CHECK_EVERY, "cpu", 3)
     compute, batches = Trainer.compute_losses, []
@@ -256,17 +256,17 @@ def test_no_state_is_saved_after_an_unchecked_nan(films, tmp_path, monkeypatch):
     recipe = replace(MULTIRES, classifier_stage=replace(PHASE, batch_size=2, grad_accum_steps=1))
     with monkeypatch.context() as patch, pytest.raises(InputError, match="is nan in epoch 0, batch 4"):
         patch.setattr(Trainer, "compute_losses", spoil)
-        fit(recipe, tmp_path, films, save_minutes=0)
+        fit(recipe, tmp_path, datasets, save_minutes=0)
     assert len(batches) == 6
     kept = states(tmp_path)
     assert [path.name for path in kept] == ["multires_tiny.00000-0000003.state.pt"]
     assert all(value.isfinite().all() for value in read_state(kept[0])["objective"].values())
 
 
-def other_films(films):
+def other_films(datasets):
     fewer = ChestXrayDataset.__new__(ChestXrayDataset)
-    fewer.__dict__.update(films[0].__dict__, image_index=films[0].image_index[:8], labels=films[0].labels[:8])
-    return [fewer, films[1]]
+    fewer.__dict__.update(datasets[0].__dict__, image_index=datasets[0].image_index[:8], labels=datasets[0].labels[:8])
+    return [fewer, datasets[1]]
 
 
 @pytest.mark.parametrize(
@@ -284,27 +284,27 @@ def other_films(films):
         ),
     ],
 )
-def test_state_of_another_run_is_refused(change, named, stopped, films):
+def test_state_of_another_run_is_refused(change, named, stopped, datasets):
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
-    recipe, others = change(MULTIRES, films)
+    recipe, others = change(MULTIRES, datasets)
     with pytest.raises(InputError, match=f"belongs to another run: {named}"):
         fit(recipe, stopped, others)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
     assert len(fit(recipe, stopped, others, overwrite=True)) == 2
 
 
-def test_state_of_another_version_is_refused(stopped, films):
+def test_state_of_another_version_is_refused(stopped, datasets):
     path = states(stopped)[0]
     rewrite(path, lambda state: state.update(format=99))
     with pytest.raises(InputError, match="0002.state.pt was written by another version"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
     old = path.rename(path.with_suffix(".safetensors"))
     with pytest.raises(InputError, match="0002.state.safetensors was written by an earlier version"):
-        fit(MULTIRES, stopped, films)
+        fit(MULTIRES, stopped, datasets)
     assert old.exists()
 
 
-def test_pickle_as_state_is_not_executed(stopped, films, tmp_path):
+def test_pickle_as_state_is_not_executed(stopped, datasets, tmp_path):
     class Harmful:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
@@ -324,16 +324,16 @@ class KillInCalibrationError(Exception):
     """A run that ends while it calibrates."""
 
 
-def test_run_killed_in_calibration_ends_with_the_same_bits(films, tmp_path, monkeypatch):
+def test_run_killed_in_calibration_ends_with_the_same_bits(datasets, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KillInCalibrationError
 
     with monkeypatch.context() as patch, pytest.raises(KillInCalibrationError):
         patch.setattr(fitting, "calibrate", killed)
-        fit(MULTIRES, tmp_path / "killed", films, save_minutes=0)
+        fit(MULTIRES, tmp_path / "killed", datasets, save_minutes=0)
     assert read_header(best_path(tmp_path / "killed", "multires_tiny")).thresholds is None
     for folder in ("killed", "whole"):
-        fit(MULTIRES, tmp_path / folder, films, save_minutes=0)
+        fit(MULTIRES, tmp_path / folder, datasets, save_minutes=0)
     for path in (best_path, last_path):
         ours, theirs = (path(tmp_path / folder, "multires_tiny") for folder in ("killed", "whole"))
         ours, theirs = (load_file(path) for path in (ours, theirs))
@@ -342,25 +342,25 @@ def test_run_killed_in_calibration_ends_with_the_same_bits(films, tmp_path, monk
     assert ours.thresholds == theirs.thresholds is not None and not states(tmp_path / "killed")
 
 
-def test_complete_run_is_not_trained_again(films, tmp_path, capsys):
-    history = fit(MULTIRES, tmp_path, films)
+def test_complete_run_is_not_trained_again(datasets, tmp_path, capsys):
+    history = fit(MULTIRES, tmp_path, datasets)
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert fit(MULTIRES, tmp_path, films) == history
+    assert fit(MULTIRES, tmp_path, datasets) == history
     assert "multires_tiny is trained already" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     with pytest.raises(InputError, match="best.safetensors belongs to another run: seed is 0 in the file and 1 now"):
-        fit(replace(MULTIRES, seed=1), tmp_path, films)
-    fit(MULTIRES, tmp_path, films, overwrite=True)
+        fit(replace(MULTIRES, seed=1), tmp_path, datasets)
+    fit(MULTIRES, tmp_path, datasets, overwrite=True)
     assert all(path.stat().st_mtime_ns != files[path.name] for path in tmp_path.iterdir())
 
 
-def test_seam_stage_on_another_backbone_is_another_run(films, tmp_path):
+def test_seam_stage_on_another_backbone_is_another_run(datasets, tmp_path):
     refined = get_recipe("multires_tiny_pcm")
-    fit(MULTIRES, tmp_path, films)
-    fit(refined, tmp_path, films)
-    fit(replace(MULTIRES, seed=1), tmp_path, films, overwrite=True)
+    fit(MULTIRES, tmp_path, datasets)
+    fit(refined, tmp_path, datasets)
+    fit(replace(MULTIRES, seed=1), tmp_path, datasets, overwrite=True)
     with pytest.raises(InputError, match="multires_tiny_pcm.best.safetensors .*: init_fingerprint is"):
-        fit(refined, tmp_path, films)
+        fit(refined, tmp_path, datasets)
 
 
 def vanish(folder):
@@ -388,19 +388,19 @@ class DriveVanishes(Callback):
 
 
 @pytest.mark.parametrize("back_in_time", [True, False])
-def test_vanished_folder_costs_warnings_only(back_in_time, films, tmp_path):
+def test_vanished_folder_costs_warnings_only(back_in_time, datasets, tmp_path):
     folder, local_dir = tmp_path / "drive", tmp_path / "local"
     recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=3))
-    fit(recipe, tmp_path / "whole", films)
+    fit(recipe, tmp_path / "whole", datasets)
     options = {"local_dir": local_dir, "callbacks": [DriveVanishes(folder, back_in_time)], "save_minutes": 0}
     with pytest.warns(UserWarning, match="drive"):
         if back_in_time:
-            fit(recipe, folder, films, **options)
+            fit(recipe, folder, datasets, **options)
         else:
             with pytest.raises(InputError, match=f"copy .* there from {local_dir}"):
-                fit(recipe, folder, films, **options)
+                fit(recipe, folder, datasets, **options)
             come_back(folder)
-            fit(recipe, folder, films, local_dir=local_dir)  # copies the pending files
+            fit(recipe, folder, datasets, local_dir=local_dir)  # copies the pending files
     assert not list(local_dir.iterdir())
     for path in (best_path, last_path):
         expected, found = (load_file(path(place, "multires_tiny")) for place in (tmp_path / "whole", folder))
@@ -408,9 +408,9 @@ def test_vanished_folder_costs_warnings_only(back_in_time, films, tmp_path):
     assert [record["epoch"] for record in read_history(folder, "multires_tiny")] == [0, 1, 2]
 
 
-def test_absent_finding_warns_and_trains(films, tmp_path):
-    absent = [name for name, shown in zip(FINDINGS, films[0].labels.any(axis=0), strict=True) if not shown]
+def test_absent_finding_warns_and_trains(datasets, tmp_path):
+    absent = [name for name, shown in zip(FINDINGS, datasets[0].labels.any(axis=0), strict=True) if not shown]
     assert absent
     with pytest.warns(UserWarning, match=f"multires_tiny shows {', '.join(absent)};"):
-        history = fit(MULTIRES, tmp_path, films)
+        history = fit(MULTIRES, tmp_path, datasets)
     assert np.isfinite([record["train_loss"] for record in history]).all()

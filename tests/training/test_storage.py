@@ -35,12 +35,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder, demo_store):
+def datasets(demo_folder, demo_store):
     return two_sets(demo_folder, demo_store, training=12, validation=6)
 
 
-def fit(recipe, folder, films, **options):
-    return fitting.fit(recipe, folder, train_set=films[0], val_set=films[1], **options)
+def fit(recipe, folder, datasets, **options):
+    return fitting.fit(recipe, folder, train_set=datasets[0], val_set=datasets[1], **options)
 
 
 def writer_of(folder, name="x", local_dir=None):
@@ -52,10 +52,10 @@ def write(writer, name, text):
 
 
 @pytest.fixture(scope="module")
-def whole(films, tmp_path_factory):
+def whole(datasets, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    fit(RECIPE, folder, films)
+    fit(RECIPE, folder, datasets)
     return folder
 
 
@@ -67,7 +67,7 @@ def assert_same_models(folder, expected):
     assert told[0] == told[1]
 
 
-def test_dead_disk_that_comes_back_costs_warnings_only(films, whole, tmp_path):
+def test_dead_disk_that_comes_back_costs_warnings_only(datasets, whole, tmp_path):
     """The mount answers errno 107 from the first epoch on, and is mounted anew after the next."""
     with disk(tmp_path) as drive:
         folder = drive.place / "models"
@@ -81,19 +81,19 @@ def test_dead_disk_that_comes_back_costs_warnings_only(films, whole, tmp_path):
                     drive.come()
 
         with pytest.warns(UserWarning, match="its disk is gone"):
-            fit(RECIPE, folder, films, local_dir=tmp_path / "local", callbacks=[DriveDies()], save_minutes=0)
+            fit(RECIPE, folder, datasets, local_dir=tmp_path / "local", callbacks=[DriveDies()], save_minutes=0)
         assert mount_point(folder) == drive.place
         assert_same_models(folder, whole)
         assert not list((tmp_path / "local").iterdir())
         assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
-def test_dead_disk_at_the_start_is_refused(films, tmp_path):
+def test_dead_disk_at_the_start_is_refused(datasets, tmp_path):
     """What it holds must be known: a run begun anew would take the place of what lies there."""
     with disk(tmp_path) as drive:
         drive.die()
         with pytest.raises(InputError, match="drive/models cannot be read"):
-            fit(RECIPE, drive.place / "models", films, local_dir=tmp_path / "local")
+            fit(RECIPE, drive.place / "models", datasets, local_dir=tmp_path / "local")
     assert not (tmp_path / "local").exists()
 
 
@@ -123,7 +123,7 @@ def test_file_names_of_similar_recipe_names_differ(name):
     assert [is_state(path.name, name) for path in own] == [False, False, True]
 
 
-def test_files_of_similar_recipe_names_are_left_alone(films, whole, tmp_path):
+def test_files_of_similar_recipe_names_are_left_alone(datasets, whole, tmp_path):
     """`x` takes no state of `x.v2` for its own, and removes none."""
     others = [
         tmp_path / state_name(f"{RECIPE.name}.v2", epoch=1, batch=0),
@@ -132,7 +132,7 @@ def test_files_of_similar_recipe_names_are_left_alone(films, whole, tmp_path):
     ]
     for path in others:
         path.write_bytes(b"another run's")
-    fit(RECIPE, tmp_path, films)
+    fit(RECIPE, tmp_path, datasets)
     assert all(path.read_bytes() == b"another run's" for path in others)
     assert_same_models(tmp_path, whole)
 
@@ -174,7 +174,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_run_killed_between_its_last_files_continues(after, films, whole, tmp_path, monkeypatch):
+def test_run_killed_between_its_last_files_continues(after, datasets, whole, tmp_path, monkeypatch):
     """They are the best checkpoint, the history, the last checkpoint, and the calibrated best checkpoint."""
     copy, written = CheckpointWriter._copy, []
 
@@ -194,11 +194,11 @@ def test_run_killed_between_its_last_files_continues(after, films, whole, tmp_pa
         patch.setattr(CheckpointWriter, "_copy", stopping)
         # The last epoch is the best: its score is its number.
         patch.setattr("cxr_seam.training.objectives.ClassifierObjective.score", lambda _, record: record["epoch"])
-        fit(RECIPE, tmp_path, films, callbacks=[LastEpochBegins()])
+        fit(RECIPE, tmp_path, datasets, callbacks=[LastEpochBegins()])
     assert [name.split(".")[-2] for name in written] == ["best", "history", "last", "best"][:after]
     with monkeypatch.context() as patch:
         patch.setattr("cxr_seam.training.objectives.ClassifierObjective.score", lambda _, record: record["epoch"])
-        history = fit(RECIPE, tmp_path, films)
+        history = fit(RECIPE, tmp_path, datasets)
     assert [record["epoch"] for record in history] == [0, 1, 2] and history == read_history(tmp_path, RECIPE.name)
     expected, found = (load_file(last_path(folder, RECIPE.name)) for folder in (whole, tmp_path))
     best = load_file(best_path(tmp_path, RECIPE.name))
@@ -207,14 +207,14 @@ def test_run_killed_between_its_last_files_continues(after, films, whole, tmp_pa
     assert not RunFolder(tmp_path, RECIPE.name).states()
 
 
-def test_complete_run_removes_left_states(films, whole, tmp_path, capsys):
+def test_complete_run_removes_left_states(datasets, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     twin = tmp_path / "twin"
     with pytest.raises(StopError):
-        fit(RECIPE, twin, films, callbacks=[StopAfterTwoEpochs()])
+        fit(RECIPE, twin, datasets, callbacks=[StopAfterTwoEpochs()])
     state = RunFolder(twin, RECIPE.name).states()[0]
     shutil.copy(state, tmp_path)
-    fit(RECIPE, tmp_path, films)
+    fit(RECIPE, tmp_path, datasets)
     assert "is trained already" in capsys.readouterr().out and not RunFolder(tmp_path, RECIPE.name).states()
     assert_same_models(tmp_path, whole)
 
@@ -288,12 +288,12 @@ def test_empty_file_counts_as_removed(tmp_path):
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}\n", b"\xff\n", b"{\n", b"1\n2\n3\n"])
-def test_complete_run_without_history_is_refused(left, films, whole, tmp_path):
+def test_complete_run_without_history_is_refused(left, datasets, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     path = history_path(folder, RECIPE.name)
     path.unlink() if left is None else path.write_bytes(left)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match=f"{RECIPE.name}.history.jsonl"):
-        fit(RECIPE, folder, films)
+        fit(RECIPE, folder, datasets)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

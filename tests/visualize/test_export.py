@@ -42,7 +42,7 @@ def predictor(checkpoint) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def films(demo_folder) -> list[Path]:
+def paths(demo_folder) -> list[Path]:
     return sorted((demo_folder / "images").iterdir())[:5]
 
 
@@ -51,7 +51,7 @@ def test_output_stems(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(dicom_bytes(make_dataset(np.zeros((4, 4), np.uint8))))
     named = output_stems([tmp_path / "in"])
-    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no film
+    assert list(named) == ["1.2.840.5", "a", os.path.join("below", "a")]  # what an earlier call left is no image
     assert output_stems([tmp_path / "in" / "a.png", tmp_path / "in"]) == {"a": tmp_path / "in" / "a.png"} | named
     with pytest.raises(InputError, match="out"):
         output_stems([tmp_path / "in" / "out"])
@@ -69,9 +69,9 @@ def test_output_stems_of_equal_names(tmp_path):
         output_stems([tmp_path / "disc", tmp_path / "again" / "disc"])
 
 
-def test_output_folder_may_be_input_folder(checkpoint, films, tmp_path, monkeypatch, capsys):
+def test_output_folder_may_be_input_folder(checkpoint, paths, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("a.png").write_bytes(films[0].read_bytes())
+    Path("a.png").write_bytes(paths[0].read_bytes())
     for _ in range(2):
         assert main(["predict", ".", "--checkpoint", str(checkpoint), "--out", "."]) == 0
         assert {path.name for path in tmp_path.iterdir()} == {
@@ -80,23 +80,23 @@ def test_output_folder_may_be_input_folder(checkpoint, films, tmp_path, monkeypa
         assert list(pd.read_csv("images.csv")["image"]) == ["a"]
 
 
-def test_interrupted_export_writes_tables(predictor, films, tmp_path):
-    for _ in predict_files(predictor, output_stems(films[:3]), tmp_path):
+def test_interrupted_export_writes_tables(predictor, paths, tmp_path):
+    for _ in predict_files(predictor, output_stems(paths[:3]), tmp_path):
         break
-    assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [films[0].stem]
+    assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [paths[0].stem]
     assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
 
 
-def test_prediction_png_refuses_several_predictions(predictor, films):
+def test_prediction_png_refuses_several_predictions(predictor, paths):
     with pytest.raises(InputError, match="one image"):
-        prediction_png(predictor.predict(films[:2]))
+        prediction_png(predictor.predict(paths[:2]))
 
 
-def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, films, tmp_path, capsys):
+def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, paths, tmp_path, capsys):
     given = tmp_path / "given"
     given.mkdir()
-    (given / "b.png").write_bytes(films[0].read_bytes())
-    (given / "a.dcm").write_bytes(dicom_bytes(make_dataset(load_image(films[0]).pixels)))
+    (given / "b.png").write_bytes(paths[0].read_bytes())
+    (given / "a.dcm").write_bytes(dicom_bytes(make_dataset(load_image(paths[0]).pixels)))
     (given / "frames.dcm").write_bytes(pydicom_file("examples_ybr_color.dcm").read_bytes())
     out = tmp_path / "out"
     assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
@@ -129,12 +129,12 @@ def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):
 
 
 @pytest.fixture
-def desk(checkpoint, films, tmp_path) -> Path:
+def desk(checkpoint, paths, tmp_path) -> Path:
     """A folder with the files of the page."""
     (tmp_path / "model.best.safetensors").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "image.dcm").write_bytes(dicom_bytes(make_dataset(load_image(films[0]).pixels)))
+    (tmp_path / "image.dcm").write_bytes(dicom_bytes(make_dataset(load_image(paths[0]).pixels)))
     (tmp_path / "folder").mkdir()
-    for path in films[:2]:
+    for path in paths[:2]:
         (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
     return tmp_path
 

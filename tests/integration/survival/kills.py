@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from two_phases import films_of, recipes
+from two_phases import datasets_of, recipes
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.synthetic.dataset import write_demo_data
@@ -52,11 +52,11 @@ def run(data: Path, folder: Path, kind: str) -> None:
     Raises:
         AssertionError: a run with a state was trained from the beginning; it would end with the same bits, too.
     """
-    films = films_of(data, data / "store")
+    datasets = datasets_of(data, data / "store")
     for recipe in recipes(MODEL, **KINDS[kind]):
         left, printed = RunFolder(folder, recipe.name).states(), io.StringIO()
         with contextlib.redirect_stdout(printed):
-            fit(recipe, folder, train_set=films[0], val_set=films[1], save_minutes=0)
+            fit(recipe, folder, train_set=datasets[0], val_set=datasets[1], save_minutes=0)
         went_on = any(words in printed.getvalue() for words in ("continues at", "is trained already"))
         assert went_on or not left, f"{recipe.name} was trained from the beginning"
 

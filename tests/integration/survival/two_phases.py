@@ -1,4 +1,4 @@
-"""Both phases on a few synthetic films, in as many processes as it is launched with.
+"""Both phases on a few synthetic datasets, in as many processes as it is launched with.
 
     python two_phases.py TABLES STORE FOLDER [UPDATES]
 
@@ -50,7 +50,7 @@ def recipes(model, schedule="plateau", *, more=False, again=False):
     return first, replace(SECOND, model=model, seam_stage=seam, **looks)
 
 
-def films_of(tables, cache):
+def datasets_of(tables, cache):
     """ChestXrayDataset to learn from and to validate on, of a folder with tables and one with a store."""
     tables, cache = load_metadata(tables), ImageCache.open(cache)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
@@ -98,7 +98,7 @@ def main(tables, cache, folder, updates=None):
     log_reading(folder.parent / f"{folder.name}.rows-{os.environ.get('RANK', '0')}")
     if updates is not None:
         die_after(int(updates))
-    train_set, val_set = films_of(tables, cache)
+    train_set, val_set = datasets_of(tables, cache)
     for recipe in recipes("multires_timm:resnet18", more=True):
         fit(recipe, folder, train_set=train_set, val_set=val_set, save_minutes=0)
 

@@ -215,8 +215,10 @@ def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
     for metric, chosen in ((MEAN_AUC, list(range(len(images)))), (LARGE_AUC, large if small else [])):
         if chosen:
             samples = study.bootstrap([images[i] for i in chosen])
-            scores = classification_scores(study.test_set.labels[chosen], probabilities[chosen], bootstrap=samples)
-            values[metric] = as_value(scores.table["mean"]["auc"]["value"], scores.samples[MEAN_AUC])
+            scores, replicates = classification_scores(
+                study.test_set.labels[chosen], probabilities[chosen], bootstrap=samples
+            )
+            values[metric] = as_value(scores["mean"]["auc"]["value"], replicates[MEAN_AUC])
     return values
 
 

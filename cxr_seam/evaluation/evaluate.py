@@ -218,12 +218,12 @@ def classify(
     probabilities, tables, replicates = {}, {}, {}
     for key, predictor in predictors.items():
         values = predictor.probabilities(test_set, desc=f"classify, {key}")
-        scores = classification_scores(
+        table, samples = classification_scores(
             test_set.labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array
         )
         for model in models_of(key):
-            probabilities[model], tables[model] = values, scores.table
-            replicates[model] = {metric: scores.samples[metric] for metric in CLASSIFICATION}
+            probabilities[model], tables[model] = values, table
+            replicates[model] = {metric: samples[metric] for metric in CLASSIFICATION}
     return probabilities, tables, replicates
 
 

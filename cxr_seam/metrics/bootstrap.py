@@ -64,18 +64,14 @@ class PatientBootstrap:
             InputError: the number of values is not the number of images.
         """
         values = np.asarray(values, dtype=np.float64)
-        self.check_length(len(values))
+        if len(values) != len(self.patient_of):
+            raise InputError(
+                f"there are {len(values)} images, but the bootstrap has {len(self.patient_of)}; "
+                "call bootstrap_patients with the patient_id of the same images"
+            )
         of_patient = np.zeros((self.counts.shape[1], *values.shape[1:]))
         np.add.at(of_patient, self.patient_of, values)
         return self.counts.astype(np.float64) @ of_patient
-
-    def check_length(self, n_images: int) -> None:
-        """Raise InputError if the bootstrap was made for another number of images."""
-        if n_images != len(self.patient_of):
-            raise InputError(
-                f"there are {n_images} images, but the bootstrap has {len(self.patient_of)}; "
-                "call bootstrap_patients with the patient_id of the same images"
-            )
 
 
 def bootstrap_patients(
@@ -111,12 +107,11 @@ def bootstrap_patients(
     return PatientBootstrap(counts.astype(np.min_scalar_type(counts.max())), patient_of.astype(np.int64))
 
 
-def percentile_ci(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the low and high end of the 95 % percentile interval along `axis`, the replicates.
+def percentile_ci(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the low and high end of the 95 % percentile interval of replicates (n_bootstrap, ...).
 
     NaN = the score is not defined in this replicate, which is left out. If more than half are NaN, both ends are NaN.
     """
-    samples = np.moveaxis(np.asarray(samples, dtype=np.float64), axis, 0)
     enough = np.isnan(samples).mean(axis=0) <= 1 - MIN_VALID
     # zeros avoid numpy's warning about columns of NaN; they are replaced below
     ends = np.nanquantile(np.where(enough, samples, 0), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
@@ -154,15 +149,8 @@ def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | No
         b_samples: (n_bootstrap,) of the second, from the same patients, n_bootstrap and seed.
         a_value: first score on all images; None = not defined.
         b_value: second score.
-
-    Raises:
-        InputError: the numbers of replicates differ.
     """
     a_samples, b_samples = (np.asarray(samples, dtype=np.float64) for samples in (a_samples, b_samples))
-    if a_samples.shape != b_samples.shape:
-        raise InputError(
-            f"{len(a_samples)} and {len(b_samples)} replicates cannot be paired; evaluate with the same n_bootstrap"
-        )
     value = None if a_value is None or b_value is None else a_value - b_value
     return estimate(value, a_samples - b_samples)
 

@@ -64,9 +64,6 @@ def iobb(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
 
-MIN_PROBABILITY = 0.5
-"""Of the filter in the authors' program."""
-
 
 @dataclass(frozen=True, eq=False)
 class Matches:
@@ -117,13 +114,13 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
         images: the images that boxes were predicted on, each once, also those without a predicted box.
 
     Raises:
-        InputError: `images` is empty or names an image twice, a column is missing, or a score is not finite.
+        InputError: `images` is empty or names an image twice, or a score is not finite.
     """
     images = pd.Index(images, dtype=object)
     if len(images) == 0 or images.has_duplicates:
         raise InputError("images must name at least one image and each only once")
-    predicted_cell, predicted_xywh, rows = _cells(predicted, images, "predicted")
-    true_cell, true_xywh, _ = _cells(truth, images, "true")
+    predicted_cell, predicted_xywh, rows = _cells(predicted, images)
+    true_cell, true_xywh, _ = _cells(truth, images)
     pairs = pd.DataFrame({"cell": predicted_cell, "predicted": np.arange(len(predicted_cell))}).merge(
         pd.DataFrame({"cell": true_cell, "true": np.arange(len(true_cell))}), on="cell"
     )
@@ -185,12 +182,12 @@ def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.
     return boxes.assign(probability=values)
 
 
-def filter_by_probability(predicted: pd.DataFrame, *, probability: float = MIN_PROBABILITY) -> pd.DataFrame:
-    """Keep the boxes of findings with a probability above `probability`, as the authors' program (not the paper) does.
+def filter_by_probability(predicted: pd.DataFrame) -> pd.DataFrame:
+    """Keep the boxes of findings with a probability above 0.5, as the authors' program (not the paper) does.
 
     Without the column `probability` all boxes are kept.
     """
-    return predicted[predicted["probability"] > probability] if "probability" in predicted else predicted
+    return predicted[predicted["probability"] > 0.5] if "probability" in predicted else predicted
 
 
 def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
@@ -202,11 +199,8 @@ def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
     return values[..., defined].mean(axis=-1) if defined.any() else np.full(values.shape[:-1], np.nan)
 
 
-def _cells(boxes: pd.DataFrame, images: pd.Index, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cells(boxes: pd.DataFrame, images: pd.Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return image * 8 + finding of the boxes that count, their x, y, w, h, and their rows."""
-    missing = {"image_index", "finding", *XYWH} - set(boxes.columns)
-    if missing:
-        raise InputError(f"the table of {kind} boxes lacks the columns {', '.join(sorted(missing))}")
     image = images.get_indexer(boxes["image_index"])
     finding = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(boxes["finding"])
     rows = np.flatnonzero((image >= 0) & (finding >= 0))

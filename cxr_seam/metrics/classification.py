@@ -7,7 +7,7 @@ computed with these weights: the images of a finding are sorted once for all rep
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,19 +18,6 @@ from .bootstrap import PatientBootstrap, estimate, num_valid
 
 MAX_VALUES = 2**22
 """Weights in memory at a time for one finding: a few arrays of 32 MiB, whatever the number of images and replicates."""
-
-
-class Scores(NamedTuple):
-    """Result of `classification_scores`.
-
-    Attributes:
-        table: {"findings": {finding: {...}}, "mean": {...}}, ready for JSON.
-        samples: "mean_auc" and "mean_average_precision", (n_bootstrap,) float64 replicates; NaN in a replicate without
-            positive or negative images of a finding that is defined on all images.
-    """
-
-    table: dict[str, Any]
-    samples: dict[str, np.ndarray]
 
 
 def classification_table(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
@@ -101,7 +88,7 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 def classification_scores(
     labels: np.ndarray, probabilities: np.ndarray, *, bootstrap: PatientBootstrap, thresholds: np.ndarray | None = None
-) -> Scores:
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute all scores of each finding and their means, with intervals over patients.
 
     Args:
@@ -112,16 +99,16 @@ def classification_scores(
             specificity and F1 are not defined.
 
     Returns:
-        For each finding: `positives` and `negatives` (images), `threshold`, estimates of `auc`, `average_precision`,
+        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`, estimates of `auc`, `average_precision`,
         `sensitivity`, `specificity`, `f1`, and `note` if one is not defined. Under "mean": estimates of `auc` and
         `average_precision` over the `n_defined` findings that have them, and the `n_valid_replicates` with all of these
         findings; the other replicates are left out, because a mean over fewer findings does not compare.
+        And the replicates (n_bootstrap,) of "mean_auc" and "mean_average_precision", NaN where one is left out.
 
     Raises:
         InputError: see `check_scores`; or the bootstrap is of another number of images.
     """
     labels, probabilities = check_scores(labels, probabilities)
-    bootstrap.check_length(len(labels))
     thresholds = np.full(len(FINDINGS), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     all_images = PatientBootstrap(np.ones((1, bootstrap.counts.shape[1]), dtype=np.uint8), bootstrap.patient_of)
     values = _metrics(labels, probabilities, thresholds, all_images)
@@ -149,7 +136,7 @@ def classification_scores(
         mean_samples[f"mean_{name}"] = replicates
     mean["n_defined"] = int(defined.sum())
     mean["n_valid_replicates"] = num_valid(mean_samples["mean_auc"])  # the same for the average precision
-    return Scores({"findings": findings, "mean": mean}, mean_samples)
+    return {"findings": findings, "mean": mean}, mean_samples
 
 
 def bootstrap_auc_ap(
@@ -205,11 +192,11 @@ def _metrics(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
 ) -> dict[str, np.ndarray]:
     """Compute every metric, (n_bootstrap, 14); NaN = not defined."""
-    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=bootstrap) for i in range(len(FINDINGS))]
-    auc, average_precision = np.array(ranked).transpose(1, 2, 0)
     predicted = probabilities >= thresholds
     predicted_positives, positives = bootstrap.totals(predicted), bootstrap.totals(labels)
     negatives = bootstrap.totals(1 - labels)
+    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=bootstrap) for i in range(len(FINDINGS))]
+    auc, average_precision = np.array(ranked).transpose(1, 2, 0)
     true_positives = bootstrap.totals(predicted & (labels == 1))
     true_negatives = negatives - (predicted_positives - true_positives)
     defined = (positives > 0) & (negatives > 0) & ~np.isnan(thresholds)

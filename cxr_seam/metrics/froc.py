@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..findings import BOXED_FINDINGS
 from .bootstrap import PatientBootstrap, estimate, num_valid
-from .boxes import Matches, Measure, macro_mean, match
+from .boxes import Matches, Measure, macro_mean
 
 FROC_RATES = (0.25, 0.5, 1.0)
 """False positives per image and finding at which the curve is evaluated."""
@@ -107,14 +106,7 @@ class Froc:
         return np.stack([curve.accuracy(targets, weights) for curve in self.curves.values()], axis=-1)
 
 
-def froc(
-    predicted: pd.DataFrame,
-    truth: pd.DataFrame,
-    *,
-    images: Sequence[str],
-    measure: Measure = "iou",
-    threshold: float = 0.1,
-) -> Froc:
+def froc(matches: Matches, *, measure: Measure = "iou", threshold: float = 0.1) -> Froc:
     """Compute the FROC curve of each finding.
 
     Boxes are ranked by `ranking_score`, the probability of the finding times the peak of the heat map in the box. A
@@ -128,18 +120,10 @@ def froc(
     accuracy.
 
     Args:
-        predicted, truth, images: see `match`.
+        matches: predicted and true boxes, see `match`.
         measure: "iou" or "iobb".
         threshold: the overlap must be larger.
-
-    Raises:
-        InputError: see `match`.
     """
-    return froc_from_matches(match(predicted, truth, images=images), measure=measure, threshold=threshold)
-
-
-def froc_from_matches(matches: Matches, *, measure: Measure, threshold: float) -> Froc:
-    """Compute `froc` of matched boxes."""
     false, _ = matches.fp_and_tp(measure, threshold)
     matched = matches.pairs(measure, threshold)
     first = np.full(len(matches.true_image), -np.inf)  # score of the first box that finds each true box

@@ -12,7 +12,7 @@ from ..findings import BOXED_FINDINGS
 from ..recipes import CORRECT_IOU
 from .bootstrap import Estimate, PatientBootstrap, estimate, num_valid
 from .boxes import Matches, Measure, filter_by_probability, iou, macro_mean, match
-from .froc import SUMMARY_RATE, froc_from_matches, froc_scores
+from .froc import SUMMARY_RATE, froc, froc_scores
 from .pointing_game import pointing_game
 
 OVERLAPS: tuple[tuple[Measure, float], ...] = (
@@ -130,7 +130,6 @@ def localization_scores(
         "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see `froc_scores`. "pointing_game".
         And the replicates (n_bootstrap,) of macro accuracies and false positives per image, for paired differences.
     """
-    bootstrap.check_length(len(images))
     scores: dict[str, Any] = {"froc": {}}
     samples: dict[MetricKey, np.ndarray] = {}
     tables = {"all_boxes": boxes, "best_box": best_boxes(boxes), "filtered_boxes": filter_by_probability(boxes)}
@@ -143,7 +142,7 @@ def localization_scores(
             samples |= {MetricKey(kind, name, quantity): values for quantity, values in replicates.items()}
     for measure, threshold in FROC_OVERLAPS:
         key = MetricKey("froc", f"{measure}>{threshold}", at_fp_rate=SUMMARY_RATE)
-        curve = froc_from_matches(matches["all_boxes"], measure=measure, threshold=threshold)
+        curve = froc(matches["all_boxes"], measure=measure, threshold=threshold)
         scores["froc"][key.overlap], samples[key] = froc_scores(curve, bootstrap)
     scores["pointing_game"] = None if points is None else pointing_game(points, images=images, bootstrap=bootstrap)
     return scores, samples

@@ -64,7 +64,7 @@ def test_undefined_replicates_are_left_out_up_to_half() -> None:
     assert estimate(0.4, np.r_[samples, np.nan]) == {"value": 0.4, "low": None, "high": None}
     for undefined in (None, np.nan):
         assert estimate(undefined, samples) == {"value": None, "low": None, "high": None}
-    low, high = percentile_ci(np.stack([samples, np.full(202, np.nan)]), axis=1)
+    low, high = percentile_ci(np.stack([samples, np.full(202, np.nan)], axis=1))
     assert low[0] == pytest.approx(0.025) and high[0] == pytest.approx(0.975)
     assert np.isnan([low[1], high[1]]).all()
 
@@ -77,8 +77,6 @@ def test_difference_is_paired() -> None:
     half = np.where(np.arange(200) < 100, np.nan, 0.3)
     other = np.where(np.arange(200) < 100, 0.1, np.nan)
     assert difference(half, other, 0.3, 0.1)["low"] is None
-    with pytest.raises(InputError, match="200 and 100"):
-        difference(b, b[:100], 0.5, 0.5)
 
 
 def test_bootstrap_refuses_bad_input() -> None:

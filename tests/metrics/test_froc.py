@@ -14,7 +14,7 @@ from cxr_seam.evaluation.baselines import centre_boxes
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, match
-from cxr_seam.metrics.froc import Froc, froc, froc_from_matches
+from cxr_seam.metrics.froc import Froc, froc
 from cxr_seam.metrics.localization import localization_scores, localization_table
 
 HERE, THERE = (100, 100, 100, 100), (600, 600, 50, 50)  # they do not touch
@@ -30,7 +30,7 @@ def boxes(*rows: tuple) -> pd.DataFrame:
 
 
 def at(predicted: pd.DataFrame, *x: float, truth: pd.DataFrame = TRUTH, finding: str = "Mass") -> list[float]:
-    curve = froc(predicted, truth, images=IMAGES)
+    curve = froc(match(predicted, truth, images=IMAGES))
     return [curve.at(rate)[finding] for rate in x]
 
 
@@ -75,11 +75,11 @@ def test_several_true_boxes_count_each():
 
 
 def test_finding_without_true_boxes_is_nan():
-    curve = froc(boxes(("a", HERE, 1.0)), TRUTH, images=IMAGES).at(0.5)
+    curve = froc(match(boxes(("a", HERE, 1.0)), TRUTH, images=IMAGES)).at(0.5)
     assert list(curve) == [*BOXED_FINDINGS, "macro"]
     assert np.isnan(curve["Nodule"])
     assert curve["macro"] == curve["Mass"] == 0.5
-    assert np.isnan(froc(boxes(("c", HERE, 1.0)), TRUTH, images=["c"]).at(0.5)["macro"])
+    assert np.isnan(froc(match(boxes(("c", HERE, 1.0)), TRUTH, images=["c"])).at(0.5)["macro"])
 
 
 def test_no_predicted_boxes_have_accuracy_zero():
@@ -98,12 +98,12 @@ def test_rate_is_robust_to_rounding():
     truth = TRUTH[:1].assign(image_index="99")
     predicted = boxes(*[(str(i), HERE, 1 - i / 100) for i in range(29)], ("99", HERE, 0.5))
     assert 0.29 * 100 < 29  # in floating point
-    assert froc(predicted, truth, images=images).at(0.29)["Mass"] == 1
+    assert froc(match(predicted, truth, images=images)).at(0.29)["Mass"] == 1
 
 
 def test_score_that_is_not_finite_is_refused():
     with pytest.raises(InputError, match="not finite"):
-        froc(boxes(("a", HERE, np.nan)), TRUTH, images=IMAGES)
+        froc(match(boxes(("a", HERE, np.nan)), TRUTH, images=IMAGES))
 
 
 def some_tables(seed: int, images: int = 12, count: int = 150) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
@@ -174,7 +174,7 @@ def resampled(table: pd.DataFrame, images: list[str], weights: np.ndarray) -> pd
 def test_froc_matches_slow_reference(seed, measure):
     predicted, truth, _ = some_tables(seed)
     images = [f"{i}" for i in range(12)]
-    curve = froc(predicted, truth, images=images, measure=measure, threshold=0.2)
+    curve = froc(match(predicted, truth, images=images), measure=measure, threshold=0.2)
     for x in (0, 0.1, 0.25, 0.5, 1, 1.7, 3, 20):
         expected = [slow_froc(predicted, truth, finding, 12, x, measure) for finding in BOXED_FINDINGS[:2]]
         assert list(curve.at(x).values())[:2] == pytest.approx(expected)
@@ -185,7 +185,7 @@ def test_replicates_match_resampled_tables():
     predicted, truth, patient_id = some_tables(5, count=90)
     images = [f"{i}" for i in range(12)]
     bootstrap = bootstrap_patients(patient_id, n_bootstrap=12, seed=1)
-    curve = froc_from_matches(match(predicted, truth, images=images), measure="iou", threshold=0.2)
+    curve = froc(match(predicted, truth, images=images), measure="iou", threshold=0.2)
     accuracies = curve.accuracies([0.25, 1], bootstrap.weights(0, 12))
     assert accuracies.shape == (12, 2, 8)
     assert np.isnan(accuracies[..., 2:]).all()
@@ -201,7 +201,7 @@ def test_many_levels_match_slow_reference():
     predicted, truth, patient_id = some_tables(2, count=1500)
     predicted["score"] = np.random.default_rng(0).random(1500)
     images = [f"{i}" for i in range(12)]
-    curve = froc(predicted, truth, images=images, threshold=0.2)
+    curve = froc(match(predicted, truth, images=images), threshold=0.2)
     for rates in ([0.25], [1], [0.25, 1, 30], [5, 200]):
         values = curve.accuracies(rates, np.ones((1, 12), dtype=np.uint8))[0]
         for rate, value in zip(rates, values, strict=True):
@@ -217,7 +217,7 @@ def test_many_levels_match_slow_reference():
 def test_macro_curve_rises_to_accuracy_of_all_boxes(seed):
     predicted, truth, _ = some_tables(seed)
     images = [f"{i}" for i in range(12)]
-    curve = froc(predicted, truth, images=images)
+    curve = froc(match(predicted, truth, images=images))
     x, macro = curve.macro_curve()
     assert len(x) <= 100 and x[0] == 0 and (np.diff(x) > 0).all()
     assert (np.diff(macro) >= -1e-12).all() and macro[0] < macro[-1] <= 1
@@ -230,7 +230,7 @@ def test_froc_depends_on_order_of_scores_only():
     predicted, truth, _ = some_tables(4)
     images = [f"{i}" for i in range(12)]
     changed = predicted.assign(score=(predicted["score"] * predicted["probability"]) ** 3 / 7, probability=1.0)
-    first, second = (froc(table, truth, images=images).macro_curve() for table in (predicted, changed))
+    first, second = (froc(match(table, truth, images=images)).macro_curve() for table in (predicted, changed))
     np.testing.assert_allclose(first, second)
 
 
@@ -240,7 +240,7 @@ def test_centre_box_is_a_straight_line(nih_root):
     images = list(official["image_index"].unique())
     centre = centre_boxes(images)
     table = localization_table(centre, official, images=images, measure="iou")
-    curve: Froc = froc(centre, official, images=images, measure="iou")
+    curve: Froc = froc(match(centre, official, images=images), measure="iou")
     expected = 0.5 / table["false_positives_per_image"] * table["accuracy"]
     for finding in BOXED_FINDINGS:
         assert curve.at(0.5)[finding] == pytest.approx(expected[finding])

@@ -20,7 +20,7 @@ from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.boxes import iobb, iou, rank_by_probability
+from cxr_seam.metrics.boxes import iobb, iou, match, rank_by_probability
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table, score_best_boxes
@@ -121,7 +121,7 @@ def test_accuracy_interval(boxes, truth):
 def test_froc(boxes, truth):
     # Probability times peak: b 0.6 (found) and c 0.6 (false) tie, then a 0.5 (found), a's second 0.375 (false).
     # Points: (0, 0), straight to (1/4, 1/3), up to (1/4, 2/3), to (2/4, 2/3). Halfway along the first line: 1/6.
-    curve = froc(boxes, truth, images=IMAGES, measure="iou", threshold=0.1)
+    curve = froc(match(boxes, truth, images=IMAGES), measure="iou", threshold=0.1)
     assert [curve.at(rate)["Mass"] for rate in (1 / 8, 1 / 4, 1)] == pytest.approx([1 / 6, 2 / 3, 2 / 3])
 
 

@@ -99,10 +99,11 @@ def classification_scores(
             specificity and F1 are not defined.
 
     Returns:
-        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`, estimates of `auc`, `average_precision`,
-        `sensitivity`, `specificity`, `f1`, and `note` if one is not defined. Under "mean": estimates of `auc` and
-        `average_precision` over the `n_defined` findings that have them, and the `n_valid_replicates` with all of these
-        findings; the other replicates are left out, because a mean over fewer findings does not compare.
+        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`,
+        estimates of `auc`, `average_precision`, `sensitivity`, `specificity`, `f1`, and `note` if one is not defined.
+        Under "mean": estimates of `auc` and `average_precision` over the `n_defined` findings that have them, and the
+        `n_valid_replicates` with all of these findings; the other replicates are left out, because a mean over fewer
+        findings does not compare.
         And the replicates (n_bootstrap,) of "mean_auc" and "mean_average_precision", NaN where one is left out.
 
     Raises:

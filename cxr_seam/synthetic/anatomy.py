@@ -440,11 +440,9 @@ class Chest:
 
     def __init__(self, thorax: Thorax) -> None:
         self.thorax = thorax
-        self.opacity = np.zeros((GRID, GRID), np.float32)
+        self.opacity, self.lucency, self.density = np.zeros((3, GRID, GRID), np.float32)
         self.vessel_visibility = np.ones((GRID, GRID), np.float32)
-        self.lucency = np.zeros((GRID, GRID), np.float32)
         self.lungs = list(thorax.lungs)
-        self.density = np.zeros((GRID, GRID), np.float32)
 
     def add_opacity(self, opacity: np.ndarray) -> None:
         """Replace a fraction (0 to 1 per pixel) of the remaining air."""

@@ -278,24 +278,19 @@ def hernia(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarra
 
 
 FINDING_FUNCTIONS: dict[str, Callable[[Chest, np.random.Generator, float], np.ndarray]] = {
-    "Atelectasis": atelectasis,
+    "Emphysema": emphysema,
     "Cardiomegaly": cardiomegaly,
     "Effusion": effusion,
+    "Pleural_Thickening": pleural_thickening,
+    "Pneumothorax": pneumothorax,
+    "Edema": edema,
+    "Fibrosis": fibrosis,
+    "Hernia": hernia,
+    "Consolidation": consolidation,
+    "Pneumonia": pneumonia,
     "Infiltration": infiltration,
+    "Atelectasis": atelectasis,
     "Mass": mass,
     "Nodule": nodule,
-    "Pneumonia": pneumonia,
-    "Pneumothorax": pneumothorax,
-    "Consolidation": consolidation,
-    "Edema": edema,
-    "Emphysema": emphysema,
-    "Fibrosis": fibrosis,
-    "Pleural_Thickening": pleural_thickening,
-    "Hernia": hernia,
 }
-
-DRAWING_ORDER = (
-    "Emphysema", "Cardiomegaly", "Effusion", "Pleural_Thickening", "Pneumothorax", "Edema", "Fibrosis", "Hernia",
-    "Consolidation", "Pneumonia", "Infiltration", "Atelectasis", "Mass", "Nodule",
-)  # fmt: skip
-"""Findings with a fixed position come first; the others then avoid them."""
+"""In the order of drawing: findings with a fixed position come first; the others then avoid them."""

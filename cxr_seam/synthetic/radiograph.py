@@ -11,7 +11,7 @@ import numpy as np
 from ..findings import FINDINGS
 from .anatomy import Body, Chest, build_thorax
 from .drawing import GRID, gaussian_blur, polylines
-from .pathology import DRAWING_ORDER, FINDING_FUNCTIONS
+from .pathology import FINDING_FUNCTIONS
 
 SIZE = 1024
 """Width and height of an image in pixels, as in ChestX-ray14."""
@@ -59,10 +59,11 @@ def synthesize_radiograph(
     if "Emphysema" in findings:
         shape["hyperinflation"] = 0.65 + 0.35 * severity["Emphysema"]
     chest = Chest(_cached_thorax(body, view=view, **shape))
-    masks = {}
-    for name in DRAWING_ORDER:
-        if name in findings:
-            masks[name] = FINDING_FUNCTIONS[name](chest, site[name], severity[name])
+    masks = {
+        name: add_finding(chest, site[name], severity[name])
+        for name, add_finding in FINDING_FUNCTIONS.items()
+        if name in findings
+    }
     rng = np.random.default_rng([image_seed, 3])
     grid_to_image = _placement(rng, view)
     pixels = _expose(rng, chest.absorption(), grid_to_image, view)

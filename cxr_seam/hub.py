@@ -37,78 +37,9 @@ from .models.checkpoint import read_header
 from .workspace import ARCHIVES, DEMO_PATIENTS
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
-
-
 LIBRARY = "cxr-seam"
 
-
 PathLike = str | os.PathLike[str]
-
-
-CARD = """\
----
-{{ card_data }}
----
-
-# {{ metadata.recipe.name }}
-
-Classifies fourteen lung abnormalities on frontal chest X-rays and localizes them, trained on image labels only:
-`{{ metadata.recipe.model }}` at {{ metadata.recipe.image_size }} x {{ metadata.recipe.image_size }} pixels
-{%- if metadata.recipe.seam_stage %}, with a pixel correlation module (PCM) trained by SEAM{% endif %}.
-An implementation of [D'Souza, Reddy and Manjunath (2023)](https://doi.org/10.1007/s13534-022-00249-5).
-**Research software, not a medical device.**
-
-```python
-from cxr_seam.hub import from_pretrained
-
-prediction = from_pretrained("{{ repo_id }}").predict("image.png")
-```
-
-The program is at https://github.com/cxr-seam/cxr-seam. Findings: {{ findings }}. The weights are those after epoch
-{{ metadata.epoch }}; every number of the training is in the header of the file.
-
-{% if not results -%}
-## Results
-
-No evaluation was given with this model.
-{%- else -%}
-## Data
-
-Evaluated on {{ dataset }}, {{ data.split }}: {{ "{:,}".format(data.test_images) }} of
-{{ "{:,}".format(data.listed_test_images) }} listed images, of {{ "{:,}".format(data.test_patients) }} patients;
-{{ "{:,}".format(data.true_boxes) }} true boxes on {{ "{:,}".format(data.boxed_images) }} of them.
-{%- if synthetic %}
-The images are synthetic: **these numbers say nothing about patients.**
-{%- endif %}
-
-## Results
-
-With 95 % intervals from {{ "{:,}".format(results.n_bootstrap) }} bootstrap replicates of the patients. Accuracies are
-means over the findings with boxes; false positives are per image and finding. Baselines use no image: a model localizes
-only where it is better than they are.
-
-{% for row in localization %}| {{ row | join(" | ") }} |
-{% if loop.first %}|{{ "---|" * (row | length) }}
-{% endif %}{% endfor %}
-{% for row in classification %}| {{ row | join(" | ") }} |
-{% if loop.first %}|{{ "---|" * (row | length) }}
-{% endif %}{% endfor %}
-{%- endif %}
-
-## Intended use
-
-Research on weakly supervised localization, teaching, and comparison with other methods.
-
-## Limits
-
-- **Not a medical device. Never decide about a patient by it.** There was no reader study and no prospective test.
-- The model was trained on images of one source, with labels that are themselves uncertain. On images of other machines,
-  views, ages or hospitals it may be wrong without any sign of it.
-- Probabilities rank images and are not calibrated. A heat map is divided by its own maximum: it shows where evidence
-  lies, not how strong it is.
-- The model knows fourteen findings. An image without any of them is not a healthy one.
-"""
-"""Jinja template of the model card."""
 
 
 def save_pretrained(
@@ -196,14 +127,8 @@ def from_pretrained(source: PathLike, *, revision: str | None = None, token: str
     from huggingface_hub import hf_hub_download
 
     try:
-        path = hf_hub_download(
-            os.fspath(source),
-            MODEL_FILE,
-            revision=revision,
-            token=token,
-            library_name=LIBRARY,
-            library_version=__version__,
-        )
+        library = {"library_name": LIBRARY, "library_version": __version__}
+        path = hf_hub_download(os.fspath(source), MODEL_FILE, revision=revision, token=token, **library)
     except Exception as error:  # see push_to_hub
         raise InputError(
             f"{source} is not a folder, and the hub has no such repository with {MODEL_FILE} ({_first_line(error)}); "
@@ -249,7 +174,8 @@ def model_card(
         **evaluation,
     )
     fields |= {"metadata": metadata, "repo_id": repo_id, "findings": ", ".join(FINDINGS), "results": measured}
-    return str(ModelCard.from_template(card_data, template_str=CARD, **fields))
+    template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
+    return str(ModelCard.from_template(card_data, template_str=template, **fields))
 
 
 def _evaluated_model(results: Mapping[str, Any], checkpoint: PathLike, name: str) -> str:

@@ -223,13 +223,13 @@ def main() -> None:
         for count in (small, 20 * small):
             cache = Path(folder, f"cache_{count}")
             measure.repeated_images(cache, pixels, count=count)
-            held = measure.in_fresh_process(memory, quick=options.quick, cache=str(cache))
+            resident = measure.in_fresh_process(memory, quick=options.quick, cache=str(cache))
             memories.append(
                 {
-                    "images": held["images"],
+                    "images": resident["images"],
                     "cache MiB": count * size**2 / measure.MIB,
-                    "own memory MiB (RssAnon)": held["RssAnon"] / measure.MIB,
-                    "mapped file MiB (RssFile)": held["RssFile"] / measure.MIB,
+                    "own memory MiB (RssAnon)": resident["RssAnon"] / measure.MIB,
+                    "mapped file MiB (RssFile)": resident["RssFile"] / measure.MIB,
                 }
             )
         opened = measure.spread(opening(Path(folder, "large"), count=ALL_IMAGES, rounds=max(5, rounds)))

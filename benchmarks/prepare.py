@@ -49,9 +49,7 @@ def find_images(data: Path, drawn: Path, *, quick: bool) -> tuple[list[bytes], s
 
 def named(images: Sequence[bytes], count: int) -> Iterable[tuple[str, bytes]]:
     """Yield `count` images with unique names."""
-    return (
-        (f"{place:08d}_000.png", data) for place, data in enumerate(itertools.islice(itertools.cycle(images), count))
-    )
+    return ((f"{k:08d}_000.png", data) for k, data in enumerate(itertools.islice(itertools.cycle(images), count)))
 
 
 def write_archive(path: Path, images: Sequence[bytes], *, count: int) -> Path:

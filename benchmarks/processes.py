@@ -99,15 +99,15 @@ def main() -> None:
         torch.set_num_threads(int(threads))
         work(Path(data), Path(folder), precision=precision, options=options)
         return
-    with tempfile.TemporaryDirectory() as place:
-        data = Path(place, "data")
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path(temporary, "data")
         write_demo_data(data, patients=options.images // 2, seed=0, progress=False)
         prepare(data / "images", data / "cache", size=options.size, progress=False)
         for precision in [options.precision] if options.precision else PRECISIONS:
             curves = {}
             for name, (processes, threads) in CANDIDATES.items():
                 launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-                folder = Path(place, f"{precision} {name}")
+                folder = Path(temporary, f"{precision} {name}")
                 command = [
                     sys.executable,
                     *launcher,

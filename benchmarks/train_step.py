@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--batch B]
                                     [--epoch IMAGES] [--peak-only]
 
-- loop: an epoch of `fit` (`Trainer.train_epoch`): batches from a cache, augmentation, the first phase's objective,
+- loop: an epoch of `fit` (`Trainer.train_epoch`): batches from a cache, augmentation, classifier objective,
   Adam, gradients accumulated over three batches, mixed precision on a GPU.
 - step: the same step fed one batch that is already augmented on the device: the limit.
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
@@ -54,8 +54,8 @@ def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
 def objective_of(recipe: Recipe, *, from_stride: int) -> ClassifierObjective:
     """Make the objective of the classifier stage in training mode, on the CPU."""
     torch.manual_seed(recipe.seed)
-    phase = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
-    return ClassifierObjective(build_model(recipe.model, weights="none"), phase).train()
+    stage = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
+    return ClassifierObjective(build_model(recipe.model, weights="none"), stage).train()
 
 
 def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:

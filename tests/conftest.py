@@ -12,7 +12,7 @@ from helpers.batches import ROOT
 
 @pytest.fixture(autouse=True, scope="module")
 def own_choices() -> Iterator[None]:
-    """Tests make their own choices, whatever the variables say that steer the notebooks of the same run.
+    """Ignore the environment variables that set the choices of notebooks.
 
     Of a module's scope, so that it goes before the module's other fixtures and is undone before the notebooks.
     """
@@ -42,8 +42,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_store(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+def demo_cache(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """The same, prepared at 64 pixels."""
     from cxr_seam.data.cache import prepare
 
-    return prepare(demo_folder / "images", tmp_path_factory.mktemp("store"), size=64, progress=False)
+    return prepare(demo_folder / "images", tmp_path_factory.mktemp("cache"), size=64, progress=False)

@@ -86,7 +86,7 @@ def test_the_examples_of_reading_results_print_what_stands_below_them() -> None:
 
 
 @pytest.fixture
-def on_demo_films(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_demo_images(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page trains in a folder of its own, as shortly as can be; what it registers is forgotten again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXR_SEAM_DATA", str(demo_folder))
@@ -99,7 +99,7 @@ def on_demo_films(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     presets.PRESETS.update(members)
 
 
-def test_new_backbone_page_trains_a_timm_network(on_demo_films: None) -> None:
+def test_new_backbone_page_trains_a_timm_network(on_demo_images: None) -> None:
     run_folder = run("new-backbone.md")["run"].models
     model, metadata = load_checkpoint(best_path(run_folder, "multires_regnet_pcm"))
     assert metadata.recipe.model == "multires_timm:regnety_004"
@@ -108,7 +108,7 @@ def test_new_backbone_page_trains_a_timm_network(on_demo_films: None) -> None:
     assert sum(p.numel() for p in model.backbone.parameters()) == published - (440 + 1) * 1000
 
 
-def test_other_parts_page_trains_its_preset(on_demo_films: None) -> None:
+def test_other_parts_page_trains_its_preset(on_demo_images: None) -> None:
     model, metadata = load_checkpoint(best_path(run("other-parts.md")["run"].models, "multires_mine_pcm"))
     assert isinstance(model.pool, GatedAttentionPool) and isinstance(model.refiner, SeamPCM)
     assert metadata.recipe.seam_stage.ohem_fraction == 0.3

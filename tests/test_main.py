@@ -42,7 +42,7 @@ def report_stands_alone(html, results):
     page = Reader()
     page.feed(html)
     assert not {"script", "link", "iframe"} & set(page.tags) and "@import" not in html and "url(" not in html
-    assert len(page.sources) >= 4  # ROC, FROC, loss curves, Fig. 7, and whatever hits and misses there are
+    assert len(page.sources) >= 4  # ROC, FROC, loss curves, Fig. 7, and the hits and misses, if any
     for source in page.sources:
         if source.startswith("#"):  # a link inside the page
             continue

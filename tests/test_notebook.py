@@ -84,7 +84,7 @@ def test_page_reaches_its_frame_unchanged(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unload_colab():
-    """Unload the stub afterwards: a loaded `google.colab` tells the program that it runs on Colab."""
+    """Unload the stub afterwards: a loaded `google.colab` makes the program think that it runs on Colab."""
     yield
     for name in [name for name in sys.modules if name.startswith("google.colab")]:
         del sys.modules[name]

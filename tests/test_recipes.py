@@ -29,10 +29,10 @@ def test_six_rows_of_the_paper():
 def test_numbers_of_section_5_1():
     backbone = get_recipe("multires_resnet50")
     assert backbone.weights == "imagenet" and backbone.lse_gamma == 10 and backbone.image_size == 256
-    phase = backbone.classifier_stage
-    assert (phase.learning_rate, phase.betas, phase.epochs) == (3e-4, (0.9, 0.9), 35)
-    assert (phase.batch_size, phase.grad_accum_steps, phase.batch_size * phase.grad_accum_steps) == (32, 3, 96)
-    assert phase.freeze_below_stride == 16
+    stage = backbone.classifier_stage
+    assert (stage.learning_rate, stage.betas, stage.epochs) == (3e-4, (0.9, 0.9), 35)
+    assert (stage.batch_size, stage.grad_accum_steps, stage.batch_size * stage.grad_accum_steps) == (32, 3, 96)
+    assert stage.freeze_below_stride == 16
     resnet_pcm = get_recipe("multires_resnet50_pcm").seam_stage
     assert (resnet_pcm.learning_rate, resnet_pcm.epochs, resnet_pcm.betas) == (1e-6, 3, (0.9, 0.9))
     b4_pcm = get_recipe("multires_efficientnet_b4_pcm").seam_stage

@@ -78,7 +78,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def faults(source: str, module: str) -> list[str]:
-    """Whatever in a source must not be there."""
+    """Find everything that a source must not contain."""
     tree = ast.parse(source)
     names = imported(tree)
     found = [f"imports {name}" for name in sorted(names) if name.split(".")[0] in RUNS_CODE]

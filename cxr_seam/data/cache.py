@@ -293,7 +293,7 @@ def _report(location: str, broken: dict[str, str], *, count: int, accept: _NewIm
 
 
 class _NewImages:
-    """Accepts the names that are asked for and not known yet; `met` tells whether any name was asked for."""
+    """Accepts the names that are asked for and not known yet; `met` is True if any name was asked for."""
 
     def __init__(self, names: Collection[str] | None, *, known: set[str]) -> None:
         self.names = None if names is None else frozenset(names)

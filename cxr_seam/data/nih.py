@@ -257,7 +257,7 @@ def read_csv(path: Path) -> pd.DataFrame:
             example if the file was cut.
     """
     try:
-        # The Python engine marks missing cells by NaN; the C engine cannot tell them from empty cells.
+        # The Python engine marks missing cells by NaN; for the C engine they equal empty cells.
         rows = pd.read_csv(StringIO(_read_text(path)), header=None, dtype=str, keep_default_na=False, engine="python")
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty; fetch it again") from None

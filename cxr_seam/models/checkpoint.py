@@ -193,17 +193,17 @@ def state_name(name: str, *, epoch: int, batch: int) -> str:
 
 
 def is_state(file: str, name: str) -> bool:
-    """Tell whether a file name is that of a training state of the recipe `name`."""
+    """Return whether a file name is that of a training state of the recipe `name`."""
     return re.fullmatch(rf"{re.escape(name)}\.{STATE}", file) is not None
 
 
 def is_of_run(file: str, name: str) -> bool:
-    """Tell whether a file name is that of a checkpoint, history or state of the recipe `name`."""
+    """Return whether a file name is that of a checkpoint, history or state of the recipe `name`."""
     return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
 
 
 def is_partial_file(file: str, name: str) -> bool:
-    """Tell whether a file name is that of an unfinished `atomic_write` of a file of the recipe `name`."""
+    """Return whether a file name is that of an unfinished `atomic_write` of a file of the recipe `name`."""
     whole = re.fullmatch(r"\.(.+)\.\d+\.part(\.\w+)", file)
     return whole is not None and is_of_run("".join(whole.groups()), name)
 

@@ -89,7 +89,7 @@ class BatchSplit:
             Losses by name, (batches,) float32 each, the same in all processes.
 
         Raises:
-            InputError: there is not enough memory for one image, or too little in one of several processes.
+            InputError: the memory is too small for one image, or one of several processes has too little.
         """
         n_images = max(len(indices) for indices, _ in batches)
         totals = self._retry_on_oom(lambda: self._backward(batches, losses, model, steps), n_images)

@@ -1,6 +1,6 @@
 """Define the colours and line styles that images, charts and the report share.
 
-The chart palette is that of Okabe and Ito, which people with any colour vision can tell apart. Colours are RGB, 0 to
+The chart palette is that of Okabe and Ito, which people with any colour vision can distinguish. Colours are RGB, 0 to
 255.
 """
 

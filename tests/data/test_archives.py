@@ -40,9 +40,9 @@ def test_paths_that_lead_out(make, member, tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.7, 0.99])
+@pytest.mark.parametrize("fraction", [0.3, 0.7, 0.99])
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
-def test_truncated_tar(kept, mode, tmp_path):
+def test_truncated_tar(fraction, mode, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64), dtype=np.uint8)
     members = {}
     for k, pixels in enumerate(noise):
@@ -51,7 +51,7 @@ def test_truncated_tar(kept, mode, tmp_path):
     whole = tar(tmp_path / "whole.tar.gz", members, mode=mode)
     length = sum(len(data) for data in members.values())
     cut = tmp_path / "cut.tar.gz"
-    cut.write_bytes(whole.read_bytes()[: int(length * kept)])
+    cut.write_bytes(whole.read_bytes()[: int(length * fraction)])
     with pytest.raises(InputError, match="cut.tar.gz"):
         fill(cut, tmp_path / "cache")
     assert 0 < len(ImageCache.open(tmp_path / "cache")) < 20
@@ -66,15 +66,15 @@ def test_tar_cut_between_members(damage, mode, tmp_path):
     """tarfile itself takes each of these for the end of the archive."""
     members = {name(k): png(k, side=40 + k) for k in range(9)}
     data = bytearray(tar(tmp_path / "plain.tar", members, mode="w").read_bytes())
-    place = data.index(name(5).encode())  # a header begins with the member's name
-    place -= place % 512
+    offset = data.index(name(5).encode())  # a header begins with the member's name
+    offset -= offset % 512
     if damage == "a flipped bit in a header":
-        data[place] ^= 1
+        data[offset] ^= 1
     elif damage == "cut before its end":
         last = data.index(name(8).encode())
         del data[last - last % 512 + 512 + -(-len(members[name(8)]) // 512) * 512 :]
     else:
-        del data[place + (100 if damage == "cut in a header" else 0) :]
+        del data[offset + (100 if damage == "cut in a header" else 0) :]
     broken = tmp_path / "broken.tar"
     broken.write_bytes(gzip.compress(data) if mode == "w:gz" else data)
     with pytest.raises(InputError, match="broken.tar"):

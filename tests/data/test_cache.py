@@ -27,7 +27,7 @@ FOUR = {f"images/{name(k)}": png(10 * k) for k in range(1, 5)}
 
 
 def write_levels(folder, count, *, suffix=".png", side=32):
-    """Write `count` flat images; image k of patient k has the grey value k % 251, so that rows can be told apart."""
+    """Write `count` flat images; image k of patient k has the grey value k % 251, so that all rows differ."""
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(count):
         Image.fromarray(np.full((side, side), k % 251, np.uint8)).save(folder / f"{k:08}_000{suffix}")
@@ -279,7 +279,7 @@ def test_other_size_needs_other_folder(tmp_path):
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="file"):
-        fill(tree(tmp_path / "a", FOUR), tmp_path / "file" / "store")
+        fill(tree(tmp_path / "a", FOUR), tmp_path / "file" / "cache")
 
 
 def run_child(program: str, *words: object) -> subprocess.CompletedProcess:
@@ -306,11 +306,11 @@ def test_full_disk_and_next_run(tmp_path):
     assert "make room" in done.stderr and "Traceback" not in done.stderr
     part = ImageCache.open(tmp_path / "cache")
     part.verify()
-    assert len(part) == 10_000 // 16**2  # what was prepared is kept
+    assert len(part) == 10_000 // 16**2  # prepared images stay
     assert content(fill(source, tmp_path / "cache")) == content(fill(source, tmp_path / "whole"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux reports the peak memory of a process")
 def test_memory_does_not_grow_with_archive(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)
     Image.fromarray(noise).save(buffer := io.BytesIO(), "PNG", compress_level=1)

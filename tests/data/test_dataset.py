@@ -10,18 +10,18 @@ from cxr_seam.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def dataset(demo_folder, demo_store):
-    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[9::-1])
+def dataset(demo_folder, demo_cache):
+    return ChestXrayDataset(demo_cache, load_metadata(demo_folder), image_index=demo_cache.image_index[9::-1])
 
 
-def test_images_come_with_their_own_labels(dataset, demo_folder, demo_store):
+def test_images_come_with_their_own_labels(dataset, demo_folder, demo_cache):
     table = load_metadata(demo_folder).images
     images, labels = dataset.load([4, 2])
     assert images.shape == (2, 1, 64, 64) and images.dtype == torch.uint8
     for row, index in enumerate([4, 2]):
         name = dataset.image_index[index]
         assert labels[row].tolist() == table.loc[name].iloc[-14:].tolist()
-        assert np.array_equal(images[row, 0], demo_store.images[demo_store.image_index.index(name)])
+        assert np.array_equal(images[row, 0], demo_cache.images[demo_cache.image_index.index(name)])
     image, label = dataset[2]
     assert torch.equal(image, images[1]) and torch.equal(label, labels[1])
 
@@ -55,6 +55,6 @@ def test_a_continued_epoch_sees_the_batches_that_are_left():
     assert [batch.tolist() for batch in sampler.batches(3, start=2)] == whole[2:] and len(sampler) == len(whole) == 3
 
 
-def test_an_empty_dataset_is_refused(demo_folder, demo_store):
-    with pytest.raises(InputError, match=str(demo_store.folder)):
-        ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=[])
+def test_an_empty_dataset_is_refused(demo_folder, demo_cache):
+    with pytest.raises(InputError, match=str(demo_cache.folder)):
+        ChestXrayDataset(demo_cache, load_metadata(demo_folder), image_index=[])

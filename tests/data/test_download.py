@@ -279,8 +279,8 @@ def test_mirror_has_no_checksums(download, server, dest, tmp_path):
 def test_damaged_image_of_archive_without_checksum_is_fetched_again(download, server, dest, tmp_path):
     path = "/images/images_003.zip"
     right = zipped(tmp_path / "zip", {name(k): png(k) for k in range(3)}).read_bytes()
-    place = right.index(b"IDAT") + 6
-    server.files[path] = right[:place] + bytes([right[place] ^ 0xFF]) + right[place + 1 :]
+    offset = right.index(b"IDAT") + 6
+    server.files[path] = right[:offset] + bytes([right[offset] ^ 0xFF]) + right[offset + 1 :]
     status, messages = download("--source", "huggingface", "--archives", "3")
     assert status == 1 and "images_003" in messages
     server.files[path] = right

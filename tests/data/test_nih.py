@@ -285,11 +285,11 @@ def test_none_takes_every_disease_free_image_and_splits_as_a_draw_of_all_does(of
     assert sorted(sum(everything, [])) == sorted(official.train_val)
 
 
-def test_label_counts_match_csv(demo_folder, demo_store):
+def test_label_counts_match_csv(demo_folder, demo_cache):
     entries = pd.read_csv(demo_folder / "Data_Entry_2017_v2020.csv", dtype=str)
     test = set((demo_folder / "test_list.txt").read_text().split("\n"))
     in_test = entries[entries["Image Index"].isin(test)]["Finding Labels"].str.split("|")
-    table = label_counts(load_metadata(demo_folder), demo_store)
+    table = label_counts(load_metadata(demo_folder), demo_cache)
     for finding in (*FINDINGS, "No Finding"):
         assert table.loc[finding, "test"] == sum(finding in labels for labels in in_test)
     assert table.loc["images"].tolist()[:2] == [len(entries) - len(in_test), len(in_test)]

@@ -32,17 +32,17 @@ from cxr_seam.presets import get_preset
 from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace
 
-FAMILY = get_preset("tiny")
+RECIPES = get_preset("tiny")
 N_BOOTSTRAP = 40
 THRESHOLD = 0.4
 
 
 @pytest.fixture(scope="module")
-def workspace(demo_folder, demo_store, tmp_path_factory):
+def workspace(demo_folder, demo_cache, tmp_path_factory):
     """A few synthetic images, an untrained standard model and an untrained refined one."""
     workspace = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path_factory.mktemp("keep"))
     workspace.prepare_data()
-    for recipe in (FAMILY[0], FAMILY[2]):
+    for recipe in (RECIPES[0], RECIPES[2]):
         torch.manual_seed(0)
         model = build_model(recipe.model, weights="none")
         metadata = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
@@ -80,13 +80,13 @@ def test_checkpoint_sha256(results, models):
 
 def test_auc_equals_scikit_learn(results, models, workspace):
     images = workspace.test_dataset()
-    model, _ = load_checkpoint(best_path(models, FAMILY[0].name))
+    model, _ = load_checkpoint(best_path(models, RECIPES[0].name))
     pixels, labels = images.load(range(len(images)))
-    grey = pixels.float() / 255  # the store has the recipe's size, so nothing is shrunk
+    grey = pixels.float() / 255  # the cache has the recipe's size, so nothing is shrunk
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = model((grey - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)).logits
-    logits = Predictor.load(best_path(models, FAMILY[0].name)).logits(images)
+    logits = Predictor.load(best_path(models, RECIPES[0].name)).logits(images)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     for i, finding in enumerate(FINDINGS):
         row = results["classification"][STANDARD]["findings"][finding]
@@ -160,19 +160,19 @@ def test_mean_box_excludes_own_patient(evaluation):
 
 
 def test_differences_match_replicates(results):
-    """The interval of a difference is that of the draws' differences, computed here anew."""
+    """The interval of a difference is that of the replicates' differences, computed again here."""
     pair = next(p["metrics"] for p in results["differences"] if (p["first"], p["second"]) == (REFINED, MULTIRES))
     assert set(pair) == set(TITLES)
     for metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION):
         assert pair[metric]["value"] == 0  # the PCM leaves the probabilities as they are
     for metric in TITLES:
-        draws = [np.array(results["bootstrap"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
-        assert all(len(d) == N_BOOTSTRAP for d in draws)
-        drawn = draws[0] - draws[1]
-        if np.isnan(drawn).mean() > 0.5:  # a rare finding is missing from most draws of so few patients
+        replicates = [np.array(results["bootstrap"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
+        assert all(len(d) == N_BOOTSTRAP for d in replicates)
+        differences = replicates[0] - replicates[1]
+        if np.isnan(differences).mean() > 0.5:  # a rare finding is missing in most replicates of so few patients
             assert metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION) and pair[metric]["low"] is None
             continue
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        low, high = np.nanpercentile(differences, [2.5, 97.5])
         assert (pair[metric]["low"], pair[metric]["high"]) == pytest.approx((low, high), abs=1e-6)
     best = results["differences"][-1]
     assert results["localization"][best["second"]]["type"] == "baseline" and set(best["metrics"]) == set(LOCALIZATION)
@@ -259,8 +259,8 @@ def test_results_page_names_every_key(results):
 def test_evaluate_one_model(workspace, tmp_path):
     alone = Workspace.open(data=workspace.data, preset="tiny", output_dir=tmp_path)
     alone.prepare_data()
-    best_path(alone.models, FAMILY[0].name).parent.mkdir(parents=True)
-    best_path(alone.models, FAMILY[0].name).write_bytes(best_path(workspace.models, FAMILY[0].name).read_bytes())
+    best_path(alone.models, RECIPES[0].name).parent.mkdir(parents=True)
+    best_path(alone.models, RECIPES[0].name).write_bytes(best_path(workspace.models, RECIPES[0].name).read_bytes())
     found = evaluate(alone, n_bootstrap=5)
     kinds = [scores["type"] for scores in found.results["localization"].values()]
     assert kinds.count("model") == 1 and "comparison" not in kinds
@@ -272,27 +272,27 @@ def test_evaluate_one_model(workspace, tmp_path):
 
 def test_load_predictors_none(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
-        load_predictors(FAMILY, tmp_path)
+        load_predictors(RECIPES, tmp_path)
 
 
 def test_load_predictors_without_seam_stage(tmp_path):
-    recipe = FAMILY[1]
+    recipe = RECIPES[1]
     model = build_model(recipe.model, weights="none")
     save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
-    assert list(load_predictors(FAMILY, tmp_path)) == [MULTIRES]
+    assert list(load_predictors(RECIPES, tmp_path)) == [MULTIRES]
 
 
 def test_load_predictors_refuses_old_pcm(tmp_path):
-    for seed, recipe in enumerate(FAMILY[1:]):
+    for seed, recipe in enumerate(RECIPES[1:]):
         torch.manual_seed(seed)
         model = build_model(recipe.model, weights="none")
         save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
     with pytest.raises(InputError, match="run notebook 03"):
-        load_predictors(FAMILY, tmp_path)
+        load_predictors(RECIPES, tmp_path)
 
 
 def test_predict_file_equals_batch(models, workspace, demo_folder):
-    predictor = Predictor.load(best_path(models, FAMILY[2].name))
+    predictor = Predictor.load(best_path(models, RECIPES[2].name))
     images = workspace.boxed_dataset()
     prediction = predictor.predict(demo_folder / "images" / images.image_index[0])
     batch = predictor.logits(images)
@@ -307,7 +307,7 @@ def test_predict_file_equals_batch(models, workspace, demo_folder):
 def test_predict_boxes_scale_with_file(models, demo_folder, tmp_path):
     import cv2
 
-    predictor = Predictor.load(best_path(models, FAMILY[2].name))
+    predictor = Predictor.load(best_path(models, RECIPES[2].name))
     path = next(iter(sorted((demo_folder / "images").iterdir())))
     original = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(tmp_path / "half.png"), cv2.resize(original, (512, 512), interpolation=cv2.INTER_AREA))
@@ -318,7 +318,7 @@ def test_predict_boxes_scale_with_file(models, demo_folder, tmp_path):
 
 
 def test_predict_plain_types(models, demo_folder):
-    predictor = Predictor.load(best_path(models, FAMILY[0].name))
+    predictor = Predictor.load(best_path(models, RECIPES[0].name))
     prediction = predictor.predict(next((demo_folder / "images").iterdir()))
     assert all(isinstance(value, float) for value in prediction.probabilities.values())
     assert isinstance(prediction.boxes, pd.DataFrame)

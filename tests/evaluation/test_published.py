@@ -1,4 +1,4 @@
-"""The published numbers, held to what must be true of them: denominators, means, counts."""
+"""Check denominators, means and counts of the published numbers."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def pair_of(content: dict, first: str, second: str) -> dict:
 
 
 def test_ranking_by_froc_then_best_box(results):
-    """The random map has an accuracy of 1 under the paper's rule and comes last; of equal FROCs the best box tells."""
+    """The random map has an accuracy of 1 under the paper's rule and comes last; the best box decides equal FROCs."""
     assert [row["method"] for row in results["ranking"]] == [MULTIRES, STANDARD, "Random 32x32 map"]
     assert list(tables.summary(results).index) == [MULTIRES, STANDARD, "Random 32x32 map"]
 
@@ -104,7 +104,7 @@ def test_summary_shows_false_positives(results):
 
 
 def test_paired_differences_by_hand(results):
-    """MultiRes - Standard: equal draws of the AUC; FROC draws differ by 0.1 wherever both are defined."""
+    """MultiRes - Standard: equal replicates of the AUC; FROC replicates differ by 0.1 wherever both are defined."""
     pair = pair_of(results, MULTIRES, STANDARD)
     assert pair[MEAN_AUC] == estimate(0, 0, 0)
     assert (pair[FROC]["value"], pair[FROC]["low"], pair[FROC]["high"]) == pytest.approx((0, 0.1, 0.1))
@@ -114,8 +114,8 @@ def test_paired_differences_by_hand(results):
 
 def test_differences_show_false_positives(results):
     """All boxes: MultiRes costs 2, Standard 1; every draw of the one is 1.5 above the other's. Best boxes cost 0.5."""
-    for name, draws in ((STANDARD, [1, 2, 0, 1, 1]), (MULTIRES, [2.5, 3.5, 1.5, 2.5, 2.5])):
-        results["bootstrap"][name][COSTS[ALL_BOXES]] = draws
+    for name, replicates in ((STANDARD, [1, 2, 0, 1, 1]), (MULTIRES, [2.5, 3.5, 1.5, 2.5, 2.5])):
+        results["bootstrap"][name][COSTS[ALL_BOXES]] = replicates
     results["differences"] = paired_differences(results)
     table = tables.differences(results)
     columns = list(table.columns)
@@ -123,7 +123,7 @@ def test_differences_show_false_positives(results):
     assert columns[columns.index("all boxes (IoBB>0.1)") + 1] == "their false positives"
     row = table.loc[f"{MULTIRES} - {STANDARD}"]
     assert row["their false positives"] == "1.000 (1.500-1.500)"
-    assert row["its false positives"] == "0.000"  # no draws, no interval
+    assert row["its false positives"] == "0.000"  # no replicates, no interval
 
 
 def test_paired_difference_of_average_precision(results):
@@ -258,6 +258,6 @@ def test_froc_figure_legend_best_first(results):
         MULTIRES,
     }
     styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines[:3]}
-    assert len(styles) == 3  # three methods, told apart
+    assert len(styles) == 3  # three distinct methods
     with pytest.raises(InputError, match=r"iou>0\.1"):
         plot_froc(results, score="iou>0.9")

@@ -19,12 +19,12 @@ def mount(*words: str) -> None:
 
 
 def unmount(place: Path) -> None:
-    """Take a disk away, whatever still looks at it."""
+    """Remove a disk, even if processes still use it."""
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 class Disk:
-    """A disk at `place`, whose content lives on while it is not there."""
+    """A disk at `place`; its content stays while the disk is removed."""
 
     def __init__(self, place: Path, behind: Path) -> None:
         """Mount it."""
@@ -35,7 +35,7 @@ class Disk:
         self.come()
 
     def come(self) -> None:
-        """Mount what is behind at the place."""
+        """Mount the folder `behind` at `place`."""
         mount("--bind", str(self.behind), str(self.place))
 
     def go(self) -> None:
@@ -43,7 +43,7 @@ class Disk:
         unmount(self.place)
 
     def die(self) -> None:
-        """Leave a mount whose file system has ended, as when Drive's has: whatever is asked of it, errno 107."""
+        """Leave a mount without a file system, as after a crash of Drive: every access gives errno 107."""
         self.go()
         device = os.open("/dev/fuse", os.O_RDWR) if os.access("/dev/fuse", os.W_OK) else pytest.skip("no /dev/fuse")
         options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()

@@ -28,7 +28,7 @@ class Given(nn.Module):
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """A real one with LSE pooling, whose classifier speaks up more than a fresh one does."""
+    """A model with LSE pooling and larger classifier weights than at initialisation."""
     torch.manual_seed(0)
     model = build_model("multires_timm:resnet18", weights="none").eval()
     nn.init.normal_(model.classifier.weight, std=0.3)
@@ -65,9 +65,9 @@ def test_maps_match_slow_formulas(model: nn.Module, images: Tensor, method: str)
     maps = gradcam_maps(model, images, method=method, findings=["Mass", "Atelectasis"])
     assert maps.shape == (2, 2, 8, 8) == (2, 2, *model(images).cam.shape[-2:])
     assert maps.dtype == torch.float32 and (maps >= 0).all() and (maps > 0).any()
-    for place, finding in enumerate((FINDINGS.index("Mass"), 0)):
+    for row, finding in enumerate((FINDINGS.index("Mass"), 0)):
         expected = slow_maps(model, images, method, finding)
-        torch.testing.assert_close(maps[:, place].double(), expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+        torch.testing.assert_close(maps[:, row].double(), expected, rtol=1e-3, atol=1e-5 * expected.max().item())
 
 
 def test_maps_match_hand_computed_values() -> None:
@@ -75,7 +75,7 @@ def test_maps_match_hand_computed_values() -> None:
 
     Grad-CAM: w = 1/4. Grad-CAM++: alpha = (1/16) / (2/16 + 8/64) = 1/4, w = 4 pixels x 1/4 x 1/4 = 1/4. With Y twice
     that the gradients are 1/2: w = 1/2; alpha = (1/4) / (2/4 + 8/8) = 1/6, w = 4 x 1/6 x 1/2 = 1/3. With the sign
-    turned, nothing speaks for the finding.
+    reversed, there is no evidence for the finding.
     """
     weights = torch.zeros(14, 1)
     weights[:3, 0] = torch.tensor([1.0, 2.0, -1.0])

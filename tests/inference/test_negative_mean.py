@@ -28,8 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 
 
 @pytest.fixture(scope="module")
-def datasets(demo_folder, demo_store):
-    return two_sets(demo_folder, demo_store, training=16, validation=40)
+def datasets(demo_folder, demo_cache):
+    return two_sets(demo_folder, demo_cache, training=16, validation=40)
 
 
 @pytest.fixture(scope="module")

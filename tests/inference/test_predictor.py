@@ -92,7 +92,7 @@ def test_tta_flip_and_min_baseline(predictor, paths):
 
 
 def test_untrained_refiner_is_not_used(predictor, paths):
-    """The first phase has a refiner too, with weights as they were drawn."""
+    """A checkpoint of the classifier stage has a refiner too, with random weights."""
     pixels = torch.from_numpy(predictor.predict(paths[0]).image)[None, None]
     first = Predictor(predictor.model, get_preset("tiny")[1])
     output = first.forward(pixels)
@@ -113,8 +113,8 @@ def test_decisions_use_stored_thresholds(predictor, paths):
 
 
 def test_list_folder_and_single_files_agree(predictor, paths, tmp_path):
-    for place, path in enumerate(paths):
-        (tmp_path / f"{9 - place}.png").write_bytes(path.read_bytes())
+    for k, path in enumerate(paths):
+        (tmp_path / f"{9 - k}.png").write_bytes(path.read_bytes())
     folder = predictor.predict(tmp_path)
     listed = predictor.predict(paths)
     assert [Path(p.path).name for p in folder] == ["5.png", "6.png", "7.png", "8.png", "9.png"]

@@ -22,17 +22,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(demo_folder, demo_store, tmp_path_factory):
-    """Folders of both phases, trained in other numbers of processes: `survival/together.py`."""
+def runs(demo_folder, demo_cache, tmp_path_factory):
+    """Folders of both stages, trained with different numbers of processes: `survival/together.py`."""
     out = tmp_path_factory.mktemp("together")
-    command = [sys.executable, RUNS / "together.py", demo_folder, demo_store.folder, out]
+    command = [sys.executable, RUNS / "together.py", demo_folder, demo_cache.folder, out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
 def curves(folder):
-    """All losses, AUCs and learning rates of both phases."""
+    """All losses, AUCs and learning rates of both stages."""
     keys = ("train_loss", "validation_loss", "validation_auc", "learning_rate")
     records = [record for name in NAMES for record in read_history(folder, name)]
     return np.array([[np.nan if record[key] is None else record[key] for key in keys] for record in records])
@@ -69,7 +69,7 @@ def test_no_image_is_read_by_two_processes(name, processes, runs):
 
 
 def test_both_launchers_train_in_two_processes(tmp_path):
-    """The shell's and the notebook's, as docs/reliability.md writes them, on the synthetic images."""
+    """Run the commands for shell and notebook of docs/reliability.md on the synthetic images."""
 
     def program(*words):
         return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=tmp_path).stdout

@@ -1,4 +1,4 @@
-"""The whole road on real radiographs, shortened: prepare, train both phases, evaluate, draw Fig. 7."""
+"""Prepare, train both stages, evaluate and draw Fig. 7 on real radiographs, with short training."""
 
 import pytest
 

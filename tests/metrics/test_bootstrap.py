@@ -1,4 +1,4 @@
-"""Draws of patients: whole patients, the same for all models, and intervals that a formula gives as well."""
+"""Bootstrap of patients: whole patients, the same for all models, and intervals that a formula gives as well."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_replicates_sample_whole_patients() -> None:
     assert (weights[:, 1] == weights[:, 2]).all() and (weights[:, 1] == weights[:, 5]).all()
     assert (weights[:, 0] == weights[:, 4]).all()
     assert (weights[:, 0].astype(int) + weights[:, 1] + weights[:, 3] == 3).all()
-    # each of the 27 ordered draws is as likely as another: one patient three times in 1 of 27
+    # all 27 ordered samples have the same probability: one patient three times in 1 of 27
     assert (bootstrap.counts == 3).any(axis=1).mean() == pytest.approx(3 / 27, abs=0.03)
 
 

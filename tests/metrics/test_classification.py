@@ -1,4 +1,4 @@
-"""AUC against counting pairs, metrics and draws against scikit-learn, and what happens where nothing is defined."""
+"""AUC against counting pairs, metrics and replicates against scikit-learn, and undefined values."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_metrics_match_repeated_images() -> None:
             assert {name: samples[name][draw, i] for name in expected} == pytest.approx(expected)
 
 
-def _four_films() -> tuple[np.ndarray, np.ndarray]:
+def _four_images() -> tuple[np.ndarray, np.ndarray]:
     """Images of four patients; Cardiomegaly is nowhere, Effusion everywhere, the others are alike."""
     labels = np.tile([[1], [0], [1], [0]], 14)
     labels[:, 1], labels[:, 2] = 0, 1
@@ -106,7 +106,7 @@ def _four_films() -> tuple[np.ndarray, np.ndarray]:
 
 def test_scores_match_hand_computed_values() -> None:
     """Pairs: 0.9 beats both, 0.6 ties one and beats one: 3.5 of 4. Steps at 0.9 and 0.6: 1/2 x 1 + 1/2 x 2/3."""
-    labels, probabilities = _four_films()
+    labels, probabilities = _four_images()
     thresholds = np.full(14, 0.5)
     thresholds[3] = np.nan
     table, samples = classification_scores(
@@ -125,7 +125,7 @@ def test_scores_match_hand_computed_values() -> None:
 
 
 def test_undefined_scores_have_a_note() -> None:
-    labels, probabilities = _four_films()
+    labels, probabilities = _four_images()
     undefined = {"value": None, "low": None, "high": None}
     bootstrap = bootstrap_patients("abcd", n_bootstrap=60)
     table, _ = classification_scores(labels, probabilities, bootstrap=bootstrap)

@@ -25,8 +25,8 @@ TRUTH = pd.DataFrame(
 
 
 def boxes(*rows: tuple) -> pd.DataFrame:
-    """Boxes of masses, given as image, place and score."""
-    return pd.DataFrame([(image, "Mass", *place, score) for image, place, score in rows], columns=PREDICTED_COLUMNS)
+    """Boxes of masses, given as image, position and score."""
+    return pd.DataFrame([(image, "Mass", *box, score) for image, box, score in rows], columns=PREDICTED_COLUMNS)
 
 
 def at(predicted: pd.DataFrame, *x: float, truth: pd.DataFrame = TRUTH, finding: str = "Mass") -> list[float]:
@@ -135,7 +135,7 @@ def slow_overlap(p, t, measure: str) -> float:
 
 
 def slow_froc(predicted: pd.DataFrame, truth: pd.DataFrame, finding: str, n: int, x: float, measure: str) -> float:
-    """The definition, word for word: a threshold at each score, all boxes looked at anew, straight lines between."""
+    """The definition: a threshold at each score, all boxes counted again, straight lines between."""
     predicted = [row for row in predicted.itertuples() if row.finding == finding]
     truth = [row for row in truth.itertuples() if row.finding == finding]
     if not truth:
@@ -146,9 +146,9 @@ def slow_froc(predicted: pd.DataFrame, truth: pd.DataFrame, finding: str, n: int
 
     points = [(0.0, 0.0)]
     for score in sorted({p.score * p.probability for p in predicted}, reverse=True):
-        kept = [p for p in predicted if p.score * p.probability >= score]
-        false = sum(not any(meets(p, t) for t in truth) for p in kept)
-        found = sum(any(meets(p, t) for p in kept) for t in truth)
+        selected = [p for p in predicted if p.score * p.probability >= score]
+        false = sum(not any(meets(p, t) for t in truth) for p in selected)
+        found = sum(any(meets(p, t) for p in selected) for t in truth)
         points.append((false / n, found / len(truth)))
     accuracy = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -197,7 +197,7 @@ def test_replicates_match_resampled_tables():
 
 
 def test_many_levels_match_slow_reference():
-    """More false positives than are looked at first; no ties, so each has a level of its own."""
+    """More false positives than the first block has; no ties, so each has its own threshold."""
     predicted, truth, patient_id = some_tables(2, count=1500)
     predicted["score"] = np.random.default_rng(0).random(1500)
     images = [f"{i}" for i in range(12)]
@@ -255,11 +255,11 @@ def test_perfect_probabilities_improve_froc(nih_root):
     labels = set(zip(official["image_index"], official["finding"], strict=True))
     probability = [float(key in labels) for key in zip(centre["image_index"], centre["finding"], strict=True)]
     bootstrap = bootstrap_patients(range(len(images)), n_bootstrap=20)
-    (plain, _), (told, _) = (
+    (plain, _), (with_boxes, _) = (
         localization_scores(table, official, images=images, bootstrap=bootstrap)
         for table in (centre, centre.assign(probability=probability))
     )
     # Of 180 images with atelectasis at most 180 false positives come first, a fifth of 880: all that is found is found.
-    value = told["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]
-    assert value == told["all_boxes"]["iou>0.1"]["findings"]["Atelectasis"]["accuracy"]["value"]
+    value = with_boxes["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]
+    assert value == with_boxes["all_boxes"]["iou>0.1"]["findings"]["Atelectasis"]["accuracy"]["value"]
     assert value > 2 * plain["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]

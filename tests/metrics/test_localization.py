@@ -180,7 +180,7 @@ def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
 
 
 def test_intervals_match_resampled_tables():
-    """Each draw is made in earnest: tables with the images of a patient as often as drawn, scored as any other."""
+    """Each replicate equals the score of tables that repeat a patient's images as often as the patient was drawn."""
     images = [f"{i}" for i in range(15)]
     predicted, truth = some_boxes(0, images, 200), some_boxes(1, images, 40)
     bootstrap = bootstrap_patients([i // 2 for i in range(15)], n_bootstrap=30, seed=2)
@@ -244,7 +244,7 @@ def test_scores_match_hand_computed_values():
     assert mass("all_boxes", "iobb>0.9") == mass("all_boxes", "iou>0.4") == [2, 2, 1, 1]
     assert mass("all_boxes", "iou>0.5") == [2, 1, 0.5, 2]  # an IoU of 0.5 is not above 0.5
     assert mass("best_box", "iou>0.1") == [2, 1, 0.5, 1]
-    assert mass("filtered_boxes", "iou>0.1") == [2, 1, 0.5, 0]  # nothing is said of a
+    assert mass("filtered_boxes", "iou>0.1") == [2, 1, 0.5, 0]  # a has no value
     assert list(scores["all_boxes"]) == [f"iobb>{t}" for t in (0.1, 0.25, 0.5, 0.75, 0.9)] + [
         f"iou>{t / 10}" for t in range(1, 8)
     ]
@@ -264,7 +264,7 @@ def test_scores_match_hand_computed_values():
 
 
 def test_macro_leaves_out_replicates_without_a_finding():
-    """Mass has one patient's box, so draws without that patient have no mean over mass and nodule."""
+    """Mass has one patient's box, so replicates without that patient have no mean over mass and nodule."""
     truth = pd.concat([TRUTH[TRUTH["image_index"] == "b.png"], TRUTH[:1].assign(image_index="c.png", finding="Nodule")])
     bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=50)
     scores, samples = localization_scores(_boxes(), truth, images=["b.png", "c.png"], bootstrap=bootstrap)

@@ -31,8 +31,8 @@ CHANNELS = {  # from the papers of the networks
     "timm:swin_tiny_patch4_window7_224": (96, 192, 384, 768),
     "timm:vgg11": (128, 256, 512, 512, 512),
 }
-FAMILIES = ["resnet18", "densenet121", "mobilenetv2_100", "convnext_atto", "efficientnet_b0", "regnetx_002"]
-FEW = [*backbone_names(), *(f"timm:{name}" for name in FAMILIES)]
+TIMM_NAMES = ["resnet18", "densenet121", "mobilenetv2_100", "convnext_atto", "efficientnet_b0", "regnetx_002"]
+FEW = [*backbone_names(), *(f"timm:{name}" for name in TIMM_NAMES)]
 
 
 def random_images(*shape):
@@ -134,7 +134,7 @@ def test_timm_images_are_normalised_as_its_weights_expect():
     torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM_NAMES)
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_timm_weights_load_from_a_file(name, suffix, tmp_path):
     torch.manual_seed(5)
@@ -148,7 +148,7 @@ def test_timm_weights_load_from_a_file(name, suffix, tmp_path):
     torch.testing.assert_close(maps[-1], expected[-1].relu() if name == "densenet121" else expected[-1])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM_NAMES)
 def test_timm_imagenet_weights_come_from_the_hub(name, monkeypatch):
     """timm's own loading, with the download replaced by a state dict made here."""
     torch.manual_seed(6)

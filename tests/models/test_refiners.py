@@ -51,7 +51,7 @@ def test_refiner_equals_affinity_times_maps(name):
         assert where is not None or torch.allclose(sums, torch.ones(2, 12), atol=1e-5)
         expected = torch.bmm(weights, cam.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(cam.shape)
         assert torch.allclose(refiner(features, cam, valid=where, low_level=low_level), expected, atol=1e-5)
-    assert (weights.masked_select(~valid.flatten(2)) == 0).all()  # nothing draws on what is not valid
+    assert (weights.masked_select(~valid.flatten(2)) == 0).all()  # invalid pixels have no weight
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,7 @@ FILLED = ("cache", "cache/images.u8", "cache/index.json")
 
 
 def describe(cache: ImageCache) -> str:
-    """Verify a cache and tell which images it holds."""
+    """Verify a cache and describe its images."""
     cache.verify()
     return {3: SAME, 2: TWO}.get(len(cache), f"{len(cache)} images")
 

@@ -16,8 +16,8 @@ from cxr_seam.metrics.bootstrap import bootstrap_patients
 
 
 @pytest.fixture(scope="module")
-def dataset(demo_folder, demo_store) -> ChestXrayDataset:
-    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:40])
+def dataset(demo_folder, demo_cache) -> ChestXrayDataset:
+    return ChestXrayDataset(demo_cache, load_metadata(demo_folder), image_index=demo_cache.image_index[:40])
 
 
 def same_boxes(dataset: ChestXrayDataset, x: float, y: float, w: float, h: float) -> pd.DataFrame:

@@ -23,8 +23,8 @@ MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
-def dataset(demo_folder, demo_store):
-    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:21])
+def dataset(demo_folder, demo_cache):
+    return ChestXrayDataset(demo_cache, load_metadata(demo_folder), image_index=demo_cache.image_index[:21])
 
 
 class SmallMemory(nn.Module):

@@ -31,15 +31,15 @@ MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
-def datasets(demo_folder, demo_store):
+def datasets(demo_folder, demo_cache):
     tables = load_metadata(demo_folder)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
-    return [ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen]
+    return [ChestXrayDataset(demo_cache, tables, image_index=names) for names in chosen]
 
 
 @pytest.fixture(scope="module")
 def trained(datasets, tmp_path_factory):
-    """Both phases, trained once: the folder and the two histories."""
+    """Both stages, trained once: the folder and the two histories."""
     folder = tmp_path_factory.mktemp("models")
     first = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=2))
     histories = [fit(recipe, folder, train_set=datasets[0], val_set=datasets[1]) for recipe in (first, REFINED)]

@@ -14,13 +14,13 @@ from cxr_seam.training.optim import make_optimiser, make_schedule
 RECIPE = get_recipe("multires_tiny")
 
 
-def with_phase(**changes):
+def with_stage(**changes):
     return replace(RECIPE, classifier_stage=replace(RECIPE.classifier_stage, **changes))
 
 
-def rates(phase, steps):
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=phase.learning_rate)
-    schedule = make_schedule(optimiser, phase, steps=steps)
+def rates(stage, steps):
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=stage.learning_rate)
+    schedule = make_schedule(optimiser, stage, steps=steps)
     found = []
     for _ in range(steps + 1):
         found.append(optimiser.param_groups[0]["lr"])
@@ -30,22 +30,22 @@ def rates(phase, steps):
 
 
 def test_cosine_rises_in_equal_steps_and_falls_along_half_a_cosine():
-    phase = with_phase(schedule="cosine", warmup_fraction=0.25, learning_rate=8.0).classifier_stage
+    stage = with_stage(schedule="cosine", warmup_fraction=0.25, learning_rate=8.0).classifier_stage
     falling = [4 * (1 + math.cos(math.pi * place / 9)) for place in range(10)]  # 8 at its start, 0 after nine updates
-    assert rates(phase, 12) == pytest.approx([8 / 3, 16 / 3, 8, *falling])
+    assert rates(stage, 12) == pytest.approx([8 / 3, 16 / 3, 8, *falling])
 
 
 def test_cosine_without_warm_up_begins_at_the_full_rate():
-    found = rates(with_phase(schedule="cosine", learning_rate=2.0).classifier_stage, 4)
+    found = rates(with_stage(schedule="cosine", learning_rate=2.0).classifier_stage, 4)
     assert found == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0])
 
 
 def test_weights_decay_and_biases_and_norms_do_not():
-    """Without a gradient to speak of AdamW multiplies a weight by 1 - rate * decay (Loshchilov and Hutter 2019)."""
+    """With a gradient of almost zero, AdamW multiplies a weight by 1 - rate * decay (Loshchilov and Hutter 2019)."""
     module = nn.Sequential(nn.Conv2d(2, 3, kernel_size=1), nn.BatchNorm2d(3))
     module.layer_scale = nn.Parameter(torch.ones(3, 1, 1))  # as a block of ConvNeXt has one
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
-    recipe = with_phase(optimiser="adamw", weight_decay=0.5, learning_rate=0.1)
+    recipe = with_stage(optimiser="adamw", weight_decay=0.5, learning_rate=0.1)
     optimiser = make_optimiser(module, recipe, fused=None)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -67,7 +67,7 @@ def test_the_papers_recipes_have_plain_adam(name):
 
 def test_weight_decay_of_adam_is_refused():
     with pytest.raises(InputError, match="weight_decay of multires_tiny"):
-        make_optimiser(nn.Linear(2, 2), with_phase(weight_decay=0.1))
+        make_optimiser(nn.Linear(2, 2), with_stage(weight_decay=0.1))
 
 
 def test_plateau_lowers_the_rate_after_the_seventh_epoch_without_a_rise():

@@ -25,18 +25,18 @@ from cxr_seam.training.fit import fit, init_checkpoint, init_model
         ("lse_lba", "self_attention"),
     ],
 )
-def test_each_stage_trains_its_own_modules(pooling, refiner, demo_folder, demo_store, tmp_path):
+def test_each_stage_trains_its_own_modules(pooling, refiner, demo_folder, demo_cache, tmp_path):
     tables = load_metadata(demo_folder)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
-    training, validation = (ChestXrayDataset(demo_store, tables, image_index=names) for names in chosen)
+    training, validation = (ChestXrayDataset(demo_cache, tables, image_index=names) for names in chosen)
     first = replace(get_recipe("multires_tiny"), pooling=pooling)
     second = replace(get_recipe("multires_tiny_pcm"), pooling=pooling, refiner=refiner)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="no training image")
         for recipe in (first, second):
             fit(recipe, tmp_path, train_set=training, val_set=validation)
-    family = (get_recipe("tiny"), first, second)
-    assert set(load_predictors(family, tmp_path)) == {REFINED}  # whose refiner the first phase did not have
+    recipes = (get_recipe("tiny"), first, second)
+    assert set(load_predictors(recipes, tmp_path)) == {REFINED}  # the classifier stage has no refiner
     starts = []
     for recipe in (first, second):
         set_seed(recipe.seed)
@@ -50,10 +50,10 @@ def test_each_stage_trains_its_own_modules(pooling, refiner, demo_folder, demo_s
 
 
 @pytest.mark.filterwarnings("ignore:no training image")
-def test_improved_recipe_trains_its_backbone_and_calibrates(demo_folder, demo_store, tmp_path):
+def test_improved_recipe_trains_its_backbone_and_calibrates(demo_folder, demo_cache, tmp_path):
     tables = load_metadata(demo_folder)
     training, validation = (
-        ChestXrayDataset(demo_store, tables, image_index=demo_store.image_index[k::2]) for k in (0, 1)
+        ChestXrayDataset(demo_cache, tables, image_index=demo_cache.image_index[k::2]) for k in (0, 1)
     )
     first = improve(get_recipe("multires_tiny"))
     second = add_seam_stage(first, SMALL_PCM)
@@ -68,6 +68,8 @@ def test_improved_recipe_trains_its_backbone_and_calibrates(demo_folder, demo_st
     assert set(predictor.negative_mean) == {"cam", "refined"}
     pixels = validation.load([0])[0]
     once = replace(first, cam_baseline="zero", tta_flip=False)
-    looks = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
-    said = [Predictor(predictor.model, how).forward(seen).logits for how in looks for seen in (pixels, pixels.flip(-1))]
-    torch.testing.assert_close(predictor.forward(pixels).logits, sum(said) / 4)
+    single = [replace(once, tta_scales=(scale,)) for scale in (1.0, 1.5)]
+    logits = [
+        Predictor(predictor.model, how).forward(seen).logits for how in single for seen in (pixels, pixels.flip(-1))
+    ]
+    torch.testing.assert_close(predictor.forward(pixels).logits, sum(logits) / 4)

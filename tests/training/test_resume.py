@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on: what is taken up, what is refused, what is kept."""
+"""Interrupted runs: which states are continued, which are refused, which are saved."""
 
 import hashlib
 import io
@@ -29,8 +29,8 @@ from cxr_seam.training.storage import RunFolder
 from cxr_seam.training.trainer import CHECK_EVERY, Trainer
 
 KILLS = Path(__file__).parent.parent / "integration" / "survival" / "kills.py"
-PHASE = replace(get_recipe("multires_tiny").classifier_stage, epochs=2, batch_size=4)
-MULTIRES = replace(get_recipe("multires_tiny"), classifier_stage=PHASE)
+STAGE = replace(get_recipe("multires_tiny").classifier_stage, epochs=2, batch_size=4)
+MULTIRES = replace(get_recipe("multires_tiny"), classifier_stage=STAGE)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no training image"),
@@ -43,8 +43,8 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def datasets(demo_folder, demo_store):
-    return two_sets(demo_folder, demo_store, training=12, validation=6)
+def datasets(demo_folder, demo_cache):
+    return two_sets(demo_folder, demo_cache, training=12, validation=6)
 
 
 def fit(recipe, folder, datasets, **options):
@@ -100,7 +100,7 @@ def test_damaged_state_falls_back_to_the_one_before(stopped, datasets, tmp_path)
 
 
 def test_damaged_state_is_removed_when_training_continues(stopped, datasets):
-    """Else it would be one of those that are kept."""
+    """Otherwise it would count as one of the two latest states."""
     latest, before = states(stopped)
     latest.write_bytes(latest.read_bytes()[:-1000])
 
@@ -207,8 +207,8 @@ class Stop(Callback):
 
 
 def test_first_state_is_saved_after_the_first_epoch(datasets, tmp_path, capsys):
-    """And whatever it kept of later epochs, the best model that lies there is not replaced by a worse one."""
-    recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=4))
+    """A worse model never replaces the best checkpoint, also after epochs are trained again."""
+    recipe = replace(MULTIRES, classifier_stage=replace(STAGE, epochs=4))
 
     with pytest.raises(StopError):
         fit(recipe, tmp_path, datasets, callbacks=[Stop(2)])
@@ -244,7 +244,7 @@ def test_other_pixels_are_another_run(stopped, datasets, demo_folder, tmp_path_f
 
 
 def test_no_state_is_saved_after_an_unchecked_nan(datasets, tmp_path, monkeypatch):
-    """On a GPU losses are looked at now and then only; here every third update."""
+    """On a GPU losses are checked only now and then; here every third update."""
     monkeypatch.setitem(CHECK_EVERY, "cpu", 3)
     compute, batches = Trainer.compute_losses, []
 
@@ -253,14 +253,14 @@ def test_no_state_is_saved_after_an_unchecked_nan(datasets, tmp_path, monkeypatc
         losses = compute(trainer, objective, dataset, indices, params)
         return {name: values * (torch.nan if len(batches) > 4 else 1) for name, values in losses.items()}
 
-    recipe = replace(MULTIRES, classifier_stage=replace(PHASE, batch_size=2, grad_accum_steps=1))
+    recipe = replace(MULTIRES, classifier_stage=replace(STAGE, batch_size=2, grad_accum_steps=1))
     with monkeypatch.context() as patch, pytest.raises(InputError, match="is nan in epoch 0, batch 4"):
         patch.setattr(Trainer, "compute_losses", spoil)
         fit(recipe, tmp_path, datasets, save_minutes=0)
     assert len(batches) == 6
-    kept = states(tmp_path)
-    assert [path.name for path in kept] == ["multires_tiny.00000-0000003.state.pt"]
-    assert all(value.isfinite().all() for value in read_state(kept[0])["objective"].values())
+    left = states(tmp_path)
+    assert [path.name for path in left] == ["multires_tiny.00000-0000003.state.pt"]
+    assert all(value.isfinite().all() for value in read_state(left[0])["objective"].values())
 
 
 def other_films(datasets):
@@ -390,7 +390,7 @@ class DriveVanishes(Callback):
 @pytest.mark.parametrize("back_in_time", [True, False])
 def test_vanished_folder_costs_warnings_only(back_in_time, datasets, tmp_path):
     folder, local_dir = tmp_path / "drive", tmp_path / "local"
-    recipe = replace(MULTIRES, classifier_stage=replace(PHASE, epochs=3))
+    recipe = replace(MULTIRES, classifier_stage=replace(STAGE, epochs=3))
     fit(recipe, tmp_path / "whole", datasets)
     options = {"local_dir": local_dir, "callbacks": [DriveVanishes(folder, back_in_time)], "save_minutes": 0}
     with pytest.warns(UserWarning, match="drive"):

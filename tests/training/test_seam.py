@@ -119,7 +119,7 @@ def test_the_angle_matters():
 
 @pytest.mark.parametrize("refiner", ["pcm", "seam_pcm", "self_attention"])
 def test_empty_corners_count_nowhere(refiner):
-    """Whatever features and CAMs are where the rotated image has no content, the loss stays the same."""
+    """Features and CAMs where the rotated image has no content do not change the loss."""
     seam, params = objective(), rotation()
     seam.model.set_refiner(refiner)
     forward_features = seam.model.forward_features

@@ -28,15 +28,15 @@ from cxr_seam.training.storage import (
     state_name,
 )
 
-PHASE = replace(get_recipe("multires_tiny").classifier_stage, epochs=3, batch_size=6)
-RECIPE = replace(get_recipe("multires_tiny"), classifier_stage=PHASE)
+STAGE = replace(get_recipe("multires_tiny").classifier_stage, epochs=3, batch_size=6)
+RECIPE = replace(get_recipe("multires_tiny"), classifier_stage=STAGE)
 
 pytestmark = pytest.mark.filterwarnings("ignore:no training image")
 
 
 @pytest.fixture(scope="module")
-def datasets(demo_folder, demo_store):
-    return two_sets(demo_folder, demo_store, training=12, validation=6)
+def datasets(demo_folder, demo_cache):
+    return two_sets(demo_folder, demo_cache, training=12, validation=6)
 
 
 def fit(recipe, folder, datasets, **options):
@@ -60,11 +60,11 @@ def whole(datasets, tmp_path_factory):
 
 
 def assert_same_models(folder, expected):
-    for path in (best_path, last_path):
-        first, second = (load_file(path(place, RECIPE.name)) for place in (folder, expected))
+    for path_of in (best_path, last_path):
+        first, second = (load_file(path_of(path, RECIPE.name)) for path in (folder, expected))
         assert all(torch.equal(first[key], second[key]) for key in first | second)
-    told = [[record["train_loss"] for record in read_history(place, RECIPE.name)] for place in (folder, expected)]
-    assert told[0] == told[1]
+    losses = [[record["train_loss"] for record in read_history(path, RECIPE.name)] for path in (folder, expected)]
+    assert losses[0] == losses[1]
 
 
 def test_dead_disk_that_comes_back_costs_warnings_only(datasets, whole, tmp_path):
@@ -245,7 +245,7 @@ def keeping_states(writer, numbers):
 
 @pytest.mark.filterwarnings("ignore:.*could not be written")
 def test_pending_states_remove_none_from_the_folder(tmp_path, monkeypatch):
-    """Scratch is gone with the machine."""
+    """The local folder is lost with the machine."""
     writer = writer_of(tmp_path / "drive", local_dir=tmp_path / "local")
     keeping_states(writer, (1, 2))
     there = sorted(path.name for path in (tmp_path / "drive").iterdir())

@@ -19,8 +19,8 @@ MULTIRES, REFINED = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 @pytest.fixture(scope="module")
-def dataset(demo_folder, demo_store):
-    return ChestXrayDataset(demo_store, load_metadata(demo_folder), image_index=demo_store.image_index[:16])
+def dataset(demo_folder, demo_cache):
+    return ChestXrayDataset(demo_cache, load_metadata(demo_folder), image_index=demo_cache.image_index[:16])
 
 
 def trainer_of(recipe, dataset):
@@ -91,15 +91,15 @@ def frozen_part(objective):
     return nn.ModuleList(objective.model.backbone.stages[:3])
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_batch_norm_of_frozen_stages(dataset, kept):
-    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, freeze_bn_stats=kept))
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batch_norm_of_frozen_stages(dataset, frozen):
+    recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, freeze_bn_stats=frozen))
     trainer = trainer_of(recipe, dataset)
     before = {key: value.clone() for key, value in frozen_part(trainer.objective).state_dict().items()}
     run(trainer)
     changed = {key for key, v in frozen_part(trainer.objective).state_dict().items() if not torch.equal(v, before[key])}
     assert all("running" in key or "num_batches" in key for key in changed)  # weights never
-    assert bool(changed) is not kept
+    assert bool(changed) is not frozen
 
 
 def test_frozen_stages_build_no_graph(dataset):

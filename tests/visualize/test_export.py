@@ -100,8 +100,8 @@ def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, paths, tmp
     (given / "frames.dcm").write_bytes(pydicom_file("examples_ybr_color.dcm").read_bytes())
     out = tmp_path / "out"
     assert main(["predict", str(given), "--checkpoint", str(checkpoint), "--out", str(out)]) == 3
-    said = capsys.readouterr()
-    assert "frames.dcm holds 30 frames" in said.err and "of 2 images are in" in said.out
+    printed = capsys.readouterr()
+    assert "frames.dcm holds 30 frames" in printed.err and "of 2 images are in" in printed.out
     assert {path.name for path in out.iterdir()} == {
         "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
     }  # fmt: skip

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from two_phases import datasets_of, recipes
+from two_stages import datasets_of, recipes
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.synthetic.dataset import write_demo_data
@@ -43,7 +43,7 @@ KINDS = {
     "plateau": {"schedule": "plateau"},
     "one_cycle": {"schedule": "one_cycle"},
 }
-"""By name, what `two_phases.recipes` is asked for."""
+"""Arguments of `two_stages.recipes`, by name."""
 
 
 def run(data: Path, folder: Path, kind: str) -> None:
@@ -173,9 +173,10 @@ def main() -> int:
             shutil.rmtree(folder)
     finally:
         shutil.rmtree(data, ignore_errors=True)
-    told = ", ".join(f"{count} {where}" for where, count in kills.items())
+    counts = ", ".join(f"{count} {where}" for where, count in kills.items())
     print(
-        f"{sum(kills.values())} kills ({told}), {runs} runs of both phases: {runs - differing} ended with the same bits"
+        f"{sum(kills.values())} kills ({counts}), {runs} runs of both stages: "
+        f"{runs - differing} ended with the same bits"
     )
     return int(differing > 0)
 

@@ -1,8 +1,8 @@
-"""Runs of `two_phases` in one and in several processes, some of them killed and gone on with.
+"""Run `two_stages` in one and in several processes; some runs are killed and continued.
 
-    python together.py TABLES STORE OUT
+    python together.py TABLES CACHE OUT
 
-Leaves a folder for each run in OUT. All are forked from one process, so that PyTorch is imported once.
+Writes a folder for each run into OUT. All processes are forked from one process, so that PyTorch is imported once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import traceback
 from pathlib import Path
 
 import torch
-import two_phases
+import two_stages
 
 RUNS = {"alone": (1,), "two": (2,), "three": (3,), "two_then_one": (2, 1), "one_then_two": (1, 2)}
 """By name, the numbers of processes; all but the last are killed after three updates."""
 
 
 def in_processes(count: int, *words: object) -> list[int]:
-    """Run `two_phases.main` in so many processes that know of one another; returns their exit statuses."""
+    """Run `two_stages.main` in `count` processes of one group; return their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,10 +35,10 @@ def in_processes(count: int, *words: object) -> list[int]:
         try:
             torch.set_num_threads(1)
             if count > 1:
-                told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-                told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-                os.environ.update({key: str(value) for key, value in told.items()})
-            two_phases.main(*words)
+                environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                os.environ.update({key: str(value) for key, value in environment.items()})
+            two_stages.main(*words)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -49,10 +49,10 @@ def in_processes(count: int, *words: object) -> list[int]:
 
 
 def main(tables: Path, cache: Path, out: Path) -> int:
-    """Run all; status 1 where one failed that was not to be killed."""
+    """Run all; return 1 if a run fails that should not be killed."""
     for name, counts in RUNS.items():
-        for place, count in enumerate(counts):
-            killed = place + 1 < len(counts)
+        for k, count in enumerate(counts):
+            killed = k + 1 < len(counts)
             statuses = in_processes(count, tables, cache, out / name, *([3] if killed else []))
             if any(statuses) != killed:
                 return 1

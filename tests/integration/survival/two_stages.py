@@ -1,9 +1,9 @@
-"""Both phases on a few synthetic datasets, in as many processes as it is launched with.
+"""Train both stages on a few synthetic images, in one or several processes.
 
-    python two_phases.py TABLES STORE FOLDER [UPDATES]
+    python two_stages.py TABLES CACHE FOLDER [UPDATES]
 
-Runs as a user's script would; tests launch it and read the history and the checkpoints that it leaves. Every process
-is killed after UPDATES updates, if that is given.
+Tests launch this script and read the history and the checkpoints that it writes. If UPDATES is given, every process
+is killed after that number of updates.
 """
 
 import json
@@ -26,11 +26,11 @@ FIRST, SECOND = get_recipe("multires_tiny"), get_recipe("multires_tiny_pcm")
 
 
 def recipes(model, schedule="plateau", *, more=False, again=False):
-    """A family with batches that two and three processes share unevenly, and a rate that changes.
+    """Two recipes with batches that two and three processes cannot share evenly, and a learning rate that changes.
 
-    With `more` it has AdamW and a warm-up; with `again` test-time augmentation and the mean CAM of negative images.
+    `more` adds AdamW and a warm-up; `again` adds test-time augmentation and the mean CAM of negative images.
     """
-    phase = replace(
+    stage = replace(
         FIRST.classifier_stage,
         epochs=2,
         batch_size=5,
@@ -39,19 +39,19 @@ def recipes(model, schedule="plateau", *, more=False, again=False):
         plateau_patience=0,
         learning_rate=3e-4,
     )
-    first = replace(FIRST, model=model, weights="none", classifier_stage=phase)
+    first = replace(FIRST, model=model, weights="none", classifier_stage=stage)
     seam = replace(SECOND.seam_stage, batch_size=5, grad_accum_steps=2)
     if more:
         decaying = {"optimiser": "adamw", "weight_decay": 0.1, "warmup_fraction": 0.25}
-        phase, seam = replace(phase, **decaying), replace(seam, **decaying)
-        first = replace(first, classifier_stage=phase)
-    looks = {"cam_baseline": "negative_mean", "tta_scales": (1.0, 1.5)} if again else {}
-    first = replace(first, **looks)
-    return first, replace(SECOND, model=model, seam_stage=seam, **looks)
+        stage, seam = replace(stage, **decaying), replace(seam, **decaying)
+        first = replace(first, classifier_stage=stage)
+    inference = {"cam_baseline": "negative_mean", "tta_scales": (1.0, 1.5)} if again else {}
+    first = replace(first, **inference)
+    return first, replace(SECOND, model=model, seam_stage=seam, **inference)
 
 
 def datasets_of(tables, cache):
-    """ChestXrayDataset to learn from and to validate on, of a folder with tables and one with a store."""
+    """Training and validation set, from a folder with tables and the folder of a cache."""
     tables, cache = load_metadata(tables), ImageCache.open(cache)
     chosen = train_val_split(tables, validation_fraction=0.25, num_normal_images=100, seed=0)
     return [ChestXrayDataset(cache, tables, image_index=names) for names in chosen]
@@ -61,14 +61,14 @@ def in_double_precision():
     """Compute in float64, where sums in another order agree to a millionth of what float32 leaves.
 
     From random weights and batches of five, rounding grows a thousandfold in ten updates; in float64 it stays unseen,
-    and whatever else differed between one process and several would be seen.
+    so every other difference between one process and several is seen.
     """
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
 
 
 def die_after(updates):
-    """Have this process killed once it has made so many updates."""
+    """Kill this process after `updates` updates."""
     train_step, made = Trainer.train_step, []
 
     def counted(trainer, batches):
@@ -81,7 +81,7 @@ def die_after(updates):
 
 
 def log_reading(path):
-    """Write down which rows of the store this process reads."""
+    """Log the rows of the cache that this process reads."""
     load = ImageCache.load
 
     def logged(cache, rows):
@@ -93,7 +93,7 @@ def log_reading(path):
 
 
 def main(tables, cache, folder, updates=None):
-    """Train both phases."""
+    """Train both stages."""
     in_double_precision()
     log_reading(folder.parent / f"{folder.name}.rows-{os.environ.get('RANK', '0')}")
     if updates is not None:

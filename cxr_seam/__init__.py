@@ -9,7 +9,7 @@ follow from the maps.
 
 The method in ten files, in reading order:
 
-1. `recipes.py`: every number of the paper, validated
+1. `recipes.py`: the paper's numbers as validated defaults; presets.py has EfficientNet-B4's two and our variants
 2. `models/multires.py`: backbone, merge blocks (Eq. 1), pooling and classifier as one network
 3. `models/pooling.py`: log-sum-exp pooling
 4. `models/cam.py`: class activation maps, suppression of non-maximum classes, background channel
@@ -19,6 +19,14 @@ The method in ten files, in reading order:
 8. `training/trainer.py`: one training step and one epoch
 9. `inference/heatmaps.py` and `inference/boxes.py`: from CAMs to heat maps and boxes
 10. `metrics/localization.py`: which boxes are correct (Tables 2 and 3)
+
+Where to change what:
+
+- a new pooling or refiner: a file in `models/extras/`, its name in `models/registry.py` and `recipes.py`
+- a new dataset layout: a reader beside `data/nih.py` that returns the same `NihMetadata`
+- overlap of boxes (IoU, IoBB) and matching: `metrics/matching.py`; box rules: `inference/boxes.py`
+- which epoch is the best: `training/fit.py` saves it, `training/objectives.py` and `training/seam.py` score it
+- published numbers and their denominators (880 images, 984 boxes): `evaluation/published.py`
 
 Names in `__all__` are loaded at first use, so `import cxr_seam` is fast.
 

@@ -17,9 +17,9 @@ import torch
 from .findings import FINDINGS, XYWH
 from .inference.boxes import predicted_boxes
 from .inference.heatmaps import cam_to_heatmap
-from .metrics.boxes import iobb, iou
 from .metrics.classification import classification_table
 from .metrics.localization import localization_table
+from .metrics.matching import iobb, iou
 from .models.pcm import apply_affinity
 from .models.pooling import lse_pool
 from .training.losses import balanced_bce

@@ -35,7 +35,7 @@ from cxr_seam.data.transforms import (
 )
 from cxr_seam.errors import InputError
 from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
-from cxr_seam.metrics.boxes import iobb, iou
+from cxr_seam.metrics.matching import iobb, iou
 from cxr_seam.models.checkpoint import Checkpoint, read_header, save_checkpoint
 from cxr_seam.presets import get_recipe, list_recipes
 from cxr_seam.recipes import Augmentation, recipe_from_dict, recipe_to_dict

@@ -27,8 +27,8 @@ from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.boxes import box_overlap
 from cxr_seam.metrics.localization import best_boxes
+from cxr_seam.metrics.matching import box_overlap
 
 THRESHOLD = 0.1
 """Two boxes agree if their IoU is larger, as a predicted and a true box of the FROC curve do."""

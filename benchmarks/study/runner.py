@@ -29,9 +29,9 @@ from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
-from cxr_seam.metrics.boxes import rank_by_probability
 from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
 from cxr_seam.metrics.localization import MetricKey, localization_scores
+from cxr_seam.metrics.matching import rank_by_probability
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import fit

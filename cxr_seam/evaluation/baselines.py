@@ -16,7 +16,7 @@ import torch
 from ..findings import BOXED_FINDINGS, XYWH
 from ..inference.boxes import predicted_boxes
 from ..inference.heatmaps import PAPER_SIZE, cam_to_heatmap
-from ..metrics.boxes import PREDICTED_COLUMNS
+from ..metrics.matching import PREDICTED_COLUMNS
 
 CENTRE_EXTENT = 86 / 256
 """Edge of the centred box as a fraction of the image: the box of a centred Gaussian (sigma a fifth of the image)."""

@@ -16,8 +16,8 @@ from ..inference.boxes import predicted_boxes
 from ..inference.gradcam import gradcam_maps
 from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import BATCH_SIZE, Predictor
-from ..metrics.boxes import rank_by_probability
 from ..metrics.localization import best_boxes
+from ..metrics.matching import rank_by_probability
 from ..metrics.pointing_game import box_points, points
 from .baselines import HALF_IMAGE, centre_boxes, prior_boxes, random_map_boxes
 from .results import BASELINE, COMPARISON, MODEL, MULTIRES, REFINED, SEEN_BOXES

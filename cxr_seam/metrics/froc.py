@@ -14,7 +14,7 @@ import numpy as np
 
 from ..findings import BOXED_FINDINGS
 from .bootstrap import PatientBootstrap, estimate, num_valid
-from .boxes import Matches, Measure, macro_mean
+from .matching import Matches, Measure, macro_mean
 
 FROC_RATES = (0.25, 0.5, 1.0)
 """False positives per image and finding at which the curve is evaluated."""

@@ -11,8 +11,8 @@ import pandas as pd
 from ..findings import BOXED_FINDINGS
 from ..recipes import CORRECT_IOU
 from .bootstrap import Estimate, PatientBootstrap, estimate, num_valid
-from .boxes import Matches, Measure, filter_by_probability, iou, macro_mean, match
 from .froc import SUMMARY_RATE, froc, froc_scores
+from .matching import Matches, Measure, filter_by_probability, iou, macro_mean, match
 from .pointing_game import pointing_game
 
 OVERLAPS: tuple[tuple[Measure, float], ...] = (

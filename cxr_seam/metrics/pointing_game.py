@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..findings import BOXED_FINDINGS, XYWH
 from .bootstrap import Estimate, PatientBootstrap, estimate
-from .boxes import macro_mean
+from .matching import macro_mean
 
 POINT_COLUMNS = ["image_index", "finding", "hit"]
 

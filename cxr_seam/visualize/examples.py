@@ -25,8 +25,8 @@ from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
-from ..metrics.boxes import rank_by_probability
 from ..metrics.localization import is_correct, score_best_boxes
+from ..metrics.matching import rank_by_probability
 from ..workspace import Workspace
 from .overlay import resize, scale_to_width
 from .render import PANEL_WIDTH, Panel, render_png

@@ -9,8 +9,8 @@ import pytest
 from cxr_seam.data.nih import load_metadata
 from cxr_seam.evaluation.baselines import centre_boxes, prior_boxes
 from cxr_seam.findings import BOXED_FINDINGS
-from cxr_seam.metrics.boxes import PREDICTED_COLUMNS
 from cxr_seam.metrics.localization import localization_table
+from cxr_seam.metrics.matching import PREDICTED_COLUMNS
 
 COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
 # Patient 1 has the images a and b, patient 2 the image c. One patient is in each half, whichever it is.

@@ -13,9 +13,9 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, match
 from cxr_seam.metrics.froc import Froc, froc
 from cxr_seam.metrics.localization import localization_scores, localization_table
+from cxr_seam.metrics.matching import PREDICTED_COLUMNS, match
 
 HERE, THERE = (100, 100, 100, 100), (600, 600, 50, 50)  # they do not touch
 IMAGES = ["a", "b", "c", "d"]

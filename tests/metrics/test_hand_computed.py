@@ -20,10 +20,10 @@ from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.boxes import iobb, iou, match, rank_by_probability
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table, score_best_boxes
+from cxr_seam.metrics.matching import iobb, iou, match, rank_by_probability
 from cxr_seam.metrics.pointing_game import points
 
 IMAGES, PATIENTS, LABELS, PROBABILITIES = list("abcd"), list("ppqq"), (1, 1, 0, 1), (0.5, 0.6, 0.6, 0.1)

@@ -12,9 +12,9 @@ from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.boxes import PREDICTED_COLUMNS, filter_by_probability, iobb, iou, match, rank_by_probability
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table
+from cxr_seam.metrics.matching import PREDICTED_COLUMNS, filter_by_probability, iobb, iou, match, rank_by_probability
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:

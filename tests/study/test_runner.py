@@ -20,7 +20,7 @@ from cxr_seam.data.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import evaluate_models
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED, get_estimate
-from cxr_seam.metrics.boxes import box_overlap
+from cxr_seam.metrics.matching import box_overlap
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from cxr_seam.findings import FINDINGS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.boxes import iou
+from cxr_seam.metrics.matching import iou
 from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize import examples

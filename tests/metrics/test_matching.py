@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr_seam.metrics.boxes import iobb, iou
+from cxr_seam.metrics.matching import iobb, iou
 
 
 def test_overlaps_match_hand_computed_values():

@@ -41,6 +41,9 @@ DRIVE = COLAB_DISK / "drive"
 DATASET_FILE = "dataset.json"
 """File that names the dataset of an output or data folder."""
 
+OLD_DATASET_FILE = "data.json"
+"""Its name in folders of earlier versions."""
+
 
 class DatasetFile(BaseModel):
     """The content of `dataset.json`."""
@@ -251,15 +254,17 @@ class Workspace:
     def _label_folder(self, folder: Path) -> None:
         """Write the dataset's name into a new folder; refuse a folder of another dataset."""
         path = folder / DATASET_FILE
-        if not path.exists():
+        if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
             with atomic_write(path) as temporary:
                 temporary.write_text(DatasetFile(dataset=self.data_id).model_dump_json() + "\n", encoding="utf-8")
         self._check_folder(folder)
 
     def _check_folder(self, folder: Path) -> None:
-        """Refuse a folder of another dataset."""
+        """Refuse a folder of another dataset or of an earlier version."""
         path = folder / DATASET_FILE
         if not path.exists():
+            if (folder / OLD_DATASET_FILE).exists():
+                raise InputError(f"{folder} is of an earlier version; choose another OUTPUT or delete that folder")
             return
         try:
             dataset = DatasetFile.model_validate_json(path.read_bytes()).dataset

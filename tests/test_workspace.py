@@ -148,3 +148,11 @@ def test_recipe_by_role_and_name() -> None:
     assert workspace.recipe("resnet50") == get_recipe("resnet50")
     with pytest.raises(InputError, match="vgg"):
         workspace.recipe("vgg")
+
+
+def test_folder_of_earlier_version(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text('{"data": "demo of 40 patients"}')
+    workspace = Workspace.open(data="tiny", preset="tiny", output_dir=tmp_path)
+    for step in (workspace.prepare_data, workspace.cache):
+        with pytest.raises(InputError, match=str(tmp_path)):
+            step()

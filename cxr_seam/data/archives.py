@@ -15,24 +15,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 
 from ..errors import InputError
 from .image_io import MAX_BYTES
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GZIP_MAGIC = b"\x1f\x8b"
-LONG_HEADERS = (
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-)  # fmt: skip
+LONG_HEADERS = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 """Types of tar headers that tarfile reads into memory as a whole."""
 
 MAX_HEADER = 2**20
 CHUNK = 2**17
-"""Bytes of a tar archive that are read at a time; chunks of 2^20 bytes take more than twice as long."""
-
-MAX_DEFLATION = 1032
-"""Bytes that one byte of a gzip file can expand to."""
+"""Bytes that a tar archive is read by at a time; chunks of 2^20 bytes take more than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +126,11 @@ def _iter_files(files: list[tuple[Path, int]], accept: Callable[[str], bool]) ->
 
 
 def _iter_tar(path: Path, accept: Callable[[str], bool], *, gzipped: bool) -> Iterator[ArchiveImage]:
-    longest = path.stat().st_size * (MAX_DEFLATION if gzipped else 1)
     with path.open("rb", buffering=0) as raw:
-        # `read1` returns what comes before a cut, so that the images before it are used.
-        stream = SimpleNamespace(read=gzip.GzipFile(fileobj=raw).read1) if gzipped else raw
+        stream = _CheckedStream(gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read)
         try:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_StrictHeader) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_BoundedHeader) as archive:
                 for member in archive:
-                    if member.size > longest:  # tarfile would skip terabytes by reading nothing for hours
-                        raise EOFError("a member claims more than the archive contains")
                     name = _member_index(member.name, path)
                     if member.isdir() or name is None or not accept(name):
                         continue
@@ -149,24 +139,43 @@ def _iter_tar(path: Path, accept: Callable[[str], bool], *, gzipped: bool) -> It
                     yield ArchiveImage(name, f"{path}/{member.name}", data, problem, raw.tell())
             while stream.read(CHUNK):  # gzip compares the checksum at the end
                 pass
+            # tarfile takes a damaged or missing header for the end; after the true end there are only zeros.
+            if not tarfile.BLOCKSIZE <= stream.length - archive.offset <= stream.zeros:
+                raise EOFError("the bytes after its last readable member are not the end of a tar")
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path} is broken or ends early ({error}); fetch it again") from error
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-class _StrictHeader(tarfile.TarInfo):
-    """A tar header that refuses damage, which tarfile takes for the end of the archive, and very long names."""
+class _BoundedHeader(tarfile.TarInfo):
+    """A tar header that refuses to read more than `MAX_HEADER` bytes of long names and the like into memory."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:
-            raise tarfile.ReadError(f"{error} instead of a member or the end of the archive") from error
-        if header.type in LONG_HEADERS and header.size > MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {header.size} bytes")
-        return header
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > MAX_HEADER and self.type in LONG_HEADERS and self.type != tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)
+
+
+class _CheckedStream:
+    """A stream that counts its bytes and the zeros at its end, and refuses to be read far beyond its end.
+
+    tarfile skips a member that claims terabytes by that many empty reads, which takes hours.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.length = self.zeros = self.empty_reads = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._read(size)
+        self.empty_reads += not data
+        if self.empty_reads > 100:
+            raise EOFError("a member claims more than the archive contains")
+        zeros = len(data) - len(data.rstrip(b"\0"))
+        self.zeros = zeros if zeros < len(data) else self.zeros + zeros
+        self.length += len(data)
+        return data
 
 
 def _iter_zip(path: Path, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:

@@ -78,6 +78,16 @@ class CacheIndex(BaseModel):
         count = self.sources.pop()[1] if self.sources and self.sources[-1][0] == source else 0
         self.sources.append((source, count + 1))
 
+    def truncate(self, count: int) -> None:
+        """Remove all but the first `count` images."""
+        excess = len(self.names) - count
+        del self.names[count:], self.crc32[count:]
+        while excess > 0:
+            source, number = self.sources.pop()
+            if number > excess:
+                self.sources.append((source, number - excess))
+            excess -= number
+
     def save(self, folder: Path) -> None:
         """Write `index.json`; it is on the disk when this returns."""
         with atomic_write(folder / INDEX_FILE, durable=True) as temporary:
@@ -370,6 +380,18 @@ class _Writer:
                 self.index.save(self.folder)
             self.committed = len(self.index.names)
 
+    def rescue(self) -> None:
+        """Commit after a failure; on a full disk, drop as many of the last images as the index needs room."""
+        with suppress(InputError):
+            return self.commit()
+        size, count = self.index.size, len(self.index.names)
+        room = 2**12 + 2 * len(self.index.model_dump_json())
+        count = max(self.committed, count - -(-room // size**2))
+        self.index.truncate(count)
+        self.file.truncate(count * size**2)
+        with suppress(InputError):
+            self.commit()
+
 
 @contextmanager
 def _open_writer(folder: Path, *, size: int) -> Iterator[_Writer]:
@@ -393,8 +415,7 @@ def _open_writer(folder: Path, *, size: int) -> Iterator[_Writer]:
         try:
             yield writer
         except Exception:  # not on Ctrl-C, which may have come between a write and its entry in the index
-            with suppress(InputError):  # on a full disk, the images since the last commit are lost
-                writer.commit()
+            writer.rescue()
             raise
         else:
             writer.commit()

@@ -29,9 +29,6 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 MAX_INFLATED = 256 * 2**20
 """Largest size in bytes of an inflated file, as `image_io.MAX_BYTES`."""
 
-DECODERS = "python-gdcm pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-"""Packages that together decode every compression of radiographs."""
-
 _FAR = 1e30
 """A value beyond any pixel's; a window maps it to its white and the negative value to its black."""
 
@@ -49,7 +46,8 @@ def read_header(data: bytes, name: str) -> Dataset:
         name: name of the file in error messages.
 
     Raises:
-        InputError: pydicom is not installed, or the file is not DICOM, cut short, without image or with several frames.
+        InputError: pydicom is not installed, the file is not DICOM, cut short, without image or with several frames, or
+            compressed in a form that no installed decoder reads; the error says what to install.
     """
     try:
         from pydicom import dcmread
@@ -73,6 +71,7 @@ def read_header(data: bytes, name: str) -> Dataset:
         raise InputError(f"{name} holds {frames} frames; save the one radiograph as its own file")
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
         _set_transfer_syntax(dataset)
+    _find_decoder(dataset.file_meta.TransferSyntaxUID, name)
     return dataset
 
 
@@ -104,19 +103,18 @@ def to_display_uint8(dataset: Dataset, name: str) -> np.ndarray:
         (H, W) uint8 grey, or (H, W, 3) uint8 RGB if the file is in colour.
 
     Raises:
-        InputError: the pixels are broken, cut short or compressed in a form that no installed decoder reads, or the
-            header contradicts itself.
+        InputError: the pixels are broken or cut short, or the header contradicts itself.
     """
     try:
         if dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
             return _decode_grey(dataset)
         return _decode_colour(dataset)
     except Exception as error:  # decoders and look-up tables raise many types
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_compressed and isinstance(error, RuntimeError | NotImplementedError):  # no decoder, or each failed
+        if "all available plugins" in str(error):  # pydicom's message, for example for 12-bit JPEG
+            syntax = dataset.file_meta.TransferSyntaxUID.name
             raise InputError(
-                f"{name} is compressed as {syntax.name}, which the installed decoders cannot read, or is broken; "
-                f"run pip install {DECODERS}, or export it uncompressed"
+                f"{name} is compressed as {syntax}, which the installed decoders cannot read, or is broken; "
+                "run pip install pylibjpeg pylibjpeg-libjpeg, or export it uncompressed"
             ) from error
         raise InputError(f"the pixels of {name} could not be decoded ({_line(error)}); export it again") from error
 
@@ -190,6 +188,24 @@ def _set_transfer_syntax(dataset: Dataset) -> None:
     explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     dataset.file_meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _find_decoder(syntax, name: str) -> None:  # noqa: ANN001 (pydicom's UID)
+    """Refuse a compression that no installed decoder reads, before decoding."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise InputError(
+            f"{name} is compressed as {syntax.name}, which no radiograph is; export it uncompressed"
+        ) from None
+    if not decoder.is_available:
+        install = "pylibjpeg pylibjpeg-openjpeg" if "High-Throughput" in syntax.name else "python-gdcm"
+        raise InputError(
+            f"{name} is compressed as {syntax.name}, for which no decoder is installed; run pip install {install}, "
+            "or export it uncompressed"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -118,8 +118,12 @@ def train_val_split(
         above 0 and at least two patients neither is empty.
 
     Raises:
-        InputError: no `train_val` image is available.
+        InputError: an argument is out of range, or no `train_val` image is available.
     """
+    if not 0 <= validation_fraction < 1:
+        raise InputError(f"validation_fraction must be at least 0 and below 1, not {validation_fraction}")
+    if num_normal_images is not None and num_normal_images < 0:
+        raise InputError(f"num_normal_images must not be negative, not {num_normal_images}")
     names = set(metadata.train_val) if available is None else set(metadata.train_val).intersection(available)
     images = metadata.images[metadata.images.index.isin(names)]
     if images.empty:
@@ -157,18 +161,16 @@ def _read_list(path: Path) -> tuple[str, ...]:
     names = [line.strip().strip('"') for line in re.split("[\r\n]+", _read_text(path)) if line.strip()]
     if not names:
         raise InputError(f"{path} is empty; fetch it again")
-    _check_names(names, path, unique=True)
+    _check_names(names, path)
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} lists an image twice; fetch it again")
     return tuple(names)
 
 
-def _check_names(names: Sequence[str], path: Path, *, unique: bool) -> None:
-    known = set()
+def _check_names(names: Sequence[str], path: Path) -> None:
     for name in names:
-        if not re.fullmatch(r"[^/\\,;]*\.png", name):
+        if not name.endswith(".png") or "/" in name or "\\" in name or "," in name or ";" in name:
             raise InputError(f"{path} lists {name!r}, which is not an image name; fetch it again")
-        if unique and name in known:
-            raise InputError(f"{path} lists {name} twice; fetch it again")
-        known.add(name)
 
 
 def _read_label_table(path: Path) -> pd.DataFrame:
@@ -182,7 +184,10 @@ def _read_label_table(path: Path) -> pd.DataFrame:
         columns[column] = table[matches[0]]
     if table.empty:
         raise InputError(f"{path} has no row; fetch it again")
-    _check_names(columns["image_index"].tolist(), path, unique=True)
+    _check_names(columns["image_index"].tolist(), path)
+    if columns["image_index"].duplicated().any():
+        twice = columns["image_index"][columns["image_index"].duplicated()].iloc[0]
+        raise InputError(f"{path} lists {twice} twice; fetch it again")
     index = pd.Index(columns["image_index"].tolist(), name="image_index")
     images = pd.DataFrame(
         {
@@ -220,7 +225,7 @@ def _read_box_table(path: Path) -> pd.DataFrame:
         boxes["finding"] = [canonical_finding(name) for name in table.iloc[:, 1]]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    _check_names(boxes["image_index"].tolist(), path, unique=False)
+    _check_names(boxes["image_index"].tolist(), path)
     for position, column in enumerate(XYWH, start=2):
         boxes[column] = _parse_floats(table.iloc[:, position], path)
     if flat := int((~((boxes["w"] > 0) & (boxes["h"] > 0))).sum()):

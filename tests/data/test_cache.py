@@ -19,7 +19,7 @@ from helpers.archives import content, fill, name, png, tar, tree, zipped
 from PIL import Image
 
 from cxr_seam.__main__ import main
-from cxr_seam.data.cache import COMMIT_EVERY, ImageCache, prepare
+from cxr_seam.data.cache import COMMIT_EVERY, CacheIndex, ImageCache, prepare
 from cxr_seam.data.image_io import load_image
 from cxr_seam.errors import InputError
 
@@ -161,6 +161,16 @@ def test_broken_index(change, cache):
     with pytest.raises(InputError, match="index.json.*delete") as error:
         ImageCache.open(cache.folder)
     assert "\n" not in str(error.value)
+
+
+def test_index_truncate():
+    index = CacheIndex(size=2)
+    for k in range(7):
+        index.add(f"{k}.png", np.full((2, 2), k, np.uint8), source="a" if k < 3 else "b")
+    index.truncate(4)
+    assert (index.names, index.sources) == (["0.png", "1.png", "2.png", "3.png"], [("a", 3), ("b", 1)])
+    index.truncate(2)
+    assert (len(index.crc32), index.sources) == (2, [("a", 2)])
 
 
 def levels(cache: ImageCache) -> dict[str, float]:

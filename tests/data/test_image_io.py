@@ -186,9 +186,8 @@ def test_png_cut_or_altered_anywhere(mode, capfd):
     noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
     pixels = {"L": noise, "RGBA": np.dstack([noise, noise, noise, noise | 255]), "I;16": noise.astype(np.uint16) * 257}
     whole = encoded(pixels[mode])
-    end = len(whole) - 12  # the last chunk, IEND, holds nothing
-    damaged = [whole[:length] for length in range(end)]
-    for place in range(end):
+    damaged = [whole[:length] for length in range(len(whole))]
+    for place in range(len(whole)):
         altered = bytearray(whole)
         altered[place] ^= 4
         damaged.append(bytes(altered))
@@ -196,6 +195,11 @@ def test_png_cut_or_altered_anywhere(mode, capfd):
         with pytest.raises(InputError, match="^image.png"):
             load_image(data, name="image.png")
     assert capfd.readouterr().err == ""  # libraries add nothing of their own
+
+
+def test_png_with_too_few_rows():
+    with pytest.raises(InputError, match="image.png"):
+        load_image(grey_png(32, 32, (b"\0" + bytes(32)) * 31), name="image.png")
 
 
 def test_missing_file(tmp_path):

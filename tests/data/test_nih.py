@@ -268,6 +268,8 @@ def test_single_patient_is_for_training(fraction, official):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"num_normal_images": -1}, "num_normal_images"),
         ({"available": ["00000003_000.png"]}, "train_val_list.txt"),
         ({"available": ["00000001_000.png"], "num_normal_images": 0}, "num_normal_images"),
     ],

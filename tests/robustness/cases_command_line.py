@@ -177,6 +177,7 @@ add(
     download(),
     {"out/dataset.json": DatasetFile(dataset="others").model_dump_json().encode()},
 )
+add("download: into a folder of an earlier version", refused("out"), download(), {"out/data.json": b'{"data": "demo"}'})
 add("download: dataset.json cut short", refused("dataset.json"), download(), {"out/dataset.json": b'{"da'})
 add("download: spaces and umlauts", works("out/data"), download("Röntgen bilder"))
 

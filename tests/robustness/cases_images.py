@@ -71,6 +71,7 @@ add("one of 10,000 x 10,000 colours", refused("image.png"), claimed_png(10_000, 
 add("one of 20,000 x 20,000 colours", refused("image.png"), claimed_png(20_000, 20_000, colour=2))
 add("a JPEG that claims 10,000 x 10,000", refused("image.jpg"), claimed_jpeg(10_000), name="image.jpg")
 add("a JPEG that claims 65,500 x 65,500", refused("image.jpg"), claimed_jpeg(65_500), name="image.jpg")
+add("fewer rows than its header claims", refused("image.png"), claimed_png(32, 32, rows=bytes(33 * 31)))
 add("RGBA", works(SAME), encoded(np.dstack([RAMP, RAMP, RAMP, np.full_like(RAMP, 255)])))
 add("a palette", works(SAME), encoded(Image.fromarray(RAMP).convert("P")))
 add("fractions", refused("image.tif"), encoded(RAMP / np.float32(255), "TIFF"), name="image.tif")

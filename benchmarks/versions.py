@@ -1,6 +1,6 @@
 """Compare two checkouts: run one benchmark in both by turns and print the ratio of each figure, new over old.
 
-    python benchmarks/versions.py ../old . --script pcm --rounds 3 [-- OPTIONS OF THE SCRIPT]
+    python benchmarks/versions.py ../old . --script pcm --repeat 3 [OPTIONS OF THE SCRIPT]
 
 Both run with this Python and its packages. Rows are matched by their order in the tables, since names of columns and
 candidates may have changed between the versions. A ratio of seconds below 1 is faster; of images per second, slower.
@@ -49,16 +49,12 @@ def main() -> None:
     options.add_argument("new", type=Path)
     options.add_argument("--script", required=True, help="name of a benchmark in the new checkout, such as pcm")
     options.add_argument("--old-script", help="its name in the old checkout, where it differs")
-    options.add_argument("--rounds", type=int, default=3, help="how often each checkout runs (%(default)s)")
-    options.add_argument("rest", nargs=argparse.REMAINDER, help="options of the benchmark, after --")
-    chosen = options.parse_args()
+    options.add_argument("--repeat", type=int, default=3, help="how often each checkout runs (%(default)s)")
+    chosen, rest = options.parse_known_args()
     pairs = []
-    for number in range(chosen.rounds):
+    for number in range(chosen.repeat):
         sides = [(chosen.old, chosen.old_script or chosen.script), (chosen.new, chosen.script)]
-        found = {
-            checkout: run(checkout.resolve(), script, chosen.rest)
-            for checkout, script in sides[:: 1 - 2 * (number % 2)]
-        }
+        found = {checkout: run(checkout.resolve(), script, rest) for checkout, script in sides[:: 1 - 2 * (number % 2)]}
         pairs.append((found[chosen.old], found[chosen.new]))
     for key in sorted(set.intersection(*({*old} & {*new} for old, new in pairs))):
         ratios = [new[key][1] / old[key][1] for old, new in pairs]

@@ -47,3 +47,27 @@ def demo_cache(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     from cxr_seam.data.cache import prepare
 
     return prepare(demo_folder / "images", tmp_path_factory.mktemp("cache"), size=64, progress=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained MultiRes + PCM model of the preset `tiny`."""
+    from helpers.checkpoints import save_untrained
+
+    from cxr_seam.presets import get_preset
+
+    return save_untrained(tmp_path_factory.mktemp("model") / "model.best.safetensors", get_preset("tiny")[2])
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path):
+    """The predictor of that model."""
+    from cxr_seam.inference.predictor import Predictor
+
+    return Predictor.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def paths(demo_folder: Path) -> list[Path]:
+    """Five image files of the synthetic dataset."""
+    return sorted((demo_folder / "images").iterdir())[:5]

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.checkpoints import save_untrained
 from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_data_file
 from PIL import Image
 from pydicom import DataElement
@@ -31,21 +30,6 @@ from cxr_seam.visualize.export import output_stems
 
 RECIPE = get_preset("tiny")[2]
 pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.inference.predictor.ImageWarning")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return save_untrained(tmp_path_factory.mktemp("model") / "model.best.safetensors", RECIPE)
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint) -> Predictor:
-    return Predictor.load(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def paths(demo_folder) -> list[Path]:
-    return sorted((demo_folder / "images").iterdir())[:5]
 
 
 def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path):

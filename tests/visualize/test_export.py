@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.batches import ROOT
-from helpers.checkpoints import save_untrained
 from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_file
 from PIL import Image
 from pydicom import dcmread
@@ -29,21 +28,6 @@ from cxr_seam.visualize.export import output_stems, predict_files
 RECIPE = get_preset("tiny")[2]
 PAGE = (ROOT / "docs" / "own-image.md").read_text()
 pytestmark = pytest.mark.filterwarnings("ignore::cxr_seam.inference.predictor.ImageWarning")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return save_untrained(tmp_path_factory.mktemp("model") / "model.best.safetensors", RECIPE)
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint) -> Predictor:
-    return Predictor.load(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def paths(demo_folder) -> list[Path]:
-    return sorted((demo_folder / "images").iterdir())[:5]
 
 
 def test_output_stems(tmp_path):

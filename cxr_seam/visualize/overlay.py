@@ -73,9 +73,9 @@ def draw_boxes(image: np.ndarray, predicted: np.ndarray = NO_BOXES, true: np.nda
             corners = [corner.tolist() for corner in np.clip([first, last], 1, size - 2)]
             for line_colour, thickness in (((0, 0, 0), 4 * scale), (colour, 2 * scale)):
                 cv2.rectangle(drawn, *corners, line_colour, thickness)
-        if dashed:  # remove the gaps: five of twelve pixels along each line
-            rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
-            gap = (rows + columns) // scale % 12 >= 7
-            drawn[gap] = image[gap]
+        if dashed and len(boxes):  # remove the gaps: five of twelve pixels along each line
+            diagonal = np.uint8(np.arange(sum(image.shape[:2])) // scale % 12 >= 7)
+            gaps = np.lib.stride_tricks.sliding_window_view(diagonal, image.shape[1])[: image.shape[0]]
+            drawn = cv2.copyTo(image, np.ascontiguousarray(gaps), drawn)
         image = drawn
     return image

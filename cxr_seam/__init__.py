@@ -18,15 +18,18 @@ The method in ten files, in reading order:
 7. `training/seam.py`: one Siamese step
 8. `training/trainer.py`: one training step and one epoch
 9. `inference/heatmaps.py` and `inference/boxes.py`: from CAMs to heat maps and boxes
-10. `metrics/localization.py`: which boxes are correct (Tables 2 and 3)
+10. `metrics/localization.py`: score boxes against true boxes (Tables 2 and 3: accuracy and false positives)
 
 Where to change what:
 
+- hyper-parameters: the defaults in `recipes.py` for the paper, `presets.py` for one preset
 - a new pooling or refiner: a file in `models/extras/`, its name in `models/registry.py` and `recipes.py`
-- a new dataset layout: a reader beside `data/nih.py` that returns the same `NihMetadata`
+- a new dataset layout: a reader beside `data/nih.py` that returns the same `NihMetadata`, called by `Workspace.metadata`
+- how a file becomes grey pixels (windows, MONOCHROME1): `data/dicom.py` for DICOM, `data/image_io.py` for the rest
 - overlap of boxes (IoU, IoBB) and matching: `metrics/matching.py`; box rules: `inference/boxes.py`
-- which epoch is the best: `training/fit.py` saves it, `training/objectives.py` and `training/seam.py` score it
-- published numbers and their denominators (880 images, 984 boxes): `evaluation/published.py`
+- which epoch is the best: `training/fit.py` compares and saves, `training/objectives.py` and `training/seam.py` score it
+- the denominators of Tables 2 and 3, counted from the true boxes: `metrics/localization.py`
+- numbers printed in the paper, with its 880 images and 984 boxes: `evaluation/published.py`
 
 Names in `__all__` are loaded at first use, so `import cxr_seam` is fast.
 

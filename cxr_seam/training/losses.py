@@ -1,4 +1,4 @@
-"""The paper's losses: balanced cross-entropy (Eq. 3-5), equivariant cross regularisation (Eq. 6), MSML (Sect. 4.4)."""
+"""The paper's losses: balanced cross-entropy (Eq. 3-5), ECR with OHEM (Eq. 6), MSML (Eq. 7, Sect. 4.4)."""
 
 from __future__ import annotations
 

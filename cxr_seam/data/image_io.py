@@ -6,15 +6,19 @@ TIFFs, hospitals DICOM. Every file becomes an (H, W) array of uint8 in which bon
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ..errors import InputError
 from .dicom import PREAMBLE, is_dicom, read_header, to_display_uint8
@@ -91,7 +95,7 @@ def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str |
                 (b"tRNS", b"acTL")
             ):  # 8-bit grey, neither alpha nor frames
                 return Radiograph(_decode_grey_png(data, name))
-        elif is_dicom(data, name):
+        elif is_dicom(data, "" if _pillow_reader(data) else name):  # the name decides only if the bytes do not
             return _load_dicom(data, name)
         return _load_with_pillow(data, name)
     except InputError:
@@ -121,24 +125,89 @@ def resize_square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
-    """List the image files of a path: the file itself, or all image files below a folder, sorted.
+    """List the image files of a path: the file itself, or all images below a folder, sorted by path.
 
-    In a folder, `SUFFIXES` decide, or the first bytes for DICOM files such as "IM0001" on a hospital's disc. Hidden
-    files, a disc's DICOMDIR and other files are ignored.
+    `sort_files` tells which files of a folder are images.
 
     Raises:
         InputError: the folder contains no image.
+
+    Warns:
+        UserWarning: the folder contains other files; the warning counts and names them.
     """
     path = Path(path).expanduser()
     if not is_folder(path):
         return [path]
-    # A dangling link stays in the list, so that reading it gives an error.
-    below = (file for file in sorted(path.rglob("*")) if not file.is_dir() and file.name.upper() != "DICOMDIR")
-    visible = (file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    files = [file for file in visible if file.suffix.lower() in SUFFIXES or _starts_as_dicom(file)]
+    files, others = sort_files(path)
+    warn_left_out(others)
     if not files:
         raise InputError(f"there is no image in {path}; give a folder with PNG, JPEG, TIFF or DICOM files")
+    return sorted(files)
+
+
+def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Separate the images below a folder from the other files.
+
+    The first bytes of a file decide. Files with a name in `SUFFIXES` count as images too, and dangling links with such
+    a name, so that reading them gives an error. Pipes and devices are never opened. Links to folders are followed, and
+    each folder is visited once. Hidden files and folders and a disc's DICOMDIR are ignored.
+
+    Returns:
+        Images, other files (and folders that cannot be read). In both lists the files of a folder come before its
+        subfolders, each in alphabetical order.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    files: tuple[list[Path], list[Path]] = [], []
+
+    def note_unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise InputError(f"cannot read the folder {folder} ({error.strerror}); correct its permissions") from error
+        files[1].append(Path(error.filename))
+
+    visited = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=note_unreadable):
+        if (here := os.path.realpath(root)) in visited:
+            folders.clear()
+            continue
+        visited.add(here)
+        links = {name for name in folders if os.path.islink(os.path.join(root, name))}
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+        folders.sort(key=links.__contains__)  # last, so that of a folder and a link to it the folder is visited
+        for path in (Path(root, name) for name in sorted(names) if not is_hidden(name)):
+            files[0 if _is_image_file(path) else 1].append(path)
     return files
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file is none of the user's images: hidden, a "._" copy of macOS, or the index of a disc."""
+    return name.startswith(".") or name.upper() == "DICOMDIR"
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a file name ends with one of `SUFFIXES`."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def starts_as_image(head: bytes) -> bool:
+    """Return whether the first `PREAMBLE` bytes of a file are those of a PNG, JPEG, TIFF or DICOM file."""
+    return _pillow_reader(head) is not None or is_dicom(head, "")
+
+
+def warn_left_out(files: Sequence[object]) -> None:
+    """Warn of files that are no images: their number and the names of the first ten."""
+    if files:
+        count = f"{len(files)} files are" if len(files) > 1 else "1 file is"
+        warnings.warn(
+            f"{count} left out, not being PNG, JPEG, TIFF or DICOM images: {first_names(files)}", stacklevel=3
+        )
+
+
+def first_names(names: Sequence[object]) -> str:
+    """Join the first ten of some names, and say how many there are beyond."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(str, names[:10])) + more
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
@@ -149,10 +218,24 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _starts_as_dicom(path: Path) -> bool:
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; refuse pipes and devices, which may never answer or never end.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    return open(path, "rb")
+
+
+def _is_image_file(path: Path) -> bool:
+    if has_image_suffix(path.name):
+        return path.is_file() or not path.exists()
     try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(PREAMBLE), path.name)
+        with open_file(path) as file:
+            return starts_as_image(file.read(PREAMBLE))
     except OSError:
         return False
 
@@ -162,7 +245,7 @@ def _read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) ->
         data = source
     elif isinstance(source, str | os.PathLike):
         try:
-            with Path(source).open("rb") as file:
+            with open_file(source) as file:
                 data = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             reason = getattr(error, "strerror", None) or error
@@ -195,8 +278,12 @@ def _load_dicom(data: bytes, name: str) -> Radiograph:
     return Radiograph(_to_grey(Image.fromarray(pixels), name), _color_fraction(pixels), header)
 
 
+def _pillow_reader(data: bytes) -> type[ImageFile.ImageFile] | None:
+    return next((reader for start, reader in PILLOW_READERS if data.startswith(start)), None)
+
+
 def _load_with_pillow(data: bytes, name: str) -> Radiograph:
-    reader = next((reader for start, reader in PILLOW_READERS if data.startswith(start)), None)
+    reader = _pillow_reader(data)
     if reader is None:
         guess = " but a web page or XML text" if data.lstrip()[:1] == b"<" else ""
         raise InputError(f"{name} is neither a PNG nor a JPEG, TIFF or DICOM image{guess}; convert it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_seam.data.image_io import load_image, resize_square
+from cxr_seam.data.image_io import image_files, load_image, resize_square
 from cxr_seam.errors import InputError
 
 RAMP = np.arange(32 * 40, dtype=np.uint32).reshape(32, 40)
@@ -245,3 +246,40 @@ def test_real_originals_resize_to_published_small_images(nih_root):
     for path in sorted((nih_root / "images").iterdir())[:5]:
         small = load_image(nih_root / "images_256" / f"{path.stem}.jpg").pixels.astype(int)
         assert np.abs(resize_square(load_image(path).pixels, 256) - small).mean() < 2  # JPEG's loss, no shift, no flip
+
+
+def test_image_files_are_told_by_bytes(tmp_path):
+    """The picture decides: JPEGs under four names, one without a suffix, and three formats that are not read."""
+    grey = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    for name in ("a.jpg", "b.jfif", "c.dcm", "IM0001"):
+        Image.fromarray(grey).save(tmp_path / name, "JPEG")
+    for name in ("d.bmp", "e.webp", "f.jp2"):
+        Image.fromarray(grey).save(tmp_path / name)
+    with pytest.warns(UserWarning, match=r"^3 files are left out.*d\.bmp, .*e\.webp, .*f\.jp2$"):
+        files = image_files(tmp_path)
+    assert [file.name for file in files] == ["IM0001", "a.jpg", "b.jfif", "c.dcm"]
+    first, *others = (load_image(file).pixels for file in files)
+    assert all(np.array_equal(first, other) for other in others)
+
+
+@pytest.mark.filterwarnings("error")
+def test_image_files_follow_links_and_end_loops(tmp_path):
+    for name in ("data/images_001/a.png", "elsewhere/images_002/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(np.full((20, 20), 7, np.uint8)).save(tmp_path / name)
+    data = tmp_path / "data"
+    (data / "images_002").symlink_to("../elsewhere/images_002")
+    (data / "again").symlink_to("images_001")  # sorts before the folder that it leads to
+    (data / "images_001" / "up").symlink_to("..")
+    assert image_files(data) == [data / "images_001" / "a.png", data / "images_002" / "b.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_named_pipe_is_not_opened(tmp_path):
+    """Opening a pipe that nobody writes to would wait forever."""
+    Image.fromarray(np.full((20, 20), 7, np.uint8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.warns(UserWarning, match="1 file is left out.*pipe.png"):
+        assert image_files(tmp_path) == [tmp_path / "a.png"]
+    with pytest.raises(InputError, match="pipe.png .*not a file"):
+        load_image(tmp_path / "pipe.png")

@@ -57,13 +57,12 @@ def prepare(arguments: argparse.Namespace) -> int:
     from .data.cache import prepare as fill_cache
 
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", BrokenImageWarning)
+        warnings.simplefilter("always", UserWarning)
         cache = fill_cache(arguments.sources, arguments.cache, size=arguments.size)
-    broken = [warning for warning in caught if issubclass(warning.category, BrokenImageWarning)]
-    for warning in broken:
+    for warning in caught:
         print(f"cxr_seam: {warning.message}", file=sys.stderr)
     print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {arguments.cache}")
-    return 3 if broken else 0
+    return 3 if any(issubclass(warning.category, BrokenImageWarning) for warning in caught) else 0
 
 
 def download(arguments: argparse.Namespace) -> None:

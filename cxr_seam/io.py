@@ -72,6 +72,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def readable(name: str | os.PathLike[str]) -> str:
+    """Return a file name that can be printed and written to a file: bytes that are not UTF-8 become "\\xf6"."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def list_files(folder: Path) -> list[Path]:
     """List the files and folders in a folder; empty if the folder does not exist.
 

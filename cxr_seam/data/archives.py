@@ -1,7 +1,7 @@
 """Iterate over the images of a folder, a tar or a zip archive in one way, without unpacking to disk.
 
 NIH publishes twelve .tar.gz of about 3.5 GB, mirrors publish .zip, Kaggle a tree `images_001/images/*.png`. The first
-bytes of an archive decide its kind, not its name.
+bytes of files and archives decide their kind, not their names.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ..errors import InputError
-from .image_io import MAX_BYTES
+from ..io import readable
+from .dicom import PREAMBLE
+from .image_io import MAX_BYTES, has_image_suffix, is_hidden, open_file, sort_files, starts_as_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Archives that are looked for in folders; by their bytes, documents of office programs are zip archives too."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 LONG_HEADERS = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 """Types of tar headers that tarfile reads into memory as a whole."""
@@ -31,51 +37,59 @@ CHUNK = 2**17
 
 @dataclass(frozen=True)
 class ArchiveImage:
-    """One image file of a source.
+    """One file of a source.
 
     Attributes:
-        image_index: stem of the file and ".png", NIH's name of the image.
+        image_index: name of the image as in NIH's tables: the file's name with the suffix ".png".
         location: path, or archive and path inside it, for messages.
-        data: path of the file to read, or its bytes.
+        data: path of the file to read, or its bytes; None if the file is no image.
         problem: the reason why it could not be read, or an empty string.
         position: bytes of the source read so far, for the progress bar.
     """
 
     image_index: str
     location: str
-    data: Path | bytes
+    data: Path | bytes | None
     problem: str
     position: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or an archive.
+    """The image files of a folder, or an archive.
 
     Attributes:
         path: the folder or archive.
         total: length of the archive, or of the image files in the folder, in bytes.
-        iter_images: yields the images that a function of the image's name accepts; other images are not read.
+        iter_files: yields the visible files that a function of the image's name accepts; others are not read.
             Raises InputError if the archive is cut, broken, or contains a path that leads out of it.
     """
 
     path: Path
     total: int
-    iter_images: Callable[[Callable[[str], bool]], Iterator[ArchiveImage]]
+    iter_files: Callable[[Callable[[str], bool]], Iterator[ArchiveImage]]
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open a folder, or an archive of the kind that its first bytes show.
+def open_sources(path: str | os.PathLike[str]) -> list[Source]:
+    """Open an archive, or a folder and the archives in it (`ARCHIVE_SUFFIXES`).
 
     Raises:
         InputError: the path is missing, or neither a folder nor a tar or zip archive.
     """
     path = Path(path)
-    if path.is_dir():
-        files = _list_images(path)
-        return Source(path, sum(size for _, size in files), lambda accept: _iter_files(files, accept))
+    if not path.is_dir():
+        return [_open_archive(path)]
+    images, others = sort_files(path)
+    archives = [file for file in others if file.name.lower().endswith(ARCHIVE_SUFFIXES) and file.is_file()]
+    lengths = [file.stat().st_size if file.exists() else 0 for file in images]
+    files = [*zip(images, lengths, strict=True), *((file, None) for file in others if file not in archives)]
+    return [Source(path, sum(lengths), partial(_iter_folder, files)), *map(_open_archive, archives)]
+
+
+def _open_archive(path: Path) -> Source:
+    """Open an archive of the kind that its first bytes show."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(512)
         total = path.stat().st_size
     except OSError as error:
@@ -83,49 +97,27 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if head.lstrip()[:1] == b"<":
         raise InputError(f"{path} is a web page, not an archive; the address it came from no longer serves the data")
     if zipfile.is_zipfile(path):
-        return Source(path, total, lambda accept: _iter_zip(path, accept))
+        return Source(path, total, partial(_iter_zip, path))
     if head.startswith(GZIP_MAGIC) or head[257:262] == b"ustar":
-        return Source(path, total, lambda accept: _iter_tar(path, accept, gzipped=head.startswith(GZIP_MAGIC)))
+        return Source(path, total, partial(_iter_tar, path, head.startswith(GZIP_MAGIC)))
     raise InputError(
         f"{path} is neither a folder nor a .tar.gz, .tar or .zip archive, or it is cut short; fetch it again"
     )
 
 
-def _image_index(name: str) -> str | None:
-    """Return the image name of a file; None for other files and for the hidden "._" copies that macOS makes."""
-    path = PurePosixPath(name)
-    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-        return None
-    return f"{path.stem}.png"
-
-
-def _list_images(folder: Path) -> list[tuple[Path, int]]:
-    """Return the image files under a folder with their lengths, sorted by path."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    files = []
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if _image_index(name) and not path.is_dir():
-                # A dangling link stays in the list, so that reading it gives a warning.
-                files.append((path, path.stat().st_size if path.exists() else 0))
-    return files
-
-
-def _iter_files(files: list[tuple[Path, int]], accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
+def _iter_folder(files: Sequence[tuple[Path, int | None]], accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
+    """Iterate over files and their lengths in bytes, None for files that are no images."""
     position = 0
-    for path, size in files:
-        position += size
+    for path, length in files:
+        position += length or 0
         name = _image_index(path.name)
-        if accept(name):
+        if length is None:
+            yield ArchiveImage(name, str(path), None, "", position)
+        elif accept(name):
             yield ArchiveImage(name, str(path), path, "", position)
 
 
-def _iter_tar(path: Path, accept: Callable[[str], bool], *, gzipped: bool) -> Iterator[ArchiveImage]:
+def _iter_tar(path: Path, gzipped: bool, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
     with path.open("rb", buffering=0) as raw:
         stream = _CheckedStream(gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read)
         try:
@@ -135,7 +127,7 @@ def _iter_tar(path: Path, accept: Callable[[str], bool], *, gzipped: bool) -> It
                     if member.isdir() or name is None or not accept(name):
                         continue
                     problem = _too_long(member.size) if member.isfile() else "it is a link or a device; pack the file"
-                    data = b"" if problem else archive.extractfile(member).read()
+                    data = _read_image(None if problem else archive.extractfile(member), member.name)
                     yield ArchiveImage(name, f"{path}/{member.name}", data, problem, raw.tell())
             while stream.read(CHUNK):  # gzip compares the checksum at the end
                 pass
@@ -190,13 +182,21 @@ def _iter_zip(path: Path, accept: Callable[[str], bool]) -> Iterator[ArchiveImag
             name = _member_index(member.filename, path)
             if member.is_dir() or name is None or not accept(name):
                 continue
-            data, problem = b"", _too_long(member.file_size)
-            if not problem:
-                try:
-                    data = archive.read(member)
-                except Exception as error:  # a wrong checksum, a password; each compression raises its own type
-                    problem = str(error) or type(error).__name__
+            problem = _too_long(member.file_size)
+            try:
+                data = _read_image(None if problem else archive.open(member), member.filename)
+            except Exception as error:  # a wrong checksum, a password; each compression raises its own type
+                data, problem = _read_image(None, member.filename), str(error) or type(error).__name__
             yield ArchiveImage(name, f"{path}/{member.filename}", data, problem, position)
+
+
+def _read_image(file: IO[bytes] | None, name: str) -> bytes | None:
+    """Read a member of an archive and close it; None if neither its first bytes nor its name are those of an image."""
+    if file is None:
+        return b"" if has_image_suffix(name) else None
+    with file:
+        head = file.read(PREAMBLE)
+        return head + file.read() if has_image_suffix(name) or starts_as_image(head) else None
 
 
 def _member_index(name: str, archive: Path) -> str | None:
@@ -207,7 +207,13 @@ def _member_index(name: str, archive: Path) -> str | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
         raise InputError(f"{archive} contains the path {name!r}, which leads out of it; do not use this archive")
-    return _image_index(str(path))
+    return None if any(map(is_hidden, path.parts)) else _image_index(path.name)
+
+
+def _image_index(name: str) -> str:
+    path = PurePosixPath(readable(name))
+    # Names of DICOM files, such as "1.2.840.113619", often have no suffix.
+    return f"{path.name if path.suffix[1:].isdigit() else path.stem}.png"
 
 
 def _too_long(size: int) -> str:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -26,9 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..io import atomic_write
-from .archives import ArchiveImage, Source, open_source
-from .image_io import MAX_PIXELS, load_image, resize_square
+from ..io import atomic_write, readable
+from .archives import ArchiveImage, Source, open_sources
+from .image_io import MAX_PIXELS, first_names, load_image, resize_square, warn_left_out
 
 IMAGES_FILE = "images.u8"
 INDEX_FILE = "index.json"
@@ -80,13 +81,9 @@ class CacheIndex(BaseModel):
 
     def truncate(self, count: int) -> None:
         """Remove all but the first `count` images."""
-        excess = len(self.names) - count
+        sources = [source for source, number in self.sources for _ in range(number)][:count]
+        self.sources = [(source, len(list(group))) for source, group in groupby(sources)]
         del self.names[count:], self.crc32[count:]
-        while excess > 0:
-            source, number = self.sources.pop()
-            if number > excess:
-                self.sources.append((source, number - excess))
-            excess -= number
 
     def save(self, folder: Path) -> None:
         """Write `index.json`; it is on the disk when this returns."""
@@ -196,22 +193,15 @@ class ImageCache:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         return pixels
 
-    def verify(self) -> None:
-        """Read every image and compare its checksum, for example after a copy; takes a few seconds per gigabyte.
-
-        Raises:
-            InputError: an image differs from the one that was prepared; the error names it.
-        """
-        for index, expected in enumerate(self.crc32):
-            if zlib.crc32(self.load([index])) != expected:
-                raise InputError(
-                    f"{self.folder / IMAGES_FILE} is damaged at {self.image_index[index]}; "
-                    f"delete {self.folder} and prepare again"
-                )
-
     @cached_property
     def _index_of(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.image_index)}
+
+
+def check_size(size: int) -> None:
+    """Raise InputError if images cannot be prepared as squares of this size."""
+    if not 1 <= size <= MAX_PIXELS**0.5:
+        raise InputError(f"size must be from 1 to {MAX_PIXELS**0.5:.0f} pixels, not {size}")
 
 
 def prepare(
@@ -230,7 +220,7 @@ def prepare(
     is used; if that one is broken, the next. Archives are read as streams.
 
     Args:
-        source: a folder (searched recursively), a .tar.gz, .tar or .zip archive, or a list of these.
+        source: a folder (searched recursively, also for archives), a .tar.gz, .tar or .zip archive, or a list of these.
         folder: folder of the cache; created if missing.
         size: side of the prepared images in pixels.
         names: `image_index` of the images to add, by default all. Names that no source contains are ignored.
@@ -246,99 +236,130 @@ def prepare(
 
     Warns:
         BrokenImageWarning: one sentence for all images that could not be read.
+        UserWarning: one sentence for all files that are no images, one for further images of a name.
     """
-    if not 1 <= size <= MAX_PIXELS**0.5:
-        raise InputError(f"size must be from 1 to {MAX_PIXELS**0.5:.0f} pixels, not {size}")
+    check_size(size)
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not paths:
         raise InputError("no source to prepare from; name a folder or an archive")
-    sources = [open_source(path) for path in paths]
+    sources = [opened for path in paths for opened in open_sources(path)]
     workers = workers or os.cpu_count() or 1
-    broken: dict[str, str] = {}
     finished = 0
     with (
         _open_writer(Path(folder), size=size) as writer,
         ThreadPoolExecutor(max_workers=workers) as pool,
         tqdm(
-            total=sum(source.total for source in sources),
-            desc=f"{size}x{size}",
-            unit="B",
-            unit_scale=True,
+            total=sum(source.total for source in sources), desc=f"{size}x{size}", unit="B", unit_scale=True,
             disable=not progress,
         ) as bar,
-    ):
-        accept = _NewImages(names, known=set(writer.index.names))
+    ):  # fmt: skip
+        found = _Found(names, known=set(writer.index.names))
         for source in sources:
-            for image, pixels in _decode_ahead(source, accept, pool=pool, size=size, ahead=AHEAD * workers):
+            for image, pixels in _decode_ahead(source, found, pool=pool, size=size, ahead=AHEAD * workers):
                 if isinstance(pixels, InputError):
-                    broken[image.image_index] = str(pixels)
+                    found.broken[image.image_index] = str(pixels)
                 else:
-                    writer.add(image.image_index, pixels, source=source.path.absolute().name)
-                    broken.pop(image.image_index, None)
+                    writer.add(image.image_index, pixels, source=readable(source.path.absolute().name))
+                    found.broken.pop(image.image_index, None)
                 bar.update(finished + image.position - bar.n)
             finished += source.total
             bar.update(finished - bar.n)
-            accept.known -= broken.keys()
-        count = len(writer.index.names)
-    _report(" and ".join(map(str, paths)), broken, count=count, accept=accept)
+            found.next_source()
+        is_empty = not writer.index.names
+    found.report(" and ".join(map(str, paths)), is_empty=is_empty)
     return ImageCache.open(folder)
 
 
-def _report(location: str, broken: dict[str, str], *, count: int, accept: _NewImages) -> None:
-    """Refuse sources without a readable image; warn of broken images."""
-    if not accept.met:
-        which = "" if accept.names is None else " of those asked for"
-        raise InputError(f"{location} holds no PNG or JPEG image{which}; name the folder or archive that does")
-    if broken and not count:
-        raise InputError(f"none of the images of {location} could be read; the first: {next(iter(broken.values()))}")
-    if broken:
-        names = sorted(broken)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        warnings.warn(
-            f"{len(names)} image{'s' if len(names) > 1 else ''} could not be read and stayed out of the cache: "
-            f"{', '.join(names[:10])}{more} (the first: {broken[names[0]]})",
-            BrokenImageWarning,
-            stacklevel=3,
-        )
+class _Found:
+    """The files that `prepare` has met.
 
-
-class _NewImages:
-    """Accepts the names that are asked for and not known yet; `met` is True if any name was asked for."""
+    Attributes:
+        names: names of the images to add, None for all.
+        known: names of images that need not be read: they are in the cache, or read by this run.
+        of_source: those in `known` that the present source contained.
+        met: whether a source contains an image to add, known or not.
+        broken: name of an image and reason why it could not be read.
+        repeated: names of files that follow an image of the same name in the same source.
+        left_out: locations of files that are no images.
+    """
 
     def __init__(self, names: Collection[str] | None, *, known: set[str]) -> None:
         self.names = None if names is None else frozenset(names)
         self.known = known
+        self.of_source: set[str] = set()
         self.met = False
+        self.broken: dict[str, str] = {}
+        self.repeated: list[str] = []
+        self.left_out: list[str] = []
 
-    def __call__(self, name: str) -> bool:
+    def wants(self, name: str) -> bool:
+        """Return whether a file of this name has to be read."""
         if self.names is not None and name not in self.names:
             return False
-        self.met = True
+        self.met |= name in self.known
+        if name in self.of_source:
+            self.repeated.append(name)
         return name not in self.known
+
+    def add(self, name: str) -> None:
+        """Note that an image of this name is read now."""
+        self.met = True
+        self.known.add(name)
+        self.of_source.add(name)
+
+    def next_source(self) -> None:
+        """Want the images that the last source had broken from the next one."""
+        self.known -= self.broken.keys()
+        self.of_source.clear()
+
+    def report(self, location: str, *, is_empty: bool) -> None:
+        """Refuse sources without a readable image; warn of files that are not in the cache."""
+        if not self.met:
+            which = "" if self.names is None else " of those asked for"
+            raise InputError(
+                f"{location} holds no PNG, JPEG, TIFF or DICOM image{which}; name the folder or archive that does"
+            )
+        if self.broken and is_empty:
+            first = next(iter(self.broken.values()))
+            raise InputError(f"none of the images of {location} could be read; the first: {first}")
+        warn_left_out(self.left_out)
+        if self.repeated:
+            warnings.warn(
+                f"{len(self.repeated)} more images have the name of an earlier one and stayed out of the cache: "
+                f"{first_names(self.repeated)}; rename them",
+                stacklevel=3,
+            )
+        if self.broken:
+            names = sorted(self.broken)
+            warnings.warn(
+                f"{len(names)} image{'s' if len(names) > 1 else ''} could not be read and stayed out of the cache: "
+                f"{first_names(names)} (the first: {self.broken[names[0]]})",
+                BrokenImageWarning,
+                stacklevel=3,
+            )
 
 
 def _decode_ahead(
-    source: Source, accept: _NewImages, *, pool: ThreadPoolExecutor, size: int, ahead: int
+    source: Source, found: _Found, *, pool: ThreadPoolExecutor, size: int, ahead: int
 ) -> Iterator[tuple[ArchiveImage, np.ndarray | InputError]]:
-    """Yield the accepted images of a source in its order, decoded, or with the error.
+    """Yield the wanted images of a source in its order, decoded, or with the error.
 
     If the source is broken, the images before the break are yielded first.
     """
     pending: deque[tuple[ArchiveImage, Future[np.ndarray | InputError]]] = deque()
-    images = source.iter_images(accept)
     failure = None
-    while True:
-        try:
-            image = next(images, None)
-        except InputError as error:
-            image, failure = None, error
-        if image is None:
-            break
-        accept.known.add(image.image_index)
-        pending.append((image, pool.submit(_decode, image, size)))
-        if len(pending) >= ahead:
-            image, future = pending.popleft()
-            yield image, future.result()
+    try:
+        for image in source.iter_files(found.wants):
+            if image.data is None:
+                found.left_out.append(image.location)
+                continue
+            found.add(image.image_index)
+            pending.append((image, pool.submit(_decode, image, size)))
+            if len(pending) >= ahead:
+                image, future = pending.popleft()
+                yield image, future.result()
+    except InputError as error:
+        failure = error
     for image, future in pending:
         yield image, future.result()
     if failure is not None:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ..errors import InputError
+from ..io import readable
 from .dicom import PREAMBLE, is_dicom, read_header, to_display_uint8
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def warn_left_out(files: Sequence[object]) -> None:
 def first_names(names: Sequence[object]) -> str:
     """Join the first ten of some names, and say how many there are beyond."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(map(str, names[:10])) + more
+    return ", ".join(readable(str(name)) for name in names[:10]) + more
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.archives import content, fill, name, png, tar, tree, zipped
+from helpers.archives import content, fill, is_whole, name, png, tar, tree, zipped
+from helpers.dicom_files import dicom_bytes, make_dataset
 from PIL import Image
 
 from cxr_seam.__main__ import main
@@ -105,24 +107,10 @@ def test_folder_without_cache(tmp_path):
         ImageCache.open(tmp_path)
 
 
-def test_verify_finds_flipped_bit(cache):
-    cache.verify()
-    path = cache.folder / "images.u8"
-    data = bytearray(path.read_bytes())
-    data[3 * 256 + 7] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(InputError, match="00000003_000.png"):
-        ImageCache.open(cache.folder).verify()
-
-
-def test_verify_reads_every_image(tmp_path):
+def test_checksums_are_those_of_the_pixels(tmp_path):
     count = COMMIT_EVERY + 3
     cache = prepare(write_levels(tmp_path / "source", count, side=16), tmp_path / "cache", size=4, progress=False)
-    cache.verify()
-    path = cache.folder / "images.u8"
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(InputError, match=f"{count - 1:08}_000.png"):
-        ImageCache.open(cache.folder).verify()
+    assert cache.crc32 == [zlib.crc32(bytes([k % 251]) * 16) for k in range(count)]
 
 
 def test_bytes_beyond_index_do_not_count(cache):
@@ -130,7 +118,7 @@ def test_bytes_beyond_index_do_not_count(cache):
         file.write(b"\1" * 300)
     again = ImageCache.open(cache.folder)
     assert again.image_index == cache.image_index
-    again.verify()
+    assert is_whole(again)
 
 
 def test_shortened_image_file(cache):
@@ -195,7 +183,7 @@ def test_every_kind_of_source(make, tmp_path):
     cache = fill(source, tmp_path / "cache")
     assert levels(cache) == {name(k): 10 * k for k in range(1, 5)}
     assert cache.sources == ((source.name, 4),)
-    cache.verify()
+    assert is_whole(cache)
     added = set(tmp_path.rglob("*")) - set(before)
     assert {path.name for path in added} == {"cache", "images.u8", "index.json"}  # nothing was unpacked
 
@@ -256,17 +244,87 @@ def test_broken_images_give_one_warning(kind, tmp_path):
         "00000008_000.npy": b"something else",
     }
     make = {"folder": tree, "tar": tar, "zip": zipped}[kind]
-    with pytest.warns(UserWarning, match="4 images could not be read") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         cache = fill(make(tmp_path / "source", members), tmp_path / "cache")
     assert levels(cache) == {name(1): 10, name(6): 60}
-    assert len(caught) == 1
-    text = str(caught[0].message)
-    assert all(name(k) in text for k in (2, 3, 4, 5)) and "\n" not in text
+    others, broken = (str(caution.message) for caution in caught)
+    assert others.startswith("2 files are left out") and "README.txt" in others and "00000008_000.npy" in others
+    assert broken.startswith("4 images could not be read") and all(name(k) in broken for k in (2, 3, 4, 5))
+    assert "\n" not in others + broken
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+def test_images_are_told_by_bytes(kind, tmp_path):
+    """TIFF and DICOM files are prepared, and images whatever their suffix; other formats are named."""
+    Image.fromarray(np.full((32, 32), 20, np.uint8)).save(tiff := io.BytesIO(), "TIFF")
+    dicom = dicom_bytes(make_dataset(np.full((32, 32), 3, np.uint8)))
+    members = {
+        "a.tif": tiff.getvalue(),
+        "b.dcm": dicom,
+        "sub/1.2.840.113619.7": dicom,
+        "c.jfif": png(30, kind="JPEG"),
+        "d.dcm": png(40, kind="JPEG"),
+        "e.bmp": png(50, kind="BMP"),
+        ".hidden/f.png": png(60),
+    }
+    source = {"folder": tree, "tar": tar, "zip": zipped}[kind](tmp_path / "source", members)
+    with pytest.warns(UserWarning, match="^1 file is left out.*e.bmp$"):
+        cache = fill(source, tmp_path / "cache")
+    assert sorted(cache.image_index) == ["1.2.840.113619.7.png", "a.png", "b.png", "c.png", "d.png"]
+    for index, (file, data) in {"a.png": ("a.tif", None), "b.png": ("b.dcm", dicom)}.items():
+        pixels = load_image(members[file] if data is None else data, name=file).pixels
+        assert (cache.images[cache.indices([index])] == pixels[:16, :16]).all()
+    assert levels(cache)["c.png"] == 30 and levels(cache)["d.png"] == 40
+
+
+@pytest.mark.filterwarnings("error")
+def test_links_are_followed_and_loops_end(tmp_path):
+    tree(tmp_path / "data", {f"images_001/{name(1)}": png(10)})
+    tree(tmp_path / "elsewhere", {f"images_002/{name(2)}": png(20)})
+    (tmp_path / "data" / "images_002").symlink_to("../elsewhere/images_002")
+    (tmp_path / "elsewhere" / "images_002" / "back").symlink_to(tmp_path / "data")
+    assert levels(fill(tmp_path / "data", tmp_path / "cache")) == {name(1): 10, name(2): 20}
+
+
+def test_folder_of_archives(tmp_path):
+    """The images of each archive in a folder are added; a document of an office program is no such archive."""
+    plain = fill(tree(tmp_path / "plain", FOUR), tmp_path / "one")
+    (tmp_path / "zips" / "more").mkdir(parents=True)
+    zipped(tmp_path / "zips" / "images_001.zip", {f"images/{name(k)}": png(10 * k) for k in (1, 2)})
+    tar(tmp_path / "zips" / "more" / "images_002.tar.gz", {f"images/{name(k)}": png(10 * k) for k in (3, 4)})
+    zipped(tmp_path / "zips" / "notes.docx", {"word/media/image1.png": png(90)})
+    with pytest.warns(UserWarning, match="^1 file is left out.*notes.docx$"):
+        cache = fill(tmp_path / "zips", tmp_path / "cache")
+    assert content(cache)[0] == content(plain)[0]
+    assert cache.sources == (("images_001.zip", 2), ("images_002.tar.gz", 2))
+
+
+def test_images_of_one_name_give_a_warning(tmp_path):
+    """As on a disc of a hospital: IM0001 in the folder of each patient."""
+    source = tree(tmp_path / "disc", {"p1/IM0001": png(10), "p2/IM0001": png(20), "p2/IM0002": png(30)})
+    with pytest.warns(UserWarning, match="^1 more images have the name of an earlier one.*IM0001.png"):
+        assert levels(fill(source, tmp_path / "cache")) == {"IM0001.png": 10, "IM0002.png": 30}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 can be made on Linux only")
+def test_name_that_is_not_utf8(tmp_path):
+    source = tree(tmp_path / "a", {os.fsdecode(b"R\xf6ntgen.png"): png(10), name(2): png(20)})
+    assert levels(fill(source, tmp_path / "cache")) == {"R\\xf6ntgen.png": 10, name(2): 20}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_named_pipes_are_not_opened(tmp_path):
+    os.mkfifo(tree(tmp_path / "a", {name(1): png(10)}) / "pipe.png")
+    with pytest.warns(UserWarning, match="1 file is left out.*pipe.png"):
+        assert len(fill(tmp_path / "a", tmp_path / "cache")) == 1
+    with pytest.raises(InputError, match="pipe.png .*not a file"):
+        fill(tmp_path / "a" / "pipe.png", tmp_path / "cache")
 
 
 def test_sources_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty holds no PNG or JPEG image"):
+    with pytest.raises(InputError, match="empty holds no PNG, JPEG, TIFF or DICOM image"):
         fill(tmp_path / "empty", tmp_path / "cache")
     with pytest.raises(InputError, match="no source"):
         fill([], tmp_path / "cache")
@@ -315,7 +373,7 @@ def test_full_disk_and_next_run(tmp_path):
     assert done.returncode == 2
     assert "make room" in done.stderr and "Traceback" not in done.stderr
     part = ImageCache.open(tmp_path / "cache")
-    part.verify()
+    assert is_whole(part)
     assert len(part) == 10_000 // 16**2  # prepared images stay
     assert content(fill(source, tmp_path / "cache")) == content(fill(source, tmp_path / "whole"))
 
@@ -346,7 +404,9 @@ def test_status_of_command_with_broken_images(tmp_path, capsys):
     assert main(words) == 3
     assert name(2) in capsys.readouterr().err
     (source / name(2)).unlink()
+    (source / "notes.txt").write_text("no image either")
     assert main(words) == 0
+    assert "notes.txt" in capsys.readouterr().err
 
 
 def test_bytes_of_stopped_run_are_cut_off(tmp_path):
@@ -388,7 +448,7 @@ def test_killed_run_is_completed_by_next_run(tmp_path, monkeypatch):
     running.wait()
 
     part = ImageCache.open(tmp_path / "cache")
-    part.verify()
+    assert is_whole(part)
     assert 0 < len(part) < 600
     assert part.image_index == [name(k) for k in range(len(part))]
     assert content(fill(source, tmp_path / "cache")) == content(fill(source, tmp_path / "whole"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,8 @@ def fill(source, folder, **options) -> ImageCache:
 
 def content(cache: ImageCache) -> tuple[bytes, bytes]:
     return (cache.folder / "images.u8").read_bytes(), (cache.folder / "index.json").read_bytes()
+
+
+def is_whole(cache: ImageCache) -> bool:
+    """Compare every image with its checksum in the index."""
+    return [zlib.crc32(cache.load([row])) for row in range(len(cache))] == cache.crc32

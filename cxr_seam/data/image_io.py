@@ -140,9 +140,9 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     if not is_folder(path):
         return [path]
     files, others = sort_files(path)
-    warn_left_out(others)
     if not files:
         raise InputError(f"there is no image in {path}; give a folder with PNG, JPEG, TIFF or DICOM files")
+    warn_left_out(others)
     return sorted(files)
 
 

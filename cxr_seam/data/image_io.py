@@ -59,11 +59,13 @@ class Radiograph:
         pixels: (H, W) uint8, 0 black to 255 white.
         color_fraction: share of the pixels that are not grey, see `MAX_GREY_DIFFERENCE`.
         header: the parsed header of a DICOM file, otherwise None.
+        warnings: what was repaired or guessed while reading, one sentence each.
     """
 
     pixels: np.ndarray
     color_fraction: float = 0.0
     header: Dataset | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str | None = None) -> Radiograph:

@@ -70,9 +70,12 @@ MEAN_IMAGE = np.array([[*row, *row[::-1]] for row in _LEFT_HALF], dtype=np.float
 
 
 def check_frontal(radiograph: Radiograph) -> tuple[str, ...]:
-    """Return the reasons why an image may not be a frontal chest X-ray, one sentence each; empty if there is none."""
+    """Return the reasons why an image may not be a frontal chest X-ray, after the warnings of its reader.
+
+    Each is one sentence; empty if there is none.
+    """
     header = radiograph.header
-    return (*_check_pixels(radiograph), *(() if header is None else _check_header(header)))
+    return (*radiograph.warnings, *_check_pixels(radiograph), *(() if header is None else _check_header(header)))
 
 
 def template_correlation(pixels: np.ndarray) -> float:
@@ -117,13 +120,23 @@ def _check_header(header: Dataset) -> list[str]:
         warnings.append(f"its header calls it {modality}, not a plain X-ray")
     if body and not any(part in body for part in CHEST):
         warnings.append(f"its header says that it shows {body}")
-    direction = _first(header.get("PatientOrientation")).upper()
-    if (view and view not in FRONTAL_VIEWS) or direction[:1] in ("A", "P"):
+    rows, columns = _directions(header)
+    if (view and view not in FRONTAL_VIEWS) or rows in ("A", "P"):
         warnings.append(f"its header says that the view is {view or 'lateral'}, not frontal")
+    elif rows in ("R", "H", "F") or columns in ("H", "L", "R"):
+        kind = "mirrored" if rows == "R" and columns in ("F", "") else "turned or upside down"
+        warnings.append(f"its header says that it is {kind} (PatientOrientation {rows}\\{columns} instead of L\\F)")
     across, down = pixel_spacing(header)
     if not math.isclose(across, down, rel_tol=0.01):  # 0.194 and 0.19431 differ by rounding
         warnings.append(f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched")
     return warnings
+
+
+def _directions(header: Dataset) -> tuple[str, str]:
+    """Return the directions of rows and columns: L (the patient's left), R, F (feet), H, A, P; empty if unknown."""
+    value = header.get("PatientOrientation") or ""
+    values = value.split("\\") if isinstance(value, str) else value
+    return tuple([*(str(direction).strip().upper()[:1] for direction in values), "", ""][:2])
 
 
 def _first(value: Any) -> str:

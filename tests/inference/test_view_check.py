@@ -107,6 +107,12 @@ def test_long_strips_are_detected():
         ({"PixelSpacing": [0.194, 0.19431]}, []),  # rounded on one side
         ({"Modality": ["CR", "DX"], "BodyPartExamined": "TORAX"}, []),
         ({"PixelAspectRatio": [1, 1], "PatientOrientation": ["L", "F"]}, []),
+        ({"PatientOrientation": "L"}, []),
+        ({"PatientOrientation": ["LH", "FL"]}, []),  # slightly oblique
+        ({"PatientOrientation": ["R", "F"]}, ["mirrored"]),
+        ({"PatientOrientation": ["R", "H"]}, ["upside down"]),
+        ({"PatientOrientation": ["L", "H"]}, ["upside down"]),
+        ({"PatientOrientation": ["F", "L"]}, ["turned"]),
         ({"Modality": "CR", "BodyPartExamined": "CHEST_AP", "ViewPosition": "AP"}, []),
         ({"Modality": "", "BodyPartExamined": "", "ViewPosition": ""}, []),
     ],
@@ -130,6 +136,10 @@ def test_real_dicom_files():
 def test_synthetic_images_give_no_warning(demo_folder):
     image_warnings = [check_frontal(load_image(path)) for path in sorted((demo_folder / "images").iterdir())]
     assert sum(map(bool, image_warnings)) <= 0.02 * len(image_warnings)
+
+
+def test_warnings_of_the_reader_come_first():
+    assert check_frontal(Radiograph(MEAN_AS_IMAGE, warnings=("its window was ignored",))) == ("its window was ignored",)
 
 
 def test_header_of_written_file(tmp_path):

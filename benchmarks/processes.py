@@ -29,7 +29,7 @@ from torch import nn
 
 from cxr_seam.data.cache import ImageCache, prepare
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.models.backbones import EfficientNetBlocks
 from cxr_seam.models.checkpoint import read_history
 from cxr_seam.models.multires import LocalizationModel

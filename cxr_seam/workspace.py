@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
-from .data.nih import NihMetadata, load_metadata, train_val_split
+from .data.layouts.base import DatasetMetadata
+from .data.layouts.nih import load_metadata
+from .data.split import train_val_split
 from .device import select_device
 from .errors import InputError
 from .io import atomic_write
@@ -216,7 +218,7 @@ class Workspace:
             )
         return ImageCache.open(self.cache_folder)
 
-    def metadata(self) -> NihMetadata:
+    def metadata(self) -> DatasetMetadata:
         """Read NIH's tables.
 
         Raises:

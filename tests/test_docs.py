@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
 from cxr_seam import presets
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor

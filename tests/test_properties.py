@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from cxr_seam.data.image_io import resize_square
-from cxr_seam.data.nih import load_metadata, read_csv, train_val_split
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.layouts.tables import read_csv
+from cxr_seam.data.split import train_val_split
 from cxr_seam.data.transforms import (
     AffineParams,
     affine_matrix,

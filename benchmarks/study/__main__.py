@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata
+from cxr_seam.data.layouts.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP

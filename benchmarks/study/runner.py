@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import NihMetadata
+from cxr_seam.data.layouts.base import DatasetMetadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import describe_data
@@ -94,7 +94,7 @@ class Study:
         return self.folder / "rows" / f"{name}.json"
 
     @cached_property
-    def metadata(self) -> NihMetadata:
+    def metadata(self) -> DatasetMetadata:
         return self.run.metadata()
 
     @cached_property

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from .cache import ImageCache
-from .nih import NihMetadata
+from .layouts.base import DatasetMetadata
 
 
 class ChestXrayDataset(Dataset):
@@ -25,7 +25,7 @@ class ChestXrayDataset(Dataset):
         size: side of the images in pixels.
     """
 
-    def __init__(self, cache: ImageCache, metadata: NihMetadata, *, image_index: Sequence[str]) -> None:
+    def __init__(self, cache: ImageCache, metadata: DatasetMetadata, *, image_index: Sequence[str]) -> None:
         """Take the images called `image_index` from `cache` and their labels from `metadata`.
 
         Raises:
@@ -34,7 +34,7 @@ class ChestXrayDataset(Dataset):
         if not len(image_index):
             raise InputError(f"no image was chosen from {cache.folder}; prepare images that the lists name")
         self.image_index = list(image_index)
-        self.labels = metadata.labels(self.image_index).astype(np.float32)
+        self.labels = metadata.labels(self.image_index)
         self.size = cache.size
         self._cache = cache
         self._rows = cache.indices(self.image_index)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from ..data.dataset import ChestXrayDataset
-from ..data.nih import NihMetadata
+from ..data.layouts.base import DatasetMetadata
 from ..device import installed_versions
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
@@ -117,7 +117,7 @@ def evaluate(
 
 def evaluate_models(
     predictors: Mapping[str, Predictor],
-    metadata: NihMetadata,
+    metadata: DatasetMetadata,
     test_set: ChestXrayDataset,
     boxed_set: ChestXrayDataset,
     *,
@@ -228,7 +228,7 @@ def classify(
 
 
 def describe_data(
-    run: Workspace, metadata: NihMetadata, test_set: ChestXrayDataset, boxed_set: ChestXrayDataset
+    run: Workspace, metadata: DatasetMetadata, test_set: ChestXrayDataset, boxed_set: ChestXrayDataset
 ) -> dict[str, Any]:
     """Describe the test images; results with the same digests are paired."""
     patients = metadata.images["patient_id"]
@@ -264,7 +264,7 @@ def describe_split(data: str, listed: Sequence[str], evaluated: Sequence[str]) -
 
 
 def count_training_images(
-    run: Workspace, predictors: Mapping[str, Predictor], metadata: NihMetadata
+    run: Workspace, predictors: Mapping[str, Predictor], metadata: DatasetMetadata
 ) -> dict[str, int | None]:
     """Count the images and patients that the recipes choose for training and validation.
 

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..data.nih import label_counts
+from ..data.split import label_counts
 from ..device import installed_versions
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS

@@ -142,7 +142,7 @@ def pick_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: 
     """Pick the first `per_finding` images of each boxed finding, each image only once.
 
     Args:
-        truth: true boxes (`NihMetadata.boxes`).
+        truth: true boxes (`DatasetMetadata.boxes`).
         available: names of the images that exist, for example an `ImageCache`.
         per_finding: number of images of each finding; fewer if there are fewer.
 

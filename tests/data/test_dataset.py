@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxr_seam.data.dataset import BatchSampler, ChestXrayDataset, iter_batches
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 
 

@@ -10,7 +10,7 @@ import torch
 from helpers.batches import ROOT
 from sklearn.metrics import roc_auc_score
 
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, load_predictors
 from cxr_seam.evaluation.methods import baseline_methods

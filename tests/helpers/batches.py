@@ -21,7 +21,7 @@ def random_batch(count: int, *, side: int, share: float) -> tuple[torch.Tensor, 
 def two_sets(folder: Path, cache, *, training: int, validation: int) -> list:
     """The first images of a cache as the training set, the next ones as the validation set."""
     from cxr_seam.data.dataset import ChestXrayDataset
-    from cxr_seam.data.nih import load_metadata
+    from cxr_seam.data.layouts.nih import load_metadata
 
     tables, names = load_metadata(folder), cache.image_index
     parts = (names[:training], names[training : training + validation])

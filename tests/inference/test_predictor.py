@@ -17,7 +17,7 @@ from pydicom import DataElement
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.image_io import load_image, resize_square
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import boxes_from_heatmap

@@ -4,7 +4,7 @@ import pytest
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import train_val_split
+from cxr_seam.data.split import train_val_split
 from cxr_seam.evaluation.evaluate import evaluate
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS

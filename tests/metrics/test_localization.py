@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import centre_boxes, random_map_boxes
 from cxr_seam.findings import BOXED_FINDINGS

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.evaluation.baselines import centre_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.pointing_game import box_points, pointing_game, points, points_in_boxes

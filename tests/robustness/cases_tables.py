@@ -8,7 +8,8 @@ import zipfile
 
 from runner import Action, Expected, Sandbox, case, refused, works
 
-from cxr_seam.data.nih import LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata, train_val_split
+from cxr_seam.data.layouts.nih import LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST, load_metadata
+from cxr_seam.data.split import train_val_split
 from cxr_seam.findings import FINDINGS
 
 LABELS, LIST, BOXES = "label table", "train/test list", "box table"

@@ -85,7 +85,7 @@ class Tables:
         (self.folder / TABLES[self.last]).write_bytes(self.good[self.last])
         (self.folder / TABLES[number]).write_bytes(data[1:])
         self.last = number
-        from cxr_seam.data.nih import load_metadata
+        from cxr_seam.data.layouts.nih import load_metadata
 
         tables = load_metadata(self.folder)
         x, y, w, h = tables.boxes[["x", "y", "w", "h"]].to_numpy().T

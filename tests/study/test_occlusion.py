@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.study.occlusion import mean_drop, mean_image, occlusion_drops, square
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.findings import FINDINGS
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 

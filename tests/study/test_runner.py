@@ -16,7 +16,7 @@ from benchmarks.study.__main__ import image_folders, main, open_beyond, parse
 from benchmarks.study.runner import Study, compare_models, load_model, read_row
 from benchmarks.study.tables import mean_curve, write_tables
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import evaluate_models
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED, get_estimate

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.device import is_oom
 from cxr_seam.errors import InputError
 from cxr_seam.models.build import build_model

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.split import train_val_split
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS

@@ -8,7 +8,8 @@ import torch
 from accelerate.utils import set_seed
 
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.split import train_val_split
 from cxr_seam.evaluation.evaluate import load_predictors
 from cxr_seam.evaluation.results import REFINED
 from cxr_seam.inference.predictor import Predictor

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
 from cxr_seam.models.checkpoint import best_path, last_path, load_checkpoint, read_header, read_history, save_checkpoint

@@ -17,7 +17,8 @@ import torch
 
 from cxr_seam.data.cache import ImageCache
 from cxr_seam.data.dataset import ChestXrayDataset
-from cxr_seam.data.nih import load_metadata, train_val_split
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.split import train_val_split
 from cxr_seam.presets import get_recipe
 from cxr_seam.training.fit import fit
 from cxr_seam.training.trainer import Trainer

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_seam.data.nih import label_counts, load_metadata, train_val_split
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.split import label_counts, train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
 
@@ -172,7 +173,7 @@ def test_both_releases(variant, tmp_path):
 def test_pneumonia_is_not_part_of_pneumothorax(tmp_path):
     metadata = load_metadata(write_tables(tmp_path))
     assert metadata.images.loc["00000001_001.png", "Pneumonia"] == 0
-    assert metadata.images[list(FINDINGS)].to_numpy().dtype == np.uint8
+    assert metadata.images[list(FINDINGS)].to_numpy().dtype == np.float32
 
 
 @pytest.mark.parametrize(("age", "years"), [("013M", 13 / 12), ("001D", 1 / 365.25), ("414", 414), ("", math.nan)])
@@ -241,6 +242,13 @@ def test_missing_table(name, tmp_path):
     (tmp_path / name).unlink()
     with pytest.raises(InputError, match=name):
         load_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_box_table_without_rows(end, tmp_path):
+    metadata = load_metadata(write_tables(tmp_path, boxes="Image Index,Finding Label,Bbox [x,y,w,h],,," + end))
+    assert metadata.boxes.columns.tolist() == ["image_index", "finding", "x", "y", "w", "h"] and metadata.boxes.empty
+    assert metadata.boxes[["x", "y", "w", "h"]].dtypes.eq(np.float64).all() and metadata.masks.empty
 
 
 def test_labels_of_unknown_image(tmp_path):

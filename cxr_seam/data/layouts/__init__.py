@@ -1,0 +1,1 @@
+"""Read the tables of a dataset: one reader for each layout, all of which return a `DatasetMetadata`."""

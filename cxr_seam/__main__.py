@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .errors import InputError
+from .io import readable
 from .presets import PRESETS, get_recipe, preset_of
 
 
@@ -152,12 +153,12 @@ def predict(arguments: argparse.Namespace) -> int:
             failed += 1
             tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the progress bar
             continue
-        tqdm.write(str(path))
+        tqdm.write(readable(path))
         for finding in answer.top_k(len(answer.probabilities)):
             decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.decisions[finding]]
             tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
         for image_warning in answer.image_warnings:
-            tqdm.write(f"cxr_seam: {path}: {image_warning}", file=sys.stderr)
+            tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
     print(f"heat maps, boxes and probabilities of {len(files) - failed} images are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 

@@ -16,6 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from .errors import InputError
 
+NAME_ERRORS = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
+"""Errors of file systems that refuse a name, for example one of more than 255 bytes."""
+
 CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 """Errors of file systems without `fsync`, mostly for folders."""
 
@@ -44,7 +47,7 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iter
         ...     temporary.write_text("{}")
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -70,6 +73,11 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def is_name_refused(error: WriteError) -> bool:
+    """Return whether a file could not be written because of its name alone, so that others can."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in NAME_ERRORS
 
 
 def readable(name: str | os.PathLike[str]) -> str:

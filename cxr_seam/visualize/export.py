@@ -17,7 +17,7 @@ from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Prediction, Predictor
-from ..io import WriteError, atomic_write
+from ..io import WriteError, atomic_write, is_name_refused, readable
 from .examples import prediction_png
 from .render import MARGIN, write_text
 from .secondary_capture import SERIES_DESCRIPTION, secondary_capture
@@ -60,7 +60,7 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             # DICOM files are often named "1.2.840.113619", which has no suffix.
             short = relative.with_suffix("") if relative.suffix.lower() in SUFFIXES else relative
             folder = root.resolve() if path != root else path.resolve().parent
-            candidates.setdefault(path, (str(short), str(relative), str(folder.name / relative)))
+            candidates.setdefault(path, tuple(map(readable, (short, relative, folder.name / relative))))
     counts = [Counter(names) for names in zip(*candidates.values(), strict=True)]
     stems: dict[str, Path] = {}
     for path, names in candidates.items():
@@ -81,7 +81,8 @@ def predict_files(
 
     For each image, NAME_heatmaps.png has the three most probable findings, and NAME_heatmaps.dcm has the same picture
     if the image is DICOM. At the end, `IMAGES` (size, warnings, or the error), `PROBABILITIES` and `BOXES` have one
-    table each for all images, also if the caller stops earlier.
+    table each for all images, also if the caller stops earlier. An image whose pictures cannot be written, for example
+    because its name is too long, has its error in `IMAGES`; the others are written.
 
     Args:
         predictor: the model.
@@ -98,22 +99,21 @@ def predict_files(
     output_dir = Path(output_dir)
     try:
         for name, (path, result) in zip(files, predictor.predict_iter(list(files.values())), strict=True):
+            error = result if isinstance(result, InputError) else None
             if isinstance(result, Prediction):
                 try:
                     write_pictures(result, output_dir / name)
-                except WriteError:
-                    raise
-                except InputError as error:  # the image file can no longer be read
-                    result = error
-            if isinstance(result, InputError):
-                images.append((name, path, None, None, "", str(result)))
-            else:
-                height, width = result.size
-                images.append((name, path, width, height, "; ".join(result.image_warnings), ""))
+                except InputError as failure:
+                    if isinstance(failure, WriteError) and not is_name_refused(failure):
+                        raise
+                    error = failure  # of this image alone
                 values = result.probabilities
                 probabilities += [(name, finding, values[finding], yes) for finding, yes in result.decisions.items()]
                 boxes += [(name, *row) for row in result.boxes[BOX_COLUMNS].itertuples(index=False)]
-            yield path, result
+            height, width = result.size if isinstance(result, Prediction) else (None, None)
+            cautions = "" if isinstance(result, InputError) else "; ".join(result.image_warnings)
+            images.append((name, readable(path), width, height, cautions, readable(str(error or ""))))
+            yield path, error or result
     finally:
         columns = ["image", "path", "width", "height", "warnings", "error"]
         table = pd.DataFrame(images, columns=columns).astype({"width": "Int64", "height": "Int64"})
@@ -130,9 +130,15 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
     with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.png")) as temporary:
         temporary.write_bytes(png)
     if radiograph.header is not None:
-        dataset = prediction_dicom(prediction, radiograph.header, png)
-        with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.dcm")) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
+        try:
+            dataset = prediction_dicom(prediction, radiograph.header, png)
+            with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.dcm")) as temporary:
+                dataset.save_as(temporary, enforce_file_format=True)
+        except WriteError:
+            raise
+        except Exception as error:  # pydicom raises a dozen types for odd values
+            reason = next(iter(str(error).splitlines()), type(error).__name__)  # further lines hold a traceback
+            raise InputError(f"the header of {prediction.path} cannot be written to a DICOM file ({reason})") from error
 
 
 def prediction_dicom(prediction: Prediction, header: Dataset, png: bytes) -> Dataset:

@@ -20,7 +20,7 @@ from cxr_seam.__main__ import main
 from cxr_seam.data.image_io import load_image
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.inference.predictor import Predictor
+from cxr_seam.inference.predictor import Prediction, Predictor
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.examples import prediction_png
 from cxr_seam.visualize.export import output_stems, predict_files
@@ -69,6 +69,39 @@ def test_interrupted_export_writes_tables(predictor, paths, tmp_path):
         break
     assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [paths[0].stem]
     assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 can be made on Linux only")
+def test_odd_names_cost_no_other_image(checkpoint, paths, tmp_path):
+    """A name that is not UTF-8, one of 240 letters, and one so long that no picture can be named after it."""
+    names = [b"a.png", b"R\xf6ntgen.png", b"n" * 240 + b".png", b"o" * 251 + b".png", b"z.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Path(tmp_path / "in", os.fsdecode(name)).write_bytes(paths[0].read_bytes())
+    words = [sys.executable, "-m", "cxr_seam", "predict", "in", "--checkpoint", str(checkpoint), "--out", "out"]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 3 and b"Traceback" not in done.stderr, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "images.csv", keep_default_na=False).set_index("image")
+    assert sorted(table.index) == sorted(["R\\xf6ntgen", "a", "n" * 240, "o" * 251, "z"])
+    assert [name for name, error in table["error"].items() if error] == ["o" * 251]
+    values = pd.read_csv(tmp_path / "out" / "probabilities.csv").groupby("finding")["probability"]
+    assert (values.count() == 5).all() and (values.nunique() == 1).all()  # the same picture five times
+    pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {f"{name}_heatmaps.png" for name in ("R\\xf6ntgen", "a", "n" * 240, "z")}
+
+
+def test_header_that_cannot_be_copied_costs_one_file(predictor, paths, tmp_path):
+    """The study of the first file has a number for a name, which pydicom reads but does not write."""
+    for name in ("a.dcm", "b.dcm"):
+        dataset = make_dataset(load_image(paths[0]).pixels)
+        dataset.add_new("StudyID", "US" if name == "a.dcm" else "SH", 7 if name == "a.dcm" else "7")
+        (tmp_path / name).write_bytes(dicom_bytes(dataset))
+    answers = [answer for _, answer in predict_files(predictor, output_stems([tmp_path]), tmp_path / "out")]
+    assert isinstance(answers[0], InputError) and "a.dcm" in str(answers[0]) and isinstance(answers[1], Prediction)
+    assert {path.name for path in (tmp_path / "out").glob("*heat*")} == {
+        "a_heatmaps.png", "b_heatmaps.png", "b_heatmaps.dcm",
+    }  # fmt: skip
+    assert (pd.read_csv(tmp_path / "out" / "probabilities.csv")["image"].value_counts() == len(FINDINGS)).all()
 
 
 def test_prediction_png_refuses_several_predictions(predictor, paths):

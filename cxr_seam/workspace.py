@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .data.archives import is_zip, unpack_tables
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
 from .data.layouts.base import DatasetMetadata
@@ -62,8 +63,9 @@ class Workspace:
     """The data, the recipes and the folders of one run.
 
     Attributes:
-        data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images.
-        folder: the absolute path of that folder; None for synthetic and downloaded data.
+        data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images, of a zip
+            archive of them, or of a folder of zip archives; the tables may also lie beside the archives.
+        folder: the absolute path of that folder or archive; None for synthetic and downloaded data.
         recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.
         output_dir: folder for models, figures and results; on Colab it may be on Google Drive.
     """
@@ -91,10 +93,10 @@ class Workspace:
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
         folder = None if data in DEMO_PATIENTS or data in ARCHIVES else Path(data).absolute()
-        if not data or (folder is not None and not folder.is_dir()):
+        if not data or (folder is not None and not folder.is_dir() and not is_zip(folder)):
             known = ", ".join([*DEMO_PATIENTS, *ARCHIVES])
             raise InputError(
-                f"data {data!r} is neither one of {known} nor a folder; choose one or give a folder's path"
+                f"data {data!r} is neither one of {known} nor a folder or .zip file; choose one or give a path"
             )
         recipes = get_preset(os.environ.get(ENVIRONMENT["preset"], preset))
         output_dir = os.environ.get(ENVIRONMENT["output_dir"], os.fspath(output_dir)) or f"runs/{Path(data).name}"
@@ -147,8 +149,16 @@ class Workspace:
 
     @property
     def metadata_folder(self) -> Path:
-        """Folder of NIH's four tables."""
-        return self.folder or self.data_dir
+        """Folder of the dataset's tables. Those that are in zip archives are unpacked into `data_dir`."""
+        if self.folder is None:
+            return self.data_dir
+        is_archive = self.folder.is_file()
+        if not is_archive and any(self.folder.glob("*.csv*")):
+            return self.folder
+        archives = [self.folder] if is_archive else sorted(self.folder.glob("*.zip"))
+        if unpack_tables(archives, self.data_dir):
+            return self.data_dir
+        return self.folder.parent if is_archive else self.folder
 
     @property
     def cache_folder(self) -> Path:

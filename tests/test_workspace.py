@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 
 from cxr_seam.data.cache import prepare
+from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.presets import get_recipe
 from cxr_seam.workspace import Workspace, image_folders
@@ -110,6 +113,34 @@ def test_prepare_data_twice(demo_folder: Path, tmp_path: Path) -> None:
     assert set(first.image_index) == set(metadata.images.index)
     again = workspace.prepare_data()
     assert (again.image_index, again.sources) == (first.image_index, first.sources)
+
+
+@pytest.mark.parametrize("kind", ["zip", "zip beside tables", "folder of zips", "folder of zips and tables"])
+def test_zipped_data_equal_the_folder(kind: str, demo_folder: Path, tmp_path: Path) -> None:
+    images = sorted((demo_folder / "images").iterdir())[:6]
+    tables = [*demo_folder.glob("*.csv"), *demo_folder.glob("*.txt")]
+    plain = prepare(
+        demo_folder / "images", tmp_path / "plain", size=256, names=[i.name for i in images], progress=False
+    )
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, packed in enumerate([images[:3], images[3:]] if "folder" in kind else [images], start=1):
+        with ZipFile(data / f"images_{number:03d}.zip", "w") as archive:
+            for image in packed:
+                archive.write(image, f"images/{image.name}")
+            for table in [] if "tables" in kind or number > 1 else tables:
+                archive.write(table, f"nih/{table.name}")
+    for table in tables if "tables" in kind else []:
+        (data / table.name).write_bytes(table.read_bytes())
+    before = set(data.iterdir())
+    source = data if "folder" in kind else data / "images_001.zip"
+    workspace = Workspace.open(data=str(source), preset="tiny", output_dir=tmp_path / "output")
+    cache = workspace.prepare_data()
+    assert cache.image_index == plain.image_index
+    assert np.array_equal(cache.images, plain.images)
+    original = load_metadata(demo_folder)
+    assert workspace.metadata().images.equals(original.images) and workspace.metadata().boxes.equals(original.boxes)
+    assert set(data.iterdir()) == before
 
 
 def test_downloaded_folder_has_its_own_cache(demo_folder: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import InputError
-from ..io import readable
+from ..io import atomic_write, readable
 from .dicom import PREAMBLE
-from .image_io import MAX_BYTES, has_image_suffix, is_hidden, open_file, sort_files, starts_as_image
+from .image_io import MAX_BYTES, TABLE_SUFFIXES, has_image_suffix, is_hidden, open_file, sort_files, starts_as_image
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Archives that are looked for in folders; by their bytes, documents of office programs are zip archives too."""
@@ -86,6 +86,11 @@ def open_sources(path: str | os.PathLike[str]) -> list[Source]:
     return [Source(path, sum(lengths), partial(_iter_folder, files)), *map(_open_archive, archives)]
 
 
+def is_zip(path: Path) -> bool:
+    """Return whether a path is a file that ends as a zip archive; a pipe is not opened."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
 def _open_archive(path: Path) -> Source:
     """Open an archive of the kind that its first bytes show."""
     try:
@@ -96,7 +101,7 @@ def _open_archive(path: Path) -> Source:
         raise InputError(f"cannot read {path} ({error.strerror or error}); correct the path") from error
     if head.lstrip()[:1] == b"<":
         raise InputError(f"{path} is a web page, not an archive; the address it came from no longer serves the data")
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return Source(path, total, partial(_iter_zip, path))
     if head.startswith(GZIP_MAGIC) or head[257:262] == b"ustar":
         return Source(path, total, partial(_iter_tar, path, head.startswith(GZIP_MAGIC)))
@@ -170,13 +175,45 @@ class _CheckedStream:
         return data
 
 
-def _iter_zip(path: Path, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
+def unpack_tables(archives: Sequence[Path], folder: Path) -> bool:
+    """Write the tables (`TABLE_SUFFIXES`) of zip archives into a folder; keep those that are in it already.
+
+    Returns:
+        Whether the archives contain tables.
+
+    Raises:
+        InputError: an archive is broken, or the folder cannot be written.
+    """
+    names = set()
+    for path in archives:
+        with _open_zip(path) as archive:
+            for member in archive.infolist():
+                name = PurePosixPath(member.filename).name
+                if is_hidden(name) or not name.endswith(TABLE_SUFFIXES) or member.file_size > MAX_BYTES:
+                    continue
+                names.add(name)
+                if not (folder / name).exists():
+                    try:
+                        table = archive.read(member)
+                    except Exception as error:  # each compression raises its own type
+                        raise InputError(
+                            f"cannot read {member.filename} in {path} ({error}); fetch it again"
+                        ) from error
+                    with atomic_write(folder / name) as temporary:
+                        temporary.write_bytes(table)
+    return bool(names)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} is broken or ends early ({error}); fetch it again") from error
+
+
+def _iter_zip(path: Path, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
     position = 0
-    with archive:
+    with _open_zip(path) as archive:
         for member in archive.infolist():
             position += member.compress_size
             name = _member_index(member.filename, path)

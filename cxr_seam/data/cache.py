@@ -236,7 +236,7 @@ def prepare(
 
     Warns:
         BrokenImageWarning: one sentence for all images that could not be read.
-        UserWarning: one sentence for all files that are no images, one for further images of a name.
+        UserWarning: one sentence for all files that are neither images nor tables, one for further images of a name.
     """
     check_size(size)
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)

@@ -37,6 +37,9 @@ MIN_SIDE = 16
 """Shortest side of a radiograph in pixels."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".txt", ".txt.gz")
+"""Tables and lists of a dataset, which lie beside its images."""
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PILLOW_READERS = (
     (PNG_SIGNATURE, PngImagePlugin.PngImageFile),
@@ -136,7 +139,7 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
         InputError: the folder contains no image.
 
     Warns:
-        UserWarning: the folder contains other files; the warning counts and names them.
+        UserWarning: the folder contains files that are neither images nor tables; the warning counts and names them.
     """
     path = Path(path).expanduser()
     if not is_folder(path):
@@ -198,12 +201,13 @@ def starts_as_image(head: bytes) -> bool:
     return _pillow_reader(head) is not None or is_dicom(head, "")
 
 
-def warn_left_out(files: Sequence[object]) -> None:
-    """Warn of files that are no images: their number and the names of the first ten."""
-    if files:
-        count = f"{len(files)} files are" if len(files) > 1 else "1 file is"
+def warn_left_out(files: Sequence[str | Path]) -> None:
+    """Warn of files that are neither images nor tables: their number and the names of the first ten."""
+    others = [file for file in files if not str(file).lower().endswith(TABLE_SUFFIXES)]
+    if others:
+        count = f"{len(others)} files are" if len(others) > 1 else "1 file is"
         warnings.warn(
-            f"{count} left out, not being PNG, JPEG, TIFF or DICOM images: {first_names(files)}", stacklevel=3
+            f"{count} left out, not being PNG, JPEG, TIFF or DICOM images: {first_names(others)}", stacklevel=3
         )
 
 

@@ -239,7 +239,7 @@ def test_broken_images_give_one_warning(kind, tmp_path):
         name(4): b"not an image",
         name(5): png(50, side=1),
         name(6): png(60),
-        "README.txt": b"text",
+        "README.pdf": b"text",
         "._00000007_000.png": b"what macOS leaves behind",
         "00000008_000.npy": b"something else",
     }
@@ -249,7 +249,7 @@ def test_broken_images_give_one_warning(kind, tmp_path):
         cache = fill(make(tmp_path / "source", members), tmp_path / "cache")
     assert levels(cache) == {name(1): 10, name(6): 60}
     others, broken = (str(caution.message) for caution in caught)
-    assert others.startswith("2 files are left out") and "README.txt" in others and "00000008_000.npy" in others
+    assert others.startswith("2 files are left out") and "README.pdf" in others and "00000008_000.npy" in others
     assert broken.startswith("4 images could not be read") and all(name(k) in broken for k in (2, 3, 4, 5))
     assert "\n" not in others + broken
 
@@ -404,9 +404,10 @@ def test_status_of_command_with_broken_images(tmp_path, capsys):
     assert main(words) == 3
     assert name(2) in capsys.readouterr().err
     (source / name(2)).unlink()
-    (source / "notes.txt").write_text("no image either")
+    (source / "notes.pdf").write_text("no image either")
+    (source / "table.csv").write_text("tables lie beside images")
     assert main(words) == 0
-    assert "notes.txt" in capsys.readouterr().err
+    assert "1 file is left out" in (printed := capsys.readouterr().err) and "notes.pdf" in printed
 
 
 def test_bytes_of_stopped_run_are_cut_off(tmp_path):

@@ -206,11 +206,11 @@ def test_without_pydicom(monkeypatch):
 
 
 def test_image_files_of_disc(tmp_path):
-    for name in ("b.png", "a/IM0001", "a/z.TIF", "a/notes.txt", ".hidden/c.png", "DICOMDIR", "c.dcm", "a/IM0000"):
+    for name in ("b.png", "a/IM0001", "a/z.TIF", "a/notes.pdf", ".hidden/c.png", "DICOMDIR", "c.dcm", "a/IM0000"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(dicom_bytes(make_dataset(GREY)) if "IM0001" in name or name == "DICOMDIR" else b"text")
-    with pytest.warns(UserWarning, match="^2 files are left out.*IM0000, .*notes.txt$"):
+    with pytest.warns(UserWarning, match="^2 files are left out.*IM0000, .*notes.pdf$"):
         found = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
     assert found == ["a/IM0001", "a/z.TIF", "b.png", "c.dcm"]
     assert image_files(tmp_path / "nowhere.png") == [tmp_path / "nowhere.png"]

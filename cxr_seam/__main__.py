@@ -214,7 +214,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:
-    verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, or a folder with NIH data")
+    verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, a folder with NIH data, or a .zip")
     if preset:
         verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
     verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")

@@ -12,7 +12,6 @@ import re
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from .cache import INDEX_FILE, BrokenImageWarning, prepare
+from .archives import is_zip
+from .cache import INDEX_FILE, BrokenImageWarning, check_size, prepare
 
 NIH_URL = "https://nihcc.box.com/shared/static"
 MIRROR_URL = "https://huggingface.co/datasets/alkzar90/NIH-Chest-X-ray-dataset/resolve/main/data"
@@ -97,10 +97,11 @@ def download(
         InputError: a file cannot be downloaded, is not what it should be (md5, web page) or cannot be written; or
             some images were unreadable. A second call continues where the first one stopped.
     """
-    known = (
-        {f"images_{number:03d}.tar.gz": md5 for number, (_, md5) in ARCHIVES.items()} | TABLES | dict(checksums or {})
+    check_size(size)
+    archive_md5 = {f"images_{number:03d}.tar.gz": md5 for number, (_, md5) in ARCHIVES.items()}
+    task = _Download(
+        Path(folder), source, size, keep_originals, archive_md5 | TABLES | (checksums or {}), progress, log
     )
-    task = _Download(Path(folder), source, size, keep_originals, known, progress, log)
     archive_folder = task.folder / "archives"
     try:
         archive_folder.mkdir(parents=True, exist_ok=True)
@@ -181,10 +182,10 @@ class _Download:
         self.check_archive(path, url)
         self.log(f"preparing {name}")
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", BrokenImageWarning)
+            warnings.simplefilter("always", UserWarning)
             prepare(path, self.cache, size=self.size, progress=self.progress)
-        broken = [caution for caution in caught if issubclass(caution.category, BrokenImageWarning)]
-        for caution in broken:
+        broken = any(issubclass(caution.category, BrokenImageWarning) for caution in caught)
+        for caution in caught:
             self.log(f"warning: {caution.message}")
         if broken and file not in self.md5:
             path.unlink()  # another copy of this archive may be better
@@ -204,7 +205,7 @@ class _Download:
             problem = f"{url} is a web page, not an archive; it may have moved: try later or with another source"
         elif expected is None:
             self.log(f"no checksum is known for {path.name}; it is used as it is")
-            if not zipfile.is_zipfile(path):
+            if not is_zip(path):
                 problem = f"{path.name} is not a complete zip archive and was deleted; run again"
         elif (actual := md5_of(path)) != expected:
             problem = f"{path.name} has the md5 {actual} instead of {expected} and was deleted; run again"
@@ -228,48 +229,42 @@ def fetch(url: str, path: Path, *, progress: bool = False) -> None:
         if attempt:
             time.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
         try:
-            complete, problem = _fetch_rest(url, part, progress=progress)
+            problem = _fetch_rest(url, part, progress=progress)
         except (requests.RequestException, HTTPError) as error:
-            complete, problem = False, type(error).__name__
+            problem = type(error).__name__
         except OSError as error:
             raise InputError(f"cannot write {part} ({error.strerror}); make room on the disk and run again") from error
-        if complete:
+        if not problem:
             part.replace(path)
             return
     raise InputError(f"{url} could not be downloaded in {ATTEMPTS} attempts ({problem}); run again, it will resume")
 
 
-def _fetch_rest(url: str, part: Path, *, progress: bool) -> tuple[bool, str]:
-    """Append to `part` what is missing; return whether it is complete, and otherwise the reason."""
+def _fetch_rest(url: str, part: Path, *, progress: bool) -> str:
+    """Append to `part` what is missing; return the reason why it is not complete yet, or an empty string."""
     import requests
 
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416 and start:  # nothing is missing; the checks of the file decide
-            return True, ""
-        if response.status_code in BUSY:
-            return False, f"HTTP status {response.status_code}"
-        if response.status_code not in (200, 206):
-            raise InputError(
-                f"{url} answers with HTTP status {response.status_code}; try again later or with another source"
-            )
-        if response.status_code == 200:  # the server does not resume
+        status = response.status_code
+        if status == 416 and start:  # nothing is missing; the checks of the file decide
+            return ""
+        if status in BUSY:
+            return f"HTTP status {status}"
+        if status not in (200, 206):
+            raise InputError(f"{url} answers with HTTP status {status}; try again later or with another source")
+        if status == 200:  # the server does not resume
             start = 0
         length = int(response.headers.get("Content-Length", -1))
-        received = 0
-        with (
-            part.open("ab" if start else "wb") as file,
-            tqdm(
-                desc=part.stem, total=start + length if length >= 0 else None, initial=start, unit="B",
-                unit_scale=True, disable=not progress,
-            ) as bar,
-        ):  # fmt: skip
+        total = start + length if length >= 0 else None
+        bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+        with part.open("ab" if start else "wb") as file, bar:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
-                received += len(chunk)
                 bar.update(len(chunk))
-    return received == length or length < 0, "the connection was cut"
+            received = file.tell() - start
+    return "" if received == length or length < 0 else "the connection was cut"
 
 
 def md5_of(path: Path) -> str:
@@ -298,14 +293,14 @@ def parse_archives(text: str) -> list[int]:
     """Convert "1,4-6" to [1, 4, 5, 6].
 
     Raises:
-        ValueError: the text is not a list of numbers and ranges from 1 to 12.
+        ArgumentTypeError: the text is not a list of numbers and ranges from 1 to 12.
     """
     numbers = []
     for piece in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last <= len(ARCHIVES):
-            raise ValueError(f"takes numbers from 1 to {len(ARCHIVES)}, such as 1-12 or 1,4-6, not {text!r}")
+            raise argparse.ArgumentTypeError(f"takes numbers from 1 to {len(ARCHIVES)}, such as 1,4-6, not {text!r}")
         numbers += range(first, last + 1)
     return numbers
 
@@ -343,36 +338,12 @@ The data: NIH Clinical Center, https://nihcc.app.box.com/v/ChestXray-NIHCC; cite
 """,
     )
 
-    def archives(text: str) -> list[int]:
-        try:
-            return parse_archives(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    def folder(text: str) -> str:
-        if not text:
-            raise argparse.ArgumentTypeError("needs a folder")
-        return text
-
-    def size(text: str) -> int:
-        if not re.fullmatch("[1-9][0-9]*", text):
-            raise argparse.ArgumentTypeError(f"must be a number of pixels, not {text!r}")
-        return int(text)
-
     add = parser.add_argument
-    add(
-        "--dest",
-        metavar="DIR",
-        type=folder,
-        default="data",
-        help="folder for the tables and the cache (default: %(default)s)",
-    )
-    add("--archives", metavar="LIST", type=archives, default=list(ARCHIVES), help="such as 3 or 1,4-6 (default: 1-12)")
-    add(
-        "--source", choices=("nih", "huggingface"), default="nih",
-        help="nih: NIH's .tar.gz; huggingface: a mirror's .zip, without known checksums (default: %(default)s)",
-    )  # fmt: skip
-    add("--size", metavar="N", type=size, default=256, help="side of the prepared images in pixels (default: 256)")
+    add("--dest", metavar="DIR", default="data", help="folder for the tables and the cache (default: %(default)s)")
+    add("--archives", metavar="LIST", type=parse_archives, default=[*ARCHIVES], help="such as 1,4-6 (default: 1-12)")
+    source = "nih: NIH's .tar.gz; huggingface: a mirror's .zip, without known checksums (default: %(default)s)"
+    add("--source", choices=("nih", "huggingface"), default="nih", help=source)
+    add("--size", metavar="N", type=int, default=256, help="side of the prepared images in pixels (default: 256)")
     add("--tables-only", action="store_true", help="download only the tables")
     add("--keep-originals", action="store_true", help="keep the archives in DIR/archives")
     add("--checksums", metavar="FILE", help='md5 sums that replace or add to the known ones, in lines "md5  name"')
@@ -381,19 +352,17 @@ The data: NIH Clinical Center, https://nihcc.app.box.com/v/ChestXray-NIHCC; cite
 
 def main(words: list[str] | None = None) -> int:
     """Run data_download.sh's command line; return 0, or 1 after printing one sentence."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
+    arguments = vars(_parser().parse_args(words))
+    folder, checksums = arguments.pop("dest"), arguments.pop("checksums")
     try:
+        if not folder:
+            raise InputError("--dest needs a folder")
         download(
-            arguments.dest,
-            archives=arguments.archives,
-            source=arguments.source,
-            size=arguments.size,
-            tables_only=arguments.tables_only,
-            keep_originals=arguments.keep_originals,
-            checksums=read_checksums(Path(arguments.checksums)) if arguments.checksums else None,
+            folder,
+            checksums=read_checksums(Path(checksums)) if checksums else None,
             progress=sys.stderr.isatty(),
             log=lambda message: print(message, file=sys.stderr),
+            **arguments,
         )
     except InputError as error:
         print(f"data_download.sh: {error}", file=sys.stderr)

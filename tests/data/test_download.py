@@ -328,7 +328,7 @@ def test_progress_and_time_left(server, tmp_path, capsys):
         (["--archives", "13"], "--archives"),
         (["--archives", "x; ls"], "--archives"),
         (["--source", "kaggle"], "--source"),
-        (["--size", "0"], "--size"),
+        (["--size", "0"], "size must be from 1"),
         (["--size"], "--size"),
         (["--dest", ""], "--dest"),
         (["--quick"], "--quick"),

@@ -1,15 +1,20 @@
-"""The structure that every reader of a dataset layout returns."""
+"""The structure that every reader of a dataset layout returns, and the steps that readers share."""
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ...errors import InputError
 from ...findings import XYWH
+from ..dicom import PREAMBLE, is_dicom
+from ..image_io import PILLOW_READERS, open_file
 
 BOX_COLUMNS = ["image_index", "finding", *XYWH]
 MASK_COLUMNS = ["image_index", "finding", "polygon"]
@@ -28,7 +33,8 @@ class DatasetMetadata:
         findings: names of the K findings, in the order of the labels.
         images: one row per image, indexed by `image_index`, the file name or relative path of the image; columns
             `patient_id` (int or str), where the layout has them `follow_up` (int), `age` (years, float, NaN where
-            unknown), `sex` and `view`, and one float32 column per finding: 0, 1, or NaN where unknown or uncertain.
+            unknown), `sex` and `view` (text), and one float32 column per finding: 0, 1, or NaN where unknown or
+            uncertain.
         train_val, test: names of the images of both parts, including images that are not in `images`.
         boxes: columns `image_index`, `finding`, and `x`, `y`, `w`, `h` as fractions of the image's width and height, in
             [0, 1]. Their images may be missing in `images`.
@@ -55,3 +61,81 @@ class DatasetMetadata:
             missing = image_index[int(np.argmax(rows < 0))]
             raise InputError(f"{missing} is not in the label table; use the tables of this dataset")
         return self.images[list(self.findings)].to_numpy(dtype=np.float32)[rows]
+
+
+def scale_boxes(boxes: pd.DataFrame, sizes: np.ndarray | tuple[int, int], path: Path) -> pd.DataFrame:
+    """Convert boxes from pixels to fractions of the image.
+
+    Args:
+        boxes: columns `BOX_COLUMNS`; the index tells where each box is in the file, its name what it counts ("line").
+        sizes: (N, 2) height and width of each box's image, or one pair for all.
+        path: the file of the boxes, for errors.
+
+    Returns:
+        The boxes in fractions, cut at the border of the image, in the same order with a new index.
+
+    Raises:
+        InputError: a box has no width or height, or leaves the image by more than a pixel, which rounding does not
+            explain.
+    """
+    size = np.broadcast_to(np.asarray(sizes, dtype=np.float64), (len(boxes), 2))[:, ::-1]  # width, height
+    corner, extent = boxes[["x", "y"]].to_numpy(np.float64), boxes[["w", "h"]].to_numpy(np.float64)
+    first, last = np.clip(corner, 0, size), np.clip(corner + extent, 0, size)
+    for wrong, reason in (
+        (~(extent > 0), "has no width or height"),
+        ((corner < -1) | (corner + extent > size + 1) | (first >= last), "leaves the image"),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong.any(axis=1)))
+            place, name, (width, height) = boxes.index[row], boxes["image_index"].iloc[row], size[row]
+            raise InputError(
+                f"{path}, {boxes.index.name} {place}: the box of {name} {reason}; boxes must be in pixels of the "
+                f"original image ({width:g}x{height:g})"
+            )
+    is_cut = (corner < 0) | (corner + extent > size)  # the difference of two corners would round the others
+    scaled = np.hstack([first, np.where(is_cut, last - first, extent)]) / np.hstack([size, size])
+    names = boxes[["image_index", "finding"]].reset_index(drop=True)
+    return pd.concat([names, pd.DataFrame(scaled, columns=XYWH)], axis=1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read the height and the width of an image file in pixels, without decoding it.
+
+    Raises:
+        InputError: the file is missing, broken or neither PNG, JPEG, TIFF nor DICOM.
+    """
+    try:
+        with open_file(path) as file:
+            head = file.read(PREAMBLE)
+            file.seek(0)
+            reader = next((reader for start, reader in PILLOW_READERS if head.startswith(start)), None)
+            if reader is not None:
+                with reader(file) as image:
+                    return image.height, image.width
+            if is_dicom(head, path.name):
+                from pydicom import dcmread
+
+                header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=["Rows", "Columns"])
+                return int(header.Rows), int(header.Columns)
+    except ImportError:
+        raise InputError(f"{path} is a DICOM file; to read it, run pip install pydicom python-gdcm") from None
+    except Exception as error:  # pydicom and Pillow raise a dozen types for broken bytes
+        raise InputError(f"cannot read the size of {path} ({error}); fetch it again") from error
+    raise InputError(f"{path} is neither a PNG nor a JPEG, TIFF or DICOM image; convert it")
+
+
+def split_by_hash(patients: Sequence[str]) -> np.ndarray:
+    """Select the test images of a dataset without official split: those of about 20 % of the patients.
+
+    A patient is for the test if the first 32 bits of the SHA-256 of the patient's name, modulo 5, are 0. So the split
+    depends neither on the order nor on the number of the images.
+
+    Returns:
+        (N,) bool, True for the test.
+    """
+    return np.array([int(hashlib.sha256(str(name).encode()).hexdigest()[:8], 16) % 5 == 0 for name in patients], bool)
+
+
+def warn_guess(path: Path, sentence: str) -> None:
+    """Warn of something that a reader had to assume of a file."""
+    warnings.warn(f"{path}: {sentence}", stacklevel=4)

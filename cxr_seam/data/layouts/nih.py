@@ -16,7 +16,7 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding, split_labels
-from .base import DatasetMetadata
+from .base import DatasetMetadata, scale_boxes
 from .tables import find_table, parse_floats, parse_ints, read_csv, read_text
 
 NAME = "nih"
@@ -136,7 +136,7 @@ def _read_box_table(path: Path) -> pd.DataFrame:
     table = read_csv(path)
     if list(table.columns[:2]) != ["Image Index", "Finding Label"] or table.shape[1] < 6:
         raise InputError(f"{path} does not begin with 'Image Index,Finding Label,Bbox [x,y,w,h]'; not NIH's box table")
-    boxes = pd.DataFrame({"image_index": table.iloc[:, 0].tolist()})
+    boxes = pd.DataFrame({"image_index": table.iloc[:, 0]})
     try:
         boxes["finding"] = [canonical_finding(name) for name in table.iloc[:, 1]]
     except InputError as error:
@@ -144,22 +144,12 @@ def _read_box_table(path: Path) -> pd.DataFrame:
     _check_names(boxes["image_index"].tolist(), path)
     for position, column in enumerate(XYWH, start=2):
         boxes[column] = parse_floats(table.iloc[:, position], path)
-    if flat := int((~((boxes["w"] > 0) & (boxes["h"] > 0))).sum()):
-        raise InputError(f"{path} has {flat} boxes without width or height; columns must be x, y, w, h")
-    corners = boxes[["x", "y"]].to_numpy()
-    # One pixel more is allowed, for boxes that were scaled to this size and rounded.
-    beyond = ((corners < -1) | (corners + boxes[["w", "h"]].to_numpy() > ORIGINAL_SIZE + 1)).any(axis=1)
-    if beyond.any():
-        raise InputError(
-            f"{path}: a box of {boxes['image_index'][int(np.argmax(beyond))]} leaves the image; columns must be "
-            f"x, y, w, h in pixels of {ORIGINAL_SIZE}x{ORIGINAL_SIZE}"
-        )
     if (twice := boxes.duplicated()).any():
+        row = int(np.argmax(twice))
         raise InputError(
-            f"{path} lists a box of {boxes['image_index'][int(np.argmax(twice))]} twice; fetch it again or drop one"
+            f"{path}, line {boxes.index[row]}, lists a box of {boxes['image_index'].iloc[row]} twice; drop one"
         )
-    boxes[XYWH] /= ORIGINAL_SIZE  # a power of two: no digit is lost
-    return boxes
+    return scale_boxes(boxes, (ORIGINAL_SIZE, ORIGINAL_SIZE), path)  # a power of two: no digit is lost
 
 
 def _years(cells: pd.Series) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""Read tables of datasets (CSV) and refuse broken ones with one sentence."""
+"""Read tables of datasets (CSV) and refuse broken ones with one sentence that names file and line."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import zlib
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -22,27 +24,55 @@ def find_table(folder: Path, *names: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table with commas, plain or gzipped, with every cell as text.
+def read_csv(path: Path, *, separators: str = ",") -> pd.DataFrame:
+    """Read a table, plain or gzipped, with every cell as text.
+
+    Args:
+        path: the file.
+        separators: characters that may separate cells; the most frequent one in the header does.
+
+    Returns:
+        One row per line of the file, indexed by its number in the file ("line"; the header is line 1). Lines without
+        text are left out.
 
     Raises:
         InputError: it is unreadable or empty, see also `read_text`; or a row has fewer or more cells than the header,
             for example if the file was cut.
     """
+    text = read_text(path)
+    header_text = text.lstrip().partition("\n")[0]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=max(separators, key=header_text.count), strict=True)
+    lines, rows = [], []
     try:
-        # The Python engine marks missing cells by NaN; for the C engine they equal empty cells.
-        rows = pd.read_csv(StringIO(read_text(path)), header=None, dtype=str, keep_default_na=False, engine="python")
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path} is empty; fetch it again") from None
-    except pd.errors.ParserError as error:
-        raise InputError(f"cannot read {path} as a table ({error}); fetch it again") from error
-    header = rows.iloc[0].fillna("").tolist()
-    table = rows[1:].set_axis(header, axis=1).reset_index(drop=True)
-    is_short = table.loc[:, [bool(name.strip()) for name in header]].isna().any(axis=1)
-    if is_short.any():
-        row = int(np.argmax(is_short)) + 1
-        raise InputError(f"{path}: row {row} has fewer cells than the header has names; fetch it again")
-    return table.fillna("")
+        for row in reader:
+            if len(row) > 1 or (row and row[0].strip()):
+                lines.append(reader.line_num)
+                rows.append(row)
+    except csv.Error as error:
+        raise InputError(f"cannot read {path}, line {reader.line_num}, as a table ({error}); fetch it again") from error
+    if not rows:
+        raise InputError(f"{path} is empty; fetch it again")
+    header = rows[0]
+    named = max((place for place, name in enumerate(header, 1) if name.strip()), default=0)
+    for line, row in zip(lines, rows, strict=True):
+        if not named <= len(row) or any(row[len(header) :]):
+            count = "fewer" if len(row) < named else "more"
+            raise InputError(f"{path}, line {line}, has {count} cells than the header has names; fetch it again")
+    table = [(row + [""] * (len(header) - len(row)))[: len(header)] for row in rows[1:]]
+    return pd.DataFrame(table, columns=header, index=pd.Index(lines[1:], name="line", dtype=np.int64), dtype=object)
+
+
+def require_columns(table: pd.DataFrame, names: Sequence[str], path: Path) -> None:
+    """Check that each of some columns occurs once.
+
+    Raises:
+        InputError: a column is missing or occurs several times.
+    """
+    for name in names:
+        if (count := list(table.columns).count(name)) != 1:
+            raise InputError(f"{path} has {'several columns' if count else 'no column'} {name!r}; correct its header")
+    if table.empty:
+        raise InputError(f"{path} has no row; fetch it again")
 
 
 def read_text(path: Path) -> str:
@@ -71,18 +101,37 @@ def read_text(path: Path) -> str:
 def parse_floats(cells: pd.Series, path: Path) -> np.ndarray:
     """Convert cells to (N,) float64; InputError names a cell that is not a finite number."""
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
-    wrong = ~np.isfinite(numbers)
-    if wrong.any():
-        cell = cells.iloc[int(np.argmax(wrong))]
-        raise InputError(f"{path}, column {cells.name!r}: {cell!r} is not a number; fetch it again")
+    _refuse(~np.isfinite(numbers), cells, path, "is not a number; fetch it again")
     return numbers
 
 
 def parse_ints(cells: pd.Series, path: Path) -> np.ndarray:
     """Convert cells to (N,) int64; InputError names a cell that is not a whole number below 2^53."""
     numbers = parse_floats(cells, path)
-    wrong = (numbers % 1 != 0) | (np.abs(numbers) >= 2**53)
-    if wrong.any():
-        cell = cells.iloc[int(np.argmax(wrong))]
-        raise InputError(f"{path}, column {cells.name!r}: {cell!r} is not a whole number; correct it")
+    _refuse((numbers % 1 != 0) | (np.abs(numbers) >= 2**53), cells, path, "is not a whole number; correct it")
     return numbers.astype(np.int64)
+
+
+def parse_labels(cells: pd.Series, path: Path, values: Mapping[str, float]) -> np.ndarray:
+    """Convert cells to (N,) float32 labels.
+
+    Args:
+        cells: text, indexed by line.
+        path: the file, for errors.
+        values: label of each text, in lower case and without spaces around it.
+
+    Raises:
+        InputError: a cell has another text; the error names its line.
+    """
+    codes, distinct = pd.factorize(cells)
+    texts = [cell.strip().lower() for cell in distinct]
+    allowed = ", ".join(text or "empty" for text in values)
+    _refuse(np.array([text not in values for text in texts], dtype=bool)[codes], cells, path, f"is none of: {allowed}")
+    return np.array([values[text] for text in texts], dtype=np.float32)[codes]
+
+
+def _refuse(wrong: np.ndarray, cells: pd.Series, path: Path, sentence: str) -> None:
+    """Raise an InputError that names the first wrong cell."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{path}, line {cells.index[row]}, column {cells.name!r}: {cells.iloc[row]!r} {sentence}")

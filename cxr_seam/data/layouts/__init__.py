@@ -1,1 +1,48 @@
-"""Read the tables of a dataset: one reader for each layout, all of which return a `DatasetMetadata`."""
+"""Read the tables of a dataset: one reader for each layout, all of which return a `DatasetMetadata`.
+
+A reader is a module with `NAME`, `TABLES` (the files by which its layout is known, in words), `matches(folder)` and
+`load_metadata(folder)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InputError
+from . import nih, simple
+from .base import DatasetMetadata
+
+READERS = {reader.NAME: reader for reader in (nih, simple)}
+"""The readers by the names of their layouts."""
+
+
+def load_dataset(folder: str | Path, *, layout: str | None = None) -> DatasetMetadata:
+    """Read the labels, the split and the boxes of a dataset.
+
+    Args:
+        folder: the folder with the dataset's tables.
+        layout: a key of `READERS`; None: detect the layout from the files in the folder.
+
+    Raises:
+        InputError: the layout is unknown, no layout or several match; else see `load_metadata` of the reader.
+    """
+    if layout is None:
+        layout = detect_layout(Path(folder))
+    if layout not in READERS:
+        raise InputError(f"unknown layout {layout!r}; the known ones are {', '.join(READERS)}")
+    return READERS[layout].load_metadata(folder)
+
+
+def detect_layout(folder: Path) -> str:
+    """Return the name of the layout whose tables a folder contains.
+
+    Raises:
+        InputError: no layout matches, or several do.
+    """
+    names = [name for name, reader in READERS.items() if reader.matches(folder)]
+    if not names:
+        wanted = "; ".join(f"{reader.TABLES} ({name})" for name, reader in READERS.items())
+        raise InputError(f"{folder} has none of these tables: {wanted}; see docs/own-data.md")
+    if len(names) > 1:
+        raise InputError(f"{folder} has the tables of {' and '.join(names)}; choose one with layout=")
+    return names[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 from ...errors import InputError
 from ...findings import XYWH
 from ..dicom import PREAMBLE, is_dicom
-from ..image_io import PILLOW_READERS, open_file
+from ..image_io import PILLOW_READERS, SUFFIXES, first_names, open_file, sort_files
 
 BOX_COLUMNS = ["image_index", "finding", *XYWH]
 MASK_COLUMNS = ["image_index", "finding", "polygon"]
@@ -122,6 +122,81 @@ def image_size(path: Path) -> tuple[int, int]:
     except Exception as error:  # pydicom and Pillow raise a dozen types for broken bytes
         raise InputError(f"cannot read the size of {path} ({error}); fetch it again") from error
     raise InputError(f"{path} is neither a PNG nor a JPEG, TIFF or DICOM image; convert it")
+
+
+def scale_boxes_by_files(boxes: pd.DataFrame, files: Mapping[str, Path], path: Path) -> pd.DataFrame:
+    """Convert boxes from pixels to fractions, with the sizes in the headers of the boxed images.
+
+    Boxes of images without a file are left out with a warning.
+
+    Args:
+        boxes: see `scale_boxes`.
+        files: the files of images by `image_index`.
+        path: the file of the boxes, for errors.
+    """
+    exists = boxes["image_index"].isin(files.keys())
+    if missing := list(dict.fromkeys(boxes["image_index"][~exists])):
+        warn_guess(path, f"boxes of {len(missing)} images without a file are left out: {first_names(missing)}")
+    boxes = boxes[exists]
+    sizes = {name: image_size(files[name]) for name in boxes["image_index"].unique()}
+    return scale_boxes(boxes, np.array([sizes[name] for name in boxes["image_index"]]).reshape(-1, 2), path)
+
+
+class ImageFiles:
+    """The image files of a dataset, found by names that may differ in suffix, case or, without folder, in the folder.
+
+    Attributes:
+        root: the folder `images` of the dataset, or the dataset's folder without it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "images" if (folder / "images").is_dir() else folder
+        self._files: dict[tuple[str, str], list[Path]] = {}
+        for path in sort_files(self.root)[0]:
+            for key in self._keys(path.relative_to(self.root).as_posix(), with_folder=False):
+                self._files.setdefault(key, []).append(path)
+
+    def find(self, name: str) -> tuple[str, Path | None]:
+        """Return the `image_index` of a name in a table, and its file.
+
+        The index is the path of the file below `root`. A name without a file is its own index.
+
+        Raises:
+            InputError: several files may be meant.
+        """
+        name = name.replace("\\", "/").removeprefix("./")
+        if self.root.name == "images":
+            name = name.removeprefix("images/")
+        keys = self._keys(name, with_folder="/" in name)
+        files = next((self._files[key] for key in keys if key in self._files), [])
+        if not files:
+            return name, None
+        if len(files) > 1:
+            raise InputError(f"{name} may be {first_names(files)}; write the path of the file into the table")
+        return files[0].relative_to(self.root).as_posix(), files[0]
+
+    def find_all(self, names: pd.Series, path: Path) -> tuple[list[str], dict[str, Path]]:
+        """Find the images of a column of a table; guessed files give one warning.
+
+        Returns:
+            The `image_index` of each name, and the files that exist by `image_index`.
+        """
+        found = {name: self.find(name) for name in names.unique()}
+        if guessed := [f"{name} is {index}" for name, (index, _) in found.items() if not _ends_with(name, index)]:
+            warn_guess(path, f"{len(guessed)} images have another name than their file: {first_names(guessed)}")
+        return [found[name][0] for name in names], {index: file for index, file in found.values() if file is not None}
+
+    @staticmethod
+    def _keys(name: str, *, with_folder: bool) -> list[tuple[str, str]]:
+        """Return what may be compared of a path, the most exact first."""
+        lower = name.lower()
+        stem = next((lower[: -len(suffix)] for suffix in SUFFIXES if lower.endswith(suffix)), lower)
+        keys = [("path", name), ("path in lower case", lower), ("path without suffix", stem)]
+        return keys if with_folder else [*keys, ("stem", stem.rpartition("/")[2])]
+
+
+def _ends_with(name: str, index: str) -> bool:
+    return name.replace("\\", "/").lower().endswith(index.lower())
 
 
 def split_by_hash(patients: Sequence[str]) -> np.ndarray:

@@ -24,6 +24,7 @@ LABEL_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 TRAIN_VAL_LIST = "train_val_list.txt"
 TEST_LIST = "test_list.txt"
 BOX_TABLE = "BBox_List_2017.csv"
+TABLES = " or ".join(LABEL_TABLES)
 
 # Our column name and its names in the releases.
 _COLUMNS = {

@@ -62,16 +62,16 @@ def read_csv(path: Path, *, separators: str = ",") -> pd.DataFrame:
     return pd.DataFrame(table, columns=header, index=pd.Index(lines[1:], name="line", dtype=np.int64), dtype=object)
 
 
-def require_columns(table: pd.DataFrame, names: Sequence[str], path: Path) -> None:
-    """Check that each of some columns occurs once.
+def require_columns(table: pd.DataFrame, names: Sequence[str], path: Path, *, may_be_empty: bool = False) -> None:
+    """Check that each of some columns occurs once, and that the table has a row.
 
     Raises:
-        InputError: a column is missing or occurs several times.
+        InputError: a column is missing or occurs several times, or the table has no row and `may_be_empty` is False.
     """
     for name in names:
         if (count := list(table.columns).count(name)) != 1:
             raise InputError(f"{path} has {'several columns' if count else 'no column'} {name!r}; correct its header")
-    if table.empty:
+    if table.empty and not may_be_empty:
         raise InputError(f"{path} has no row; fetch it again")
 
 
@@ -101,14 +101,14 @@ def read_text(path: Path) -> str:
 def parse_floats(cells: pd.Series, path: Path) -> np.ndarray:
     """Convert cells to (N,) float64; InputError names a cell that is not a finite number."""
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
-    _refuse(~np.isfinite(numbers), cells, path, "is not a number; fetch it again")
+    refuse_cells(~np.isfinite(numbers), cells, path, "is not a number; fetch it again")
     return numbers
 
 
 def parse_ints(cells: pd.Series, path: Path) -> np.ndarray:
     """Convert cells to (N,) int64; InputError names a cell that is not a whole number below 2^53."""
     numbers = parse_floats(cells, path)
-    _refuse((numbers % 1 != 0) | (np.abs(numbers) >= 2**53), cells, path, "is not a whole number; correct it")
+    refuse_cells((numbers % 1 != 0) | (np.abs(numbers) >= 2**53), cells, path, "is not a whole number; correct it")
     return numbers.astype(np.int64)
 
 
@@ -126,12 +126,21 @@ def parse_labels(cells: pd.Series, path: Path, values: Mapping[str, float]) -> n
     codes, distinct = pd.factorize(cells)
     texts = [cell.strip().lower() for cell in distinct]
     allowed = ", ".join(text or "empty" for text in values)
-    _refuse(np.array([text not in values for text in texts], dtype=bool)[codes], cells, path, f"is none of: {allowed}")
+    refuse_cells(
+        np.array([text not in values for text in texts], dtype=bool)[codes], cells, path, f"is none of: {allowed}"
+    )
     return np.array([values[text] for text in texts], dtype=np.float32)[codes]
 
 
-def _refuse(wrong: np.ndarray, cells: pd.Series, path: Path, sentence: str) -> None:
-    """Raise an InputError that names the first wrong cell."""
+def parse_texts(cells: pd.Series, path: Path) -> pd.Series:
+    """Remove spaces around cells; InputError names an empty cell."""
+    cells = cells.str.strip()
+    refuse_cells(cells == "", cells, path, "is empty; fill it in or delete the line")
+    return cells
+
+
+def refuse_cells(wrong: np.ndarray | pd.Series, cells: pd.Series, path: Path, sentence: str) -> None:
+    """Raise an InputError that names the first wrong cell of a column; `wrong` is (N,) bool."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(f"{path}, line {cells.index[row]}, column {cells.name!r}: {cells.iloc[row]!r} {sentence}")

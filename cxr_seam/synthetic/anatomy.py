@@ -7,8 +7,9 @@ is the patient's right (left in the image), side 1 the left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from .drawing import (
@@ -18,11 +19,14 @@ from .drawing import (
     X,
     Y,
     branching_tree,
+    depth_inside,
+    ellipse,
     gaussian_blur,
     noise,
     polygon,
     polylines,
     smooth_outline,
+    soft_edge,
 )
 
 
@@ -68,23 +72,45 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Thorax:
+class Frame:
+    """The lengths of one chest by which its organs and bones are drawn, in grid pixels."""
+
+    body: Body
+    width: float  # half width of the thorax
+    domes: tuple[float, float]  # y of the diaphragm's tops
+    angles: tuple[float, float]  # y of the costophrenic angles
+    supine: bool
+
+    @property
+    def height(self) -> float:
+        """Height of the right lung from the apex to the top of the diaphragm."""
+        return self.domes[0] - self.body.apex
+
+    @property
+    def hila(self) -> tuple[tuple[float, float], ...]:
+        """Points x, y where the vessels enter the right and the left lung."""
+        heights = (self.body.apex + share * self.height for share in (0.50, 0.46))
+        return tuple((MIDLINE + sign * 0.25 * self.width, y) for sign, y in zip(SIDES, heights, strict=True))
+
+    def line(self, sign: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return points (n, 2): `x` (n,) from the midline in half widths of the thorax, `y` (n,) in pixels."""
+        return np.stack([MIDLINE + sign * x * self.width, y], 1)
+
+
+@dataclass(frozen=True)
+class Thorax(Frame):
     """A healthy chest: maps of absorption, float32 (512, 512) each, and landmarks.
 
     The absorption of the chest is `solid - air + vessels + bones`; that of the mediastinum is about 1.
     """
 
-    body: Body
     solid: np.ndarray  # soft tissue, heart, mediastinum, abdomen
     air: np.ndarray  # absorption that the air of the lungs removes, >= 0
     vessels: np.ndarray  # branching vessels, within the lungs
     bones: np.ndarray
     lungs: tuple[np.ndarray, np.ndarray]  # bool masks (right, left), heart not cut out
     heart: np.ndarray  # outline of the heart, (n, 2) points x, y
-    domes: tuple[float, float]  # y of the diaphragm's tops
-    angles: tuple[float, float]  # y of the costophrenic angles
-    hila: tuple[tuple[float, float], ...]
-    rows: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (512, 2) first and last x of each lung, NaN outside
+    rows: tuple[np.ndarray, np.ndarray]  # (512, 2) first and last x of each lung, NaN outside
 
     @property
     def cardiothoracic_ratio(self) -> float:
@@ -112,34 +138,31 @@ def build_thorax(
     """
     rng = np.random.default_rng(body.texture)
     supine = view == "AP"
-    width = body.half_width * (1 + 0.05 * hyperinflation)
     lift = (10 if supine else 0) - 30 * hyperinflation
     domes = (body.dome - lift, body.dome - lift + body.dome_drop)
     depth = body.angle_depth * (1 - 0.55 * hyperinflation)
     angles = (domes[0] + depth, domes[1] + depth - 3)
-    height = domes[0] - body.apex
+    frame = Frame(body, body.half_width * (1 + 0.05 * hyperinflation), domes, angles, supine)
     if heart_ratio is None:
         heart_ratio = (body.heart_ratio + (0.025 if supine else 0)) * (1 - 0.16 * hyperinflation)
 
-    outlines = [_lung_outline(body, side, width, domes[side], angles[side]) for side in (0, 1)]
-    soft = [polygon(outline) for outline in outlines]
-    heart = _heart_outline(body, width, height, domes, heart_ratio)
-    hila = tuple(
-        (MIDLINE + sign * 0.25 * width, body.apex + share * height)
-        for sign, share in zip(SIDES, (0.50, 0.46), strict=True)
-    )
-    silhouette = _silhouette(body, width)
-    middle = _mediastinum(body, width, height, heart)
-    solid = _soft_tissue(rng, body, width, silhouette) + middle
-    solid += _abdomen(rng, body, width, domes, angles) * silhouette
-    solid -= _airways(body, width, height, hila)
+    soft = [polygon(_lung_outline(frame, side)) for side in (0, 1)]
+    heart = _heart_outline(frame, heart_ratio)
+    silhouette = _silhouette(frame)
+    middle = _mediastinum(frame, heart)
+    solid = _soft_tissue(rng, frame, silhouette) + middle
+    solid += _abdomen(rng, frame) * silhouette
+    solid -= _airways(frame)
     if body.breasts:
-        solid += _breasts(body, width, domes[0]) * silhouette
-    air, vessels = _lung_fields(rng, soft, np.clip(middle / 0.25, 0, 1), hila, width, hyperinflation)
-    bones = _skeleton(rng, body, width=width, height=height, bottom=angles[0], supine=supine) * silhouette
+        solid += _breasts(frame) * silhouette
+    air, vessels = _lung_fields(rng, frame, soft, np.clip(middle / 0.25, 0, 1), hyperinflation)
+    bones = _skeleton(rng, frame) * silhouette
     lungs = (soft[0] > 0.5, soft[1] > 0.5)
     rows = (_extent(lungs[0]), _extent(lungs[1]))
-    return Thorax(body, solid.astype(np.float32), air, vessels, bones, lungs, heart, domes, angles, hila, rows)
+    return Thorax(
+        **vars(frame), solid=solid.astype(np.float32), air=air, vessels=vessels, bones=bones, lungs=lungs, heart=heart,
+        rows=rows,
+    )  # fmt: skip
 
 
 def _extent(mask: np.ndarray) -> np.ndarray:
@@ -154,37 +177,31 @@ def _diaphragm(u: np.ndarray, dome: float, angle: float) -> np.ndarray:
     return dome + (angle - dome) * outer**2.3 + 10 * inner**2
 
 
-def _lung_outline(body: Body, side: int, width: float, dome: float, angle: float) -> np.ndarray:
+def _lung_outline(frame: Frame, side: int) -> np.ndarray:
     """Outline one lung: down the ribs, along the diaphragm, up the mediastinum behind the heart."""
-    top, span = body.apex, angle - body.apex
+    top, dome, angle = frame.body.apex, frame.domes[side], frame.angles[side]
     wall = [(0, 0.40), (0.015, 0.53), (0.06, 0.65), (0.15, 0.77), (0.3, 0.88), (0.5, 0.955), (0.75, 0.995), (1, 1)]
     inner = [(0.02, 0.29), (0.08, 0.18), (0.2, 0.145), (0.5, 0.12), (0.8, 0.10)]
     u = np.linspace(0.985, 0.12, 24)
-    points = [(x, top + t * span) for t, x in wall] + list(zip(u, _diaphragm(u, dome, angle), strict=True))
+    points = [(x, top + t * (angle - top)) for t, x in wall] + [*zip(u, _diaphragm(u, dome, angle), strict=True)]
     points += [(x, top + t * (dome + 10 - top)) for t, x in reversed(inner)]
-    return smooth_outline([(MIDLINE + SIDES[side] * x * width, y) for x, y in points], steps=6)
+    return smooth_outline(frame.line(SIDES[side], *np.transpose(points)), steps=6)
 
 
-def _heart_outline(body: Body, width: float, height: float, domes: tuple, ratio: float) -> np.ndarray:
+def _heart_outline(frame: Frame, ratio: float) -> np.ndarray:
     """Outline the heart, as wide as `ratio` times the thorax: right atrium, apex of the left ventricle, waist."""
-    a, total = body.apex, 2 * ratio * width
-    left, right = body.heart_tilt * total, (1 - body.heart_tilt) * total
-    low = 0.5 * (domes[0] + domes[1])
+    width, height, a = frame.width, frame.height, frame.body.apex
+    total = 2 * ratio * width
+    left, right = frame.body.heart_tilt * total, (1 - frame.body.heart_tilt) * total
+    low = 0.5 * (frame.domes[0] + frame.domes[1])
     large = max(0.0, ratio - 0.45) * 0.9
     points = [
-        (-0.13 * width, a + 0.42 * height),
-        (-0.14 * width - 0.2 * right, a + (0.58 - large / 3) * height),
-        (-0.98 * right, a + 0.77 * height),
-        (-0.92 * right, low - 12),
-        (-0.45 * right, low + 18),
-        (0.35 * left, low + 24),
-        (0.86 * left, low + 14),
-        (left, low - 10),
-        (0.93 * left, a + 0.83 * height),
+        (-0.13 * width, a + 0.42 * height), (-0.14 * width - 0.2 * right, a + (0.58 - large / 3) * height),
+        (-0.98 * right, a + 0.77 * height), (-0.92 * right, low - 12), (-0.45 * right, low + 18),
+        (0.35 * left, low + 24), (0.86 * left, low + 14), (left, low - 10), (0.93 * left, a + 0.83 * height),
         (0.70 * left, a + (0.67 - large / 2) * height),
-        (0.36 * left + 0.05 * width, a + (0.53 - large / 2) * height),
-        (0.17 * width, a + 0.43 * height),
-    ]
+        (0.36 * left + 0.05 * width, a + (0.53 - large / 2) * height), (0.17 * width, a + 0.43 * height),
+    ]  # fmt: skip
     outline = smooth_outline(points)
     outline[:, 0] *= total / np.ptp(outline[:, 0])
     return outline + [MIDLINE, 0]
@@ -195,223 +212,192 @@ def _mirrored(points: list[tuple[float, float]]) -> np.ndarray:
     return smooth_outline([(MIDLINE + x, y) for x, y in points] + [(MIDLINE - x, y) for x, y in points[::-1]], steps=6)
 
 
-def _silhouette(body: Body, width: float) -> np.ndarray:
+def _silhouette(frame: Frame) -> np.ndarray:
     """Draw the silhouette of neck, shoulders, trunk and arms, float32 in [0, 1]."""
-    side, top, axilla = width + 8 + body.soft_tissue, body.apex, body.axilla
-    half = [(78, -60), (78, -20), (84, top - 58), (108, top - 40), (150, top - 26), (205, top - 12), (246, top + 22)]
-    half += [
-        (290, top + 70),
-        (360, axilla + 40),
-        (330, axilla + 190),
-        (side + 26, axilla + 60),
-        (side + 14, axilla + 8),
-    ]
-    half += [(side + 2, axilla + 70), (side, axilla + 160), (side - 4, 560), (side - 4, 640)]
-    return polygon(_mirrored(half))
+    side, top, axilla = frame.width + 8 + frame.body.soft_tissue, frame.body.apex, frame.body.axilla
+    neck = [(78, -60), (78, -20), (84, top - 58), (108, top - 40), (150, top - 26), (205, top - 12), (246, top + 22)]
+    arm = [(290, top + 70), (360, axilla + 40), (330, axilla + 190), (side + 26, axilla + 60), (side + 14, axilla + 8)]
+    trunk = [(side + 2, axilla + 70), (side, axilla + 160), (side - 4, 560), (side - 4, 640)]
+    return polygon(_mirrored(neck + arm + trunk))
 
 
-def _soft_tissue(rng: np.random.Generator, body: Body, width: float, silhouette: np.ndarray) -> np.ndarray:
+def _soft_tissue(rng: np.random.Generator, frame: Frame, silhouette: np.ndarray) -> np.ndarray:
     """Draw muscle and fat, thinner towards the skin, with noise."""
-    import cv2
-
-    padded = cv2.copyMakeBorder((silhouette > 0.5).astype(np.uint8), 0, 40, 40, 40, cv2.BORDER_REPLICATE)
-    inside = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[:GRID, 40 : GRID + 40]
-    solid = 0.66 * (1 - np.exp(-gaussian_blur(inside, 3) / 26))
-    solid += 0.016 * noise(rng, grain=70) + 0.04 * np.exp(-(((np.abs(X - MIDLINE) - width - 10) / 14) ** 2))
+    padded = cv2.copyMakeBorder(silhouette, 0, 40, 40, 40, cv2.BORDER_REPLICATE)
+    solid = 0.66 * (1 - np.exp(-gaussian_blur(depth_inside(padded)[:GRID, 40 : GRID + 40], 3) / 26))
+    solid += 0.016 * noise(rng, grain=70) + 0.04 * np.exp(-(((np.abs(X - MIDLINE) - frame.width - 10) / 14) ** 2))
     return solid * silhouette
 
 
-def _abdomen(rng: np.random.Generator, body: Body, width: float, domes: tuple, angles: tuple) -> np.ndarray:
+def _abdomen(rng: np.random.Generator, frame: Frame) -> np.ndarray:
     """Draw liver, spleen and bowel below the diaphragm, with gas in the stomach and the colon."""
+    width, domes = frame.width, frame.domes
     u = np.abs(X[0] - MIDLINE) / width
-    edge = np.where(X[0] < MIDLINE, _diaphragm(u, domes[0], angles[0]), _diaphragm(u, domes[1], angles[1]))
-    edge = edge.astype(np.float32)
-    blur = 1.0 + 16 * np.clip((u - 0.985) / 0.05, 0, 1) + 14 * np.clip((0.16 - u) / 0.06, 0, 1)
-    below = 1 / (1 + np.exp(((edge - Y) / blur).clip(-30, 30)))
-    flank = 1 / (1 + np.exp(((u * width - width - 0.5 * body.soft_tissue) / 7).clip(-30, 30)))
+    right, left = (_diaphragm(u, dome, angle) for dome, angle in zip(domes, frame.angles, strict=True))
+    edge = np.where(X[0] < MIDLINE, right, left).astype(np.float32)
+    below = soft_edge(edge - Y, 1.0 + 16 * np.clip((u - 0.985) / 0.05, 0, 1) + 14 * np.clip((0.16 - u) / 0.06, 0, 1))
+    flank = soft_edge(u * width - width - 0.5 * frame.body.soft_tissue, 7)
     belly = below * flank * (0.16 + 0.07 * np.clip((Y - domes[0]) / 70, 0, 1.5))
     rx, ry = rng.uniform(20, 40), rng.uniform(14, 26)
     x, y = MIDLINE + rng.uniform(0.3, 0.55) * width, domes[1] + rng.uniform(26, 36)
-    t = np.linspace(np.pi, 2 * np.pi, 20)  # a dome of gas over a level line
-    gas = gaussian_blur(polygon(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1)), 1.5) * float(
-        rng.choice((0.0, 0.12, 0.22))
-    )
+    stomach = polygon(ellipse(x, y, rx, ry, np.linspace(np.pi, 2 * np.pi, 20)))  # a dome of gas over a level line
+    gas = gaussian_blur(stomach, 1.5) * float(rng.choice((0.0, 0.12, 0.22)))
     colon = np.clip((Y - domes[1] - 45) / 30, 0, 1) * np.clip((X - MIDLINE) / 50 + 0.6, 0, 1) * flank
     gas += 0.08 * gaussian_blur(np.clip(noise(rng, grain=24) - 1.3, 0, 1.2), 2) * colon
     return belly - gas * below
 
 
-def _mediastinum(body: Body, width: float, height: float, heart: np.ndarray) -> np.ndarray:
+def _mediastinum(frame: Frame, heart: np.ndarray) -> np.ndarray:
     """Draw great vessels, aortic knob and heart; where they overlap, the maximum counts."""
-    import cv2
-
+    apex, width, height, knob = frame.body.apex, frame.width, frame.height, frame.body.aortic_knob
     half = [(0.15, -0.35), (0.155, 0.0), (0.15, 0.2), (0.17, 0.4), (0.165, 0.62), (0.15, 1.1)]
-    band = polygon(_mirrored([(x * width, body.apex + y * height) for x, y in half]))
-    knob = smooth_outline([
-        (MIDLINE + 0.09 * width + 1.3 * body.aortic_knob * np.cos(t),
-         body.apex + 0.345 * height + 1.5 * body.aortic_knob * np.sin(t))
-        for t in np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    ])  # fmt: skip
-    pump, low = polygon(heart), body.apex + height
-    thick = gaussian_blur(cv2.distanceTransform((pump > 0.5).astype(np.uint8), cv2.DIST_L2, 3), 3)
-    heart_shadow = (
-        gaussian_blur(pump, 1.2) * np.clip((low - Y) / 40 + 1, 0.3, 1) * (0.14 + 0.12 * (1 - np.exp(-thick / 24)))
-    )
-    great = np.maximum(gaussian_blur(0.15 * band, 4), gaussian_blur(0.16 * polygon(knob), 2.2))
-    return np.maximum(great, heart_shadow)
+    band = polygon(_mirrored([(x * width, apex + y * height) for x, y in half]))
+    turn = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    arch = polygon(smooth_outline(ellipse(MIDLINE + 0.09 * width, apex + 0.345 * height, 1.3 * knob, 1.5 * knob, turn)))
+    pump = polygon(heart)
+    thick = 0.14 + 0.12 * (1 - np.exp(-gaussian_blur(depth_inside(pump), 3) / 24))
+    heart_shadow = gaussian_blur(pump, 1.2) * np.clip((apex + height - Y) / 40 + 1, 0.3, 1) * thick
+    return np.maximum(np.maximum(gaussian_blur(0.15 * band, 4), gaussian_blur(0.16 * arch, 2.2)), heart_shadow)
 
 
-def _airways(body: Body, width: float, height: float, hila: tuple) -> np.ndarray:
+def _airways(frame: Frame) -> np.ndarray:
     """Draw trachea and main bronchi: the absorption that their air removes."""
-    carina = (MIDLINE + 2, body.apex + 0.40 * height)
-    tube = polylines([np.array([(MIDLINE + 1, -40), (MIDLINE + 3, body.apex + 40), carina])], width=17)
-    mains = [np.array([carina, (0.35 * x + 0.65 * carina[0], 0.5 * (y + carina[1])), (x, y)]) for x, y in hila]
-    polylines(mains, width=9, canvas=tube, value=200)
-    return 0.12 * gaussian_blur(tube, 2.2)
+    apex = frame.body.apex
+    carina = (MIDLINE + 2, apex + 0.40 * frame.height)
+    tube = polylines([np.array([(MIDLINE + 1, -40), (MIDLINE + 3, apex + 40), carina])], width=17)
+    mains = [np.array([carina, (0.35 * x + 0.65 * carina[0], 0.5 * (y + carina[1])), (x, y)]) for x, y in frame.hila]
+    return 0.12 * gaussian_blur(polylines(mains, width=9, canvas=tube, value=200), 2.2)
 
 
-def _breasts(body: Body, width: float, dome: float) -> np.ndarray:
+def _breasts(frame: Frame) -> np.ndarray:
     """Draw two breasts, denser towards their lower border."""
-    shape = ((0, -0.9), (0.8, -0.6), (1, 0.1), (0.75, 0.75), (0, 1), (-0.75, 0.75), (-0.95, 0.1), (-0.7, -0.5))
-    out = np.zeros((GRID, GRID), np.float32)
-    for sign in SIDES:
-        outline = [(MIDLINE + sign * (0.62 + 0.46 * x) * width, dome - 36 + 88 * y) for x, y in shape]
-        out += polygon(smooth_outline(outline))
-    return body.breasts * gaussian_blur(out, 2.5) * np.clip((Y - dome + 120) / 130, 0, 1)
+    shape = [(0, -0.9), (0.8, -0.6), (1, 0.1), (0.75, 0.75), (0, 1), (-0.75, 0.75), (-0.95, 0.1), (-0.7, -0.5)]
+    x, y = np.transpose(shape)
+    dome = frame.domes[0]
+    pair = sum(polygon(smooth_outline(frame.line(sign, 0.62 + 0.46 * x, dome - 36 + 88 * y))) for sign in SIDES)
+    return frame.body.breasts * gaussian_blur(pair, 2.5) * np.clip((Y - dome + 120) / 130, 0, 1)
 
 
 def _lung_fields(
-    rng: np.random.Generator, soft: list, central: np.ndarray, hila: tuple, width: float, hyperinflation: float
+    rng: np.random.Generator, frame: Frame, soft: list, central: np.ndarray, hyperinflation: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the air of both lungs and the vessels in it."""
-    import cv2
-
     both = np.maximum(*soft)
-    rim = cv2.distanceTransform((both > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    shape = both * (0.42 + 0.58 * (1 - np.exp(-rim / 16)))
+    shape = both * (0.42 + 0.58 * (1 - np.exp(-depth_inside(both) / 16)))
     air = 0.40 * (1 + 0.22 * hyperinflation) * gaussian_blur(shape, 0.8) * (1 - 0.80 * central)
     canvas = np.zeros((GRID, GRID), np.uint8)
     reach, lumps = np.zeros((GRID, GRID), np.float32), (1 + 0.3 * noise(rng, grain=8)).clip(0, 1.7)
-    for side, (x, y) in enumerate(hila):
+    for side, (x, y) in enumerate(frame.hila):
         fan = np.array([-1.5, -1.25, -0.95, -0.6, -0.15, 0.3, 0.65, 0.9, 1.15, 1.35, 1.55]) + rng.normal(0, 0.1, 11)
         roots = np.stack([x + rng.normal(0, 4, 11), y + 6 + 28 * np.sin(fan) + rng.normal(0, 3, 11)], 1)
-        tree = branching_tree(rng, roots, fan if side == 1 else np.pi - fan, length=0.60 * width)
+        tree = branching_tree(rng, roots, fan if side == 1 else np.pi - fan, length=0.60 * frame.width)
         for generation, value in ((2, 80), (1, 120), (0, 160)):
-            polylines(
-                [t[4:] for t in tree[generation]], width=max(1, 2 - generation), canvas=canvas, value=value * 2 // 3
-            )
-            polylines([t[:5] for t in tree[generation]], width=max(1, 3 - generation), canvas=canvas, value=value)
+            thin, thick = max(1, 2 - generation), max(1, 3 - generation)
+            polylines([track[4:] for track in tree[generation]], width=thin, canvas=canvas, value=value * 2 // 3)
+            polylines([track[:5] for track in tree[generation]], width=thick, canvas=canvas, value=value)
         half = slice(0, 256) if side == 0 else slice(256, GRID)
         across, down = X[:, half] - x, Y - y
         blob = np.exp(-((across / 14) ** 2)) * np.exp(-((down / 27) ** 2))
-        reach[:, half] = np.exp(-np.hypot(across, down * 0.85) / (0.45 * width)) + 0.3 * blob
+        reach[:, half] = np.exp(-np.hypot(across, down * 0.85) / (0.45 * frame.width)) + 0.3 * blob
         canvas[:, half] = np.maximum(canvas[:, half], (150 * blob * lumps[:, half]).astype(np.uint8))
     vessels = gaussian_blur(canvas, 1.0) * (0.10 + 0.50 * reach) * (1 - 0.5 * hyperinflation) * 0.38
     vessels += 0.009 * noise(rng, grain=6)
     return air, (vessels * shape * (1 - 0.6 * central)).astype(np.float32)
 
 
-def _skeleton(
-    rng: np.random.Generator, body: Body, *, width: float, height: float, bottom: float, supine: bool
-) -> np.ndarray:
-    """Draw all bones, float32 (512, 512); lengths in grid pixels.
+def _skeleton(rng: np.random.Generator, frame: Frame) -> np.ndarray:
+    """Draw all bones, float32 (512, 512).
 
     Posterior ribs run nearly level from the spine and fall along the chest wall; anterior ribs fall further towards the
     sternum and fade where they become cartilage.
     """
-    hind, front = _ribs(rng, body, width, height, bottom)
-    aside = np.abs(X - MIDLINE) / width
+    body, bottom = frame.body, frame.angles[0]
+    hind, front = _ribs(rng, frame)
+    aside = np.abs(X - MIDLINE) / frame.width
     ribs = gaussian_blur(_tubes(hind, 11), 0.8) * np.clip((aside - 0.02) / 0.22, 0.25, 1)
     ribs += 0.5 * gaussian_blur(_tubes(front, 12), 1.2) * np.clip((aside - 0.25) / 0.4, 0, 1)
-    t = Y[:, 0]
-    wall = (_wall(body, bottom, t) * width).astype(np.float32)[:, None]
-    outside = np.abs(X - MIDLINE) - wall
+    outside = np.abs(X - MIDLINE) - (_wall(frame, Y) * frame.width).astype(np.float32)
     ribs *= np.clip(2.6 - outside / 2.5, 0, 1)  # ribs seen along their length: a smooth rim
     ribs += 0.55 * np.exp(-(((outside - 3) / 3.2) ** 2)) * (Y > body.apex + 4) * np.clip((bottom + 60 - Y) / 60, 0, 1)
     ribs *= np.clip((bottom + 95 - Y) / 110, 0.15, 1)
     bones = body.rib_contrast * ribs
-    bones += _clavicles(rng, body, width, height, supine) + _shoulders(body, width, supine) + _spine(rng, body)
+    bones += _clavicles(rng, frame) + _shoulders(frame) + _spine(body)
     return bones.astype(np.float32)
 
 
 def _tubes(lines: list[np.ndarray], width: int) -> np.ndarray:
     """Draw long bones: a bright rim around darker marrow."""
-    canvas = polylines(lines, width=width)
-    return polylines(lines, width=width - 4, canvas=canvas, value=180)
+    return polylines(lines, width=width - 4, canvas=polylines(lines, width=width), value=180)
 
 
-def _wall(body: Body, bottom: float, y: np.ndarray) -> np.ndarray:
+def _wall(frame: Frame, y: np.ndarray) -> np.ndarray:
     """Return the half width of the rib cage at y, as a fraction of the largest."""
-    t = (y - body.apex) / (bottom - body.apex)
+    t = (y - frame.body.apex) / (frame.angles[0] - frame.body.apex)
     share = [0.40, 0.53, 0.67, 0.79, 0.895, 0.965, 1.005, 1.01, 0.99]
     return np.interp(t, [-0.03, 0, 0.06, 0.15, 0.3, 0.5, 0.75, 1, 1.4], share)
 
 
-def _ribs(
-    rng: np.random.Generator, body: Body, width: float, height: float, bottom: float
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _ribs(rng: np.random.Generator, frame: Frame) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the lines of the posterior and the anterior ribs."""
     hind, front = [], []
-    gap = (height + 62) / 10.2
-    u = np.linspace(0, 1, 26)
+    gap = (frame.height + 62) / 10.2
+    u, v = np.linspace(0, 1, 26), np.linspace(0, 1, 16)
     for sign in SIDES:
         wobble = rng.normal(0, 1.2, 12)
         for rib in range(12):
-            start = body.apex + 4 + gap * (rib + 0.1) + wobble[rib]
+            start = frame.body.apex + 4 + gap * (rib + 0.1) + wobble[rib]
             drop = np.interp(rib, [0, 2, 5, 10], [24, 42, 62, 84])
             y = start - 12 * np.sin(np.pi * u * 0.9) + drop * u**2.6
-            edge = _wall(body, bottom, y) + 0.012
-            x = 0.08 + (edge - 0.08) * np.sin(u * np.pi / 2) ** 0.92
-            hind.append(np.stack([MIDLINE + sign * x * width, y], 1))
+            edge = _wall(frame, y) + 0.012
+            hind.append(frame.line(sign, 0.08 + (edge - 0.08) * np.sin(u * np.pi / 2) ** 0.92, y))
             if rib < 7:  # the front end of the same rib
                 fall = np.interp(rib, [0, 1, 4, 7], [30, 44, 74, 86])
-                v = np.linspace(0, 1, 16)
-                yf = y[-1] + 4 + fall * np.sin(v * np.pi / 2)
-                xf = edge[-1] * (1 - v**1.7) + v**1.7 * np.interp(rib, [0, 7], [0.22, 0.50])
-                front.append(np.stack([MIDLINE + sign * xf * width, yf], 1))
+                x = edge[-1] * (1 - v**1.7) + v**1.7 * np.interp(rib, [0, 7], [0.22, 0.50])
+                front.append(frame.line(sign, x, y[-1] + 4 + fall * np.sin(v * np.pi / 2)))
     return hind, front
 
 
-def _clavicles(rng: np.random.Generator, body: Body, width: float, height: float, supine: bool) -> np.ndarray:
-    lines = []
-    rise = 14 if supine else 0
-    for sign in SIDES:
-        u = np.linspace(0, 1, 16)
-        x = 0.10 + 1.08 * u
-        y = body.apex + 0.25 * height - rise - 66 * u + 7 * np.sin(2 * np.pi * (u + 0.05)) + rng.normal(0, 3)
-        lines.append(np.stack([MIDLINE + sign * x * width, y], 1))
-    return 0.11 * gaussian_blur(_tubes(lines, 13), 1.0) * np.clip(np.abs(X - MIDLINE) / (0.3 * width), 0.2, 1)
+def _clavicles(rng: np.random.Generator, frame: Frame) -> np.ndarray:
+    u = np.linspace(0, 1, 16)
+    y = frame.body.apex + 0.25 * frame.height - (14 if frame.supine else 0) - 66 * u
+    y += 7 * np.sin(2 * np.pi * (u + 0.05))
+    lines = [frame.line(sign, 0.10 + 1.08 * u, y + rng.normal(0, 3)) for sign in SIDES]
+    return 0.11 * gaussian_blur(_tubes(lines, 13), 1.0) * np.clip(np.abs(X - MIDLINE) / (0.3 * frame.width), 0.2, 1)
 
 
-def _shoulders(body: Body, width: float, supine: bool) -> np.ndarray:
+def _shoulders(frame: Frame) -> np.ndarray:
     """Draw scapulae (beside the lungs in PA views, over them in AP views) and upper arms."""
-    import cv2
-
+    width, apex = frame.width, frame.body.apex
     blades, edges, arms = (np.zeros((GRID, GRID), np.uint8) for _ in range(3))
-    inward = 0.20 if supine else 0.0
+    inward = 0.20 if frame.supine else 0.0
+    blade = [
+        (1.22, -6),
+        (1.08 - inward, 16),
+        (1.0 - inward, 60),
+        (1.03 - inward, 165),
+        (1.09 - inward, 150),
+        (1.20, 56),
+    ]
+    ridge = [(1.30, -8), (1.15 - inward / 2, 16), (1.03 - inward, 40)]
     for sign in SIDES:
-        blade = [(1.22, -6), (1.08 - inward, 16), (1.0 - inward, 60), (1.03 - inward, 165), (1.09 - inward, 150)]
-        outline = smooth_outline([(MIDLINE + sign * x * width, body.apex + y) for x, y in [*blade, (1.20, 56)]])
+        outline = smooth_outline([(MIDLINE + sign * x * width, apex + y) for x, y in blade])
         cv2.fillPoly(blades, [outline.astype(np.int32)], 255)
         polylines([np.vstack([outline, outline[:1]])], width=3, canvas=edges)
-        ridge = np.array([(1.30, -8), (1.15 - inward / 2, 16), (1.03 - inward, 40)]) * (width, 1)
-        polylines([ridge * (sign, 1) + (MIDLINE, body.apex)], width=8, canvas=blades)
-        centre = (int(MIDLINE + sign * 1.30 * width), int(body.apex + 20))
-        cv2.circle(arms, centre, 25, 255, -1, cv2.LINE_AA)
-        shaft = np.array([centre, (MIDLINE + sign * (1.36 * width + 60), body.apex + 190)], float)
-        polylines([shaft], width=24, canvas=arms)
+        polylines([np.array([(MIDLINE + sign * x * width, apex + y) for x, y in ridge])], width=8, canvas=blades)
+        joint = (int(MIDLINE + sign * 1.30 * width), int(apex + 20))
+        cv2.circle(arms, joint, 25, 255, -1, cv2.LINE_AA)
+        elbow = (MIDLINE + sign * (1.36 * width + 60), apex + 190)
+        polylines([np.array([joint, elbow])], width=24, canvas=arms)
     return 0.04 * gaussian_blur(blades, 2.0) + 0.045 * gaussian_blur(edges, 1.4) + 0.09 * gaussian_blur(arms, 1.8)
 
 
-def _spine(rng: np.random.Generator, body: Body) -> np.ndarray:
+def _spine(body: Body) -> np.ndarray:
     """Draw vertebral bodies with end plates, pedicles and spinous processes."""
-    import cv2
-
     canvas = np.zeros((GRID, GRID), np.uint8)
+    waist = [(-1, 0), (1, 0), (0.86, 0.4), (1, 0.82), (-1, 0.82), (-0.86, 0.4)]
     y, tall = -6.0, 19.0
     while y < GRID:
-        x = MIDLINE + body.scoliosis * np.sin(y / 90)
-        half = 19 + 8 * y / GRID
-        waist = [(-1, 0), (1, 0), (0.86, 0.4), (1, 0.82), (-1, 0.82), (-0.86, 0.4)]
+        x, half = MIDLINE + body.scoliosis * np.sin(y / 90), 19 + 8 * y / GRID
         corners = np.array([(x + half * a, y + tall * b) for a, b in waist])
         cv2.fillPoly(canvas, [np.round(corners * 16).astype(np.int32)], 120, cv2.LINE_AA, 4)
         polylines([corners[:2], corners[3:5]], width=2, canvas=canvas, value=190)
@@ -455,23 +441,12 @@ class Chest:
         return t.solid - (t.air + self.lucency) * (1 - self.opacity) + vessels + t.bones + self.density
 
     def free_point(
-        self,
-        rng: np.random.Generator,
-        *,
-        height: tuple[float, float],
-        depth: tuple[float, float] = (0.25, 0.8),
-        reach: int = 14,
+        self, rng: np.random.Generator, *, height: tuple, depth: tuple = (0.25, 0.8), reach: int = 14
     ) -> tuple[float, float, int]:
         """Sample a point x, y, side of a lung with air around it, for a new finding.
 
         Of eight samples, return the first with air in the square of `reach` pixels around it, otherwise the one with
-        most air. Points behind the heart have a low score.
-
-        Args:
-            rng: random generator.
-            height: range, see `Thorax.point`; likewise `depth`.
-            depth: range.
-            reach: half the side of the square.
+        most air. Points behind the heart have a low score. `height` and `depth` are ranges, see `Thorax.point`.
         """
         tries = []
         for _ in range(8):
@@ -483,5 +458,4 @@ class Chest:
             free = float((air * self.lungs[side][near] * (1 - self.opacity[near])).sum() / max(air.sum(), 1e-6))
             open_view = min(1.0, float(self.thorax.air[row, column]) / 0.27)
             tries.append((free * open_view, x, y, side))
-        good = [candidate for candidate in tries if candidate[0] > 0.85]
-        return (good[0] if good else max(tries))[1:]
+        return next((found for found in tries if found[0] > 0.85), max(tries))[1:]

@@ -14,7 +14,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS, NO_FINDING, SEPARATOR
@@ -53,8 +55,10 @@ SELDOM_COMORBID = ("Mass", "Nodule", "Pneumonia", "Pneumothorax")
 CHRONIC = frozenset(("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"))
 """Findings that usually remain at the next study."""
 
-DETECTORS = (("2500,2048", "0.168,0.168"), ("2992,2991", "0.143,0.143"), ("3056,2544", "0.139,0.139"),
-          ("2048,2500", "0.171,0.171"), ("2990,2990", "0.143,0.143"))  # fmt: skip
+DETECTORS = (
+    "2500,2048,0.168,0.168", "2992,2991,0.143,0.143", "3056,2544,0.139,0.139", "2048,2500,0.171,0.171",
+    "2990,2990,0.143,0.143",
+)  # fmt: skip
 """Original size and pixel spacing of NIH's detectors."""
 
 
@@ -104,7 +108,9 @@ def write_demo_data(
         raise InputError(f"demo data need at least 2 patients, one for training and one for the test, not {patients}")
     folder = Path(folder)
     studies = plan_studies(patients, seed=seed)
-    _refuse_other_images(folder, {study.image_index for study in studies})
+    present = {path.name for path in folder.glob("images/*.png") if not path.name.startswith(".")}
+    if others := present - {study.image_index for study in studies}:
+        raise InputError(f"{folder} already holds other images ({min(others)}, ...); name an empty folder")
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,9 +124,13 @@ def write_demo_data(
         for name, (x, y, w, h) in found.items()
         if name in BOXED_FINDINGS and rng.random() < 0.9
     ]
-    lists = [[v.image_index for v in studies if v.test is test] for test in (False, True)]
-    plates = rng.integers(len(DETECTORS), size=len(studies))
-    entries = [_entry(study, *DETECTORS[plate]) for study, plate in zip(studies, plates, strict=True)]
+    lists = [[study.image_index for study in studies if study.test is test] for test in (False, True)]
+    detectors = rng.integers(len(DETECTORS), size=len(studies))
+    entries = [
+        f"{v.image_index},{SEPARATOR.join(v.findings) or NO_FINDING},{v.follow_up},{v.patient_id},{v.age},{v.sex},"
+        f"{v.view},{DETECTORS[number]}"
+        for v, number in zip(studies, detectors, strict=True)
+    ]
     for name, text in {
         "Data_Entry_2017_v2020.csv": "\n".join([ENTRY_HEADER, *entries, ""]),
         "train_val_list.txt": "\n".join(lists[0]),
@@ -185,31 +195,12 @@ def _history(rng: np.random.Generator, patient_id: int, lead: str | None, test: 
     return studies
 
 
-def _entry(study: Study, size: str, spacing: str) -> str:
-    """Format a row of the label table."""
-    labels = SEPARATOR.join(study.findings) or NO_FINDING
-    return (
-        f"{study.image_index},{labels},{study.follow_up},{study.patient_id},{study.age},{study.sex},{study.view},"
-        f"{size},{spacing}"
-    )
-
-
-def _refuse_other_images(folder: Path, expected: set[str]) -> None:
-    """Refuse a folder with images of other data."""
-    present = {path.name for path in folder.glob("images/*.png") if not path.name.startswith(".")}
-    if others := present - expected:
-        raise InputError(f"{folder} already holds other images ({min(others)}, ...); name an empty folder")
-
-
 def synthesize_study(study: Study, images: Path) -> dict[str, tuple[float, float, float, float]]:
     """Write the image of one study into the folder `images` and return its boxes in pixels."""
-    import cv2
-
     # noise does not compress; Huffman coding alone gives the same size three times as fast
     quick = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):
         quick += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-
     radiograph = synthesize_radiograph(
         study.body, study.findings, view=study.view, site_seed=study.site_seed, image_seed=study.image_seed
     )
@@ -220,19 +211,11 @@ def synthesize_study(study: Study, images: Path) -> dict[str, tuple[float, float
 
 def _synthesize_all(studies: list[Study], images: Path, *, workers: int | None, progress: bool) -> list[dict]:
     """Synthesize every study, in several processes if there are many."""
-    from tqdm.auto import tqdm
-
     bar = partial(tqdm, total=len(studies), desc="synthesize", unit="image", disable=not progress)
     workers = min(workers or os.cpu_count() or 1, 1 + len(studies) // 24)
     synthesize = partial(synthesize_study, images=images)
     if workers == 1:
         return list(bar(map(synthesize, studies)))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **one_thread) as pool:
         return list(bar(pool.map(synthesize, studies, chunksize=8)))
-
-
-def _one_thread() -> None:
-    """Use one OpenCV thread in each worker process."""
-    import cv2
-
-    cv2.setNumThreads(1)

@@ -1,10 +1,11 @@
-"""Draw outlines, polygons, polylines, blur, noise and branching trees for synthetic radiographs.
+"""Draw outlines, polygons, polylines, soft edges, blur, noise and branching trees for synthetic radiographs.
 
 All functions use a grid of 512 x 512 pixels, half the resolution of the image.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 GRID = 512
@@ -31,8 +32,6 @@ def smooth_outline(points: list[tuple[float, float]], *, steps: int = 12) -> np.
 
 def polygon(outline: np.ndarray) -> np.ndarray:
     """Fill a closed outline (n, 2), antialiased; return float32 (512, 512) in [0, 1]."""
-    import cv2
-
     canvas = np.zeros((GRID, GRID), np.uint8)
     cv2.fillPoly(canvas, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     return canvas.astype(np.float32) / 255
@@ -40,30 +39,37 @@ def polygon(outline: np.ndarray) -> np.ndarray:
 
 def polylines(lines: list[np.ndarray], *, width: int, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
     """Draw open polylines (n, 2) on a uint8 canvas, by default a new one, and return it."""
-    import cv2
-
     canvas = np.zeros((GRID, GRID), np.uint8) if canvas is None else canvas
     whole = [np.round(line * 16).astype(np.int32) for line in lines]
     cv2.polylines(canvas, whole, False, value, width, cv2.LINE_AA, 4)
     return canvas
 
 
+def ellipse(x: float, y: float, rx: float, ry: float, angles: np.ndarray) -> np.ndarray:
+    """Return the points (n, 2) of an ellipse at `angles` (n,); the radii may be arrays (n,)."""
+    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1)
+
+
+def soft_edge(distance: np.ndarray, softness: float | np.ndarray) -> np.ndarray:
+    """Return 1 where the distance is below 0 and 0 above, with a sigmoid between."""
+    return 1 / (1 + np.exp((distance / softness).clip(-30, 30)))
+
+
+def depth_inside(shape: np.ndarray) -> np.ndarray:
+    """Return the distance of each pixel of a shape (above 0.5) from its edge, float32."""
+    return cv2.distanceTransform((shape > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+
+
 def gaussian_blur(canvas: np.ndarray, sigma: float) -> np.ndarray:
     """Blur an image, to float32; uint8 input is scaled to [0, 1]."""
-    import cv2
-
     scale = 1 / 255 if canvas.dtype == np.uint8 else 1.0
     return cv2.GaussianBlur(canvas.astype(np.float32) * scale, (0, 0), sigma)
 
 
 def noise(rng: np.random.Generator, *, grain: int) -> np.ndarray:
     """Return smooth noise of mean 0 and deviation about 1, float32 (512, 512), with a grain of `grain` pixels."""
-    import cv2
-
-    cells = GRID // grain + 2
-    return cv2.resize(
-        rng.standard_normal((cells, cells), np.float32) * 1.5, (GRID, GRID), interpolation=cv2.INTER_CUBIC
-    )
+    cells = rng.standard_normal((GRID // grain + 2,) * 2, np.float32) * 1.5
+    return cv2.resize(cells, (GRID, GRID), interpolation=cv2.INTER_CUBIC)
 
 
 def branching_tree(

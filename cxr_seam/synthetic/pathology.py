@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from .anatomy import Chest
@@ -19,22 +20,19 @@ from .drawing import (
     X,
     Y,
     branching_tree,
+    ellipse,
     gaussian_blur,
     noise,
     polygon,
     polylines,
     smooth_outline,
+    soft_edge,
 )
 
 
 def _ellipse_distance(x: float, y: float, rx: float, ry: float) -> np.ndarray:
     """Return the distance from (x, y) in units of the radii, float32 (512, 512)."""
     return np.hypot((X - x) / rx, (Y - y) / ry)
-
-
-def _soft_edge(distance: np.ndarray, softness: float) -> np.ndarray:
-    """Return 1 where the distance is below 0 and 0 above, with a sigmoid between."""
-    return 1 / (1 + np.exp((distance / softness).clip(-30, 30)))
 
 
 def atelectasis(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
@@ -48,9 +46,8 @@ def atelectasis(chest: Chest, rng: np.random.Generator, severity: float) -> np.n
         angle = tilt + rng.normal(0, 0.08)
         along = (X - cx) * np.cos(angle) + (Y - cy) * np.sin(angle)
         across = (Y - cy) * np.cos(angle) - (X - cx) * np.sin(angle) + along**2 * 0.0012
-        band = _soft_edge(np.abs(across) - width * (1 - 0.7 * (along / length) ** 2), 1.3) * _soft_edge(
-            np.abs(along) - length, 3
-        )
+        band = soft_edge(np.abs(across) - width * (1 - 0.7 * (along / length) ** 2), 1.3)
+        band *= soft_edge(np.abs(along) - length, 3)
         opacity = np.maximum(opacity, band * rng.uniform(0.8, 1.0))
     opacity *= chest.lungs[side]
     chest.add_opacity(opacity * 0.95)
@@ -66,19 +63,15 @@ def cardiomegaly(chest: Chest, rng: np.random.Generator, severity: float) -> np.
 def effusion(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Add fluid in a costophrenic angle, with a meniscus that rises along the chest wall."""
     thorax, side = chest.thorax, int(rng.integers(2))
-    deep = thorax.angles[side] - thorax.domes[side]
-    level = thorax.domes[side] - (0.02 + 0.20 * rng.random() ** 1.5 + 0.24 * severity**2) * (
-        thorax.domes[side] - thorax.body.apex
-    )
-    first, last = thorax.rows[side][:, 0], thorax.rows[side][:, 1]
-    wall = np.nanmin(first) if side == 0 else np.nanmax(last)
+    dome, deep = thorax.domes[side], thorax.angles[side] - thorax.domes[side]
+    level = dome - (0.02 + 0.20 * rng.random() ** 1.5 + 0.24 * severity**2) * (dome - thorax.body.apex)
+    wall = np.nanmin(thorax.rows[0]) if side == 0 else np.nanmax(thorax.rows[1])
     inward = (np.abs(X - wall) / thorax.body.half_width).clip(0, 1)
     surface = level + deep * 0.55 * np.tanh(inward / 0.28) - 42 * np.exp(-inward / 0.10)
-    fluid = (_soft_edge(surface - Y, 2.2) * thorax.lungs[side]).astype(np.float32)
+    fluid = (soft_edge(surface - Y, 2.2) * thorax.lungs[side]).astype(np.float32)
     fluid *= 1 - 0.4 * gaussian_blur(polygon(thorax.heart), 2)  # less fluid in front of and behind the heart
     chest.add_opacity(fluid)
-    lower = gaussian_blur(fluid, 2.0)
-    chest.density += 0.15 * lower
+    chest.density += 0.15 * gaussian_blur(fluid, 2.0)
     return fluid > 0.5
 
 
@@ -86,7 +79,7 @@ def infiltration(chest: Chest, rng: np.random.Generator, severity: float) -> np.
     """Add a mottled haze without edges, in any zone."""
     x, y, side = chest.free_point(rng, reach=34, height=(0.2, 0.9), depth=(0.3, 0.7))
     field = np.exp(-(_ellipse_distance(x, y, rng.uniform(36, 50), rng.uniform(40, 62)) ** 3)) * chest.lungs[side]
-    tufts = _soft_edge(-noise(rng, grain=10) - 0.5 * noise(rng, grain=22), 0.55)
+    tufts = soft_edge(-noise(rng, grain=10) - 0.5 * noise(rng, grain=22), 0.55)
     opacity = field * (0.16 + 0.58 * tufts) * (0.8 + 0.3 * severity)
     chest.add_opacity(opacity)
     return gaussian_blur(opacity, 4) > 0.16
@@ -94,33 +87,27 @@ def infiltration(chest: Chest, rng: np.random.Generator, severity: float) -> np.
 
 def mass(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Add a round, often lobulated tumour of more than 3 cm: 90 to 170 image pixels across."""
-    x, y, side = chest.free_point(rng, reach=24, height=(0.12, 0.92), depth=(0.22, 0.8))
-    return _round_opacity(
-        chest, rng, x, y, radius=rng.uniform(23, 34) + 8 * severity, bumps=0.09, density=0.5 + 0.5 * severity
-    )
+    x, y, _ = chest.free_point(rng, reach=24, height=(0.12, 0.92), depth=(0.22, 0.8))
+    radius = rng.uniform(23, 34) + 8 * severity
+    return _round_opacity(chest, rng, x, y, radius=radius, bumps=0.09, density=0.5 + 0.5 * severity)
 
 
 def nodule(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Add a round spot of less than 3 cm: 36 to 64 image pixels across."""
-    x, y, side = chest.free_point(rng, height=(0.08, 0.98), depth=(0.2, 0.88))
-    return _round_opacity(
-        chest, rng, x, y, radius=rng.uniform(9, 13.5) + 2.5 * severity, bumps=0.04, density=0.7 + 0.3 * severity
-    )
+    x, y, _ = chest.free_point(rng, height=(0.08, 0.98), depth=(0.2, 0.88))
+    radius = rng.uniform(9, 13.5) + 2.5 * severity
+    return _round_opacity(chest, rng, x, y, radius=radius, bumps=0.04, density=0.7 + 0.3 * severity)
 
 
 def _round_opacity(
     chest: Chest, rng: np.random.Generator, x: float, y: float, *, radius: float, bumps: float, density: float
 ) -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 9, endpoint=False)
     r = radius * (1 + rng.normal(0, bumps, 9).clip(-0.2, 0.2))
-    outline = np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1)
-    disc = gaussian_blur(polygon(smooth_outline(outline)), 1.2 + 0.04 * radius)
-    inside = disc * (chest.lungs[0] | chest.lungs[1])
-    ball = np.sqrt(
-        np.clip(1 - _ellipse_distance(x, y, radius * 1.15, radius * 1.15) ** 2, 0, 1)
-    )  # thicker in the middle
-    chest.add_opacity(inside * (0.66 + 0.25 * ball) * density)
-    chest.density += 0.06 * density * inside * ball
+    outline = smooth_outline(ellipse(x, y, r, r, np.linspace(0, 2 * np.pi, 9, endpoint=False)))
+    inside = gaussian_blur(polygon(outline), 1.2 + 0.04 * radius) * (chest.lungs[0] | chest.lungs[1])
+    thickness = np.sqrt(np.clip(1 - _ellipse_distance(x, y, radius * 1.15, radius * 1.15) ** 2, 0, 1))  # of a ball
+    chest.add_opacity(inside * (0.66 + 0.25 * thickness) * density)
+    chest.density += 0.06 * density * inside * thickness
     return inside > 0.4
 
 
@@ -130,13 +117,9 @@ def pneumonia(chest: Chest, rng: np.random.Generator, severity: float) -> np.nda
     rx, ry = rng.uniform(46, 64), rng.uniform(46, 66)
     above = rng.random() < 0.5  # upper lobe over its fissure, or lower lobe under it
     slope = SIDES[side] * rng.uniform(0.05, 0.35)
-    fissure = (Y - y) - slope * (X - x)
-    fissure = -fissure if above else fissure
-    body = (
-        _soft_edge(_ellipse_distance(x, y, rx, ry) - 1, 0.10)
-        * _soft_edge(-(fissure + 4), 1.3)
-        * np.exp(-((fissure.clip(0) / (1.1 * ry)) ** 2))
-    )
+    fissure = (-1 if above else 1) * ((Y - y) - slope * (X - x))
+    body = soft_edge(_ellipse_distance(x, y, rx, ry) - 1, 0.10) * soft_edge(-(fissure + 4), 1.3)
+    body *= np.exp(-((fissure.clip(0) / (1.1 * ry)) ** 2))
     patchy = 0.80 + 0.20 * noise(rng, grain=20).clip(-1.6, 1.4)
     opacity = body * patchy * (0.85 + 0.25 * severity) * chest.lungs[side]
     chest.add_opacity(opacity.clip(0, 0.95))
@@ -145,8 +128,6 @@ def pneumonia(chest: Chest, rng: np.random.Generator, severity: float) -> np.nda
 
 def pneumothorax(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Collapse a lung partly: a dark rim without vessels, bounded by the white line of the pleura."""
-    import cv2
-
     thorax, side = chest.thorax, int(rng.integers(2))
     lung = thorax.lungs[side].astype(np.uint8)
     sx, sy = 0.90 - 0.10 * rng.random() - 0.13 * severity, 0.93 - 0.10 * rng.random() - 0.08 * severity
@@ -170,13 +151,11 @@ def consolidation(chest: Chest, rng: np.random.Generator, severity: float) -> np
     """Add a dense, even opacity with dark, air-filled bronchi."""
     x, y, side = chest.free_point(rng, reach=36, height=(0.25, 0.9), depth=(0.3, 0.65))
     wobble = 0.11 * noise(rng, grain=40)
-    body = _soft_edge(
-        _ellipse_distance(x, y, rng.uniform(40, 56), rng.uniform(36, 52)) + wobble - 1 - 0.15 * severity, 0.045
-    )
-    hilum = chest.thorax.hila[side]
-    start = np.arctan2(y - hilum[1], x - hilum[0])
-    root = (0.7 * x + 0.3 * hilum[0], 0.7 * y + 0.3 * hilum[1])
-    fan = start + np.array([-0.9, -0.3, 0.3, 0.9])
+    distance = _ellipse_distance(x, y, rng.uniform(40, 56), rng.uniform(36, 52)) + wobble
+    body = soft_edge(distance - 1 - 0.15 * severity, 0.045)
+    hilum_x, hilum_y = chest.thorax.hila[side]
+    root = (0.7 * x + 0.3 * hilum_x, 0.7 * y + 0.3 * hilum_y)
+    fan = np.arctan2(y - hilum_y, x - hilum_x) + np.array([-0.9, -0.3, 0.3, 0.9])
     tree = branching_tree(rng, [root] * 4, fan, length=62, generations=2)
     bronchi = gaussian_blur(polylines(tree[1], width=2, canvas=polylines(tree[0], width=3)), 0.9)
     opacity = body * chest.lungs[side]
@@ -187,18 +166,16 @@ def consolidation(chest: Chest, rng: np.random.Generator, severity: float) -> np
 
 def edema(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Add haze around both hila (bat wings) and short septal (Kerley B) lines at the bases."""
-    opacity = np.zeros((GRID, GRID), np.float32)
+    opacity, lines = np.zeros((GRID, GRID), np.float32), []
     thorax = chest.thorax
     for side, (x, y) in enumerate(thorax.hila):
         wing = _ellipse_distance(x + SIDES[side] * 26, y + 18, rng.uniform(54, 66), rng.uniform(82, 100))
         opacity = np.maximum(opacity, np.exp(-(wing**2.2)) * chest.lungs[side])
-    grainy = (1 + 0.16 * noise(rng, grain=11)).clip(0.5, 1.4)
-    opacity *= grainy * (0.62 + 0.3 * severity)
-    lines = []
+    opacity *= (1 + 0.16 * noise(rng, grain=11)).clip(0.5, 1.4) * (0.62 + 0.3 * severity)
     for side in (0, 1):
         for height in np.linspace(0.72, 1.02, 7):
-            start = thorax.point(side, height=float(height), depth=0.97)
-            lines.append(np.array([start, (start[0] - SIDES[side] * rng.uniform(10, 18), start[1] + 1)]))
+            x, y = thorax.point(side, height=float(height), depth=0.97)
+            lines.append(np.array([(x, y), (x - SIDES[side] * rng.uniform(10, 18), y + 1)]))
     chest.add_opacity(opacity)
     chest.vessel_visibility *= 1 + 0.5 * opacity
     chest.density += 0.09 * gaussian_blur(polylines(lines, width=1), 0.6)
@@ -211,7 +188,7 @@ def emphysema(chest: Chest, rng: np.random.Generator, severity: float) -> np.nda
     for _ in range(int(rng.integers(2, 5))):
         x, y, side = chest.free_point(rng, height=(0.05, 0.5), depth=(0.4, 0.9))
         bulla = _ellipse_distance(x, y, rng.uniform(16, 30), rng.uniform(18, 34))
-        inside = _soft_edge(bulla - 1, 0.05) * thorax.lungs[side]
+        inside = soft_edge(bulla - 1, 0.05) * thorax.lungs[side]
         chest.lucency += 0.05 * inside
         chest.vessel_visibility *= 1 - 0.8 * inside
         chest.density += 0.05 * np.exp(-(((bulla - 1) * 12) ** 2)) * thorax.lungs[side]
@@ -220,8 +197,6 @@ def emphysema(chest: Chest, rng: np.random.Generator, severity: float) -> np.nda
 
 def fibrosis(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarray:
     """Add a net of scar lines and honeycomb rings near the pleura of both bases, or sometimes both apices."""
-    import cv2
-
     thorax = chest.thorax
     tips = rng.random() < 0.3
     zone = np.zeros((GRID, GRID), np.float32)
@@ -232,14 +207,11 @@ def fibrosis(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndar
         zone = np.maximum(zone, here)
         for px, py in np.stack([x + rng.uniform(-60, 60, 95), y + rng.uniform(-66, 66, 95)], 1):
             cv2.circle(canvas, (int(px * 16), int(py * 16)), int(rng.uniform(3.5, 7.5) * 16), 230, 1, cv2.LINE_AA, 4)
-        for px, py, a in zip(
-            x + rng.uniform(-60, 60, 40), y + rng.uniform(-66, 66, 40), rng.uniform(0, np.pi, 40), strict=True
-        ):
-            d = 13 * np.array([np.cos(a), np.sin(a)])
-            polylines([np.array([(px, py) - d, (px, py) + d])], width=2, canvas=canvas, value=230)
-    net = gaussian_blur(canvas, 0.7) * zone
+        middles = np.stack([x + rng.uniform(-60, 60, 40), y + rng.uniform(-66, 66, 40)], 1)
+        halves = ellipse(0, 0, 13, 13, rng.uniform(0, np.pi, 40))
+        polylines([*np.stack([middles - halves, middles + halves], 1)], width=2, canvas=canvas, value=230)
     chest.add_opacity(0.22 * zone)
-    chest.density += (0.14 + 0.10 * severity) * net
+    chest.density += (0.14 + 0.10 * severity) * (gaussian_blur(canvas, 0.7) * zone)
     return zone > 0.4
 
 
@@ -251,11 +223,11 @@ def pleural_thickening(chest: Chest, rng: np.random.Generator, severity: float) 
     inward = np.nan_to_num((X - wall) * -SIDES[side], nan=0.0)
     waves = 2.5 * noise(rng, grain=22)
     if rng.random() < 0.35:
-        rind = _soft_edge(Y - (body.apex + rng.uniform(24, 36) + 9 * severity) - waves, 1.2)
+        rind = soft_edge(Y - (body.apex + rng.uniform(24, 36) + 9 * severity) - waves, 1.2)
     else:
         middle = body.apex + rng.uniform(0.35, 0.75) * (thorax.domes[side] - body.apex)
         thick = (rng.uniform(16, 22) + 7 * severity) * np.exp(-((np.abs(Y - middle) / rng.uniform(62, 90)) ** 4))
-        rind = _soft_edge(inward - thick - waves, 1.2) * (thick > 4)
+        rind = soft_edge(inward - thick - waves, 1.2) * (thick > 4)
     rind = (rind * lung).astype(np.float32)
     chest.add_opacity(rind * 0.95)
     chest.density += 0.13 * rind
@@ -269,28 +241,18 @@ def hernia(chest: Chest, rng: np.random.Generator, severity: float) -> np.ndarra
     x = MIDLINE + rng.uniform(-0.05, 0.28) * thorax.body.half_width
     y = min(thorax.domes) + 6 - 0.75 * radius
     sack = _ellipse_distance(x, y, radius * 1.12, radius)
-    inside = _soft_edge(sack - 1, 0.04)
+    inside = soft_edge(sack - 1, 0.04)
     level = y + rng.uniform(-0.15, 0.25) * radius
-    gas = _soft_edge(Y - level, 0.9) * _soft_edge(_ellipse_distance(x, y, radius * 0.98, radius * 0.86) - 1, 0.04)
+    gas = soft_edge(Y - level, 0.9) * soft_edge(_ellipse_distance(x, y, radius * 0.98, radius * 0.86) - 1, 0.04)
     chest.add_opacity(0.9 * inside)
     chest.density += inside * 0.13 - gas * 0.33
     return inside > 0.5
 
 
 FINDING_FUNCTIONS: dict[str, Callable[[Chest, np.random.Generator, float], np.ndarray]] = {
-    "Emphysema": emphysema,
-    "Cardiomegaly": cardiomegaly,
-    "Effusion": effusion,
-    "Pleural_Thickening": pleural_thickening,
-    "Pneumothorax": pneumothorax,
-    "Edema": edema,
-    "Fibrosis": fibrosis,
-    "Hernia": hernia,
-    "Consolidation": consolidation,
-    "Pneumonia": pneumonia,
-    "Infiltration": infiltration,
-    "Atelectasis": atelectasis,
-    "Mass": mass,
-    "Nodule": nodule,
-}
+    "Emphysema": emphysema, "Cardiomegaly": cardiomegaly, "Effusion": effusion,
+    "Pleural_Thickening": pleural_thickening, "Pneumothorax": pneumothorax, "Edema": edema, "Fibrosis": fibrosis,
+    "Hernia": hernia, "Consolidation": consolidation, "Pneumonia": pneumonia, "Infiltration": infiltration,
+    "Atelectasis": atelectasis, "Mass": mass, "Nodule": nodule,
+}  # fmt: skip
 """In the order of drawing: findings with a fixed position come first; the others then avoid them."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from ..findings import FINDINGS
@@ -16,6 +17,7 @@ from .pathology import FINDING_FUNCTIONS
 SIZE = 1024
 """Width and height of an image in pixels, as in ChestX-ray14."""
 
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 _cached_thorax = lru_cache(maxsize=3)(build_thorax)  # follow-ups of a person share it; never modified
 
@@ -59,11 +61,8 @@ def synthesize_radiograph(
     if "Emphysema" in findings:
         shape["hyperinflation"] = 0.65 + 0.35 * severity["Emphysema"]
     chest = Chest(_cached_thorax(body, view=view, **shape))
-    masks = {
-        name: add_finding(chest, site[name], severity[name])
-        for name, add_finding in FINDING_FUNCTIONS.items()
-        if name in findings
-    }
+    present = {name: add_finding for name, add_finding in FINDING_FUNCTIONS.items() if name in findings}
+    masks = {name: add_finding(chest, site[name], severity[name]) for name, add_finding in present.items()}
     rng = np.random.default_rng([image_seed, 3])
     grid_to_image = _placement(rng, view)
     pixels = _expose(rng, chest.absorption(), grid_to_image, view)
@@ -73,8 +72,6 @@ def synthesize_radiograph(
 
 def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
     """Sample the position of the patient (scale, tilt, shift) as an affine map from grid to image."""
-    import cv2
-
     loose = 1.6 if view == "AP" else 1.0
     scale = SIZE / GRID * rng.uniform(0.98, 1.10)
     matrix = cv2.getRotationMatrix2D((GRID / 2, GRID / 2), float(rng.normal(0, 1.3 * loose)), scale)
@@ -84,8 +81,6 @@ def _placement(rng: np.random.Generator, view: str) -> np.ndarray:
 
 def _box(mask: np.ndarray, grid_to_image: np.ndarray) -> tuple[float, float, float, float] | None:
     """Return the box of a mask of the grid in image pixels, cut at the border; None if it is too small."""
-    import cv2
-
     points = cv2.findNonZero(mask.astype(np.uint8))
     if points is None:
         return None
@@ -98,8 +93,6 @@ def _box(mask: np.ndarray, grid_to_image: np.ndarray) -> tuple[float, float, flo
 
 def _expose(rng: np.random.Generator, absorption: np.ndarray, grid_to_image: np.ndarray, view: str) -> np.ndarray:
     """Convert absorption to grey values, uint8 (1024, 1024)."""
-    import cv2
-
     low, high = rng.uniform(0.02, 0.12), rng.uniform(0.98, 1.16)
     if view == "AP":  # portable images have less contrast and more motion blur
         low, high = low - rng.uniform(0.0, 0.15), high + rng.uniform(0.0, 0.12)
@@ -134,33 +127,23 @@ def _leads(rng: np.random.Generator) -> np.ndarray:
 
 def _marker(rng: np.random.Generator, pixels: np.ndarray, view: str) -> None:
     """Draw the side marker (usually an L at the patient's left), and sometimes initials and "AP PORTABLE"."""
-    import cv2
-
     left = rng.random() < 0.88
-    x = rng.uniform(880, 960) if left else rng.uniform(20, 90)
-    y = rng.uniform(60, 150)
-    ink = int(rng.integers(215, 256))
-    size = rng.uniform(1.0, 1.9)
-    cv2.putText(pixels, "L" if left else "R", (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, size, ink, 5, cv2.LINE_AA)
+    x, y = int(rng.uniform(880, 960) if left else rng.uniform(20, 90)), int(rng.uniform(60, 150))
+    ink, size = int(rng.integers(215, 256)), rng.uniform(1.0, 1.9)
+    cv2.putText(pixels, "L" if left else "R", (x, y), FONT, size, ink, 5, cv2.LINE_AA)
     initials = "".join(chr(65 + int(c)) for c in rng.integers(0, 26, 2))
     if rng.random() < 0.5:
-        cv2.putText(pixels, initials, (int(x), int(y) + 34), cv2.FONT_HERSHEY_SIMPLEX, 0.8, ink, 2, cv2.LINE_AA)
+        cv2.putText(pixels, initials, (x, y + 34), FONT, 0.8, ink, 2, cv2.LINE_AA)
     if view == "AP" and rng.random() < 0.6:
         x, y = int(rng.uniform(600, 760)), int(rng.uniform(30, 60))
-        cv2.putText(pixels, "AP", (x + 50, y), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, 2, cv2.LINE_AA)
-        cv2.putText(pixels, "PORTABLE", (x, y + 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, 2, cv2.LINE_AA)
+        cv2.putText(pixels, "AP", (x + 50, y), FONT, 0.8, 255, 2, cv2.LINE_AA)
+        cv2.putText(pixels, "PORTABLE", (x, y + 30), FONT, 0.8, 255, 2, cv2.LINE_AA)
 
 
 def _collimator(rng: np.random.Generator) -> np.ndarray:
     """Draw the collimator: 1 inside the beam, 0 outside, float32 (1024, 1024)."""
-    import cv2
-
-    margin = rng.uniform(-20, 42, 4)
-    frame = (
-        (SIZE / 2, SIZE / 2),
-        (SIZE - margin[0] - margin[1], SIZE - margin[2] - margin[3]),
-        float(rng.normal(0, 0.7)),
-    )
+    left, right, top, bottom = rng.uniform(-20, 42, 4)
+    size, tilt = (SIZE - left - right, SIZE - top - bottom), float(rng.normal(0, 0.7))
     window = np.zeros((SIZE, SIZE), np.uint8)
-    cv2.fillPoly(window, [cv2.boxPoints(frame).astype(np.int32)], 255)
+    cv2.fillPoly(window, [cv2.boxPoints(((SIZE / 2, SIZE / 2), size, tilt)).astype(np.int32)], 255)
     return cv2.blur(window, (7, 7)).astype(np.float32) / 255

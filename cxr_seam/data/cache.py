@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from itertools import groupby
@@ -253,7 +253,7 @@ def prepare(
             disable=not progress,
         ) as bar,
     ):  # fmt: skip
-        found = _Found(names, known=set(writer.index.names))
+        found = _Found(None if names is None else frozenset(names), known=set(writer.index.names))
         for source in sources:
             for image, pixels in _decode_ahead(source, found, pool=pool, size=size, ahead=AHEAD * workers):
                 if isinstance(pixels, InputError):
@@ -270,27 +270,17 @@ def prepare(
     return ImageCache.open(folder)
 
 
+@dataclass
 class _Found:
-    """The files that `prepare` has met.
+    """The files that `prepare` has met."""
 
-    Attributes:
-        names: names of the images to add, None for all.
-        known: names of images that need not be read: they are in the cache, or read by this run.
-        of_source: those in `known` that the present source contained.
-        met: whether a source contains an image to add, known or not.
-        broken: name of an image and reason why it could not be read.
-        repeated: names of files that follow an image of the same name in the same source.
-        left_out: locations of files that are no images.
-    """
-
-    def __init__(self, names: Collection[str] | None, *, known: set[str]) -> None:
-        self.names = None if names is None else frozenset(names)
-        self.known = known
-        self.of_source: set[str] = set()
-        self.met = False
-        self.broken: dict[str, str] = {}
-        self.repeated: list[str] = []
-        self.left_out: list[str] = []
+    names: frozenset[str] | None  # of the images to add; None for all
+    known: set[str]  # need not be read: in the cache, or read by this run
+    of_source: set[str] = field(default_factory=set)  # read from the present source
+    met: bool = False  # whether there is an image to add, known or not
+    broken: dict[str, str] = field(default_factory=dict)  # name -> reason
+    repeated: list[str] = field(default_factory=list)  # names that occur again in the same source
+    left_out: list[str] = field(default_factory=list)  # locations of files that are no images
 
     def wants(self, name: str) -> bool:
         """Return whether a file of this name has to be read."""
@@ -324,9 +314,10 @@ class _Found:
             raise InputError(f"none of the images of {location} could be read; the first: {first}")
         warn_left_out(self.left_out)
         if self.repeated:
+            count = f"{len(self.repeated)} images have" if len(self.repeated) > 1 else "1 image has"
             warnings.warn(
-                f"{len(self.repeated)} more images have the name of an earlier one and stayed out of the cache: "
-                f"{first_names(self.repeated)}; rename them",
+                f"{count} the name of an earlier one and stayed out of the cache: {first_names(self.repeated)}; "
+                "rename what differs",
                 stacklevel=3,
             )
         if self.broken:
@@ -375,14 +366,14 @@ def _decode(image: ArchiveImage, size: int) -> np.ndarray | InputError:
         return error
 
 
+@dataclass
 class _Writer:
     """Appends images and commits them; bytes that are not committed do not count."""
 
-    def __init__(self, folder: Path, *, file: FileIO, index: CacheIndex) -> None:
-        self.folder = folder
-        self.file = file
-        self.index = index
-        self.committed = len(index.names)
+    folder: Path
+    file: FileIO
+    index: CacheIndex
+    committed: int  # images in the index on the disk
 
     def add(self, name: str, pixels: np.ndarray, *, source: str) -> None:
         rest = pixels.data.cast("B")
@@ -432,7 +423,7 @@ def _open_writer(folder: Path, *, size: int) -> Iterator[_Writer]:
         with _disk_errors(folder):
             file.truncate(len(index.names) * size**2)
             file.seek(0, os.SEEK_END)
-        writer = _Writer(folder, file=file, index=index)
+        writer = _Writer(folder, file, index, committed=len(index.names))
         try:
             yield writer
         except Exception:  # not on Ctrl-C, which may have come between a write and its entry in the index

@@ -303,7 +303,7 @@ def test_folder_of_archives(tmp_path):
 def test_images_of_one_name_give_a_warning(tmp_path):
     """As on a disc of a hospital: IM0001 in the folder of each patient."""
     source = tree(tmp_path / "disc", {"p1/IM0001": png(10), "p2/IM0001": png(20), "p2/IM0002": png(30)})
-    with pytest.warns(UserWarning, match="^1 more images have the name of an earlier one.*IM0001.png"):
+    with pytest.warns(UserWarning, match="^1 image has the name of an earlier one.*IM0001.png"):
         assert levels(fill(source, tmp_path / "cache")) == {"IM0001.png": 10, "IM0002.png": 30}
 
 

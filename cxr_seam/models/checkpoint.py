@@ -1,14 +1,13 @@
 """Save and load trained models: safetensors files with recipe and measured values as JSON in the header.
 
-Loading executes no code. Tensor names are those of `LocalizationModel`'s state dict. The names of all files of a
-training run are defined here as well.
+Loading executes no code. Tensor names are those of `LocalizationModel`'s state dict. The names of the checkpoints and
+of the history of a training are defined here as well.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +61,7 @@ class Checkpoint:
             None for a finding without a threshold, or if the classifier was not validated.
         data: what the model was trained on; None if it is unknown.
         negative_mean: mean CAM of negative images for "cam" and "refined", (14, h, w) each, if the recipe's
-        cam_baseline
-            is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
+            `cam_baseline` is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
     """
 
     recipe: Recipe
@@ -81,8 +79,7 @@ class Checkpoint:
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, metadata: Checkpoint) -> Path:
     """Write `model` and its metadata to `path` (ending .safetensors), whole or not at all."""
-    with atomic_write(path) as temporary:
-        # safetensors' save_file would make a file that only its owner can read.
+    with atomic_write(path) as temporary:  # safetensors' save_file would make a file that only its owner can read
         temporary.write_bytes(checkpoint_bytes(model, metadata=metadata))
     return Path(path)
 
@@ -166,46 +163,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
     return model.eval(), replace(metadata, negative_mean=negative_mean or None)
 
 
-BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.jsonl"
-
-
-STATE = r"\d{5,}-\d{7,}\.state\.safetensors"
-
-
 def best_path(folder: Path, name: str) -> Path:
     """Return the path of the best checkpoint of the recipe `name`."""
-    return Path(folder) / f"{name}.{BEST}"
+    return Path(folder) / f"{name}.best.safetensors"
 
 
 def last_path(folder: Path, name: str) -> Path:
     """Return the path of the last epoch's checkpoint of the recipe `name`."""
-    return Path(folder) / f"{name}.{LAST}"
+    return Path(folder) / f"{name}.last.safetensors"
 
 
 def history_path(folder: Path, name: str) -> Path:
     """Return the path of the training history of the recipe `name`."""
-    return Path(folder) / f"{name}.{HISTORY}"
-
-
-def state_name(name: str, *, epoch: int, batch: int) -> str:
-    """Return the file name of a training state of the recipe `name`; later states sort after earlier ones."""
-    return f"{name}.{epoch:05}-{batch:07}.state.safetensors"
-
-
-def is_state(file: str, name: str) -> bool:
-    """Return whether a file name is that of a training state of the recipe `name`."""
-    return re.fullmatch(rf"{re.escape(name)}\.{STATE}", file) is not None
-
-
-def is_of_run(file: str, name: str) -> bool:
-    """Return whether a file name is that of a checkpoint, history or state of the recipe `name`."""
-    return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
-
-
-def is_partial_file(file: str, name: str) -> bool:
-    """Return whether a file name is that of an unfinished `atomic_write` of a file of the recipe `name`."""
-    whole = re.fullmatch(r"\.(.+)\.\d+\.part(\.\w+)", file)
-    return whole is not None and is_of_run("".join(whole.groups()), name)
+    return Path(folder) / f"{name}.history.jsonl"
 
 
 def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
@@ -214,22 +184,13 @@ def read_history(folder: Path | str, name: str) -> list[dict[str, Any]]:
     Raises:
         InputError: it is missing or damaged.
     """
-    path = history_path(Path(folder), name)
-    if not path.exists():
-        raise InputError(f"there is no {path}; train {name} first")
-    return parse_history(path)
-
-
-def parse_history(path: Path) -> list[dict[str, Any]]:
-    """Read a training history, one record per epoch.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    path = history_path(folder, name)
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is not an object")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; train {name} first") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it, or train again with overwrite=True (--overwrite)"

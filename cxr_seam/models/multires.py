@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,6 @@ from .cam import make_pcm_input
 from .registry import build_pooling, build_refiner
 
 MIN_SIDE = 32
-N_MERGES = 2
-"""Merging stops at stride 8: a 256-pixel image gives 32 x 32 maps (the parameter counts of Table 4 imply it)."""
 REDUCTION = 4
 """A merge block reduces "the channel lengths ... by a factor of 4" (Sect. 4.1)."""
 NARROW = 64
@@ -88,7 +85,7 @@ class LocalizationModel(nn.Module):
         self.freeze_bn_stats = True
         stride_8, stride_16, channels = backbone.channels[-3:]
         width = "concatenation" if stride_8 < NARROW else "skip"
-        merges = []
+        merges = []  # two; they stop at stride 8: a 256-pixel image gives 32 x 32 maps (the counts of Table 4 imply it)
         for fine in (stride_16, stride_8) if multires else ():
             merges.append(MergeBlock(channels, fine, width=width))
             channels = merges[-1].channels
@@ -146,15 +143,6 @@ class LocalizationModel(nn.Module):
         """Compute raw CAMs of features: (B, 14, h, w), or (B, 15, h, w) with the background "output", which is last."""
         return self.classifier(features) if self.background == "output" else self.class_scores(features)
 
-    def trainable_modules(self) -> Iterator[nn.Module]:
-        """Yield the modules that are frozen or trained as a whole."""
-        yield from self.backbone.stages
-        yield from self.merges
-        yield self.classifier
-        yield self.pool
-        if self.refiner is not None:
-            yield self.refiner
-
     def freeze_below(self, stride: int, *, train_head: bool = True, freeze_bn_stats: bool = True) -> None:
         """Freeze the refiner and the backbone's stages finer than `stride`, for the classifier stage.
 
@@ -182,7 +170,8 @@ class LocalizationModel(nn.Module):
     def train(self, mode: bool = True) -> LocalizationModel:
         """Switch to training mode; frozen modules stay in evaluation mode, see also `freeze_below`."""
         super().train(mode)
-        for part in self.trainable_modules():
+        parts = [*self.backbone.stages, *self.merges, self.classifier, self.pool]
+        for part in parts if self.refiner is None else [*parts, self.refiner]:
             if not any(parameter.requires_grad for parameter in part.parameters()):
                 part.eval()
                 for module in part.modules():

@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..errors import InputError
-
 
 def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
     """Pool each channel over space: x_p = 1/gamma * log( 1/(HW) * sum exp(gamma * x) ).
@@ -32,35 +30,17 @@ def lse_pool(features: Tensor, *, gamma: float) -> Tensor:
     return ((gamma * flat).logsumexp(dim=-1) - math.log(flat.shape[-1])) / gamma
 
 
-class FeaturePool(nn.Module):
-    """Base class of poolings that classify pooled features: logits = W pool(x) + b."""
-
-    def pool(self, features: Tensor) -> Tensor:
-        """Pool (B, C, H, W) features to (B, C)."""
-        raise NotImplementedError
-
-    def forward(self, features: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """Compute logits (B, K) of (B, C, H, W) features; `score` maps (B, C, h, w) to (B, K, h, w)."""
-        return score(self.pool(features)[:, :, None, None]).flatten(start_dim=1)
-
-
-class LogSumExpPool(FeaturePool):
-    """`lse_pool` as a module; gamma is 10 in the paper (Sect. 5.1).
-
-    Raises:
-        InputError: gamma is not above 0.
-    """
+class LogSumExpPool(nn.Module):
+    """Classify features pooled by `lse_pool`: logits = W pool(x) + b; gamma is 10 in the paper (Sect. 5.1)."""
 
     def __init__(self, gamma: float) -> None:
         super().__init__()
-        if not gamma > 0:
-            raise InputError(f"LSE pooling needs gamma above 0, not {gamma}")
         self.gamma = gamma
 
     def pool(self, features: Tensor) -> Tensor:
         """Pool (B, C, H, W) to (B, C) float32."""
         return lse_pool(features, gamma=self.gamma)
 
-    def extra_repr(self) -> str:
-        """Show gamma when the model is printed."""
-        return f"gamma={self.gamma}"
+    def forward(self, features: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """Compute logits (B, K) of (B, C, H, W) features; `score` maps (B, C, h, w) to (B, K, h, w)."""
+        return score(self.pool(features)[:, :, None, None]).flatten(start_dim=1)

@@ -31,8 +31,10 @@ def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:
         gamma: sharpness of "lse", and initial sharpness of "lse_lba"; the others ignore it.
 
     Raises:
-        InputError: the name is unknown.
+        InputError: the name is unknown, or gamma is not above 0.
     """
+    if not gamma > 0:
+        raise InputError(f"LSE pooling needs gamma above 0, not {gamma}")
     match name:
         case "lse":
             return LogSumExpPool(gamma)

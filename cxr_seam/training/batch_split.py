@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from ..data.transforms import AffineParams
 from ..device import OOM_ADVICE, is_oom
@@ -91,29 +91,25 @@ class BatchSplit:
         Raises:
             InputError: the memory is too small for one image, or one of several processes has too little.
         """
-        n_images = max(len(indices) for indices, _ in batches)
-        totals = self._retry_on_oom(lambda: self._backward(batches, losses, model, steps), n_images)
-        return {name: self.sum(torch.stack([total[name] for total in totals])) for name in sorted(totals[0])}
 
-    def _backward(
-        self, batches: Sequence[Batch], losses: Losses, model: nn.Module, steps: int
-    ) -> list[dict[str, Tensor]]:
-        model.zero_grad()
-        totals = []
-        for number, (indices, params) in enumerate(batches, start=1):
-            total: dict[str, Tensor] = {}
-            slices = self.slices(len(indices))
-            for part in slices:
-                is_last = number == len(batches) and part is slices[-1]  # then processes exchange their gradients
-                with nullcontext() if is_last else self.accelerator.no_sync(model):
+        def compute() -> list[dict[str, Tensor]]:
+            model.zero_grad()
+            totals: list[dict[str, Tensor]] = [{} for _ in batches]
+            parts = [(batch, part) for batch, (indices, _) in enumerate(batches) for part in self.slices(len(indices))]
+            for batch, part in parts:
+                (indices, params), total = batches[batch], totals[batch]
+                weight = (part.stop - part.start) / len(indices)
+                # In the last part processes exchange their gradients.
+                with nullcontext() if (batch, part) == parts[-1] else self.accelerator.no_sync(model):
                     terms = losses(indices[part], params[part])
-                    weight = (part.stop - part.start) / len(indices)
                     # Gradients are averaged over processes; shares of a batch must be added.
                     self.accelerator.backward(terms["loss"] * (weight * self.accelerator.num_processes / steps))
                 for name in terms.keys() - {"logits"}:
                     total[name] = total.get(name, 0) + terms[name].detach().float() * weight
-            totals.append(total)
-        return totals
+            return totals
+
+        totals = self._retry_on_oom(compute, max(len(indices) for indices, _ in batches))
+        return {name: self.sum(torch.stack([total[name] for total in totals])) for name in sorted(totals[0])}
 
     def forward(self, indices: np.ndarray, params: BatchParams, losses: Losses) -> list[tuple[np.ndarray, dict]]:
         """Compute the losses of this process's slices of a batch.
@@ -141,24 +137,21 @@ class BatchSplit:
             except RuntimeError as error:  # it holds the frames that hold the memory, so leave the block first
                 if not is_oom(error):
                     raise
-            self._halve(n_images)
-
-    def _halve(self, n_images: int) -> None:
-        if self.accelerator.num_processes > 1:  # the others wait for this one's gradients
-            raise InputError(
-                f"the GPU's memory is too small for {self.name} with {n_images} images in "
-                f"{self.accelerator.num_processes} processes; launch more processes or choose a smaller image size"
+            if self.accelerator.num_processes > 1:  # the others wait for this one's gradients
+                raise InputError(
+                    f"the GPU's memory is too small for {self.name} with {n_images} images in "
+                    f"{self.accelerator.num_processes} processes; launch more processes or choose a smaller image size"
+                )
+            if self.micro_batches >= n_images:
+                raise InputError(f"the GPU's memory is too small for one image of {self.name}; {OOM_ADVICE}")
+            torch.cuda.empty_cache()
+            too_many = math.ceil(n_images / self.micro_batches)
+            self.micro_batches *= 2
+            warnings.warn(
+                f"the GPU's memory is too small for {too_many} images of {self.name} at once; continuing with "
+                f"micro-batches of {math.ceil(n_images / self.micro_batches)} and the same gradients",
+                stacklevel=3,
             )
-        if self.micro_batches >= n_images:
-            raise InputError(f"the GPU's memory is too small for one image of {self.name}; {OOM_ADVICE}")
-        torch.cuda.empty_cache()
-        self.micro_batches *= 2
-        warnings.warn(
-            f"the GPU's memory is too small for {math.ceil(2 * n_images / self.micro_batches)} images of {self.name} "
-            f"at once; continuing with micro-batches of {math.ceil(n_images / self.micro_batches)} and the same "
-            "gradients",
-            stacklevel=4,
-        )
 
 
 def optimiser_step(optimiser: torch.optim.Optimizer) -> None:
@@ -186,17 +179,14 @@ class SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(_: FunctionCtx, value: Tensor) -> Tensor:
         """Return the sum."""
-        total = value.detach().clone()
+        total = value.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(_: FunctionCtx, gradient: Tensor) -> Tensor:
         """Return the sum of the gradients."""
-        total = gradient.contiguous().clone()
-        torch.distributed.all_reduce(total)
-        return total
+        return SumOverProcesses.apply(gradient)
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):

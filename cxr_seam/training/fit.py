@@ -27,8 +27,6 @@ from ..models.checkpoint import (
     TrainingData,
     best_path,
     checkpoint_bytes,
-    history_path,
-    last_path,
     load_checkpoint,
     read_header,
 )
@@ -41,6 +39,8 @@ from .storage import CheckpointWriter, RunFolder, state_name
 from .trainer import Trainer
 
 ANEW = "overwrite=True (--overwrite) trains it again"
+KEPT_STATES = 2
+"""Number of training states that stay in the folder: the latest may be damaged."""
 
 
 class Callback:
@@ -110,7 +110,6 @@ class CheckpointSaver(Callback):
         best_score: of the best checkpoint in the folder, None if there is none.
         has_state: whether the run continues from a state.
         save_minutes: time between two states.
-        keep_states: number of states that stay in the folder.
     """
 
     def __init__(
@@ -121,10 +120,9 @@ class CheckpointSaver(Callback):
         best_score: float | None,
         has_state: bool,
         save_minutes: float,
-        keep_states: int,
     ) -> None:
         self.writer, self.data, self.best_score, self.has_state = writer, data, best_score, has_state
-        self.save_minutes, self.keep_states = save_minutes, keep_states
+        self.save_minutes = save_minutes
         self.saved = time.monotonic()
 
     def on_update(self, trainer: Trainer) -> None:
@@ -134,21 +132,17 @@ class CheckpointSaver(Callback):
 
     def on_epoch(self, trainer: Trainer, record: dict[str, Any]) -> None:
         """Save the checkpoint if it is the best, and the history."""
-        name, score = trainer.recipe.name, trainer.module.score(record)
+        files, score = self.writer.files, trainer.module.score(record)
         metadata = Checkpoint(trainer.recipe, epoch=trainer.epoch, metrics=record, data=self.data)
-        is_last = trainer.epoch == trainer.recipe.stage.epochs
         if self.best_score is None or score > self.best_score:
             self.best_score = score
-            self._save_checkpoint(best_path(Path(), name), trainer, metadata)
+            self.writer.write(files.best_path.name, checkpoint_bytes(trainer.module.model, metadata=metadata))
         lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
-        self.writer.write(history_path(Path(), name).name, lines.encode())
-        if is_last:
-            self._save_checkpoint(last_path(Path(), name), trainer, metadata)
+        self.writer.write(files.history_path.name, lines.encode())
+        if trainer.epoch == trainer.recipe.stage.epochs:
+            self.writer.write(files.last_path.name, checkpoint_bytes(trainer.module.model, metadata=metadata))
         elif not self.has_state:
             self.save_state(trainer)
-
-    def _save_checkpoint(self, path: Path, trainer: Trainer, metadata: Checkpoint) -> None:
-        self.writer.write(path.name, checkpoint_bytes(trainer.module.model, metadata=metadata))
 
     def save_state(self, trainer: Trainer) -> None:
         """Save a state and remove old ones."""
@@ -156,7 +150,7 @@ class CheckpointSaver(Callback):
         run = run_fingerprint(trainer.recipe, self.data)
         if self.writer.write(name, state_bytes(trainer, run)):
             self.has_state = True
-            self.writer.prune(self.keep_states)
+            self.writer.prune(KEPT_STATES)
         self.saved = time.monotonic()
 
 
@@ -171,7 +165,6 @@ def fit(
     overwrite: bool = False,
     local_dir: Path | None = None,
     save_minutes: float = 10.0,
-    keep_states: int = 2,
 ) -> list[dict[str, Any]]:
     """Train a recipe, or continue where an earlier call was interrupted, and calibrate the best checkpoint.
 
@@ -188,7 +181,6 @@ def fit(
         overwrite: train again, even if the run is complete or could continue.
         local_dir: folder on a local disk, if `output_dir` is on a disk that may vanish, see `storage`.
         save_minutes: time between two training states.
-        keep_states: number of states that are kept.
 
     Returns:
         The history, a record for each epoch, see `Trainer.history`.
@@ -204,34 +196,39 @@ def fit(
     data = data_fingerprint(train_set, val_set, init_path=init_path)
     run = run_fingerprint(recipe, data)
     files = RunFolder(output_dir, recipe.name, local_dir=local_dir)
-    history = None if overwrite else files.finished_history(run, epochs=recipe.stage.epochs)
-    if history is not None:
-        close_complete_run(files, recipe, process, callbacks)
-        return history
-    best = None if overwrite else files.best(run)
-    found = None if overwrite else latest_state(files.states(), run)
-    trainer = start_trainer(recipe, init_path, train_set, found)
+    best, found, history = None, None, None
+    if not overwrite:
+        best = files.best(run)
+        if best is not None and best.thresholds is not None:  # the calibrated checkpoint is written last
+            history = files.complete_history(epochs=recipe.stage.epochs)
+        else:
+            found = latest_state(files.states(), run)
+    trainer = None if history is not None else start_trainer(recipe, init_path, train_set, found)
     process.wait_for_everyone()  # until all processes have read the files: the main process changes them now
     if process.is_main_process:
         writer = CheckpointWriter(files)
-        remove_old_files(writer, None if found is None else found[0], overwrite=overwrite)
-        warn_of_absent_findings(recipe, train_set)
-        score = None if best is None else best_score(trainer, best)
-        saver = CheckpointSaver(
-            writer,
-            data,
-            best_score=score,
-            has_state=found is not None,
-            save_minutes=save_minutes,
-            keep_states=keep_states,
-        )
-        run_epochs(trainer, val_set, callbacks=[saver, *callbacks])
-        calibrate_best(writer, val_set, batch_size=math.ceil(recipe.stage.batch_size / trainer.split.micro_batches))
-        finish(writer)
-    else:
+        if trainer is None:
+            for callback in callbacks:
+                callback.on_complete(recipe)
+        else:
+            remove_old_files(writer, None if found is None else found[0], overwrite=overwrite)
+            warn_of_absent_findings(recipe, train_set)
+            saver = CheckpointSaver(
+                writer,
+                data,
+                best_score=None if best is None else best_score(trainer, best),
+                has_state=found is not None,
+                save_minutes=save_minutes,
+            )
+            run_epochs(trainer, val_set, callbacks=[saver, *callbacks])
+            batch_size = math.ceil(recipe.stage.batch_size / trainer.split.micro_batches)
+            calibrate_best(writer, val_set, batch_size=batch_size)
+        writer.close()
+        writer.prune(0)
+    elif trainer is not None:
         run_epochs(trainer, val_set, callbacks=[])
     process.wait_for_everyone()
-    return trainer.history
+    return trainer.history if history is None else history
 
 
 def start_trainer(
@@ -244,16 +241,6 @@ def start_trainer(
     if found is not None:
         restore(trainer, *found)
     return trainer
-
-
-def close_complete_run(files: RunFolder, recipe: Recipe, process: PartialState, callbacks: Sequence[Callback]) -> None:
-    """Write and remove what a killed process has left of a complete run."""
-    process.wait_for_everyone()  # until all processes have read the files: the main process moves them now
-    if process.is_main_process:
-        finish(CheckpointWriter(files))
-        for callback in callbacks:
-            callback.on_complete(recipe)
-    process.wait_for_everyone()
 
 
 def run_epochs(trainer: Trainer, val_set: ChestXrayDataset, *, callbacks: Sequence[Callback]) -> None:
@@ -278,22 +265,12 @@ def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch
         InputError: a file cannot be written.
     """
     writer.close()
-    path = best_path(writer.files.folder, writer.files.name)
+    path = writer.files.best_path
     model, metadata = load_checkpoint(path)
     model.to(select_device().device, memory_format=torch.channels_last)
     result = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
     metadata = replace(metadata, thresholds=result.thresholds, negative_mean=result.negative_mean)
     writer.write(path.name, checkpoint_bytes(model, metadata=metadata))
-
-
-def finish(writer: CheckpointWriter) -> None:
-    """Write what is pending and remove the states of a complete run.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    writer.close()
-    writer.prune(0)
 
 
 def remove_old_files(writer: CheckpointWriter, state: Path | None, *, overwrite: bool) -> None:
@@ -308,11 +285,11 @@ def remove_old_files(writer: CheckpointWriter, state: Path | None, *, overwrite:
     for path in files.states():
         if state is None or path.name > state.name:
             writer.remove(path.name)
-    old = [path for name in (best_path, last_path, history_path) if files.find(path := name(files.folder, files.name))]
+    results = [path for path in (files.best_path, files.last_path, files.history_path) if files.find(path)]
     if overwrite:
-        for path in old:
+        for path in results:
             writer.remove(path.name)
-    elif old and state is None:
+    elif results and state is None:
         warnings.warn(f"{files.folder} has no state of {files.name}; training starts from the beginning", stacklevel=3)
 
 

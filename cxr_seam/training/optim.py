@@ -11,8 +11,6 @@ from torch import nn
 from ..errors import InputError
 from ..recipes import Recipe, Stage
 
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
 
 def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None = None) -> torch.optim.Optimizer:
     """Make the optimiser of an objective's trainable parameters.
@@ -31,12 +29,13 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None =
     stage = recipe.stage
     if stage.weight_decay and stage.optimiser != "adamw":
         raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
+    optimiser = torch.optim.AdamW if stage.optimiser == "adamw" else torch.optim.Adam
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if parameter.requires_grad:
             decay = stage.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault(decay, []).append(parameter)
-    return OPTIMISERS[stage.optimiser](
+    return optimiser(
         [{"params": parameters, "weight_decay": decay} for decay, parameters in sorted(groups.items())],
         lr=stage.learning_rate,
         betas=stage.betas,
@@ -65,14 +64,8 @@ def make_schedule(optimiser: torch.optim.Optimizer, stage: Stage, *, steps: int)
     warmup = round(stage.warmup_fraction * steps)
 
     def factor(step: int) -> float:
-        """Return the factor of the learning rate at an update."""
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def steps_per_update(stage: Stage) -> bool:
-    """Return whether the schedule is stepped after each update."""
-    return stage.schedule in ("one_cycle", "cosine")

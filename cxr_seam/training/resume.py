@@ -37,19 +37,18 @@ def data_fingerprint(
     train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, init_path: Path | None = None
 ) -> TrainingData:
     """Identify the data of a run, and the checkpoint `init_path` with whose weights it begins."""
+
+    def fingerprint(dataset: ChestXrayDataset) -> str:
+        digest = hashlib.sha256("\n".join(dataset.image_index).encode() + dataset.labels.tobytes())
+        return f"{len(dataset)} images, {digest.hexdigest()[:16]}"
+
     return TrainingData(
         cache_size=train_set.size,
-        train_fingerprint=_dataset_fingerprint(train_set),
-        val_fingerprint=_dataset_fingerprint(val_set),
+        train_fingerprint=fingerprint(train_set),
+        val_fingerprint=fingerprint(val_set),
         pixel_crc=f"{train_set.checksum}, {val_set.checksum}",
         init_fingerprint=None if init_path is None else _weights_fingerprint(init_path),
     )
-
-
-def _dataset_fingerprint(dataset: ChestXrayDataset) -> str:
-    digest = hashlib.sha256("\n".join(dataset.image_index).encode())
-    digest.update(dataset.labels.tobytes())
-    return f"{len(dataset)} images, {digest.hexdigest()[:16]}"
 
 
 def _weights_fingerprint(path: Path) -> str:
@@ -66,7 +65,10 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten nested dictionaries; names of inner fields are joined by dots."""
     flat = {}
     for key, value in values.items():
-        flat |= {f"{key}.{k}": v for k, v in flatten(value).items()} if isinstance(value, Mapping) else {key: value}
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": field for inner, field in flatten(value).items()}
+        else:
+            flat[key] = value
     return flat
 
 
@@ -84,12 +86,8 @@ def require_same_run(path: Path, *, found: Mapping[str, Any] | None, expected: M
     way_out = "choose another folder, or train again with overwrite=True (--overwrite), which replaces it"
     if found is None:
         raise InputError(f"{path} does not contain what it was trained on; {way_out}")
-    missing = "missing"
-    different = [
-        f"{key} is {found.get(key, missing)} in the file and {expected.get(key, missing)} now"
-        for key in {**found, **expected}
-        if found.get(key, missing) != expected.get(key, missing)
-    ]
+    values = {key: (found.get(key, "missing"), expected.get(key, "missing")) for key in {**found, **expected}}
+    different = [f"{key} is {old} in the file and {new} now" for key, (old, new) in values.items() if old != new]
     if different:
         raise InputError(f"{path} belongs to another run: {'; '.join(different)}; {way_out}")
 

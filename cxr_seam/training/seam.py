@@ -65,11 +65,9 @@ class SeamObjective(nn.Module):
         with torch.no_grad():
             features, low_level = self.model.forward_features(images)  # (B, C, h, w)
             cam = self.model.compute_cam(features).float()  # (B, 14, h, w)
-        if valid is None:
-            return cam, self.model.refiner(features, make_pcm_input(cam), low_level=low_level)
-        cam = cam * valid
+        cam = cam if valid is None else cam * valid
         refined = self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level)
-        return cam, refined * valid
+        return cam, refined if valid is None else refined * valid
 
     def forward_branches(self, images: Tensor, rotation: AffineParams) -> SiameseOutput:
         """Compute the CAMs of the images (B, 3, H, W) and those of the rotated images."""

@@ -1,4 +1,4 @@
-"""Write the files of a training run, also to a disk that comes and goes (Google Drive).
+"""Find and write the files of a training run, also on a disk that comes and goes (Google Drive).
 
 With a local folder a file is written there first, then copied under a temporary name, renamed, and removed from the
 local folder. If a copy fails, it is repeated at the next write, at the end, and by the next run. Each file is on its
@@ -11,14 +11,14 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..io import WriteError, atomic_write, list_files
-from ..models.checkpoint import BEST, HISTORY, LAST, Checkpoint, best_path, history_path, parse_history, read_header
+from ..models.checkpoint import Checkpoint, best_path, history_path, last_path, read_header, read_history
 from .resume import require_same_run, run_fingerprint
 
 STATE = re.compile(r"(?P<name>.+)\.\d{5,}-\d{7,}\.state\.(pt|safetensors)")
@@ -40,7 +40,7 @@ def is_state(file: str, name: str) -> bool:
 
 def is_of_run(file: str, name: str) -> bool:
     """Return whether a file name is that of a checkpoint, history or state of the recipe `name`."""
-    return file in {f"{name}.{end}" for end in (BEST, LAST, HISTORY)} or is_state(file, name)
+    return is_state(file, name) or file in {path(Path(), name).name for path in (best_path, last_path, history_path)}
 
 
 def is_partial_file(file: str, name: str) -> bool:
@@ -50,38 +50,29 @@ def is_partial_file(file: str, name: str) -> bool:
 
 
 class RunFolder:
-    """Find the files of a training run.
+    """Find the files of a training run; all methods raise InputError if a folder cannot be read.
 
     Attributes:
         folder: of all files in the end.
         name: of the recipe.
         local_dir: folder of the files that have yet to be copied; None if files are written to `folder` at once.
+        folders: those that may contain files; files in the first one are newer.
+        best_path, last_path, history_path: files in `folder`.
     """
 
     def __init__(self, folder: Path | str, name: str, *, local_dir: Path | None = None) -> None:
         self.folder, self.name, self.local_dir = Path(folder), name, local_dir
-
-    @property
-    def folders(self) -> list[Path]:
-        """Return the folders that may contain files; files in the first one are newer."""
-        return [self.folder] if self.local_dir is None else [self.local_dir, self.folder]
+        self.folders = [self.folder] if local_dir is None else [local_dir, self.folder]
+        self.best_path, self.last_path = best_path(self.folder, name), last_path(self.folder, name)
+        self.history_path = history_path(self.folder, name)
 
     def find(self, path: Path) -> Path | None:
-        """Return where the file `path` is now, None if it does not exist; an empty file was being removed.
+        """Return where the file `path` is now, None if it does not exist."""
+        return next((file for file in _files_in(self.folders) if file.name == path.name), None)
 
-        Raises:
-            InputError: a folder cannot be read.
-        """
-        found = (file for folder in self.folders for file in list_files(folder) if file.name == path.name)
-        return next(filter(_has_content, found), None)
-
-    def states(self) -> list[Path]:
-        """Return the training states, the latest first.
-
-        Raises:
-            InputError: a folder cannot be read.
-        """
-        states = [path for folder in self.folders for path in states_in(folder, self.name)]
+    def states(self, *folders: Path) -> list[Path]:
+        """Return the training states in `folders`, by default in all, the latest first."""
+        states = [path for path in _files_in(folders or self.folders) if is_state(path.name, self.name)]
         return sorted(states, key=lambda path: path.name, reverse=True)
 
     def best(self, run: Mapping[str, Any]) -> Checkpoint | None:
@@ -93,7 +84,7 @@ class RunFolder:
         Raises:
             InputError: the checkpoint belongs to another run or cannot be read.
         """
-        path = self.find(best_path(self.folder, self.name))
+        path = self.find(self.best_path)
         if path is None:
             return None
         metadata = read_header(path)
@@ -101,22 +92,18 @@ class RunFolder:
         require_same_run(path, found=found, expected=run)
         return metadata
 
-    def finished_history(self, run: Mapping[str, Any], *, epochs: int) -> list[dict[str, Any]] | None:
-        """Return the history of a run that is complete, else None. The calibrated best checkpoint is written last.
+    def complete_history(self, *, epochs: int) -> list[dict[str, Any]]:
+        """Return the history of a run that is complete.
 
         Raises:
-            InputError: see `best`; or the run is complete, but its history is missing or damaged.
+            InputError: it is missing or damaged, or has another number of epochs.
         """
-        best = self.best(run)
-        if best is None or best.thresholds is None:
-            return None
-        path = history_path(self.folder, self.name)
-        file = self.find(path)
-        history = [] if file is None else parse_history(file)
+        found = self.find(self.history_path)
+        history = [] if found is None else read_history(found.parent, self.name)
         if len(history) != epochs:
             raise InputError(
-                f"{path} has {len(history)} epochs, but {self.name} is trained for {epochs}; restore it, or train "
-                "again with overwrite=True (--overwrite)"
+                f"{self.history_path} has {len(history)} epochs, but {self.name} is trained for {epochs}; restore it, "
+                "or train again with overwrite=True (--overwrite)"
             )
         return history
 
@@ -135,16 +122,12 @@ class CheckpointWriter:
 
     def __init__(self, files: RunFolder) -> None:
         self.files = files
-        for folder in files.folders:
-            for path in list_files(folder):
-                if is_partial_file(path.name, files.name):  # left by a killed process
-                    with suppress(OSError):
-                        path.unlink()
-        left = (
-            [path for path in list_files(files.local_dir) if is_of_run(path.name, files.name)]
-            if files.local_dir
-            else []
-        )
+        for path in [path for folder in files.folders for path in list_files(folder)]:
+            if is_partial_file(path.name, files.name):  # left by a killed process
+                with suppress(OSError):
+                    path.unlink()
+        local = list_files(files.local_dir) if files.local_dir else []
+        left = [path for path in local if is_of_run(path.name, files.name)]
         left.sort(key=lambda path: path.stat().st_mtime_ns)
         self.pending: dict[str, bytes | None] = {path.name: None for path in left}
         self._mount_point = mount_point(files.folder)
@@ -156,25 +139,16 @@ class CheckpointWriter:
             Whether the file is on a disk now, in the local folder or in the run's folder.
         """
         self.pending.pop(name, None)
-        self.pending[name] = self._write_locally(name, content)
+        self.pending[name] = content
+        if self.files.local_dir is not None:
+            with suppress(WriteError):
+                with atomic_write(self.files.local_dir / name, durable=True) as temporary:
+                    temporary.write_bytes(content)
+                self.pending[name] = None
         failed = self.flush()
         if failed is not None:
             warnings.warn(f"{failed}; training continues, {len(self.pending)} files are written later", stacklevel=2)
-        return self.pending.get(name) is None and (failed is None or self._is_on_disk(name))
-
-    def _write_locally(self, name: str, content: bytes) -> bytes | None:
-        """Write a file into the local folder; return what has to be kept in memory."""
-        if self.files.local_dir is None:
-            return content
-        try:
-            with atomic_write(self.files.local_dir / name, durable=True) as temporary:
-                temporary.write_bytes(content)
-        except WriteError:
-            return content
-        return None
-
-    def _is_on_disk(self, name: str) -> bool:
-        return any((folder / name).exists() for folder in self.files.folders)
+        return self.pending.get(name) is None and any((folder / name).exists() for folder in self.files.folders)
 
     def flush(self) -> WriteError | None:
         """Write the pending files in order, so that a state never arrives before the checkpoints it refers to.
@@ -196,9 +170,8 @@ class CheckpointWriter:
                 failed = error
                 if not state:
                     break
-        in_memory = [name for name, content in self.pending.items() if content is not None]
-        for name in in_memory:
-            if is_state(name, self.files.name):
+        for name, content in list(self.pending.items()):
+            if content is not None and is_state(name, self.files.name):
                 del self.pending[name]
         return failed
 
@@ -208,19 +181,18 @@ class CheckpointWriter:
         If Drive is gone, its path may still exist as an empty folder: do not write there. A disk that is mounted again
         has the same mount point.
         """
+        path, local_dir = self.files.folder / name, self.files.local_dir
         if not os.path.ismount(self._mount_point):
-            raise WriteError(
-                f"{self.files.folder / name} could not be written (its disk is gone); reconnect its folder"
-            )
-        with atomic_write(self.files.folder / name, durable=True) as temporary:
+            raise WriteError(f"{path} could not be written (its disk is gone); reconnect its folder")
+        with atomic_write(path, durable=True) as temporary:
             if content is None:
-                shutil.copyfile(self.files.local_dir / name, temporary)
+                shutil.copyfile(local_dir / name, temporary)
             else:
                 temporary.write_bytes(content)
         del self.pending[name]
-        if self.files.local_dir is not None:
+        if local_dir is not None:
             with suppress(OSError):
-                (self.files.local_dir / name).unlink(missing_ok=True)
+                (local_dir / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write all pending checkpoints and histories.
@@ -231,8 +203,8 @@ class CheckpointWriter:
         failed = self.flush()
         left = [name for name in self.pending if not is_state(name, self.files.name)]
         if left:
-            lost = self.files.local_dir is None or any(self.pending[name] is not None for name in left)
-            way_out = "train again" if lost else f"copy {', '.join(left)} there from {self.files.local_dir}"
+            in_memory = any(self.pending[name] is not None for name in left)
+            way_out = "train again" if in_memory else f"copy {', '.join(left)} there from {self.files.local_dir}"
             raise InputError(f"{failed}, then {way_out}")
 
     def prune(self, keep: int) -> None:
@@ -242,7 +214,7 @@ class CheckpointWriter:
         """
         for folder in self.files.folders:
             with suppress(InputError):
-                for path in states_in(folder, self.files.name)[keep:]:
+                for path in self.files.states(folder)[keep:]:
                     self._remove(path)
 
     def remove(self, name: str) -> None:
@@ -259,23 +231,15 @@ class CheckpointWriter:
             path.unlink()
 
 
-def states_in(folder: Path, name: str) -> list[Path]:
-    """Return the states of the recipe `name` in a folder, the latest first; empty ones were being removed.
-
-    Raises:
-        InputError: the folder cannot be read.
-    """
-    states = [path for path in list_files(folder) if is_state(path.name, name) and _has_content(path)]
-    return sorted(states, key=lambda path: path.name, reverse=True)
-
-
 def mount_point(path: Path) -> Path:
     """Return the mount point of the disk that holds a path, or will hold it."""
     path = path.resolve()
     return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
 
 
-def _has_content(path: Path) -> bool:
-    with suppress(OSError):
-        return path.stat().st_size > 0
-    return False
+def _files_in(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files in folders; empty ones were being removed."""
+    for path in (path for folder in folders for path in list_files(folder)):
+        with suppress(OSError):
+            if path.stat().st_size > 0:
+                yield path

@@ -26,7 +26,7 @@ from ..metrics.classification import classification_table, mean_auc
 from ..recipes import Recipe
 from .batch_split import BatchParams, BatchSplit, optimiser_step, prepare_for_processes
 from .losses import class_weights
-from .optim import make_optimiser, make_schedule, steps_per_update
+from .optim import make_optimiser, make_schedule
 
 CHECK_EVERY = {"cpu": 1, "cuda": 32}
 """Number of updates after which the losses are checked for NaN; each check makes a GPU wait."""
@@ -36,7 +36,7 @@ VALIDATION_SEED = 1
 
 
 class Trainer:
-    """Train the stage of a recipe.
+    """Train the stage of a recipe on the device of this machine.
 
     Attributes:
         objective: the loss of the stage, as accelerate prepared it for device, precision and processes.
@@ -52,12 +52,7 @@ class Trainer:
     """
 
     def __init__(self, objective: nn.Module, recipe: Recipe, train_set: ChestXrayDataset) -> None:
-        """Prepare for the device of this machine.
-
-        Args:
-            objective: on the CPU, see `make_objective`.
-            recipe: names batches, optimiser, schedule, augmentation and seed.
-            train_set: images of at least the recipe's size.
+        """Prepare an objective on the CPU, see `make_objective`; the images have at least the recipe's size.
 
         Raises:
             InputError: the images are too small, there are more processes than images in a batch, the GPU cannot be
@@ -73,11 +68,9 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=device.mixed_precision, cpu=device.device == "cpu")
         self.split = BatchSplit(self.accelerator, name=recipe.name)
         self.sampler = BatchSampler(len(train_set), stage.batch_size, shuffle_seed=recipe.seed)
-        if self.accelerator.num_processes > min(stage.batch_size, len(train_set)):
-            raise InputError(
-                f"{self.accelerator.num_processes} processes cannot share a batch of "
-                f"{min(stage.batch_size, len(train_set))} images; launch fewer"
-            )
+        processes, batch_size = self.accelerator.num_processes, min(stage.batch_size, len(train_set))
+        if processes > batch_size:
+            raise InputError(f"{processes} processes cannot share a batch of {batch_size} images; launch fewer")
         objective.to(memory_format=torch.channels_last)  # 1.4 times the images a second on two CPU cores
         objective = prepare_for_processes(objective, self.accelerator)
         # The fused optimiser checks for overflow on the GPU; under fp16 the others make the CPU wait at each update.
@@ -119,7 +112,7 @@ class Trainer:
         if stage.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.objective.parameters(), stage.max_grad_norm)
         optimiser_step(self.optimiser)
-        if steps_per_update(stage):
+        if stage.schedule in ("one_cycle", "cosine"):
             self.schedule.step()
         self.losses = {name: torch.cat([self.losses.get(name, new[:0]), new]) for name, new in losses.items()}
         self.batch += len(batches)
@@ -161,9 +154,8 @@ class Trainer:
             InputError: names epoch, batch, loss and images.
         """
         names = sorted(self.losses, key="loss".__eq__)  # the terms first
-        wrong = (
-            ~torch.stack([self.losses[name][self.n_checked :] for name in names]).isfinite().cpu()
-        )  # (names, batches)
+        losses = torch.stack([self.losses[name][self.n_checked :] for name in names])  # (names, batches)
+        wrong = ~losses.isfinite().cpu()
         if wrong.any():
             first = int(wrong.any(dim=0).int().argmax())
             name, batch = names[int(wrong[:, first].int().argmax())], self.n_checked + first

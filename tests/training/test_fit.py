@@ -85,7 +85,7 @@ def save_epochs(aucs, models, folder, *, monkeypatch, breaks):
     objective = ClassifierObjective(model, recipe.classifier_stage)
     trainer = SimpleNamespace(recipe=recipe, module=objective, history=[])
     writer = CheckpointWriter(RunFolder(folder, recipe.name))
-    saver = CheckpointSaver(writer, metadata.data, best_score=None, has_state=True, save_minutes=1e9, keep_states=2)
+    saver = CheckpointSaver(writer, metadata.data, best_score=None, has_state=True, save_minutes=1e9)
     copy = writer._copy
 
     def failing(name, content):

@@ -15,24 +15,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ..pooling import FeaturePool, lse_pool
+from ..pooling import LogSumExpPool, lse_pool
 
 BOUND = 0.5
 """r_0 as a fraction of the initial sharpness."""
 
 
-class AdaptiveLogSumExpPool(FeaturePool):
-    """LSE with a learned sharpness for each channel; before training it equals LSE with `gamma`.
-
-    Raises:
-        InputError: gamma is not above 0.
-    """
+class AdaptiveLogSumExpPool(LogSumExpPool):
+    """LSE with a learned sharpness for each channel; before training it equals LSE with `gamma`."""
 
     def __init__(self, channels: int, gamma: float) -> None:
-        super().__init__()
-        if not gamma > 0:
-            raise InputError(f"LSE-LBA pooling needs gamma above 0, not {gamma}")
+        super().__init__(gamma)
         self.bound = BOUND * gamma
         self.beta = nn.Parameter(torch.full((channels,), math.log(gamma - self.bound)))
 
@@ -45,7 +38,3 @@ class AdaptiveLogSumExpPool(FeaturePool):
         """Pool (B, C, H, W) to (B, C) float32."""
         sharpness = self.sharpness  # LSE_r(x) = LSE_1(r x) / r
         return lse_pool(sharpness[:, None, None] * features.float(), gamma=1.0) / sharpness
-
-    def extra_repr(self) -> str:
-        """Show the bound when the model is printed."""
-        return f"bound={self.bound}"

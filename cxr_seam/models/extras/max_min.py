@@ -15,32 +15,18 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 FRACTION = 0.05
-"""n as a fraction of the pixels: 52 of 32 x 32 pixels, few enough for a small finding."""
+"""n as a fraction of the pixels, rounded up: 52 of 32 x 32 pixels, few enough for a small finding."""
 ALPHA = 0.7
 """Weight of the smallest values, as in WILDCAT."""
 
 
 class MaxMinPool(nn.Module):
-    """Add the mean of the largest values of each CAM and, weighted, the mean of the smallest.
-
-    Args:
-        fraction: n as a fraction of the pixels, above 0 and at most 1; n is rounded up.
-        alpha: weight of the smallest values.
-    """
-
-    def __init__(self, *, fraction: float = FRACTION, alpha: float = ALPHA) -> None:
-        super().__init__()
-        self.fraction = fraction
-        self.alpha = alpha
+    """Add the mean of the largest values of each CAM and, weighted, the mean of the smallest."""
 
     def forward(self, features: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
         """Compute logits (B, K) float32 of (B, C, H, W) features; `score` maps them to (B, K, H, W)."""
         cam = score(features).float().flatten(start_dim=2)
-        count = math.ceil(self.fraction * cam.shape[-1])
+        count = math.ceil(FRACTION * cam.shape[-1])
         largest = cam.topk(count, dim=-1).values.mean(dim=-1)
         smallest = cam.topk(count, dim=-1, largest=False).values.mean(dim=-1)
-        return largest + self.alpha * smallest
-
-    def extra_repr(self) -> str:
-        """Show the numbers when the model is printed."""
-        return f"fraction={self.fraction}, alpha={self.alpha}"
+        return largest + ALPHA * smallest

@@ -44,16 +44,11 @@ class SeamPCM(PCM):
             for width, reduced in zip(low_level, REDUCED, strict=True)
         )
 
-    def embed(self, features: Tensor, low_level: LowLevelFeatures | None = None) -> Tensor:
+    def embed(self, features: Tensor, low_level: LowLevelFeatures) -> Tensor:
         """Compute theta, (B, D, H, W) float32; the inputs are detached, so gradients stay in this module.
 
         A finer map is resized to H x W by the mean over each cell: bilinear sampling would see 4 pixels of 64.
-
-        Raises:
-            InputError: `low_level` is None.
         """
-        if low_level is None:
-            raise InputError("the refiner seam_pcm needs the image and low-level features; give low_level=")
         size = features.shape[-2:]
         image, *maps = (
             F.interpolate(finer.detach().float(), size=size, mode="area")

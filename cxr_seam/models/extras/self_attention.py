@@ -33,27 +33,14 @@ class SelfAttention(nn.Module):
         self.query = nn.Conv2d(channels, width, kernel_size=1, bias=False)
         self.key = nn.Conv2d(channels, width, kernel_size=1, bias=False)
 
-    def queries_and_keys(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute queries and keys (B, D, N) float32 of detached (B, C, H, W) features."""
-        features = features.detach().float()
-        return self.query(features).flatten(start_dim=2), self.key(features).flatten(start_dim=2)
-
-    def affinity(
-        self, features: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
-    ) -> Tensor:
-        """Compute the mean of the heads' affinities, (B, HW, HW) float32; rows sum to 1."""
-        del low_level
-        with torch.autocast(features.device.type, enabled=False):
-            query, key = self.queries_and_keys(features)
-            return attention_rows(query, key, None if valid is None else valid.flatten(start_dim=2))
-
     def forward(
         self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:
         """Refine `cam`; arguments and result as in `pcm.PCM.forward`."""
         del low_level
         with torch.autocast(features.device.type, enabled=False):
-            query, key = self.queries_and_keys(features)
+            features = features.detach().float()
+            query, key = (embed(features).flatten(start_dim=2) for embed in (self.query, self.key))  # (B, D, N)
             return apply_in_blocks(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from .errors import InputError
 from .io import readable
-from .presets import PRESETS, get_recipe, preset_of
+from .presets import PRESETS, get_recipe
 
 
 def models(arguments: argparse.Namespace) -> None:
@@ -80,9 +80,9 @@ def train(arguments: argparse.Namespace) -> None:
     from .models.checkpoint import best_path
     from .training.fit import JsonLines, ProgressBar, fit
 
-    arguments.preset = preset_of(arguments.recipe)
-    workspace = open_workspace(arguments)
     recipe = get_recipe(arguments.recipe)
+    arguments.preset = next(name for name, recipes in PRESETS.items() if recipe in recipes)
+    workspace = open_workspace(arguments)
     if arguments.weights is not None:
         recipe = replace(recipe, weights=arguments.weights)
     training, validation = workspace.train_val_datasets(recipe)

@@ -54,8 +54,7 @@ def save_pretrained(
 
     Args:
         checkpoint: a trained model; the file is copied unchanged. Its header holds the recipe, with the path of your
-        own
-            initial weights if it was trained from such.
+            own initial weights if it was trained from such.
         folder: gets `model.safetensors` and `README.md`; existing files of these names are replaced.
         results: results.json of an evaluation of this checkpoint; without it the card gives no results.
         license: identifier of the licence of the weights, such as "mit".
@@ -153,13 +152,14 @@ def model_card(
 
     metadata = read_header(checkpoint)
     name = metadata.recipe.name
-    measured = None if results is None else load_results(results)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": ", ".join(FINDINGS)}
     evaluation: dict[str, Any] = {}
-    if measured is not None:
+    if results is not None:
+        measured = load_results(results)
         model = _evaluated_model(measured, checkpoint, name)
         evaluation = {"eval_results": _eval_results(measured, model), "model_name": name}
-        fields = {
+        fields |= {
+            "results": measured,
             "data": measured["data"],
             "dataset": _dataset_name(measured),
             "synthetic": measured["data"]["description"] in DEMO_PATIENTS,
@@ -173,7 +173,6 @@ def model_card(
         tags=["chest-x-ray", "weakly-supervised-localization", "class-activation-map", "safetensors"],
         **evaluation,
     )
-    fields |= {"metadata": metadata, "repo_id": repo_id, "findings": ", ".join(FINDINGS), "results": measured}
     template = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
     return str(ModelCard.from_template(card_data, template_str=template, **fields))
 

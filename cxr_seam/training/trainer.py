@@ -56,7 +56,7 @@ class Trainer:
 
         Raises:
             InputError: the images are too small, there are more processes than images in a batch, the GPU cannot be
-                used, or the optimiser or schedule is unknown.
+                used, or `weight_decay` is given for Adam.
         """
         if train_set.size < recipe.image_size:
             raise InputError(

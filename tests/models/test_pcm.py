@@ -41,7 +41,7 @@ def test_pcm_matches_slow_reference():
 
 def test_pcm_rows_sum_to_one_and_negatives_are_zero():
     module, features, _ = example()
-    weights = module.affinity(features)
+    weights = affinity(module.embed(features))
     assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 12), atol=1e-6)
     assert (weights >= 0).all() and (weights == 0).any()
 
@@ -65,7 +65,7 @@ def test_pcm_ignores_invalid_pixels():
     other = cam.clone()
     other[:, :, 0, 0] = 99.0
     assert torch.equal(module(features, cam, valid=valid), module(features, other, valid=valid))
-    assert torch.allclose(module.affinity(features, valid=valid).sum(dim=-1), torch.ones(2, 12), atol=1e-6)
+    assert torch.allclose(affinity(module.embed(features), valid=valid).sum(dim=-1), torch.ones(2, 12), atol=1e-6)
 
 
 def test_pcm_gradient_reaches_only_theta():

@@ -47,8 +47,6 @@ def test_refiner_equals_affinity_times_maps(name):
     one_hot = torch.eye(12).reshape(1, 12, 3, 4).expand(2, -1, -1, -1)  # a map for each pixel, 1 at this pixel
     for where in (None, valid):
         weights = refiner(features, one_hot, valid=where, low_level=low_level).flatten(2).transpose(1, 2)
-        if hasattr(refiner, "affinity"):
-            assert torch.allclose(refiner.affinity(features, valid=where, low_level=low_level), weights, atol=1e-6)
         sums = weights.sum(dim=-1)  # an empty pixel may resemble no other; a valid one resembles itself
         assert (sums[valid.flatten(1)] - 1).abs().max() < 1e-5 and (weights >= 0).all()
         assert where is not None or torch.allclose(sums, torch.ones(2, 12), atol=1e-5)
@@ -143,9 +141,9 @@ def test_seam_pcm_uses_the_image():
     flat = torch.ones_like(features)
     images = torch.zeros_like(low_level.images)
     maps = tuple(torch.zeros_like(seen) for seen in low_level.maps)
-    even = refiner.affinity(flat, low_level=LowLevelFeatures(images, maps))
+    even = pcm.affinity(refiner.embed(flat, LowLevelFeatures(images, maps)))
     images[:, :, :, 16:] = 50.0  # a bright right half
-    halves = refiner.affinity(flat, low_level=LowLevelFeatures(images, maps)).reshape(2, 3, 4, 3, 4)
+    halves = pcm.affinity(refiner.embed(flat, LowLevelFeatures(images, maps))).reshape(2, 3, 4, 3, 4)
     assert torch.allclose(even, torch.full_like(even, 1 / 12), atol=1e-5)
     assert (halves[:, :, 2:, :, 2:] > halves[:, :, 2:, :, :2].amax()).all()
     assert torch.allclose(PCM(CHANNELS)(flat, cam), cam.mean(dim=(2, 3), keepdim=True), atol=1e-5)

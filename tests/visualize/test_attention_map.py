@@ -11,6 +11,7 @@ import torch
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_from_recipe, build_model
+from cxr_seam.models.pcm import affinity
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.viewer import attention_map, half_mass_area, pcm_embedding
 
@@ -29,7 +30,7 @@ def test_attention_map_matches_affinity_matrix(predictor: Predictor, x: float, y
     images = eval_transform(torch.from_numpy(image)[None, None], size=predictor.recipe.image_size)
     with torch.no_grad():
         features = predictor.model.forward_features(images.to(predictor.device))[0]
-        whole = predictor.model.refiner.affinity(features)[0].cpu()
+        whole = affinity(predictor.model.refiner.embed(features))[0].cpu()
     height, width = row.shape
     assert (height, width) == features.shape[-2:]
     row_index = min(int(y * height), height - 1) * width + min(int(x * width), width - 1)
@@ -53,5 +54,5 @@ def test_seam_pcm_row_matches_matrix() -> None:
     images = eval_transform(torch.from_numpy(image)[None, None], size=64).to(predictor.device)
     with torch.no_grad():
         features, low_level = predictor.model.forward_features(images)
-        whole = predictor.model.refiner.affinity(features, low_level=low_level)[0].cpu()
+        whole = affinity(predictor.model.refiner.embed(features, low_level))[0].cpu()
     assert np.allclose(row.ravel(), whole[6 * 8 + 2], atol=1e-6)

@@ -155,12 +155,13 @@ def paired_differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _difference(
     first: tuple[Mapping[str, Any], str], second: tuple[Mapping[str, Any], str], metric: str, *, paired: bool
 ) -> Estimate:
-    """Subtract an estimate of the second results and method from one of the first; no interval unless paired."""
-    values = [get_estimate(results, method, metric)["value"] for results, method in (first, second)]
-    replicates = [results["bootstrap"].get(method, {}).get(metric) for results, method in (first, second)]
-    if paired and None not in replicates:
-        return difference(*replicates, *values)
-    return NOT_MEASURED | {"value": None if None in values else values[0] - values[1]}
+    """Subtract the metric of the second results and method from that of the first; no interval unless paired."""
+
+    def scores(results: Mapping[str, Any], method: str) -> tuple[float | None, list[float | None] | None]:
+        replicates = results["bootstrap"].get(method, {}).get(metric)
+        return get_estimate(results, method, metric)["value"], replicates if paired else None
+
+    return difference(scores(*first), scores(*second))
 
 
 def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:

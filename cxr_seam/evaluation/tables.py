@@ -1,4 +1,4 @@
-"""Format results as tables of text, ready for a notebook or a report.
+"""Format results (the content of results.json) as tables of text, ready for a notebook or a report.
 
 Data: `splits`, `labels`.
 Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
@@ -38,7 +38,6 @@ from .published import (
     PAPER_BOXED_IMAGES,
     PAPER_BOXES,
     WANG,
-    Published,
     literature,
     paper_milliseconds,
     printed_cells,
@@ -65,8 +64,7 @@ OFFICIAL_BOXES = {"boxed_images": PAPER_BOXED_IMAGES, "true_boxes": PAPER_BOXES}
 
 HERE, CITED, NOT_COMPARABLE = "here", "cited by the paper", "NOT COMPARABLE"
 
-FALSE_POSITIVES = {"image": "false_positives_per_image", "box": "false_positives_per_box", "total": "false_positives"}
-"""Key of the scores for each denominator of `table_3`."""
+PER_IMAGE, PER_BOX = "false_positives_per_image", "false_positives_per_box"
 
 POINTING = (
     "The pointing game scores whether the maximum of the map lies in a true box; for baselines it is the centre of the "
@@ -126,17 +124,16 @@ def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
 def comparability(results: Mapping[str, Any]) -> str:
     """Say whether the results compare with published values."""
     notes = []
-    for boxed, key, images in (
-        (False, "test_images", "images of the official test list"),
-        (True, "boxed_images", "boxed images"),
+    for task, boxed, key, images in (
+        ("Classification", False, "test_images", "images of the official test list"),
+        ("Localization", True, "boxed_images", "boxed images"),
     ):
-        total = (OFFICIAL_BOXES if boxed else OFFICIAL_TEST)[key]
+        count, total = results["data"][key], (OFFICIAL_BOXES if boxed else OFFICIAL_TEST)[key]
         if is_official(results, boxed=boxed):
-            notes.append(f"all {total:,} {images} were evaluated: comparable with published values")
+            notes.append(f"{task}: all {total:,} {images} were evaluated: comparable with published values.")
         else:
-            count = results["data"][key]
-            notes.append(f"{count:,} images instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked")
-    return f"Classification: {notes[0]}. Localization: {notes[1]}."
+            notes.append(f"{task}: {count:,} images instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked.")
+    return " ".join(notes)
 
 
 def bootstrap_note(results: Mapping[str, Any]) -> str:
@@ -161,13 +158,10 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
 
     Returns:
         Index: the 14 findings and "Mean". Columns: two levels, source and model. "not defined" where no test image is
-        positive, or none negative. MultiRes + PCM has no column beside MultiRes: the PCM does not change probabilities.
+        positive, or none negative.
     """
     columns: dict[tuple[str, str], Sequence[str]] = {}
-    models = list(results["classification"])
-    for model in models:
-        if model == REFINED and MULTIRES in models:
-            continue
+    for model in _classifiers(results):
         scores = results["classification"][model]
         values = [*(scores["findings"][finding]["auc"] for finding in FINDINGS), scores["mean"]["auc"]]
         columns[_here(results), model] = [format_estimate(value) or "not defined" for value in values]
@@ -193,14 +187,15 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     ]
     official = is_official(results)
     split = OFFICIAL if official else f"{results['data']['test_images']:,} images"
-    for model in results["classification"]:
+    for model in _classifiers(results):
         value = get_estimate(results, model, MEAN_AUC)
-        if value["value"] is not None and not (model == REFINED and MULTIRES in results["classification"]):
+        if value["value"] is not None:
             defined = results["classification"][model]["mean"]["n_defined"]
             note = "" if defined == len(FINDINGS) else f"over {defined} findings"
-            comparable = official and not note
             # rank by the printed digits
-            rows.append((comparable, round(value["value"], 3), model, HERE, split, format_estimate(value), note))
+            rows.append(
+                (official and not note, round(value["value"], 3), model, HERE, split, format_estimate(value), note)
+            )
     rows.sort(key=lambda row: (not row[0], -row[1]))
     values = [value for comparable, value, *_ in rows if comparable]
     table = pd.DataFrame(
@@ -214,11 +209,7 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def operating_points(results: Mapping[str, Any], model: str | None = None) -> pd.DataFrame:
-    """Tabulate a model's classification by finding at the thresholds of the validation images.
-
-    Args:
-        results: content of results.json.
-        model: name of the model; None = the last one.
+    """Tabulate the classification of a model (None = the last one) at the thresholds of the validation images.
 
     Returns:
         Index: finding. Columns: positive images, threshold, average precision, sensitivity, specificity, F1; with 95 %
@@ -255,50 +246,46 @@ def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: st
     rows = {}
     for key, scores in _box_scores(results, boxes, overlap).items():
         rows[key] = {name: format_estimate(row["accuracy"]) for name, row in scores.items()}
-        rows[key][cost] = format_value(scores["macro"]["false_positives_per_image"]["value"])
-    if boxes == "all_boxes":
-        costs = printed_values("table_3", metric="false_positives_per_image", overlap=overlap).mean(axis=1)
-        for key, values in printed_values("table_2", metric="accuracy", overlap=overlap).iterrows():
-            micro = (values * pd.Series(BOXES_OF_FINDING)).sum() / PAPER_BOXES
-            rows[key] = _printed_row(values, micro) | {cost: format_value(costs.get(key))}
-    return _by_source(rows)
+        rows[key][cost] = format_value(scores["macro"][PER_IMAGE]["value"])
+    printed = printed_values("table_2", metric="accuracy", overlap=overlap)
+    micro = (printed * pd.Series(BOXES_OF_FINDING)).sum(axis=1) / PAPER_BOXES
+    costs = printed_values("table_3", metric=PER_IMAGE, overlap=overlap).mean(axis=1)
+    printed = printed.assign(macro=printed.mean(axis=1), micro=micro, **{cost: costs})
+    return _with_printed(rows, [printed.map(format_value, na_action="ignore")] if boxes == "all_boxes" else [])
 
 
 def table_3(
-    results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1", per: str = "image"
+    results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1", counts: bool = False
 ) -> pd.DataFrame:
-    """Return Table 3: the false positives by finding.
+    """Return Table 3: the false positives by finding, divided by the number of images as in the paper.
 
     Args:
         results: content of results.json.
         boxes: see `table_2`, as is `overlap`.
-        per: "image" as in the paper, "box" (divided by all true boxes) as in Wang et al., or "total" for counts.
+        counts: show numbers, with those of Wang et al., who divide by the number of true boxes. Published counts follow
+            from the printed quotients.
 
     Returns:
         Index: source and method. Columns: the boxed findings, their mean ("macro", "" of counts) and their sum
-        ("micro"). Published counts follow from the printed quotients.
+        ("micro").
 
     Raises:
-        InputError: the results have no such boxes or overlap, or `per` is unknown.
+        InputError: the results have no such boxes or overlap.
     """
-    if per not in FALSE_POSITIVES:
-        raise InputError(f"there is no per={per!r}; choose one of {', '.join(FALSE_POSITIVES)}")
     rows = {}
     for key, scores in _box_scores(results, boxes, overlap).items():
-        if per == "total":
+        if counts:
             rows[key] = {name: f"{row['false_positives']:,}" for name, row in scores.items()} | {"macro": ""}
         else:
-            rows[key] = {name: format_value(row[FALSE_POSITIVES[per]]["value"]) for name, row in scores.items()}
-    for denominator, count in (("image", PAPER_BOXED_IMAGES), ("box", PAPER_BOXES)):
-        if boxes != "all_boxes" or per not in (denominator, "total"):
-            continue
-        for key, values in printed_values("table_3", metric=FALSE_POSITIVES[denominator], overlap=overlap).iterrows():
-            if per == "total":
-                counts = (values * count).round()
-                rows[key] = {name: f"{value:,.0f}" for name, value in {**counts, "micro": counts.sum()}.items()}
-            else:
-                rows[key] = _printed_row(values, values.sum())
-    return _by_source(rows)
+            rows[key] = {name: format_value(row[PER_IMAGE]["value"]) for name, row in scores.items()}
+    if boxes != "all_boxes":
+        return _with_printed(rows, [])
+    per_image, per_box = (printed_values("table_3", metric=m, overlap=overlap) for m in (PER_IMAGE, PER_BOX))
+    if counts:
+        numbers = [(per_image * PAPER_BOXED_IMAGES).round(), (per_box * PAPER_BOXES).round()]
+        return _with_printed(rows, [table.assign(micro=table.sum(axis=1)).map("{:,.0f}".format) for table in numbers])
+    per_image = per_image.assign(macro=per_image.mean(axis=1), micro=per_image.sum(axis=1))
+    return _with_printed(rows, [per_image.map(format_value)])
 
 
 def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -314,14 +301,10 @@ def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tu
     return tables
 
 
-def _printed_row(values: pd.Series, micro: float) -> dict[str, str]:
-    return {name: format_value(value) for name, value in {**values, "macro": values.mean(), "micro": micro}.items()}
-
-
-def _by_source(rows: Mapping[tuple[str, str], Mapping[str, str]]) -> pd.DataFrame:
-    index = pd.MultiIndex.from_tuples(rows, names=["source", "method"])
-    table = pd.DataFrame(list(rows.values()), index=index).fillna("")
-    return table[[*BOXED_FINDINGS, *("macro", "micro"), *table.columns[10:]]]
+def _with_printed(rows: Mapping[tuple[str, str], Mapping[str, str]], printed: list[pd.DataFrame]) -> pd.DataFrame:
+    """Join our rows with tables of printed values."""
+    ours = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows))
+    return pd.concat([ours, *printed]).fillna("").rename_axis(["source", "method"])
 
 
 def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFrame:
@@ -358,14 +341,17 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
     rows = []
     for method, scores in results["localization"].items():
         tables = [scores["all_boxes"][overlap]["macro"] for overlap in overlaps]
-        cells = [
-            f"{format_estimate(table['accuracy'])} at {format_value(table['false_positives_per_image']['value'])}"
-            for table in tables
-        ]
+        cells = [f"{format_estimate(t['accuracy'])} at {format_value(t[PER_IMAGE]['value'])}" for t in tables]
         note = _joined("" if official else NOT_COMPARABLE, scores["note"])
         rows.append((method, HERE, split, *cells, "per image and finding", note))
+    costs = {
+        (*key, overlap): f" at {format_value(cost)}"
+        for overlap in overlaps
+        for metric in (PER_IMAGE, PER_BOX)
+        for key, cost in printed_values("table_3", metric=metric, overlap=overlap).mean(axis=1).items()
+    }
     for row in published:
-        cells = [row.values.get(overlap, "") + _published_cost(row, overlap) for overlap in overlaps]
+        cells = [row.values.get(o, "") + costs.get((row.source, row.name, o), "") for o in overlaps]
         unit = {PAPER: "per image and finding", WANG: "per box; known for >0.1 only"}.get(row.source, "not printed")
         note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)
         rows.append((row.name, row.source, row.split, *cells, unit, note))
@@ -374,23 +360,8 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns).set_index("model")
 
 
-def _published_cost(row: Published, overlap: str) -> str:
-    """Return " at " the mean of the false positives that a source prints with its accuracy; "" if it prints none."""
-    for metric in ("false_positives_per_image", "false_positives_per_box"):
-        means = printed_values("table_3", metric=metric, overlap=overlap).mean(axis=1)
-        if (row.source, row.name) in means:
-            return f" at {format_value(means[row.source, row.name])}"
-    return ""
-
-
 def table_4() -> pd.DataFrame:
-    """Return Table 4: parameters counted here, and the paper's inference times with their ratios.
-
-    Times measured on other machines are in docs/performance.md.
-
-    Returns:
-        Index: the four models.
-    """
+    """Return Table 4 of the four models: parameters counted here, and the paper's inference times with their ratios."""
     rows = {}
     milliseconds = paper_milliseconds()
     for name, printed in PAPER_PARAMETERS.items():
@@ -462,6 +433,11 @@ def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Tabulate the package versions of this installation, or of results."""
     versions = installed_versions() if results is None else results["versions"]
     return pd.DataFrame({"version": versions}).fillna("not installed")
+
+
+def _classifiers(results: Mapping[str, Any]) -> list[str]:
+    """List the models, without MultiRes + PCM beside MultiRes: the PCM does not change probabilities."""
+    return [m for m in results["classification"] if m != REFINED or MULTIRES not in results["classification"]]
 
 
 def _here(results: Mapping[str, Any], *, boxed: bool = False) -> str:

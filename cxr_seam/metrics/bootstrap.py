@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from ..errors import InputError
 
@@ -36,8 +35,7 @@ class PatientBootstrap:
     """Bootstrap replicates of patients; `len()` is their number.
 
     Attributes:
-        counts: (n_bootstrap, patients) unsigned integers, how often each replicate has each patient; each row sums to
-            the number of patients.
+        counts: (n_bootstrap, patients) unsigned integers, how often each replicate has each patient.
         patient_of: (N,) int64, the patient of each image: a column of `counts`.
     """
 
@@ -52,26 +50,10 @@ class PatientBootstrap:
         return self.counts[start:stop, self.patient_of]
 
     def totals(self, values: np.ndarray) -> np.ndarray:
-        """Sum values over the images of each replicate.
-
-        Args:
-            values: (N,) or (N, K) finite numbers, in the order of the images.
-
-        Returns:
-            (n_bootstrap,) or (n_bootstrap, K) float64; exact for integers.
-
-        Raises:
-            InputError: the number of values is not the number of images.
-        """
-        values = np.asarray(values, dtype=np.float64)
-        if len(values) != len(self.patient_of):
-            raise InputError(
-                f"there are {len(values)} images, but the bootstrap has {len(self.patient_of)}; "
-                "call bootstrap_patients with the patient_id of the same images"
-            )
+        """Sum finite values (N, ...) over the images of each replicate: (n_bootstrap, ...) float64, exact for integers."""
         of_patient = np.zeros((self.counts.shape[1], *values.shape[1:]))
         np.add.at(of_patient, self.patient_of, values)
-        return self.counts.astype(np.float64) @ of_patient
+        return np.tensordot(self.counts.astype(np.float64), of_patient, axes=1)
 
 
 def bootstrap_patients(
@@ -83,19 +65,17 @@ def bootstrap_patients(
     models are paired, and so are evaluations on the same patients.
 
     Args:
-        patient_id: (N,) the patient of each image, numbers or strings (compared as strings).
+        patient_id: (N,) the patient of each image, numbers or strings (compared as strings), none missing.
         n_bootstrap: number of replicates.
         seed: of the random generator.
 
     Raises:
-        InputError: there is no image, a patient_id is missing, or `n_bootstrap` is below 1.
+        InputError: there is no image, or `n_bootstrap` is below 1.
 
     Example:
         >>> bootstrap_patients([7, 7, 9], n_bootstrap=2).weights(0, 2).shape
         (2, 3)
     """
-    if pd.isna(np.asarray(patient_id, dtype=object)).any():
-        raise InputError("an image has no patient_id, so patients cannot be sampled; complete the metadata")
     if not len(patient_id) or n_bootstrap < 1:
         raise InputError(
             f"n_bootstrap is {n_bootstrap} and there are {len(patient_id)} images; both must be at least 1"
@@ -141,18 +121,29 @@ def num_valid(samples: np.ndarray) -> int:
     return int(np.count_nonzero(~np.isnan(samples)))
 
 
-def difference(a_samples: np.ndarray, b_samples: np.ndarray, a_value: float | None, b_value: float | None) -> Estimate:
-    """Return a - b with its paired interval.
+def difference(
+    first: tuple[float | None, np.ndarray | None], second: tuple[float | None, np.ndarray | None]
+) -> Estimate:
+    """Return first - second with its paired interval.
 
     Args:
-        a_samples: (n_bootstrap,) replicates of the first score.
-        b_samples: (n_bootstrap,) of the second, from the same patients, n_bootstrap and seed.
-        a_value: first score on all images; None = not defined.
-        b_value: second score.
+        first: the score on all images, None = not defined, and its replicates (n_bootstrap,), None = no interval.
+        second: the same of the other score, with the same patients, n_bootstrap and seed.
     """
-    a_samples, b_samples = (np.asarray(samples, dtype=np.float64) for samples in (a_samples, b_samples))
-    value = None if a_value is None or b_value is None else a_value - b_value
-    return estimate(value, a_samples - b_samples)
+    (a, a_samples), (b, b_samples) = first, second
+    value = None if a is None or b is None else a - b
+    if a_samples is None or b_samples is None:
+        return {"value": value, "low": None, "high": None}
+    return estimate(value, np.asarray(a_samples, dtype=np.float64) - np.asarray(b_samples, dtype=np.float64))
+
+
+def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
+    """Average the last axis over the findings that are `defined` (bool) on all images.
+
+    NaN if one of them is NaN, for example in a replicate without true boxes of this finding, because a mean over fewer
+    findings does not compare. NaN also if no finding is defined.
+    """
+    return values[..., defined].mean(axis=-1) if defined.any() else np.full(values.shape[:-1], np.nan)
 
 
 def bootstrap_for_json(samples: np.ndarray) -> list[float | None]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from .bootstrap import PatientBootstrap, estimate, num_valid
+from .bootstrap import PatientBootstrap, estimate, macro_mean, num_valid
 
 MAX_VALUES = 2**22
 """Weights in memory at a time for one finding: a few arrays of 32 MiB, whatever the number of images and replicates."""
@@ -29,7 +29,7 @@ def classification_table(labels: np.ndarray, probabilities: np.ndarray) -> pd.Da
 
     Returns:
         Index: the 14 findings. Columns: `auc` (NaN without positive or without negative images), `positives`,
-        `negatives` (numbers of images).
+        `negatives` (numbers of images). A mean over 13 findings does not compare with a mean over 14.
 
     Raises:
         InputError: see `check_scores`.
@@ -47,14 +47,6 @@ def classification_table(labels: np.ndarray, probabilities: np.ndarray) -> pd.Da
     return pd.DataFrame({"auc": auc, "positives": positives, "negatives": negatives}, index=index)
 
 
-def mean_auc(table: pd.DataFrame) -> float:
-    """Average the AUC of a `classification_table` over the findings with an AUC; NaN without any.
-
-    A mean over 13 findings does not compare with a mean over 14, so report the number of findings with it.
-    """
-    return float(table["auc"].mean())
-
-
 def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Choose the threshold of each finding that maximises the Youden index on validation images.
 
@@ -63,7 +55,7 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
     Args:
         labels: (N, 14) of 0 and 1.
-        probabilities: (N, 14).
+        probabilities: (N, 14) finite.
 
     Returns:
         (14,) float64, probabilities of images; NaN without positive or without negative images.
@@ -92,8 +84,8 @@ def classification_scores(
     """Compute all scores of each finding and their means, with intervals over patients.
 
     Args:
-        labels: (N, 14) of 0 and 1, findings in NIH's order.
-        probabilities: (N, 14), finite scores that are higher for positive images.
+        labels: (N, 14) of 0 and 1.
+        probabilities: (N, 14) finite.
         bootstrap: of the patients of the same N images.
         thresholds: (14,) from `choose_thresholds` on validation images, NaN = none. Without a threshold sensitivity,
             specificity and F1 are not defined.
@@ -102,12 +94,11 @@ def classification_scores(
         The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`,
         estimates of `auc`, `average_precision`, `sensitivity`, `specificity`, `f1`, and `note` if one is not defined.
         Under "mean": estimates of `auc` and `average_precision` over the `n_defined` findings that have them, and the
-        `n_valid_replicates` with all of these findings; the other replicates are left out, because a mean over fewer
-        findings does not compare.
-        And the replicates (n_bootstrap,) of "mean_auc" and "mean_average_precision", NaN where one is left out.
+        `n_valid_replicates` with all of these findings.
+        And the replicates (n_bootstrap,) of "mean_auc" and "mean_average_precision", NaN without one of the findings.
 
     Raises:
-        InputError: see `check_scores`; or the bootstrap is of another number of images.
+        InputError: see `check_scores`.
     """
     labels, probabilities = check_scores(labels, probabilities)
     thresholds = np.full(len(FINDINGS), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
@@ -129,15 +120,13 @@ def classification_scores(
             row["note"] = "sensitivity, specificity and F1 not defined: no threshold from validation"
         findings[finding] = row
     defined = ~np.isnan(values["auc"][0])
-    mean: dict[str, Any] = {}
-    mean_samples = {}
-    for name in ("auc", "average_precision"):
-        replicates = samples[name][:, defined].mean(axis=1) if defined.any() else np.full(len(bootstrap), np.nan)
-        mean[name] = estimate(values[name][0, defined].mean() if defined.any() else None, replicates)
-        mean_samples[f"mean_{name}"] = replicates
+    means = {name: macro_mean(samples[name], defined=defined) for name in ("auc", "average_precision")}
+    mean: dict[str, Any] = {
+        name: estimate(macro_mean(values[name][0], defined=defined), replicates) for name, replicates in means.items()
+    }
     mean["n_defined"] = int(defined.sum())
-    mean["n_valid_replicates"] = num_valid(mean_samples["mean_auc"])  # the same for the average precision
-    return {"findings": findings, "mean": mean}, mean_samples
+    mean["n_valid_replicates"] = num_valid(means["auc"])  # the same for the average precision
+    return {"findings": findings, "mean": mean}, {f"mean_{name}": replicates for name, replicates in means.items()}
 
 
 def bootstrap_auc_ap(
@@ -215,19 +204,14 @@ def _metrics(
 
 
 def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels as (N, 14) int64 of 0 and 1 and probabilities as (N, 14) float64.
+    """Return labels (N, 14) as int64 and probabilities (N, 14) as float64.
 
     Raises:
-        InputError: the shapes are not (N, 14), a label is neither 0 nor 1, or a probability is not finite.
+        InputError: the shapes are not (N, 14), or a probability is not finite.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(FINDINGS):
-        raise InputError(
-            f"labels and probabilities must have the shape (N, {len(FINDINGS)}), "
-            f"not {labels.shape} and {probabilities.shape}"
-        )
-    if not np.isin(labels, (0, 1)).all():
-        raise InputError("labels must be 0 or 1")
+    labels, probabilities = np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+    if not labels.shape == probabilities.shape == (len(labels), len(FINDINGS)):
+        raise InputError(f"labels {labels.shape} and probabilities {probabilities.shape} must be (N, {len(FINDINGS)})")
     finite = np.isfinite(probabilities)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
@@ -235,4 +219,4 @@ def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
             f"the probability of {FINDINGS[column]} in row {row} is {probabilities[row, column]}; "
             "the model has diverged or its checkpoint is broken"
         )
-    return labels.astype(np.int64), probabilities
+    return labels, probabilities

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..findings import BOXED_FINDINGS
-from .bootstrap import PatientBootstrap, estimate, num_valid
-from .matching import Matches, Measure, macro_mean
+from .bootstrap import PatientBootstrap, estimate, macro_mean, num_valid
+from .matching import Matches, Measure
 
 FROC_RATES = (0.25, 0.5, 1.0)
 """False positives per image and finding at which the curve is evaluated."""
@@ -109,7 +109,7 @@ class Froc:
 def froc(matches: Matches, *, measure: Measure = "iou", threshold: float = 0.1) -> Froc:
     """Compute the FROC curve of each finding.
 
-    Boxes are ranked by `ranking_score`, the probability of the finding times the peak of the heat map in the box. A
+    Boxes are ranked by `Matches.score`, the probability of the finding times the peak of the heat map in the box. A
     threshold on the score falls: boxes with at least this score are included. A true box is found by the first box that
     overlaps it by more than `threshold`; a box that overlaps no true box of its image and finding by more is a false
     positive; further boxes on a true box that is already found are neither. A point of the curve is (false positives /
@@ -125,7 +125,7 @@ def froc(matches: Matches, *, measure: Measure = "iou", threshold: float = 0.1) 
         threshold: the overlap must be larger.
     """
     false, _ = matches.fp_and_tp(measure, threshold)
-    matched = matches.pairs(measure, threshold)
+    matched = matches.overlaps[measure] > threshold
     first = np.full(len(matches.true_image), -np.inf)  # score of the first box that finds each true box
     np.maximum.at(first, matches.pair_true[matched], matches.score[matches.pair_predicted[matched]])
     curves = {}

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ..findings import BOXED_FINDINGS
 from ..recipes import CORRECT_IOU
-from .bootstrap import Estimate, PatientBootstrap, estimate, num_valid
+from .bootstrap import Estimate, PatientBootstrap, estimate, macro_mean, num_valid
 from .froc import SUMMARY_RATE, froc, froc_scores
-from .matching import Matches, Measure, filter_by_probability, iou, macro_mean, match
+from .matching import Matches, Measure, iou, match
 from .pointing_game import pointing_game
 
 OVERLAPS: tuple[tuple[Measure, float], ...] = (
@@ -105,7 +105,7 @@ def localization_table(
         true boxes of all findings, as in Wang et al. Numbers in the last two rows are sums.
     """
     counts = _counts(match(predicted, truth, images=images), measure, threshold)
-    return _table(counts.sum(axis=0), images=len(counts))
+    return _table(counts.sum(axis=0))
 
 
 def localization_scores(
@@ -125,14 +125,15 @@ def localization_scores(
 
     Returns:
         The scores, ready for JSON. "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and
-        "filtered_boxes" (probability above 0.5): for each of `OVERLAPS`, such as "iobb>0.1", the rows of
+        "filtered_boxes" (probability above 0.5, as in the authors' program; without `probability` all): for each of `OVERLAPS`, such as "iobb>0.1", the rows of
         `localization_table` under "findings", "macro" and "micro" with estimates for `RATIOS`, and
         "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see `froc_scores`. "pointing_game".
         And the replicates (n_bootstrap,) of macro accuracies and false positives per image, for paired differences.
     """
     scores: dict[str, Any] = {"froc": {}}
     samples: dict[MetricKey, np.ndarray] = {}
-    tables = {"all_boxes": boxes, "best_box": best_boxes(boxes), "filtered_boxes": filter_by_probability(boxes)}
+    filtered = boxes[boxes["probability"] > 0.5] if "probability" in boxes else boxes
+    tables = {"all_boxes": boxes, "best_box": best_boxes(boxes), "filtered_boxes": filtered}
     matches = {kind: match(table, truth, images=images) for kind, table in tables.items()}
     for kind in tables:
         scores[kind] = {}
@@ -149,36 +150,33 @@ def localization_scores(
 
 
 def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
-    """Count true boxes, correct ones and false positives of each image and finding: (N, 3, 8)."""
+    """Count images, true boxes, correct ones and false positives of each image: (N, 4, 9), of each finding and all."""
     false, correct = matches.fp_and_tp(measure, threshold)
     counts = np.zeros((matches.images, 3, len(BOXED_FINDINGS)))
     np.add.at(counts, (matches.true_image, 0, matches.true_finding), 1)
     np.add.at(counts, (matches.true_image, 1, matches.true_finding), correct)
     np.add.at(counts, (matches.predicted_image[false], 2, matches.predicted_finding[false]), 1)
-    return counts
+    counts = np.concatenate([counts, counts.sum(axis=2, keepdims=True)], axis=2)
+    return np.insert(counts, 0, 1, axis=1)
 
 
-def _ratios(totals: np.ndarray, images: np.ndarray | int, has_boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute `RATIOS` (..., 10) of findings, macro, micro from totals (..., 3, 8) over `images` (...); NaN = none."""
-    boxes, correct, false = np.moveaxis(totals, -2, 0)
-    all_boxes = boxes.sum(axis=-1, keepdims=True)
-    images = np.broadcast_to(np.asarray(images, dtype=np.float64)[..., None], all_boxes.shape)
+def _ratios(totals: np.ndarray, has_boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute `RATIOS` (..., 10) of the findings, macro and micro from sums (..., 4, 9) of counts; NaN = not defined."""
+    images, boxes, correct, false = np.moveaxis(totals, -2, 0)
     ratios = {}
-    for name, part, whole in zip(RATIOS, (correct, false, false), (boxes, images, all_boxes), strict=True):
-        parts = np.concatenate([part, part.sum(axis=-1, keepdims=True)], axis=-1)
-        wholes = np.concatenate([np.broadcast_to(whole, part.shape), whole.sum(axis=-1, keepdims=True)], axis=-1)
-        values = np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
+    for name, part, whole in zip(RATIOS, (correct, false, false), (boxes, images, boxes[..., -1:]), strict=True):
+        values = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
         defined = has_boxes if name == "accuracy" else np.ones_like(has_boxes)
         ratios[name] = np.insert(values, -1, macro_mean(values[..., :-1], defined=defined), axis=-1)
     return ratios
 
 
-def _table(totals: np.ndarray, *, images: int) -> pd.DataFrame:
-    counts = np.concatenate([totals, *[totals.sum(axis=1, keepdims=True)] * 2], axis=1).astype(np.int64)
-    columns = dict(zip(("boxes", "correct", "false_positives"), counts, strict=True))
-    columns |= _ratios(totals, images, totals[0] > 0)
-    table = pd.DataFrame(columns, index=pd.Index([*BOXED_FINDINGS, "macro", "micro"], name="finding"))
-    return table[["boxes", "correct", "accuracy", "false_positives", *RATIOS[1:]]]
+def _table(totals: np.ndarray) -> pd.DataFrame:
+    """Return `localization_table` from the sums (4, 9) of counts."""
+    _, boxes, correct, false = np.insert(totals, -1, totals[:, -1], axis=1).astype(np.int64)
+    ratios = _ratios(totals, totals[1, :-1] > 0)
+    columns = {"boxes": boxes, "correct": correct, "accuracy": ratios.pop("accuracy"), "false_positives": false}
+    return pd.DataFrame(columns | ratios, index=pd.Index([*BOXED_FINDINGS, "macro", "micro"], name="finding"))
 
 
 def _score(
@@ -186,9 +184,8 @@ def _score(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return `localization_table` as nested dictionaries with estimates, and replicates of its macro row."""
     counts = _counts(matches, measure, threshold)
-    totals = bootstrap.totals(counts.reshape(len(counts), -1)).reshape(len(bootstrap), *counts.shape[1:])
-    table = _table(counts.sum(axis=0), images=len(counts))
-    samples = _ratios(totals, bootstrap.totals(np.ones(len(counts))), counts[:, 0].any(axis=0))
+    table = _table(counts.sum(axis=0))
+    samples = _ratios(bootstrap.totals(counts), counts[:, 1, :-1].any(axis=0))
     rows = {}
     for i, (name, row) in enumerate(table.to_dict(orient="index").items()):
         rows[name] = {k: estimate(v, samples[k][:, i]) if k in samples else int(v) for k, v in row.items()}

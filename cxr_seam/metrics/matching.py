@@ -22,21 +22,15 @@ from ..errors import InputError
 from ..findings import BOXED_FINDINGS, XYWH
 
 Measure = Literal["iobb", "iou"]
+PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
 
 
 def box_overlap(predicted: np.ndarray, true: np.ndarray, *, measure: Measure) -> np.ndarray:
-    """Compute the overlap of boxes with broadcast leading axes.
+    """Compute the overlap of boxes (..., 4) with broadcast leading axes, float64 in [0, 1].
 
-    "iou": intersection / union. "iobb": intersection / area of the PREDICTED box (Wang et al. 2017). If the divisor is
+    "iou": intersection / union. "iobb": intersection / area of the PREDICTED box (Wang et al. 2017). A small predicted
+    box inside a true box has an IoBB of 1; a predicted box of the size of the image has a low one. If the divisor is
     zero, the overlap is 0.
-
-    Args:
-        predicted: (..., 4) x, y, w, h.
-        true: (..., 4) x, y, w, h in the same unit.
-        measure: "iou" or "iobb".
-
-    Returns:
-        float64 in [0, 1] of the broadcast leading shape.
     """
     predicted, true = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
     upper_left = np.maximum(predicted[..., :2], true[..., :2])
@@ -54,15 +48,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def iobb(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Compute the intersection over the area of the predicted box, (M, K), for boxes (M, 4) and (K, 4).
-
-    Source: Wang et al. 2017. A small predicted box inside a true box has an IoBB of 1; a predicted box of the size of
-    the image has a low IoBB.
-    """
+    """Compute the intersection over the area of the predicted box, (M, K), for boxes (M, 4) and (K, 4)."""
     return box_overlap(np.asarray(predicted)[:, None], np.asarray(true)[None], measure="iobb")
-
-
-PREDICTED_COLUMNS = ["image_index", "finding", *XYWH, "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +57,10 @@ class Matches:
     """Predicted boxes (P), true boxes (T), and the pairs (K) with the same image and finding.
 
     Attributes:
-        images: N, the number of images.
+        images: number of images.
         predicted_image, predicted_finding: (P,) indices of the image and of the finding in `BOXED_FINDINGS`.
-        score: (P,) float64 ranking score, see `ranking_score`.
+        score: (P,) float64, `probability` of the finding times `score`; a missing column counts as 1. The score alone
+            cannot rank boxes of different images, because the best box of every heat map has a score of 1.
         true_image, true_finding: (T,) the same of the true boxes.
         pair_predicted, pair_true: (K,) which predicted and which true box.
         overlaps: (K,) float64 for each measure.
@@ -88,13 +76,9 @@ class Matches:
     pair_true: np.ndarray
     overlaps: dict[Measure, np.ndarray]
 
-    def pairs(self, measure: Measure, threshold: float) -> np.ndarray:
-        """Return which pairs overlap by more than `threshold`, (K,) bool."""
-        return self.overlaps[measure] > threshold
-
     def fp_and_tp(self, measure: Measure, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the false positives (P,) bool and the correct (found) true boxes (T,) bool."""
-        matched = self.pairs(measure, threshold)
+        """Return the false positives (P,) and the correct true boxes (T,), bool, at an overlap above `threshold`."""
+        matched = self.overlaps[measure] > threshold
         false = np.ones(len(self.predicted_image), dtype=bool)
         false[self.pair_predicted[matched]] = False
         correct = np.zeros(len(self.true_image), dtype=bool)
@@ -119,43 +103,34 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
     images = pd.Index(images, dtype=object)
     if len(images) == 0 or images.has_duplicates:
         raise InputError("images must name at least one image and each only once")
-    predicted_cell, predicted_xywh, rows = _cells(predicted, images)
-    true_cell, true_xywh, _ = _cells(truth, images)
-    pairs = pd.DataFrame({"cell": predicted_cell, "predicted": np.arange(len(predicted_cell))}).merge(
-        pd.DataFrame({"cell": true_cell, "true": np.arange(len(true_cell))}), on="cell"
-    )
-    first, second = pairs["predicted"].to_numpy(), pairs["true"].to_numpy()
-    predicted_image, predicted_finding = np.divmod(predicted_cell, len(BOXED_FINDINGS))
-    true_image, true_finding = np.divmod(true_cell, len(BOXED_FINDINGS))
+    predicted, true = (_index_boxes(boxes, images) for boxes in (predicted, truth))
+    score = np.ones(len(predicted))
+    for column in predicted.columns.intersection(["score", "probability"]):
+        score = score * predicted[column].to_numpy(dtype=np.float64)
+    if not np.isfinite(score).all():
+        raise InputError("the score of a predicted box is not finite, so boxes cannot be ranked")
+    cell = ["image", "number"]
+    pairs = predicted[cell].reset_index().merge(true[cell].reset_index(), on=cell)
+    first, second = pairs["index_x"].to_numpy(), pairs["index_y"].to_numpy()
+    predicted_xywh, true_xywh = (boxes[XYWH].to_numpy(dtype=np.float64) for boxes in (predicted, true))
     return Matches(
         images=len(images),
-        predicted_image=predicted_image,
-        predicted_finding=predicted_finding,
-        score=ranking_score(predicted)[rows],
-        true_image=true_image,
-        true_finding=true_finding,
+        predicted_image=predicted["image"].to_numpy(),
+        predicted_finding=predicted["number"].to_numpy(),
+        score=score,
+        true_image=true["image"].to_numpy(),
+        true_finding=true["number"].to_numpy(),
         pair_predicted=first,
         pair_true=second,
         overlaps={m: box_overlap(predicted_xywh[first], true_xywh[second], measure=m) for m in ("iobb", "iou")},
     )
 
 
-def ranking_score(predicted: pd.DataFrame) -> np.ndarray:
-    """Return the ranking score (P,) of boxes: `probability` of the finding times `score`; missing columns count as 1.
-
-    The score alone cannot rank boxes of different images, because the best box of every heat map has a score of 1.
-
-    Raises:
-        InputError: a score is not finite.
-    """
-    score = np.ones(len(predicted))
-    for column in ("score", "probability"):
-        if column in predicted:
-            score = score * predicted[column].to_numpy(dtype=np.float64)
-    if not np.isfinite(score).all():
-        row = int(np.argmin(np.isfinite(score)))
-        raise InputError(f"the score of predicted box {row} is not finite, so boxes cannot be ranked")
-    return score
+def _index_boxes(boxes: pd.DataFrame, images: pd.Index) -> pd.DataFrame:
+    """Return the boxes that count, numbered from 0, with the indices of their `image` and finding (`number`)."""
+    image = images.get_indexer(boxes["image_index"])
+    number = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(boxes["finding"])
+    return boxes.assign(image=image, number=number)[(image >= 0) & (number >= 0)].reset_index(drop=True)
 
 
 def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
@@ -169,40 +144,11 @@ def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.
         probabilities: index: image_index; columns: findings; values in [0, 1].
 
     Raises:
-        InputError: an image or finding has no probability, or one is not in [0, 1].
+        InputError: an image or finding has no probability.
     """
     row = probabilities.index.get_indexer(boxes["image_index"])
     column = probabilities.columns.get_indexer(boxes["finding"])
     if (missing := (row < 0) | (column < 0)).any():
-        image, finding = boxes[["image_index", "finding"]].to_numpy()[int(np.argmax(missing))]
+        image, finding = boxes.loc[missing, ["image_index", "finding"]].iloc[0]
         raise InputError(f"there is no probability of {finding} on {image}; classify the images of the boxes")
-    values = probabilities.to_numpy(dtype=np.float64)[row, column]
-    if not ((values >= 0) & (values <= 1)).all():
-        raise InputError("the probability of a box is not in [0, 1]; give probabilities, not logits")
-    return boxes.assign(probability=values)
-
-
-def filter_by_probability(predicted: pd.DataFrame) -> pd.DataFrame:
-    """Keep the boxes of findings with a probability above 0.5, as the authors' program (not the paper) does.
-
-    Without the column `probability` all boxes are kept.
-    """
-    return predicted[predicted["probability"] > 0.5] if "probability" in predicted else predicted
-
-
-def macro_mean(values: np.ndarray, *, defined: np.ndarray) -> np.ndarray:
-    """Average the last axis over the findings that are `defined` (8,) on all images.
-
-    NaN if one of them is NaN, for example in a replicate without true boxes of this finding, because a mean over fewer
-    findings does not compare. NaN also if no finding is defined.
-    """
-    return values[..., defined].mean(axis=-1) if defined.any() else np.full(values.shape[:-1], np.nan)
-
-
-def _cells(boxes: pd.DataFrame, images: pd.Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return image * 8 + finding of the boxes that count, their x, y, w, h, and their rows."""
-    image = images.get_indexer(boxes["image_index"])
-    finding = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(boxes["finding"])
-    rows = np.flatnonzero((image >= 0) & (finding >= 0))
-    xywh = boxes[XYWH].to_numpy(dtype=np.float64)[rows]
-    return image[rows] * len(BOXED_FINDINGS) + finding[rows], xywh, rows
+    return boxes.assign(probability=probabilities.to_numpy(dtype=np.float64)[row, column])

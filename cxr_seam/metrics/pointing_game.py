@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..findings import BOXED_FINDINGS, XYWH
-from .bootstrap import Estimate, PatientBootstrap, estimate
-from .matching import macro_mean
+from .bootstrap import Estimate, PatientBootstrap, estimate, macro_mean
 
 POINT_COLUMNS = ["image_index", "finding", "hit"]
 
@@ -42,7 +41,7 @@ def points(heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, t
         if len(boxes):
             y, x = np.nonzero(heatmap == heatmap.max())
             centres = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
-            hit = points_in_boxes(centres, boxes).any(axis=1).mean() if heatmap.max() > 0 else 0.0
+            hit = in_box(centres[:, None], boxes).any(axis=1).mean() if heatmap.max() > 0 else 0.0
             rows.append((image_index, finding, float(hit)))
     return pd.DataFrame(rows, columns=POINT_COLUMNS)
 
@@ -59,17 +58,16 @@ def box_points(predicted: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """
     centres = predicted.assign(px=predicted["x"] + predicted["w"] / 2, py=predicted["y"] + predicted["h"] / 2)
     pairs = truth.merge(centres[["image_index", "finding", "px", "py"]], on=["image_index", "finding"], how="left")
-    hit = points_in_boxes(pairs[["px", "py"]].to_numpy(), pairs[XYWH].to_numpy(dtype=np.float64)[:, None])[:, 0]
-    pairs["hit"] = hit.astype(np.float64)
+    pairs["hit"] = in_box(pairs[["px", "py"]].to_numpy(), pairs[XYWH].to_numpy()).astype(np.float64)
     return pairs.groupby(["image_index", "finding"], sort=False)["hit"].max().reset_index()[POINT_COLUMNS]
 
 
-def points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return whether points (M, 2) lie in boxes (K, 4), or in K boxes for each point (M, K, 4); (M, K) bool.
+def in_box(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return whether points (..., 2) lie in boxes (..., 4), with broadcast leading axes; a point with NaN does not.
 
-    A box covers [x, x + w) and [y, y + h). A point with NaN lies in no box.
+    A box covers [x, x + w) and [y, y + h).
     """
-    offset = points[:, None] - boxes[..., :2]
+    offset = points - boxes[..., :2]
     return ((offset >= 0) & (offset < boxes[..., 2:])).all(axis=-1)
 
 
@@ -85,9 +83,6 @@ def pointing_game(
 
     Returns:
         {"findings": {finding: estimate}, "macro": estimate}; macro is the mean over the findings with a target.
-
-    Raises:
-        InputError: the bootstrap is of another number of images.
     """
     image = pd.Index(images, dtype=object).get_indexer(points["image_index"])
     finding = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(points["finding"])

@@ -22,7 +22,7 @@ from ..data.dataset import BatchSampler, ChestXrayDataset
 from ..data.transforms import eval_transform, sample_augmentation, sample_rotation, train_transform
 from ..device import select_device
 from ..errors import InputError
-from ..metrics.classification import classification_table, mean_auc
+from ..metrics.classification import classification_table
 from ..recipes import Recipe
 from .batch_split import BatchParams, BatchSplit, optimiser_step, prepare_for_processes
 from .losses import class_weights
@@ -214,5 +214,5 @@ class Trainer:
             )
         if self.recipe.seam_stage is None:
             logits = self.split.sum(logits)  # each process has computed some rows
-            auc = mean_auc(classification_table(val_set.labels, logits.cpu().numpy()))
+            auc = float(classification_table(val_set.labels, logits.cpu().numpy())["auc"].mean())
         return {"validation_loss": loss, "validation_auc": None if math.isnan(auc) else auc}

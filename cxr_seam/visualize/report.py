@@ -113,7 +113,7 @@ def _tables(run: Workspace, evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         "froc": tables.froc(results),
         "table_2": tables.table_2(results),
         "table_3": tables.table_3(results),
-        "false_positives": tables.table_3(results, per="total"),
+        "false_positives": tables.table_3(results, counts=True),
         "filtered_boxes": tables.table_2(results, boxes="filtered_boxes"),
         "best_box": tables.table_2(results, boxes="best_box", overlap="iou>0.1"),
         "accuracy_iobb": tables.accuracy_by_threshold(results, "iobb").reset_index(),

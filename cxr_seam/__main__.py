@@ -121,9 +121,9 @@ def compare(arguments: argparse.Namespace) -> None:
     from .evaluation.results import compare as side_by_side
     from .evaluation.results import load_results
 
-    comparison = side_by_side(load_results(arguments.first), load_results(arguments.second))
-    print(comparison.table.to_string())
-    print(comparison.reason)
+    table, reason = side_by_side(load_results(arguments.first), load_results(arguments.second))
+    print(table.to_string())
+    print(reason)
 
 
 def selfcheck(arguments: argparse.Namespace) -> int:

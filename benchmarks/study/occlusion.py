@@ -25,7 +25,7 @@ from torch import Tensor
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.bootstrap import PatientBootstrap
+from cxr_seam.metrics.bootstrap import PatientBootstrap, macro_mean
 
 from .model_agreement import MIN_IMAGES
 
@@ -112,10 +112,8 @@ def mean_drop(drops: np.ndarray, bootstrap: PatientBootstrap) -> tuple[float, np
         replicate without an image of one of them.
     """
     known = ~np.isnan(drops)
-    findings = known.any(axis=0)
-    if not findings.any():
-        return float("nan"), np.full(len(bootstrap), np.nan)
-    values, known = np.nan_to_num(drops[:, findings]), known[:, findings]
+    values, findings = np.nan_to_num(drops), known.any(axis=0)
     with np.errstate(invalid="ignore"):
-        replicates = (bootstrap.totals(values) / bootstrap.totals(known)).mean(axis=1)
-    return float((values.sum(axis=0) / known.sum(axis=0)).mean()), replicates
+        means = values.sum(axis=0) / known.sum(axis=0)
+        replicates = bootstrap.totals(values) / bootstrap.totals(known)
+    return float(macro_mean(means, defined=findings)), macro_mean(replicates, defined=findings)

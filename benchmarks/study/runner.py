@@ -21,7 +21,7 @@ from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.base import DatasetMetadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
-from cxr_seam.evaluation.evaluate import describe_data
+from cxr_seam.evaluation.evaluate import describe_data, true_boxes
 from cxr_seam.evaluation.methods import model_methods, models_of
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, COSTS, FROC, LOCALIZATION, MEAN_AUC
 from cxr_seam.findings import FINDINGS
@@ -29,7 +29,7 @@ from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
-from cxr_seam.metrics.classification import classification_scores, classification_table, mean_auc
+from cxr_seam.metrics.classification import classification_scores, classification_table
 from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.metrics.matching import rank_by_probability
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
@@ -107,8 +107,7 @@ class Study:
 
     @cached_property
     def truth(self) -> pd.DataFrame:
-        boxes = self.metadata.boxes
-        return boxes[boxes["image_index"].isin(self.boxed_set.image_index)]
+        return true_boxes(self.metadata, self.boxed_set)
 
     def patients(self, images: Sequence[str]) -> np.ndarray:
         return self.metadata.images["patient_id"][list(images)].to_numpy()
@@ -165,7 +164,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     content = row.identity | {"seed": seed, "data": study_data(study)}
     content["passes"] = sum(count_passes(row, study.count).values())
     content["seconds"] = sum(record["seconds"] for record in history)
-    content["validation_auc"] = mean_auc(classification_table(val_set.labels, logits))
+    content["validation_auc"] = float(classification_table(val_set.labels, logits)["auc"].mean())
     content["maps"], content["froc_curves"] = measure(study, row.model, predictor)
     write_json(path, content)
 

@@ -25,7 +25,7 @@ from cxr_seam.evaluation.results import (
     format_estimate,
 )
 from cxr_seam.io import atomic_write
-from cxr_seam.metrics.bootstrap import Estimate, difference, estimate
+from cxr_seam.metrics.bootstrap import difference, estimate
 
 from .rows import Row
 from .runner import (
@@ -133,7 +133,7 @@ def make_line(row: Row, runs: Runs, others: Runs, kind: str) -> dict[str, Any]:
         own, base = ({seed: files[seed] for seed in shared} for files in (runs, others))
         for other_kind, metrics in first(base)["maps"].items():
             line["difference"][other_kind] = {
-                metric: subtract(mean_over_seeds(own, kind, metric), mean_over_seeds(base, other_kind, metric))
+                metric: difference(mean_over_seeds(own, kind, metric), mean_over_seeds(base, other_kind, metric))
                 for metric in first(own)["maps"][kind]
                 if metric in metrics
             }
@@ -146,10 +146,6 @@ def mean_over_seeds(runs: Runs, kind: str, metric: str) -> tuple[float | None, n
     values = [entry["value"] for entry in entries]
     replicates = np.mean([np.array(entry["replicates"], dtype=np.float64) for entry in entries], axis=0)
     return (None if None in values else float(np.mean(values))), replicates
-
-
-def subtract(ours: tuple[float | None, np.ndarray], theirs: tuple[float | None, np.ndarray]) -> Estimate:
-    return difference(ours[1], theirs[1], ours[0], theirs[0])
 
 
 def is_duplicate(line: Mapping[str, Any]) -> bool:

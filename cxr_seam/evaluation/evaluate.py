@@ -32,7 +32,6 @@ from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
 from .methods import Method, baseline_methods, gradcam_methods, model_methods, models_of
 from .results import (
-    CLASSIFICATION,
     FORMAT,
     LOCALIZATION,
     MULTIRES,
@@ -76,38 +75,27 @@ class Evaluation:
         return list(self.probabilities)[-1]
 
 
-def evaluate(
-    run: Workspace,
-    *,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
-    predictors: Mapping[str, Predictor] | None = None,
-    baselines: bool = True,
-) -> Evaluation:
+def evaluate(run: Workspace, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> Evaluation:
     """Evaluate the trained models of a run on its test images and write results.json.
 
     Args:
         run: with prepared images and at least one trained model.
         n_bootstrap: bootstrap replicates of the patients. The same number and seed pair different evaluations.
         seed: of the bootstrap, the random maps and the halves of the mean boxes.
-        predictors: models by name to evaluate instead of those of the run's recipes.
-        baselines: also evaluate Grad-CAM and the baselines.
 
     Raises:
         InputError: no image is prepared, none has a true box, or no model is trained.
     """
-    predictors = dict(predictors or load_predictors(run.recipes, run.models))
+    predictors = load_predictors(run.recipes, run.models)
     metadata, test_set, boxed_set = run.metadata(), run.test_dataset(), run.boxed_dataset()
-    evaluation = evaluate_models(
-        predictors, metadata, test_set, boxed_set, n_bootstrap=n_bootstrap, seed=seed, baselines=baselines
-    )
+    evaluation = evaluate_models(predictors, metadata, test_set, boxed_set, n_bootstrap=n_bootstrap, seed=seed)
     header = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "n_bootstrap": n_bootstrap,
         "seed": seed,
         "data": describe_data(run, metadata, test_set, boxed_set) | count_training_images(run, predictors, metadata),
-        "checkpoints": _describe_checkpoints(run, predictors),
+        "checkpoints": describe_checkpoints(run, predictors),
         "versions": installed_versions(),
     }
     evaluation = replace(evaluation, results=header | evaluation.results)
@@ -116,28 +104,20 @@ def evaluate(
 
 
 def evaluate_models(
-    predictors: Mapping[str, Predictor],
+    predictors: dict[str, Predictor],
     metadata: DatasetMetadata,
     test_set: ChestXrayDataset,
     boxed_set: ChestXrayDataset,
     *,
-    n_bootstrap: int = N_BOOTSTRAP,
-    seed: int = 0,
-    baselines: bool = True,
+    n_bootstrap: int,
+    seed: int,
 ) -> Evaluation:
-    """Score models on data sets: the classification of all test images, the localization on those with true boxes.
-
-    Args:
-        predictors: models by name, see `load_predictors`.
-        metadata: patients and true boxes of the images.
-        test_set: images to classify.
-        boxed_set: images with true boxes; must be among `test_set`.
-        n_bootstrap: see `evaluate`, as are `seed` and `baselines`.
+    """Classify all test images, localize on those with true boxes (`boxed_set`), and score both.
 
     Returns:
         An evaluation with the results from `metrics` on, without the header of results.json.
     """
-    truth = metadata.boxes[metadata.boxes["image_index"].isin(boxed_set.image_index)]
+    truth = true_boxes(metadata, boxed_set)
     patients = metadata.images["patient_id"]
 
     def bootstrap(images: Sequence[str]) -> PatientBootstrap:
@@ -148,12 +128,9 @@ def evaluate_models(
     )
     tables = {model: pd.DataFrame(p, test_set.image_index, FINDINGS) for model, p in probabilities.items()}
     methods = model_methods(predictors, boxed_set, truth, probabilities=tables)
-    if baselines:
-        patient_of = patients[boxed_set.image_index].to_dict()
-        methods |= gradcam_methods(predictors, boxed_set, truth, probabilities=tables)
-        methods |= baseline_methods(
-            boxed_set.image_index, truth, patient_of=patient_of, probabilities=tables, seed=seed
-        )
+    methods |= gradcam_methods(predictors, boxed_set, truth, probabilities=tables)
+    patient_of = patients[boxed_set.image_index].to_dict()
+    methods |= baseline_methods(truth, patient_of=patient_of, probabilities=tables, seed=seed)
     localization = {}
     boxed_bootstrap = bootstrap(boxed_set.image_index)
     for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
@@ -173,7 +150,12 @@ def evaluate_models(
     }
     results["differences"] = paired_differences(results)
     results["ranking"] = ranking(results)
-    return Evaluation(results, dict(predictors), test_set.labels, probabilities, boxed_set, truth, methods)
+    return Evaluation(results, predictors, test_set.labels, probabilities, boxed_set, truth, methods)
+
+
+def true_boxes(metadata: DatasetMetadata, dataset: ChestXrayDataset) -> pd.DataFrame:
+    """Return the true boxes of the images of a dataset."""
+    return metadata.boxes[metadata.boxes["image_index"].isin(dataset.image_index)]
 
 
 def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
@@ -222,8 +204,7 @@ def classify(
             test_set.labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array
         )
         for model in models_of(key):
-            probabilities[model], tables[model] = values, table
-            replicates[model] = {metric: samples[metric] for metric in CLASSIFICATION}
+            probabilities[model], tables[model], replicates[model] = values, table, samples
     return probabilities, tables, replicates
 
 
@@ -234,7 +215,7 @@ def describe_data(
     patients = metadata.images["patient_id"]
     rows = zip(test_set.image_index, patients[test_set.image_index], test_set.labels.tolist(), strict=True)
     boxed_patients = zip(boxed_set.image_index, patients[boxed_set.image_index], strict=True)
-    truth = metadata.boxes[metadata.boxes["image_index"].isin(boxed_set.image_index)]
+    truth = true_boxes(metadata, boxed_set)
     boxes = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
     return {
         "description": run.data,
@@ -270,19 +251,16 @@ def count_training_images(
 
     None where they cannot be counted: the images are not in the cache, or the recipes choose different images.
     """
-    counts: dict[str, int | None] = dict.fromkeys(
-        ("training_images", "training_patients", "validation_images", "validation_patients")
-    )
     recipes = {(predictor.recipe.data, predictor.recipe.seed): predictor.recipe for predictor in predictors.values()}
-    if len(recipes) > 1:
-        return counts
     try:
-        datasets = run.train_val_datasets(*recipes.values())
+        datasets = run.train_val_datasets(*recipes.values()) if len(recipes) == 1 else (None, None)
     except InputError:
-        return counts
+        datasets = (None, None)
+    counts: dict[str, int | None] = {}
     for name, dataset in zip(("training", "validation"), datasets, strict=True):
-        counts[f"{name}_images"] = len(dataset)
-        counts[f"{name}_patients"] = int(metadata.images["patient_id"][dataset.image_index].nunique())
+        patients = None if dataset is None else metadata.images["patient_id"][dataset.image_index]
+        counts[f"{name}_images"] = None if patients is None else len(patients)
+        counts[f"{name}_patients"] = None if patients is None else int(patients.nunique())
     return counts
 
 
@@ -291,7 +269,7 @@ def digest(rows: Iterable[Sequence[Any]]) -> str:
     return hashlib.sha256("\n".join(sorted(" ".join(map(str, row)) for row in rows)).encode()).hexdigest()
 
 
-def _describe_checkpoints(run: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+def describe_checkpoints(run: Workspace, predictors: Mapping[str, Predictor]) -> dict[str, Any]:
     """Return the source of each model."""
     sources = {}
     for key, predictor in predictors.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -42,19 +42,18 @@ class Method:
     points: pd.DataFrame
 
 
-@dataclass
 class BoxCollector:
     """Collect boxes and points of one method, batch by batch.
 
-    Attributes:
+    Args:
         options: how CAMs become heat maps and boxes.
         truth: true boxes, for the pointing game.
     """
 
-    options: HeatmapOptions
-    truth: pd.DataFrame
-    boxes: list[pd.DataFrame] = field(default_factory=list)
-    points: list[pd.DataFrame] = field(default_factory=list)
+    def __init__(self, options: HeatmapOptions, truth: pd.DataFrame) -> None:
+        self.options, self.truth = options, truth
+        self.boxes: list[pd.DataFrame] = []
+        self.points: list[pd.DataFrame] = []
 
     def add(self, names: Sequence[str], cam: Tensor) -> None:
         """Add the CAMs (B, C, h, w) of a batch of images; the first eight channels are the findings with boxes."""
@@ -120,7 +119,6 @@ def gradcam_methods(
 
 
 def baseline_methods(
-    images: Sequence[str],
     truth: pd.DataFrame,
     *,
     patient_of: Mapping[str, int],
@@ -133,26 +131,28 @@ def baseline_methods(
     a FROC value is due to classification alone.
 
     Args:
-        images: names of the images.
-        truth: their true boxes.
-        patient_of: `image_index` -> patient; no mean box includes boxes of the same patient.
+        truth: true boxes.
+        patient_of: `image_index` -> patient of all images; no mean box includes boxes of the same patient.
         probabilities: model -> table of probabilities with index `image_index`.
         seed: of the random maps and of the two halves of the patients.
     """
+    images = list(patient_of)
     half = centre_boxes(images, extent=HALF_IMAGE)
-    boxes = {
-        "Random 8x8 map": random_map_boxes(images, grid=8, seed=seed),
-        "Random 32x32 map": random_map_boxes(images, grid=32, seed=seed),
-        "Centre box, third of image": centre_boxes(images),
-        "Centre box, half of image": half,
-    }
-    notes = dict.fromkeys(boxes, "never saw an image")
     model, ranks = list(probabilities.items())[-1]
-    ranked, prior = f"Centre box, ranked by {model}", "Mean box of the other half"
-    boxes[ranked], notes[ranked] = rank_by_probability(half, ranks), "half of image, the model's probabilities"
+    blind = "never saw an image"
+    boxes = {
+        "Random 8x8 map": (blind, random_map_boxes(images, grid=8, seed=seed)),
+        "Random 32x32 map": (blind, random_map_boxes(images, grid=32, seed=seed)),
+        "Centre box, third of image": (blind, centre_boxes(images)),
+        "Centre box, half of image": (blind, half),
+        f"Centre box, ranked by {model}": (
+            "half of image, the model's probabilities",
+            rank_by_probability(half, ranks),
+        ),
+    }
     if len({patient_of[name] for name in truth["image_index"]}) > 1:
-        boxes[prior], notes[prior] = prior_boxes(truth, patient_of=patient_of, seed=seed), SEEN_BOXES
+        boxes["Mean box of the other half"] = SEEN_BOXES, prior_boxes(truth, patient_of=patient_of, seed=seed)
     return {
-        name: Method(BASELINE, notes[name], table, box_points(best_boxes(table), truth))
-        for name, table in boxes.items()
+        name: Method(BASELINE, note, table, box_points(best_boxes(table), truth))
+        for name, (note, table) in boxes.items()
     }

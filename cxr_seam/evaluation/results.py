@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,74 +202,51 @@ def format_metric(results: Mapping[str, Any], method: str, metric: str) -> str:
     return format_value(estimate["value"]) if metric in COSTS.values() else format_estimate(estimate)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Two evaluations side by side.
-
-    Attributes:
-        table: index (method, metric) of all that both have; columns `first`, `second`, `second - first`, as text. The
-            difference has an interval where the results are paired.
-        paired: for "classification" and "localization", whether images, true boxes and bootstrap are the same.
-        reason: a sentence that says whether the results are paired, and why not.
-    """
-
-    table: pd.DataFrame
-    paired: dict[str, bool]
-    reason: str
-
-
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
     """Compare two results by method and metric.
 
     Results of the same images with the same bootstrap are paired: the difference of each replicate gives a 95 %
     interval of the difference. Otherwise there is no interval.
 
+    Returns:
+        A table of text with the index (method, metric) of all that both have and the columns `first`, `second`,
+        `second - first` and `false positives`. And a sentence that says whether the results are paired, and why not.
+
     Raises:
         InputError: they have no method in common.
     """
+    images = {"test_sha256": "the test images", "boxed_sha256": "the boxed images or their boxes"}
+    changed = [digest for digest in images if first["data"][digest] != second["data"][digest]]
     same_bootstrap = all(first[key] == second[key] for key in ("n_bootstrap", "seed"))
-    paired = {
-        kind: same_bootstrap and first["data"][digest] == second["data"][digest]
-        for kind, digest in (("classification", "test_sha256"), ("localization", "boxed_sha256"))
-    }
-    rows = {
-        (method, TITLES[metric]): row
-        for method in first["localization"]
-        for metric in (*SUMMARY, MEAN_AVERAGE_PRECISION)
-        if (row := _compare_metric((first, second), method, metric, paired=paired))
-    }
+    rows = {}
+    for method in first["localization"]:
+        for metric in (*SUMMARY, MEAN_AVERAGE_PRECISION):
+            digest = "test_sha256" if metric in CLASSIFICATION else "boxed_sha256"
+            paired = same_bootstrap and digest not in changed
+            if row := _compare_metric(first, second, method, metric, paired=paired):
+                rows[method, TITLES[metric]] = row
     if not rows:
         raise InputError("the two results have no method in common; compare results of the same kind of models")
-    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
-    return Comparison(table, paired, _pairing_reason(paired, same_bootstrap=same_bootstrap))
+    if not same_bootstrap:
+        reason = "Not paired: the bootstraps differ (n_bootstrap or seed); differences have no interval."
+    elif changed:
+        differ = " and ".join(images[digest] for digest in changed)
+        reason = f"Not paired: {differ} differ; differences that depend on them have no interval."
+    else:
+        reason = "Paired: same images, same true boxes, same bootstrap; intervals are those of the differences."
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(""), reason
 
 
 def _compare_metric(
-    both: Sequence[Mapping[str, Any]], method: str, metric: str, *, paired: Mapping[str, bool]
+    first: Mapping[str, Any], second: Mapping[str, Any], method: str, metric: str, *, paired: bool
 ) -> dict[str, str]:
     """Return one row of a comparison; nothing where one of the two has no value."""
-    first, second = both
-    estimates = [get_estimate(results, method, metric) for results in both]
+    estimates = [get_estimate(results, method, metric) for results in (first, second)]
     if None in [estimate["value"] for estimate in estimates]:
         return {}
-    kind = "classification" if metric in CLASSIFICATION else "localization"
-    change = _difference((second, method), (first, method), metric, paired=paired[kind])
-    row = {
-        "first": format_estimate(estimates[0]),
-        "second": format_estimate(estimates[1]),
-        "second - first": format_estimate(change),
-    }
+    change = _difference((second, method), (first, method), metric, paired=paired)
+    texts = map(format_estimate, (*estimates, change))
+    row = dict(zip(("first", "second", "second - first"), texts, strict=True))
     if metric in COSTS:
-        costs = (get_estimate(results, method, COSTS[metric])["value"] for results in both)
-        row["false positives"] = ", ".join(map(format_value, costs))
+        row["false positives"] = ", ".join(format_metric(r, method, COSTS[metric]) for r in (first, second))
     return row
-
-
-def _pairing_reason(paired: Mapping[str, bool], *, same_bootstrap: bool) -> str:
-    if all(paired.values()):
-        return "Paired: same images, same true boxes, same bootstrap; intervals are those of the differences."
-    if not same_bootstrap:
-        return "Not paired: the bootstraps differ (n_bootstrap or seed); differences have no interval."
-    images = {"classification": "the test images", "localization": "the boxed images or their boxes"}
-    changed = " and ".join(images[kind] for kind, same in paired.items() if not same)
-    return f"Not paired: {changed} differ; differences that depend on them have no interval."

@@ -24,7 +24,7 @@ import torch
 from ..data.split import label_counts
 from ..device import installed_versions
 from ..errors import InputError
-from ..findings import BOXED_FINDINGS, FINDINGS
+from ..findings import FINDINGS
 from ..inference.predictor import Prediction
 from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
 from ..models.checkpoint import history_path, read_history

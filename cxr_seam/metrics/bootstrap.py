@@ -50,7 +50,9 @@ class PatientBootstrap:
         return self.counts[start:stop, self.patient_of]
 
     def totals(self, values: np.ndarray) -> np.ndarray:
-        """Sum finite values (N, ...) over the images of each replicate: (n_bootstrap, ...) float64, exact for integers."""
+        """Sum values (N, ...) over the images of each replicate: (n_bootstrap, ...) float64; exact for integers."""
+        if len(values) != len(self.patient_of):
+            raise InputError(f"there are {len(values)} images, but the bootstrap has {len(self.patient_of)}")
         of_patient = np.zeros((self.counts.shape[1], *values.shape[1:]))
         np.add.at(of_patient, self.patient_of, values)
         return np.tensordot(self.counts.astype(np.float64), of_patient, axes=1)

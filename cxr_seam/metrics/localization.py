@@ -125,9 +125,10 @@ def localization_scores(
 
     Returns:
         The scores, ready for JSON. "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and
-        "filtered_boxes" (probability above 0.5, as in the authors' program; without `probability` all): for each of `OVERLAPS`, such as "iobb>0.1", the rows of
-        `localization_table` under "findings", "macro" and "micro" with estimates for `RATIOS`, and
-        "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see `froc_scores`. "pointing_game".
+        "filtered_boxes" (probability above 0.5, as in the authors' program; boxes without `probability` stay): for each
+        of `OVERLAPS`, such as "iobb>0.1", the rows of `localization_table` under "findings", "macro" and "micro" with
+        estimates for `RATIOS`, and "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see
+        `froc_scores`. "pointing_game".
         And the replicates (n_bootstrap,) of macro accuracies and false positives per image, for paired differences.
     """
     scores: dict[str, Any] = {"froc": {}}
@@ -161,7 +162,7 @@ def _counts(matches: Matches, measure: Measure, threshold: float) -> np.ndarray:
 
 
 def _ratios(totals: np.ndarray, has_boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute `RATIOS` (..., 10) of the findings, macro and micro from sums (..., 4, 9) of counts; NaN = not defined."""
+    """Compute `RATIOS` (..., 10) of findings, macro and micro from sums (..., 4, 9) of counts; NaN = not defined."""
     images, boxes, correct, false = np.moveaxis(totals, -2, 0)
     ratios = {}
     for name, part, whole in zip(RATIOS, (correct, false, false), (boxes, images, boxes[..., -1:]), strict=True):

@@ -151,7 +151,7 @@ def test_mean_box_excludes_own_patient(evaluation):
     for patient in dict.fromkeys(patient_of.values()):
         own = evaluation.truth["image_index"].map(patient_of) == patient
         moved = evaluation.truth.assign(x=evaluation.truth["x"] + 10_000 * own)
-        baselines = baseline_methods(images, moved, patient_of=patient_of, probabilities=probabilities)
+        baselines = baseline_methods(moved, patient_of=patient_of, probabilities=probabilities)
         after = baselines["Mean box of the other half"].boxes
         mine = before["image_index"].map(patient_of) == patient
         pd.testing.assert_frame_equal(before[mine], after[mine])

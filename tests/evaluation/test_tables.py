@@ -140,26 +140,24 @@ def test_table_2_shows_published_rows(results):
 
 
 def test_table_3_denominators(results):
-    """Four of each of eight findings, on four images with 80 true boxes; the published counts give their quotients."""
-    per_image, per_box, total = (table_3(results, per=per) for per in ("image", "box", "total"))
+    """Four of each of eight findings, on four images; the published counts give their quotients."""
+    per_image, total = table_3(results), table_3(results, counts=True)
     ours = ("here; NOT COMPARABLE", STANDARD)
     columns = ["Mass", "macro", "micro"]
     assert total.loc[ours, columns].tolist() == ["4", "", "32"]
     assert per_image.loc[ours, columns].tolist() == ["1.000", "1.000", "8.000"]
-    assert per_box.loc[ours, columns].tolist() == ["0.050", "0.050", "0.400"]
     paper = total.loc[(PAPER, "MultiRes-ResNet50 + PCM")]
     assert round(int(paper["Atelectasis"]) / 880, 3) == 0.467 and round(int(paper["Infiltration"]) / 880, 3) == 1.103
     wang = total.loc[(WANG, "ResNet50")]
     assert round(int(wang["Atelectasis"]) / 984, 4) == 0.8323 and round(int(wang["Nodule"]) / 984, 4) == 0.6047
     assert int(wang["micro"].replace(",", "")) == sum(int(wang[finding]) for finding in BOXED_FINDINGS)
-    assert (WANG, "ResNet50") in per_box.index and (WANG, "ResNet50") not in per_image.index
-    assert (PAPER, "Standard ResNet50") in per_image.index and (PAPER, "Standard ResNet50") not in per_box.index
-    with pytest.raises(InputError, match="patient"):
-        table_3(results, per="patient")
+    # 0.467 to 0.302 of Table 3 add up to 3.462
+    assert per_image.loc[(PAPER, "MultiRes-ResNet50 + PCM"), ["macro", "micro"]].tolist() == ["0.433", "3.462"]
+    assert (WANG, "ResNet50") not in per_image.index  # theirs are per box
 
 
 def test_filtered_boxes_have_no_published_rows(results):
-    table = table_3(results, boxes="filtered_boxes", per="total")
+    table = table_3(results, boxes="filtered_boxes", counts=True)
     assert table["micro"].tolist() == ["8", "8", "8"]  # one of each finding
     accuracy = table_2(results, boxes="filtered_boxes")["macro"].tolist()
     assert accuracy == ["0.450 (0.350-0.550)", "0.250 (0.150-0.350)", "0.200 (0.100-0.300)"]

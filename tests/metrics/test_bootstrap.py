@@ -72,18 +72,15 @@ def test_undefined_replicates_are_left_out_up_to_half() -> None:
 def test_difference_is_paired() -> None:
     """A model that is better by 0.1 in every draw is surely better, though both intervals are wide and overlap."""
     b = np.random.default_rng(3).random(200)
-    assert difference(b + 0.1, b, 0.6, 0.5) == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
-    assert difference(b, b, None, 0.5) == {"value": None, "low": None, "high": None}
+    assert difference((0.6, b + 0.1), (0.5, b)) == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
+    assert difference((None, b), (0.5, b)) == {"value": None, "low": None, "high": None}
+    assert difference((0.75, b), (0.5, None)) == {"value": 0.25, "low": None, "high": None}
     half = np.where(np.arange(200) < 100, np.nan, 0.3)
     other = np.where(np.arange(200) < 100, 0.1, np.nan)
-    assert difference(half, other, 0.3, 0.1)["low"] is None
+    assert difference((0.3, half), (0.1, other))["low"] is None
 
 
 def test_bootstrap_refuses_bad_input() -> None:
-    with pytest.raises(InputError, match="no patient_id"):
-        bootstrap_patients([1, np.nan])
-    with pytest.raises(InputError, match="no patient_id"):
-        bootstrap_patients(["a", None])
     with pytest.raises(InputError, match="0 images"):
         bootstrap_patients([])
     with pytest.raises(InputError, match="n_bootstrap is 0"):

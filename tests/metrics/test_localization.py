@@ -14,7 +14,7 @@ from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table
-from cxr_seam.metrics.matching import PREDICTED_COLUMNS, filter_by_probability, iobb, iou, match, rank_by_probability
+from cxr_seam.metrics.matching import PREDICTED_COLUMNS, iobb, iou, match, rank_by_probability
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:
@@ -161,14 +161,14 @@ def test_rank_by_probability():
     assert "probability" not in predicted
     with pytest.raises(InputError, match="Mass on c.png"):
         rank_by_probability(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), probabilities)
-    with pytest.raises(InputError, match="not logits"):
-        rank_by_probability(predicted, probabilities - 1)
 
 
-def test_filter_by_probability():
-    predicted = _boxes(*[("a.png", "Mass", x, 0, 9, 9, 1.0) for x in range(3)]).assign(probability=[0.5, 0.51, 0.2])
-    assert filter_by_probability(predicted)["x"].tolist() == [1]
-    assert len(filter_by_probability(predicted.drop(columns="probability"))) == 3
+def test_filtered_boxes_have_a_probability_above_half():
+    predicted = _boxes(*[("b.png", "Nodule", x, 0, 9, 9, 1.0) for x in range(3)])
+    bootstrap = bootstrap_patients(["q"], n_bootstrap=2)
+    for table, kept in ((predicted.assign(probability=[0.5, 0.51, 0.2]), 1), (predicted, 3)):
+        scores, _ = localization_scores(table, TRUTH, images=["b.png"], bootstrap=bootstrap)
+        assert scores["filtered_boxes"]["iou>0.1"]["findings"]["Nodule"]["false_positives"] == kept
 
 
 def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:

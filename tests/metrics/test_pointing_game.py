@@ -9,7 +9,7 @@ import pytest
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.evaluation.baselines import centre_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
-from cxr_seam.metrics.pointing_game import box_points, pointing_game, points, points_in_boxes
+from cxr_seam.metrics.pointing_game import box_points, in_box, pointing_game, points
 
 COLUMNS = ["image_index", "finding", "x", "y", "w", "h"]
 
@@ -109,12 +109,9 @@ def test_box_points_use_centre():
     assert table.to_numpy().tolist() == [["a", "Mass", 1.0], ["b", "Mass", 0.0]]
 
 
-def test_points_in_boxes_half_open_and_nan():
-    assert points_in_boxes(np.array([[0.0, 0.0], [10.0, 5.0], [5.0, np.nan]]), np.array([[0, 0, 10, 10]])).tolist() == [
-        [True],
-        [False],
-        [False],
-    ]
+def test_boxes_are_half_open_and_nan_lies_in_none():
+    points = np.array([[0.0, 0.0], [10.0, 5.0], [5.0, np.nan]])
+    assert in_box(points, np.array([0, 0, 10, 10])).tolist() == [True, False, False]
 
 
 def test_image_centre_on_official_boxes(nih_root):

@@ -307,7 +307,7 @@ case(RECIPE, "a negative seed", refused("seed"))(lambda sandbox: lambda: replace
 
 def compare_with_good(path: Path) -> str:
     other = path.with_name("other.json")
-    return f"{len(compare(load_results(path), load_results(other)).table)} figures"
+    return f"{len(compare(load_results(path), load_results(other))[0])} figures"
 
 
 def add_results(description: str, expected: Expected, data: bytes | str | dict[str, Any]) -> None:

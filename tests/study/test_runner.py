@@ -51,7 +51,7 @@ def test_lines_are_the_values_of_an_evaluation(study: Study) -> None:
         for seed in (0, 1):
             predictor, _, _ = load_model(study, study.rows(seed)[name])
             sets = (study.metadata, study.test_set, study.boxed_set)
-            results.append(evaluate_models({REFINED: predictor}, *sets, n_bootstrap=20, baselines=False).results)
+            results.append(evaluate_models({REFINED: predictor}, *sets, n_bootstrap=20, seed=0).results)
         for maps in (MULTIRES, REFINED):
             entry = line(study, name, maps)
             for metric in (MEAN_AUC, FROC, BEST_BOX, ALL_BOXES):

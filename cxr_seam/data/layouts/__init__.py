@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
-from . import nih, simple
+from . import coco, nih, simple
 from .base import DatasetMetadata
 
-READERS = {reader.NAME: reader for reader in (nih, simple)}
+READERS = {reader.NAME: reader for reader in (nih, simple, coco)}
 """The readers by the names of their layouts."""
 
 
@@ -42,7 +42,7 @@ def detect_layout(folder: Path) -> str:
     names = [name for name, reader in READERS.items() if reader.matches(folder)]
     if not names:
         wanted = "; ".join(f"{reader.TABLES} ({name})" for name, reader in READERS.items())
-        raise InputError(f"{folder} has none of these tables: {wanted}; see docs/own-data.md")
+        raise InputError(f"{folder} has none of these tables: {wanted}; add one or choose another folder")
     if len(names) > 1:
         raise InputError(f"{folder} has the tables of {' and '.join(names)}; choose one with layout=")
     return names[0]

@@ -20,6 +20,10 @@ BOX_COLUMNS = ["image_index", "finding", *XYWH]
 MASK_COLUMNS = ["image_index", "finding", "polygon"]
 
 
+def _no_boxes() -> pd.DataFrame:
+    return pd.DataFrame(columns=BOX_COLUMNS).astype(dict.fromkeys(XYWH, np.float64))
+
+
 def _no_masks() -> pd.DataFrame:
     return pd.DataFrame(columns=MASK_COLUMNS)
 
@@ -47,7 +51,7 @@ class DatasetMetadata:
     images: pd.DataFrame
     train_val: tuple[str, ...]
     test: tuple[str, ...]
-    boxes: pd.DataFrame
+    boxes: pd.DataFrame = field(default_factory=_no_boxes)
     masks: pd.DataFrame = field(default_factory=_no_masks)
 
     def labels(self, image_index: Sequence[str]) -> np.ndarray:
@@ -82,8 +86,8 @@ def scale_boxes(boxes: pd.DataFrame, sizes: np.ndarray | tuple[int, int], path: 
     corner, extent = boxes[["x", "y"]].to_numpy(np.float64), boxes[["w", "h"]].to_numpy(np.float64)
     first, last = np.clip(corner, 0, size), np.clip(corner + extent, 0, size)
     for wrong, reason in (
-        (~(extent > 0), "has no width or height"),
-        ((corner < -1) | (corner + extent > size + 1) | (first >= last), "leaves the image"),
+        (~(extent > 0), "has no width or height"),  # true for NaN as well
+        (~((corner >= -1) & (corner + extent <= size + 1) & (first < last)), "leaves the image"),
     ):
         if wrong.any():
             row = int(np.argmax(wrong.any(axis=1)))
@@ -209,6 +213,12 @@ def split_by_hash(patients: Sequence[str]) -> np.ndarray:
         (N,) bool, True for the test.
     """
     return np.array([int(hashlib.sha256(str(name).encode()).hexdigest()[:8], 16) % 5 == 0 for name in patients], bool)
+
+
+def warn_missing(image_index: Sequence[str], files: Mapping[str, Path], root: Path, path: Path) -> None:
+    """Warn of images of a table that have no file."""
+    if missing := [name for name in image_index if name not in files]:
+        warn_guess(path, f"{len(missing)} images have no file in {root}: {first_names(missing)}")
 
 
 def warn_guess(path: Path, sentence: str) -> None:

@@ -56,13 +56,23 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
             listed twice.
     """
     folder = Path(folder)
+    train_val, test = load_lists(folder)
+    images = _read_label_table(_find_table(folder, *LABEL_TABLES))
+    boxes = _read_box_table(_find_table(folder, BOX_TABLE))
+    return DatasetMetadata(NAME, FINDINGS, images=images, train_val=train_val, test=test, boxes=boxes)
+
+
+def load_lists(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the official lists of the images for training and validation, and for the test.
+
+    Raises:
+        InputError: a list is missing, empty or broken, or an image is in both.
+    """
     train_val = _read_list(_find_table(folder, TRAIN_VAL_LIST))
     test = _read_list(_find_table(folder, TEST_LIST))
     if both := set(train_val) & set(test):
         raise InputError(f"{min(both)} is in both {TRAIN_VAL_LIST} and {TEST_LIST} of {folder}; fetch the lists again")
-    images = _read_label_table(_find_table(folder, *LABEL_TABLES))
-    boxes = _read_box_table(_find_table(folder, BOX_TABLE))
-    return DatasetMetadata(NAME, FINDINGS, images=images, train_val=train_val, test=test, boxes=boxes)
+    return train_val, test
 
 
 def _find_table(folder: Path, *names: str) -> Path:

@@ -16,6 +16,7 @@ Commas, semicolons or tabs may separate the cells; a column without a name is ig
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,7 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import NO_FINDING, XYWH
-from ..image_io import first_names
-from .base import BOX_COLUMNS, DatasetMetadata, ImageFiles, scale_boxes_by_files, split_by_hash, warn_guess
+from .base import DatasetMetadata, ImageFiles, scale_boxes_by_files, split_by_hash, warn_guess, warn_missing
 from .tables import find_table, parse_floats, parse_labels, parse_texts, read_csv, refuse_cells, require_columns
 
 NAME = "simple"
@@ -56,17 +56,16 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
     files = ImageFiles(folder)
     metadata = load_images(folder, files)
     path = find_table(folder, BOX_TABLE)
-    boxes = pd.DataFrame(columns=BOX_COLUMNS) if path is None else _read_boxes(path, metadata.findings, files)
-    return DatasetMetadata(
-        NAME, metadata.findings, metadata.images, train_val=metadata.train_val, test=metadata.test, boxes=boxes
-    )
+    return metadata if path is None else replace(metadata, boxes=_read_boxes(path, metadata.findings, files))
 
 
 def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
     """Read `images.csv`; the result has no boxes."""
     path = find_table(folder, IMAGE_TABLE)
     if path is None:
-        raise InputError(f"{folder} has no {IMAGE_TABLE}; write one as docs/own-data.md describes")
+        raise InputError(
+            f"{folder} has no {IMAGE_TABLE}; write one with the columns image, patient, split and one per finding"
+        )
     table = _read(path)
     require_columns(table, ["image"], path)
     findings = tuple(name for name in table.columns if name not in _NO_FINDINGS and name.lower() != NO_FINDING.lower())
@@ -79,17 +78,14 @@ def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
     columns |= {name: table[name].to_numpy() for name in ("sex", "view") if name in table}
     columns |= {name: parse_labels(table[name], path, LABELS) for name in findings}
     image_index, paths = files.find_all(parse_texts(table["image"], path), path)
-    if missing := [name for name in image_index if name not in paths]:
-        warn_guess(path, f"{len(missing)} images have no file in {files.root}: {first_names(missing)}")
+    warn_missing(image_index, paths, files.root, path)
     if (twice := pd.Index(image_index).duplicated()).any():
         row = int(np.argmax(twice))
         raise InputError(f"{path}, line {table.index[row]}, lists {image_index[row]} a second time; delete one")
     images = pd.DataFrame(columns, index=pd.Index(image_index, name="image_index"))
     is_test = _is_test(table, images["patient_id"], path)
     train_val, test = (tuple(images.index[part]) for part in (~is_test, is_test))
-    return DatasetMetadata(
-        NAME, findings, images, train_val=train_val, test=test, boxes=pd.DataFrame(columns=BOX_COLUMNS)
-    )
+    return DatasetMetadata(NAME, findings, images, train_val=train_val, test=test)
 
 
 def _read(path: Path) -> pd.DataFrame:

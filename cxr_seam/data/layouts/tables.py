@@ -75,6 +75,23 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], path: Path, *, ma
         raise InputError(f"{path} has no row; fetch it again")
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read the first bytes of a file, plain or gzipped; errors are those of `open` and `gzip`."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else path.open("rb") as file:
+        return file.read(most)
+
+
+def first_column(path: Path) -> str:
+    """Return the name of the first column of a table; empty if the file cannot be read."""
+    try:
+        start = read_bytes(path, 256).decode("utf-8-sig", errors="replace")
+    except (OSError, EOFError, zlib.error):
+        return ""
+    return start.split(",")[0].strip().strip('"')
+
+
 def read_text(path: Path) -> str:
     """Read the text of a table, plain or gzipped, without a byte-order mark.
 
@@ -82,10 +99,7 @@ def read_text(path: Path) -> str:
         InputError: it is unreadable, cut short, longer than `MAX_BYTES`, not UTF-8, or contains zero bytes.
     """
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise InputError(f"{path} is longer than {MAX_BYTES >> 20} MiB, more than any such table; fetch it again")
         text = data.decode("utf-8-sig")

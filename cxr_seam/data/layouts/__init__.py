@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
-from . import chexpert, coco, nih, simple
+from . import chexpert, coco, nih, rsna, simple
 from .base import DatasetMetadata
 
-READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert)}
+READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna)}
 """The readers by the names of their layouts."""
 
 

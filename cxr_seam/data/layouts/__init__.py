@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
-from . import chexpert, coco, nih, rsna, simple
+from . import chexpert, coco, nih, rsna, simple, vindr
 from .base import DatasetMetadata
 
-READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna)}
+READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna, vindr)}
 """The readers by the names of their layouts."""
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
-from . import chexpert, coco, nih, rsna, simple, vindr
+from . import chestx_det, chexpert, coco, nih, rsna, simple, vindr
 from .base import DatasetMetadata
 
-READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna, vindr)}
+READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna, vindr, chestx_det)}
 """The readers by the names of their layouts."""
 
 

@@ -61,18 +61,9 @@ def calibrate(
             cam = getattr(output, name)  # (B, 14, h, w) or None
             if cam is not None:
                 sums[name] = sums.get(name, 0) + torch.einsum("bk,bkhw->khw", negative, cam.double())
-    logits = torch.cat(logits).numpy()
+    logits = torch.cat(logits)
     counts = torch.from_numpy(1 - dataset.labels).sum(dim=0).clamp_min(1)[:, None, None].double()  # (14, 1, 1)
     negative_mean = {name: (total.cpu() / counts).float() for name, total in sums.items()} if with_maps else None
-    return Calibration(logits, select_thresholds(dataset.labels, logits), negative_mean)
-
-
-def select_thresholds(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
-    """Choose a probability threshold for each finding, see `choose_thresholds`; None if it is undefined.
-
-    Args:
-        labels: (N, 14), 0 or 1.
-        logits: (N, 14) float.
-    """
-    chosen = choose_thresholds(labels, torch.from_numpy(logits).double().sigmoid().numpy())
-    return {name: None if math.isnan(value) else float(value) for name, value in zip(FINDINGS, chosen, strict=True)}
+    chosen = choose_thresholds(dataset.labels, logits.double().sigmoid().numpy())
+    thresholds = {f: None if math.isnan(value) else float(value) for f, value in zip(FINDINGS, chosen, strict=True)}
+    return Calibration(logits.numpy(), thresholds, negative_mean)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..findings import FINDINGS, canonical_finding
 from ..recipes import CAM_THRESHOLD
 
 PAPER_SIZE = 256
@@ -65,3 +67,8 @@ class HeatmapOptions(NamedTuple):
         """Turn CAMs (B, 14, h, w) into heat maps (B, C, height, width) of the findings with the given indices."""
         mean = None if self.negative_mean is None else self.negative_mean[findings]
         return cam_to_heatmap(cam[:, findings], size, baseline=self.baseline, negative_mean=mean)
+
+    def heatmap(self, cam: np.ndarray, finding: str, size: int | tuple[int, int]) -> np.ndarray:
+        """Turn the CAM of one finding of one image (14, h, w) into its heat map (height, width)."""
+        k = FINDINGS.index(canonical_finding(finding))
+        return self.heatmaps(torch.from_numpy(cam)[None], size, findings=slice(k, k + 1))[0, 0].numpy()

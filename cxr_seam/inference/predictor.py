@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -96,14 +96,7 @@ class Prediction:
         Raises:
             InputError: the finding is unknown.
         """
-        k = FINDINGS.index(canonical_finding(finding))
-        cam = torch.from_numpy(self.final_cam)[None]
-        return self.options.heatmaps(cam, size or self.size, findings=slice(k, k + 1))[0, 0].numpy()
-
-    @property
-    def heat_maps(self) -> np.ndarray:
-        """Heat maps of all findings at the paper's size, (14, 256, 256) float32 in [0, 1]; computed at each call."""
-        return self.options.heatmaps(torch.from_numpy(self.final_cam)[None], PAPER_SIZE)[0].numpy()
+        return self.options.heatmap(self.final_cam, finding, size or self.size)
 
     def boxes_of(self, finding: str) -> np.ndarray:
         """Return the boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
@@ -113,6 +106,10 @@ class Prediction:
         """Return the `k` most probable findings, most probable first."""
         return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:k]
 
+    def decision(self, finding: str) -> str:
+        """Return the decision about a finding in words: "present", "not present" or "no threshold"."""
+        return {True: "present", False: "not present", None: "no threshold"}[self.decisions[finding]]
+
 
 class Predictions(list[Prediction]):
     """Predictions of several images, in the order in which the files were given.
@@ -121,9 +118,9 @@ class Predictions(list[Prediction]):
         failures: path -> error message of each file that could not be predicted.
     """
 
-    def __init__(self, predictions: Sequence[Prediction] = (), failures: Mapping[str, str] | None = None) -> None:
+    def __init__(self, predictions: Sequence[Prediction], failures: dict[str, str]) -> None:
         super().__init__(predictions)
-        self.failures = dict(failures or {})
+        self.failures = failures
 
     def table(self) -> pd.DataFrame:
         """Return the probabilities: index path, one column for each finding."""
@@ -179,11 +176,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Load a checkpoint file.
-
-        Raises:
-            InputError: see `load_checkpoint`.
-        """
+        """Load a checkpoint file, see `load_checkpoint`."""
         return cls.from_checkpoint(*load_checkpoint(path))
 
     @classmethod
@@ -201,11 +194,6 @@ class Predictor:
     def thresholds_array(self) -> np.ndarray:
         """The thresholds as (14,) float64 in the order of `FINDINGS`; NaN = no threshold."""
         return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in FINDINGS])
-
-    @property
-    def uses_refined(self) -> bool:
-        """Whether the refined maps are the final ones; the maps of an untrained refiner are random."""
-        return self.recipe.seam_stage is not None and self.model.refiner is not None
 
     def heatmap_options(self, *, refined: bool) -> HeatmapOptions:
         """Return how the recipe turns raw or refined CAMs into heat maps and boxes."""
@@ -283,49 +271,42 @@ class Predictor:
             for start in range(0, len(paths), BATCH_SIZE):
                 batch = paths[start : start + BATCH_SIZE]
                 files = list(pool.map(partial(_read, cache_size=self.cache_size), batch))
-                images = [file.pixels for file in files if isinstance(file, _ImageFile)]
+                images = [file["image"] for file in files if not isinstance(file, InputError)]
                 outputs = iter(self.forward(torch.from_numpy(np.stack(images))[:, None]).split() if images else ())
                 for path, file in zip(batch, files, strict=True):
-                    readable = isinstance(file, _ImageFile)
-                    yield path, _make_prediction(self, path, file, next(outputs)) if readable else file
+                    failed = isinstance(file, InputError)
+                    yield path, file if failed else self._predict_one(file, next(outputs))
                     bar.update()
 
+    def _predict_one(self, file: dict[str, Any], output: PredictorOutput) -> Prediction:
+        """Make the prediction of one file from its content (`_read`) and the output for its image, (1, 14)."""
+        # The maps of an untrained refiner are random.
+        refined = self.recipe.seam_stage is not None and output.refined is not None
+        cam, options = output.refined if refined else output.cam, self.heatmap_options(refined=refined)
+        heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
+        boxes = predicted_boxes(heatmaps, file["path"], FINDINGS, threshold=options.threshold)
+        height, width = file["size"]
+        boxes[XYWH] *= [width, height, width, height]
+        probabilities = dict(zip(FINDINGS, output.probabilities[0].tolist(), strict=True))
+        return Prediction(
+            **file,
+            probabilities=probabilities,
+            decisions={f: None if t is None else probabilities[f] >= t for f, t in self.thresholds.items()},
+            final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory
+            options=options,
+            boxes=boxes.drop(columns="image_index"),
+        )
 
-class _ImageFile(NamedTuple):
-    """A file that was read: (S, S) uint8 pixels, (H, W) of the image, warnings."""
 
-    pixels: np.ndarray
-    size: tuple[int, int]
-    image_warnings: tuple[str, ...]
-
-
-def _read(path: str, cache_size: int) -> _ImageFile | InputError:
-    """Read a file and resize it exactly as the cache does."""
+def _read(path: str, cache_size: int) -> dict[str, Any] | InputError:
+    """Read a file: four of the fields of its prediction, the image resized exactly as in the cache; or the error."""
     try:
         radiograph = load_image(path)
     except InputError as error:
         return error
-    pixels = resize_square(radiograph.pixels, cache_size)
-    return _ImageFile(pixels, radiograph.pixels.shape, check_frontal(radiograph))
-
-
-def _make_prediction(predictor: Predictor, path: str, file: _ImageFile, output: PredictorOutput) -> Prediction:
-    """Make the prediction of one file from the output for its image, (1, 14)."""
-    cam = output.refined if predictor.uses_refined else output.cam
-    options = predictor.heatmap_options(refined=predictor.uses_refined)
-    heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
-    boxes = predicted_boxes(heatmaps, path, FINDINGS, threshold=options.threshold).drop(columns="image_index")
-    height, width = file.size
-    boxes[XYWH] *= [width, height, width, height]
-    probabilities = dict(zip(FINDINGS, output.probabilities[0].tolist(), strict=True))
-    return Prediction(
-        path=path,
-        size=file.size,
-        image=file.pixels,
-        probabilities=probabilities,
-        decisions={f: None if t is None else probabilities[f] >= t for f, t in predictor.thresholds.items()},
-        final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory
-        options=options,
-        boxes=boxes,
-        image_warnings=file.image_warnings,
-    )
+    return {
+        "path": path,
+        "size": radiograph.pixels.shape,
+        "image": resize_square(radiograph.pixels, cache_size),
+        "image_warnings": check_frontal(radiograph),
+    }

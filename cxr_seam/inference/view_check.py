@@ -19,8 +19,8 @@ no such collection was available for a measurement. An image without a warning i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -78,74 +78,59 @@ def check_frontal(radiograph: Radiograph) -> tuple[str, ...]:
     return (*radiograph.warnings, *_check_pixels(radiograph), *(() if header is None else _check_header(header)))
 
 
-def template_correlation(pixels: np.ndarray) -> float:
-    """Compute the correlation of grey pixels (H, W) with `MEAN_IMAGE`, in [-1, 1]; 0 for a constant image."""
-    return _correlation(resize_square(pixels, len(MEAN_IMAGE)))
+def _check_pixels(radiograph: Radiograph) -> Iterator[str]:
+    height, width = radiograph.pixels.shape
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        yield f"it measures {width}x{height} pixels, longer than frontal chest X-rays are"
+    if radiograph.color_fraction > MAX_COLOR_FRACTION:
+        yield f"{radiograph.color_fraction:.0%} of it is coloured, and X-rays are grey"
+    small = resize_square(radiograph.pixels, len(MEAN_IMAGE)).astype(np.float64)
+    upright = _correlation(small)
+    if upright < MIN_CORRELATION:
+        correlations = {
+            "upside down": _correlation(small[::-1]),
+            "turned on its side": _correlation(np.rot90(small)),
+            "turned on its other side": _correlation(np.rot90(small, -1)),
+            "with black and white exchanged": -upright,
+        }
+        best = max(correlations, key=correlations.__getitem__)
+        hint = f"; it may be {best}" if correlations[best] >= MIN_CORRELATION else ""
+        yield f"bright and dark regions differ from a frontal chest X-ray (correlation {upright:.2f}){hint}"
 
 
 def _correlation(small: np.ndarray) -> float:
+    """Compute the correlation of an image (16, 16) with `MEAN_IMAGE`, in [-1, 1]; 0 for a constant image."""
     centred, template = small - small.mean(), MEAN_IMAGE - MEAN_IMAGE.mean()
     norm = np.sqrt((centred**2).sum() * (template**2).sum())
     return float((centred * template).sum() / norm) if norm > 0 else 0.0
 
 
-def _check_pixels(radiograph: Radiograph) -> list[str]:
-    warnings = []
-    height, width = radiograph.pixels.shape
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        warnings.append(f"it measures {width}x{height} pixels, longer than frontal chest X-rays are")
-    if radiograph.color_fraction > MAX_COLOR_FRACTION:
-        warnings.append(f"{radiograph.color_fraction:.0%} of it is coloured, and X-rays are grey")
-    small = resize_square(radiograph.pixels, len(MEAN_IMAGE)).astype(np.float64)
-    upright = _correlation(small)
-    if upright < MIN_CORRELATION:
-        variants = {
-            "upside down": small[::-1],
-            "turned on its side": np.rot90(small),
-            "turned on its other side": np.rot90(small, -1),
-            "with black and white exchanged": -small,
-        }
-        best = max(variants, key=lambda variant: _correlation(variants[variant]))
-        hint = f"; it may be {best}" if _correlation(variants[best]) >= MIN_CORRELATION else ""
-        warnings.append(f"bright and dark regions differ from a frontal chest X-ray (correlation {upright:.2f}){hint}")
-    return warnings
-
-
-def _check_header(header: Dataset) -> list[str]:
-    warnings = []
-    modality, body, view = (
-        _first(header.get(entry)).strip().upper() for entry in ("Modality", "BodyPartExamined", "ViewPosition")
-    )
+def _check_header(header: Dataset) -> Iterator[str]:
+    modality, body, view = (_values(header, entry)[0] for entry in ("Modality", "BodyPartExamined", "ViewPosition"))
     if modality and modality not in XRAY_MODALITIES:
-        warnings.append(f"its header calls it {modality}, not a plain X-ray")
+        yield f"its header calls it {modality}, not a plain X-ray"
     if body and not any(part in body for part in CHEST):
-        warnings.append(f"its header says that it shows {body}")
-    rows, columns = _directions(header)
+        yield f"its header says that it shows {body}"
+    # Directions of rows and columns: L (the patient's left), R, F (feet), H, A, P; empty if unknown.
+    rows, columns = (direction[:1] for direction in _values(header, "PatientOrientation")[:2])
     if (view and view not in FRONTAL_VIEWS) or rows in ("A", "P"):
-        warnings.append(f"its header says that the view is {view or 'lateral'}, not frontal")
+        yield f"its header says that the view is {view or 'lateral'}, not frontal"
     elif rows in ("R", "H", "F") or columns in ("H", "L", "R"):
         kind = "mirrored" if rows == "R" and columns in ("F", "") else "turned or upside down"
-        warnings.append(f"its header says that it is {kind} (PatientOrientation {rows}\\{columns} instead of L\\F)")
-    across, down = pixel_spacing(header)
+        yield f"its header says that it is {kind} (PatientOrientation {rows}\\{columns} instead of L\\F)"
+    across, down = _pixel_spacing(header)
     if not math.isclose(across, down, rel_tol=0.01):  # 0.194 and 0.19431 differ by rounding
-        warnings.append(f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched")
-    return warnings
+        yield f"its pixels are not square ({across:g} across to {down:g} down), so it looks stretched"
 
 
-def _directions(header: Dataset) -> tuple[str, str]:
-    """Return the directions of rows and columns: L (the patient's left), R, F (feet), H, A, P; empty if unknown."""
-    value = header.get("PatientOrientation") or ""
-    values = value.split("\\") if isinstance(value, str) else value
-    return tuple([*(str(direction).strip().upper()[:1] for direction in values), "", ""][:2])
+def _values(header: Dataset, entry: str) -> list[str]:
+    """Return the values of an entry of a header in upper case, followed by two empty ones."""
+    value = header.get(entry) or ""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else str(value).split("\\")
+    return [*(str(value).strip().upper() for value in values), "", ""]
 
 
-def _first(value: Any) -> str:
-    """Return the text of a header's entry, or of its first value."""
-    several = not isinstance(value, str) and isinstance(value, Sequence)
-    return str((value[0] if len(value) else "") if several else value or "")
-
-
-def pixel_spacing(header: Dataset) -> tuple[float, float]:
+def _pixel_spacing(header: Dataset) -> tuple[float, float]:
     """Return width and height of a pixel, in mm if the header has them, otherwise their ratio; (1, 1) if unknown."""
     for entry in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):  # each is row (down) first
         try:

@@ -298,7 +298,8 @@ def test_predict_file_equals_batch(models, workspace, demo_folder):
     batch = predictor.logits(images)
     expected = 1 / (1 + np.exp(-batch[0]))
     np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-4)
-    assert prediction.heat_maps.shape == (14, 256, 256) and 0 <= prediction.heat_maps.min()
+    heat_map = prediction.heat_map("Mass")
+    assert heat_map.shape == (1024, 1024) and heat_map.min() >= 0
     corners = prediction.boxes[["x", "y"]].to_numpy() + prediction.boxes[["w", "h"]].to_numpy()
     assert (corners <= 1024).all() and corners.max() > 64  # pixels of the file, not of the model's input
     assert set(prediction.boxes["finding"]) <= set(FINDINGS)

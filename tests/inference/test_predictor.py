@@ -72,7 +72,8 @@ def test_tta_flip_and_min_baseline(predictor, paths):
     ):
         assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
         assert np.allclose(found.final_cam, expected.numpy(), atol=1e-5)
-        assert np.allclose(found.heat_maps, heatmap, atol=1e-4)
+        found_maps = np.stack([found.heat_map(finding, size=256) for finding in FINDINGS])
+        assert np.allclose(found_maps, heatmap, atol=1e-4)
 
 
 def test_untrained_refiner_is_not_used(predictor, paths):

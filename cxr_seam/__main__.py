@@ -155,8 +155,7 @@ def predict(arguments: argparse.Namespace) -> int:
             continue
         tqdm.write(readable(path))
         for finding in answer.top_k(len(answer.probabilities)):
-            decision = {True: "  present", False: "", None: "  (no threshold)"}[answer.decisions[finding]]
-            tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}{decision}")
+            tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}  {answer.decision(finding)}")
         for image_warning in answer.image_warnings:
             tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
     print(f"heat maps, boxes and probabilities of {len(files) - failed} images are in {arguments.out}")

@@ -25,8 +25,7 @@ from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
-from ..metrics.localization import is_correct, score_best_boxes
-from ..metrics.matching import rank_by_probability
+from ..metrics.localization import is_correct
 from ..workspace import Workspace
 from .overlay import resize, scale_to_width
 from .render import PANEL_WIDTH, Panel, render_png
@@ -84,9 +83,8 @@ class Example:
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Return the heat map of a finding, float in [0, 1], at `size` or else at the size of the image."""
-        output, k = self.outputs[model], FINDINGS.index(finding)
-        cam = torch.from_numpy(output.cam)[None]
-        return output.options.heatmaps(cam, size or self.image.shape, findings=slice(k, k + 1))[0, 0].numpy()
+        output = self.outputs[model]
+        return output.options.heatmap(output.cam, finding, size or self.image.shape)
 
     def pred_boxes(self, model: str, finding: str) -> np.ndarray:
         """Return the predicted boxes of a finding, (K, 4) x, y, w, h in [0, 1], best first.
@@ -252,8 +250,9 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
         pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
     for finding in prediction.top_k(3):
-        decision = {True: ", present", False: ", not present", None: ""}[prediction.decisions[finding]]
-        caption = f"probability {prediction.probabilities[finding]:.2f}{decision}"
+        caption = f"probability {prediction.probabilities[finding]:.2f}"
+        if prediction.decisions[finding] is not None:
+            caption += f", {prediction.decision(finding)}"
         boxes = prediction.boxes_of(finding) / [across, height, across, height]
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
         panels.append(Panel(finding.replace("_", " "), caption, heatmap, boxes))
@@ -267,27 +266,16 @@ def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def rank_best_boxes(boxes: pd.DataFrame, truth: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
-    """Score the best box of each image and finding that has a true box; the highest probability comes first.
-
-    Args:
-        boxes: predicted boxes of one method, as of `predicted_boxes`.
-        truth: true boxes.
-        probabilities: index `image_index`, one column for each finding.
-    """
-    scored = rank_by_probability(score_best_boxes(boxes, truth), probabilities)
-    return scored.sort_values("probability", ascending=False, kind="stable", ignore_index=True)
-
-
 def most_confident(scored: pd.DataFrame, *, correct: bool) -> list[tuple[str, str]]:
     """Pick the correct (or wrong) prediction with the highest probability of each boxed finding.
 
     Args:
-        scored: of `rank_best_boxes`.
+        scored: best boxes (`score_best_boxes`), each with the `probability` of its finding on its image.
         correct: whether to pick correct or wrong predictions.
 
     Returns:
         (image_index, finding) in NIH's order. The first by name if probabilities are equal.
     """
-    first = scored[scored["correct"] == correct].drop_duplicates("finding").set_index("finding")["image_index"]
+    ranked = scored[scored["correct"] == correct].sort_values("probability", ascending=False, kind="stable")
+    first = ranked.drop_duplicates("finding").set_index("finding")["image_index"]
     return [(first[finding], finding) for finding in BOXED_FINDINGS if finding in first.index]

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,10 +20,6 @@ from ..io import WriteError, atomic_write, is_name_refused, readable
 from .examples import prediction_png
 from .render import MARGIN, write_text
 from .secondary_capture import SERIES_DESCRIPTION, secondary_capture
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
 
 IMAGES, PROBABILITIES, BOXES = "images.csv", "probabilities.csv", "boxes.csv"
 
@@ -124,16 +119,23 @@ def predict_files(
 
 
 def write_pictures(prediction: Prediction, stem: Path) -> None:
-    """Write STEM_heatmaps.png and, if the image is DICOM, STEM_heatmaps.dcm with the same picture."""
+    """Write STEM_heatmaps.png and, if the image is DICOM, STEM_heatmaps.dcm.
+
+    The second is a secondary capture of the same picture, with probabilities and boxes as text in its header. The
+    notice "research use only" is also in its pixels, because viewers hide headers.
+    """
     radiograph = load_image(prediction.path)
     png = prediction_png(prediction, pixels=radiograph.pixels, width=512)
     with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.png")) as temporary:
         temporary.write_bytes(png)
     if radiograph.header is not None:
+        picture = ImageOps.expand(Image.open(BytesIO(png)), border=(0, 0, 0, 28))
+        at = (MARGIN, picture.height - 14)
+        write_text(ImageDraw.Draw(picture), at, SERIES_DESCRIPTION, size=14, colour=(255, 255, 255), anchor="lm")
         try:
-            dataset = prediction_dicom(prediction, radiograph.header, png)
+            capture = secondary_capture(radiograph.header, np.asarray(picture), comment=prediction_text(prediction))
             with atomic_write(stem.with_name(f"{stem.name}{SUFFIX}.dcm")) as temporary:
-                dataset.save_as(temporary, enforce_file_format=True)
+                capture.save_as(temporary, enforce_file_format=True)
         except WriteError:
             raise
         except Exception as error:  # pydicom raises a dozen types for odd values
@@ -141,25 +143,12 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
             raise InputError(f"the header of {prediction.path} cannot be written to a DICOM file ({reason})") from error
 
 
-def prediction_dicom(prediction: Prediction, header: Dataset, png: bytes) -> Dataset:
-    """Make a secondary capture of a picture, with probabilities and boxes as text in its header.
-
-    The notice "research use only" is also in the pixels, because viewers hide headers.
-    """
-    picture = ImageOps.expand(Image.open(BytesIO(png)), border=(0, 0, 0, 28))
-    at = (MARGIN, picture.height - 14)
-    write_text(ImageDraw.Draw(picture), at, SERIES_DESCRIPTION, size=14, colour=(255, 255, 255), anchor="lm")
-    return secondary_capture(header, np.asarray(picture), comment=prediction_text(prediction))
-
-
 def prediction_text(prediction: Prediction) -> str:
     """Format probability, decision and best box of each finding, one line each, then the warnings."""
     lines = ["Probability, decision, best box in pixels of the image (x, y, width, height)"]
     for finding in prediction.top_k(len(FINDINGS)):
-        decision = {True: "present", False: "not present", None: "no threshold"}[prediction.decisions[finding]]
-        boxes = prediction.boxes_of(finding)
-        box = ", ".join(f"{value:.0f}" for value in boxes[0]) if len(boxes) else "none"
-        lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {decision}, box {box}")
+        box = ", ".join(f"{value:.0f}" for value in prediction.boxes_of(finding)[:1].ravel()) or "none"
+        lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {prediction.decision(finding)}, box {box}")
     return "\r\n".join([*lines, *(f"Warning: {warning}" for warning in prediction.image_warnings)])
 
 

@@ -24,9 +24,11 @@ from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
 from ..findings import FINDINGS
 from ..io import atomic_write
+from ..metrics.localization import score_best_boxes
+from ..metrics.matching import rank_by_probability
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
-from .examples import load_examples, most_confident, one_per_finding, pick_boxed, rank_best_boxes
+from .examples import load_examples, most_confident, one_per_finding, pick_boxed
 from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     results = evaluation.results
     model = next(row["method"] for row in results["ranking"] if row["type"] == MODEL)
     probabilities = pd.DataFrame(evaluation.probabilities[model], run.test_dataset().image_index, FINDINGS)
-    scored = rank_best_boxes(evaluation.methods[model].boxes, evaluation.truth, probabilities)
+    scored = rank_by_probability(score_best_boxes(evaluation.methods[model].boxes, evaluation.truth), probabilities)
     first = pick_boxed(evaluation.truth, run.cache(), per_finding=1)
     pairs = {name: most_confident(scored, correct=name == "correct") for name in ("correct", "wrong")}
     names = list(dict.fromkeys([*first, *(name for chosen in pairs.values() for name, _ in chosen)]))

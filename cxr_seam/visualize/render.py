@@ -91,12 +91,7 @@ def render_png(
         The bytes of an RGB PNG.
     """
     image = resize(image, scale_to_width(image.shape, width))
-    options = {"opacity": opacity, "colour_map": colour_map}
-    pictures = [draw_boxes(overlay_heatmap(image, p.heatmap, **options), p.boxes, true_boxes) for p in panels]
-    every_panel = list(panels)
-    if attention:
-        pictures.append(_draw_ring(overlay_heatmap(image, attention.heatmap, **options), attention.point))
-        every_panel.append(attention)
+    every_panel = [*panels, attention] if attention else panels
     columns = min(2, len(every_panel)) if narrow else len(panels)
     head = HEAD + CAPTION_LINE * max(panel.caption.count("\n") for panel in every_panel)
     row_height, rows = head + len(image), -(-len(every_panel) // columns)
@@ -108,10 +103,15 @@ def render_png(
         bottom = max(bottom, bars_top + HEAD + BAR_ROW * len(FINDINGS))
     canvas = Image.new("RGB", (right + MARGIN, bottom + (MARGIN if attention or bars else 0)), DARK)
     draw = ImageDraw.Draw(canvas)
-    for index, (panel, picture) in enumerate(zip(every_panel, pictures, strict=True)):
+    for index, panel in enumerate(every_panel):
         row, column = divmod(index, columns)
         left, top = MARGIN + column * (width + MARGIN), row * row_height + (FOOT if row else 0)
-        canvas.paste(Image.fromarray(picture), (left, top + head))
+        overlay = overlay_heatmap(image, panel.heatmap, opacity=opacity, colour_map=colour_map)
+        if panel is attention:
+            _draw_ring(overlay, panel.point)
+        else:
+            overlay = draw_boxes(overlay, panel.boxes, true_boxes)
+        canvas.paste(Image.fromarray(overlay), (left, top + head))
         write_text(draw, (left, top + 20), panel.title, size=15)
         for number, line in enumerate(panel.caption.split("\n")):
             write_text(draw, (left, top + 38 + CAPTION_LINE * number), line, size=12, colour=MUTED)
@@ -146,13 +146,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-    """Draw a white ring with a dark edge on a copy of a picture (H, W, 3)."""
-    picture = picture.copy()
+def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> None:
+    """Draw a white ring with a dark edge on a picture (H, W, 3)."""
     centre = (int(point[0] * picture.shape[1]), int(point[1] * picture.shape[0]))
     for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
         cv2.circle(picture, centre, 8, colour, thickness, cv2.LINE_AA)
-    return picture
 
 
 def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_map: str) -> None:
@@ -169,39 +167,34 @@ def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], selected: str | None) -> None:
-    """Draw the bar chart at (left, top, right): a row for each finding, a bar for each model."""
+    """Draw the bar chart at (left, top, right): a row for each finding, a bar with its number for each model."""
     left, top, right = at
     write_text(draw, (left, top + 20), "Probabilities", size=15)
     legend = "filled: present (probability reaches the threshold, white tick)"
     write_text(draw, (right, top + 20), legend, size=11, colour=MUTED, anchor="rs")
-    x = left + LABEL_WIDTH
+    zero, one = left + LABEL_WIDTH, right - NUMBER_WIDTH * len(bars)  # where probabilities of 0 and 1 end
+    x = zero
     for number, model in enumerate(bars):
         draw.rectangle((x, top + 29, x + 12, top + 37), fill=BAR_PALETTE[number % len(BAR_PALETTE)])
         write_text(draw, (x + 18, top + 38), model.title, size=12, colour=MUTED)
         x += 40 + 7 * len(model.title)
+    height = (BAR_ROW - 4) // len(bars)
     for row, finding in enumerate(FINDINGS):
         row_top = top + HEAD + row * BAR_ROW
+        middle = row_top + BAR_ROW // 2
         if finding == selected:
             draw.rectangle((left, row_top, right, row_top + BAR_ROW - 1), fill=(52, 52, 52))
-        text_at = (left + LABEL_WIDTH - 8, row_top + BAR_ROW // 2)
         colour = LIGHT if finding == selected else MUTED
-        write_text(draw, text_at, finding.replace("_", " "), size=12, colour=colour, anchor="rm")
-        _draw_bar_row(draw, bars, row, (left + LABEL_WIDTH, row_top, right - NUMBER_WIDTH * len(bars)))
-
-
-def _draw_bar_row(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], row: int, at: tuple[int, int, int]) -> None:
-    """Draw the bars of one finding between (left, top, right), each with its number on the right."""
-    left, top, right = at
-    height = (BAR_ROW - 4) // len(bars)
-    for number, model in enumerate(bars):
-        y = top + 2 + number * height
-        colour = BAR_PALETTE[number % len(BAR_PALETTE)]
-        probability, threshold = float(model.probabilities[row]), float(model.thresholds[row])
-        number_at = (right + 6 + number * NUMBER_WIDTH, top + BAR_ROW // 2)
-        write_text(draw, number_at, f"{probability:.2f}", size=12, colour=colour, anchor="lm")
-        end = left + round(probability * (right - left))
-        present = probability >= threshold  # False for a threshold of NaN
-        draw.rectangle((left, y, end, y + height - 2), fill=colour if present else None, outline=colour)
-        if not np.isnan(threshold):
-            tick = left + round(threshold * (right - left))
-            draw.line((tick, y - 1, tick, y + height - 1), fill=(255, 255, 255), width=2)
+        write_text(draw, (zero - 8, middle), finding.replace("_", " "), size=12, colour=colour, anchor="rm")
+        for number, model in enumerate(bars):
+            y = row_top + 2 + number * height
+            colour = BAR_PALETTE[number % len(BAR_PALETTE)]
+            probability, threshold = float(model.probabilities[row]), float(model.thresholds[row])
+            at = (one + 6 + number * NUMBER_WIDTH, middle)
+            write_text(draw, at, f"{probability:.2f}", size=12, colour=colour, anchor="lm")
+            end = zero + round(probability * (one - zero))
+            present = probability >= threshold  # False for a threshold of NaN
+            draw.rectangle((zero, y, end, y + height - 2), fill=colour if present else None, outline=colour)
+            if not np.isnan(threshold):
+                tick = zero + round(threshold * (one - zero))
+                draw.line((tick, y - 1, tick, y + height - 1), fill=(255, 255, 255), width=2)

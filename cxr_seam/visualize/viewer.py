@@ -8,7 +8,7 @@ aloud when it changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from threading import RLock
 from typing import Any
@@ -21,7 +21,7 @@ from ..data.image_io import resize_square
 from ..data.transforms import eval_transform
 from ..errors import InputError
 from ..evaluation.results import REFINED
-from ..findings import FINDINGS
+from ..findings import FINDINGS, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
@@ -73,29 +73,26 @@ class Controls:
     def __init__(self, examples: Sequence[Example], *, finding: str, with_pcm: bool, with_upload: bool) -> None:
         import ipywidgets as widgets
 
-        patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
-        patient_options = [("all patients", ALL_PATIENTS), *((str(patient), patient) for patient in patients)]
+        menu = partial(make_control, widgets.Dropdown)
+        slider = partial(make_control, widgets.FloatSlider, max=1.0, step=0.05, readout_format=".2f")
+        percent = partial(make_control, widgets.IntSlider, min=0, max=100, value=50)
         text = "Which images the menu offers. A box is correct if its IoU with a true box is above 0.1"
-        self.subset = make_control(widgets.Dropdown, "Show", text, options=SUBSETS, value=ALL)
-        text = "Model of the correct or wrong boxes"
-        self.model = make_control(widgets.Dropdown, "of model", text, options=examples[0].models)
-        self.patient = make_control(widgets.Dropdown, "Patient", "Patient of the images", options=patient_options)
-        text = "Finding of the heat maps and boxes"
-        self.finding = make_control(widgets.Dropdown, "Finding", text, options=FINDINGS, value=finding)
-        self.image = make_control(widgets.Dropdown, "Image", "Image to show, with its labels", options=[("", 0)])
-        slider = {"max": 1.0, "step": 0.05, "readout_format": ".2f"}
+        self.subset = menu("Show", text, options=SUBSETS, value=ALL)
+        self.model = menu("of model", "Model of the correct or wrong boxes", options=examples[0].models)
+        patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
+        options = [("all patients", ALL_PATIENTS), *((str(patient), patient) for patient in patients)]
+        self.patient = menu("Patient", "Patient of the images", options=options)
+        self.finding = menu("Finding", "Finding of the heat maps and boxes", options=FINDINGS, value=finding)
+        self.image = menu("Image", "Image to show, with its labels", options=[("", 0)])
         text = "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q"
-        slider_q = slider | {"value": next(iter(examples[0].outputs.values())).options.threshold, "min": 0.05}
-        self.threshold = make_control(widgets.FloatSlider, "Threshold Q", text, **slider_q)
-        text = "Opacity of the heat map"
-        self.opacity = make_control(widgets.FloatSlider, "Opacity", text, value=OPACITY, min=0.0, **slider)
-        text = "Colour map of the heat map; the paper uses jet"
-        self.colours = make_control(widgets.Dropdown, "Colours", text, options=COLOUR_MAPS)
+        recipe_q = next(iter(examples[0].outputs.values())).options.threshold
+        self.threshold = slider("Threshold Q", text, value=recipe_q, min=0.05)
+        self.opacity = slider("Opacity", "Opacity of the heat map", value=OPACITY, min=0.0)
+        self.colours = menu("Colours", "Colour map of the heat map; the paper uses jet", options=COLOUR_MAPS)
         text = "Two images in a row, for a narrow page"
         self.narrow = make_control(widgets.Checkbox, "Narrow page", text, value=False)
-        text, percent = "Point for the PCM: per cent of the image", {"min": 0, "max": 100, "value": 50}
-        self.x = make_control(widgets.IntSlider, "PCM x (%)", f"{text} width, from the left", **percent)
-        self.y = make_control(widgets.IntSlider, "PCM y (%)", f"{text} height, from the top", **percent)
+        self.x = percent("PCM x (%)", "Point for the PCM: per cent of the image width, from the left")
+        self.y = percent("PCM y (%)", "Point for the PCM: per cent of the image height, from the top")
         text = "A frontal chest radiograph of your own; the file is sent only to the machine that runs this notebook"
         self.upload = make_control(widgets.FileUpload, "Your image", text)
         # The picture has its own size, so that its text is sharp; it shrinks only if the page is narrower.
@@ -164,13 +161,11 @@ class Viewer(Controls):
         self._predictors, self._width = dict(predictors or {}), width
         refined = self._predictors.get(REFINED)
         self._pcm = refined if refined is not None and isinstance(refined.model.refiner, PCM) else None
-        self._embedding: tuple[Example, Tensor] | None = None
-        self._heatmap = lru_cache(maxsize=8)(Example.heatmap)  # of the current image and finding, for the sliders
+        # Of the current image and finding, for the sliders.
+        self._heatmap, self._embedding = lru_cache(maxsize=8)(Example.heatmap), lru_cache(maxsize=1)(pcm_embedding)
         self._busy, self._lock = False, RLock()
-        if finding is None:
-            finding = next(iter([*self.examples[0].true_boxes["finding"], *self.examples[0].labels, *FINDINGS]))
-        if finding not in FINDINGS:
-            raise InputError(f"unknown finding {finding!r}; the known ones are {', '.join(FINDINGS)}")
+        first = self.examples[0]
+        finding = canonical_finding(finding or next(iter([*first.true_boxes["finding"], *first.labels, *FINDINGS])))
         options = {"with_pcm": self._pcm is not None, "with_upload": bool(self._predictors)}
         super().__init__(self.examples, finding=finding, **options)
         for control in self.all:
@@ -178,27 +173,30 @@ class Viewer(Controls):
         self.upload.observe(self._add_upload, names="value")
         self._update({self.subset, self.image})
 
-    def _update(self, changed: set[Any]) -> None:
-        """Update menus, point and picture once for a set of changed controls.
+    def _update(self, changed: set[Any], *, uploaded: int | None = None) -> None:
+        """Update menus, point and picture once for a set of changed controls, or for an uploaded image (its index).
 
         JupyterLab may change two controls in two threads: the second waits. Changes that this method itself makes are
         ignored.
         """
+        filters = {self.subset, self.model, self.patient, self.finding}
         with self._lock:
             if self._busy:
                 return
             self._busy = True
             try:
-                if changed & {self.subset, self.model, self.patient, self.finding}:
-                    self._update_image_menu()
-                if changed & {self.subset, self.model, self.patient, self.finding, self.image}:
+                if uploaded is not None:
+                    self.subset.value, self.patient.value = ALL, ALL_PATIENTS
+                if changed & filters:
+                    self._update_image_menu(self.image.value if uploaded is None else uploaded)
+                if changed & {*filters, self.image}:
                     self._move_to_peak()
                 self._redraw()
             finally:
                 self._busy = False
 
-    def _update_image_menu(self) -> None:
-        """Offer the images that fit; keep the current image if it still fits."""
+    def _update_image_menu(self, preferred: int | None) -> None:
+        """Offer the images that fit, and choose the preferred one if it fits."""
         self.model.disabled = self.subset.value not in (CORRECT, WRONG)
         indices = filter_examples(
             self.examples,
@@ -207,12 +205,11 @@ class Viewer(Controls):
             model=self.model.value,
             patient_id=None if self.patient.value == ALL_PATIENTS else self.patient.value,
         )
-        current = self.image.value
         options = tuple((self.examples[index].title, index) for index in indices)
         if options != self.image.options:
             self.image.options = options
             if indices:
-                self.image.value = current if current in indices else indices[0]
+                self.image.value = preferred if preferred in indices else indices[0]
 
     def _move_to_peak(self) -> None:
         """Move the point for the PCM to the maximum of the refined map."""
@@ -265,10 +262,8 @@ class Viewer(Controls):
         """Build the panel with the attention of the PCM for the point of the sliders; None without a PCM."""
         if self._pcm is None:
             return None
-        if self._embedding is None or self._embedding[0] is not example:
-            self._embedding = example, pcm_embedding(self._pcm, example.image)
         point = (self.x.value / 100, self.y.value / 100)
-        weights = attention_map(self._embedding[1], x=point[0], y=point[1])
+        weights = attention_map(self._embedding(self._pcm, example), x=point[0], y=point[1])
         caption = f"half of the weight\non {half_mass_area(weights):.0%} of the image"
         return Panel("PCM weights for the ring", caption, weights / max(weights.max(), 1e-12), point=point)
 
@@ -285,14 +280,7 @@ class Viewer(Controls):
                 return
             with self._lock:
                 self.examples.append(example)
-                self._busy = True  # set the menus together and draw once
-                try:
-                    self.subset.value, self.patient.value = ALL, ALL_PATIENTS
-                    self._update_image_menu()
-                    self.image.value = len(self.examples) - 1
-                finally:
-                    self._busy = False
-                self._update({self.image})
+                self._update({self.subset}, uploaded=len(self.examples) - 1)
 
     def _ipython_display_(self) -> None:
         from IPython.display import Javascript, display
@@ -341,18 +329,14 @@ def count_boxes(count: int, *, kind: str = "") -> str:
 
 
 @torch.inference_mode()
-def pcm_embedding(predictor: Predictor, image: np.ndarray) -> Tensor:
-    """Compute the normalised embedding theta(x) of the PCM for every position of an image.
-
-    Args:
-        predictor: of a model with a PCM.
-        image: (H, W) uint8 grey.
+def pcm_embedding(predictor: Predictor, example: Example) -> Tensor:
+    """Compute the normalised embedding theta(x) of the PCM of a model for every position of an image.
 
     Returns:
         (D, h, w) float32 on the CPU, length 1 along D; h = S / 8.
     """
     model = predictor.model
-    pixels = torch.from_numpy(resize_square(image, predictor.cache_size))[None, None]
+    pixels = torch.from_numpy(resize_square(example.image, predictor.cache_size))[None, None]
     inputs = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
     theta = model.refiner.embed(*model.forward_features(inputs))
     return l2_normalise(theta)[0].reshape(theta.shape[1:]).cpu()

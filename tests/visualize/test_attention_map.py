@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.examples import peak_example
 
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.inference.predictor import Predictor
@@ -26,7 +27,7 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (0.3, 0.8), (1.0, 1.0)])
 def test_attention_map_matches_affinity_matrix(predictor: Predictor, x: float, y: float) -> None:
     image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
-    row = attention_map(pcm_embedding(predictor, image), x=x, y=y)
+    row = attention_map(pcm_embedding(predictor, peak_example(image=image)), x=x, y=y)
     images = eval_transform(torch.from_numpy(image)[None, None], size=predictor.recipe.image_size)
     with torch.no_grad():
         features = predictor.model.forward_features(images.to(predictor.device))[0]
@@ -50,7 +51,7 @@ def test_seam_pcm_row_matches_matrix() -> None:
     recipe = replace(get_preset("tiny")[2], refiner="seam_pcm")
     predictor = Predictor(build_from_recipe(recipe, weights="none"), recipe)
     image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
-    row = attention_map(pcm_embedding(predictor, image), x=0.3, y=0.8)
+    row = attention_map(pcm_embedding(predictor, peak_example(image=image)), x=0.3, y=0.8)
     images = eval_transform(torch.from_numpy(image)[None, None], size=64).to(predictor.device)
     with torch.no_grad():
         features, low_level = predictor.model.forward_features(images)

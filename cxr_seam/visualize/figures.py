@@ -21,7 +21,6 @@ from ..data.dataset import ChestXrayDataset
 from ..data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    AffineParams,
     affine_warp,
     eval_transform,
     rotation_params,
@@ -116,7 +115,12 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     losses = objective(images, labels, rotation=rotation)
     probabilities = model(images, maps=False).logits.sigmoid()
     finding = int((probabilities * labels).argmax())  # the most probable one that the image has
-    figure = plot_images(_siamese_maps(objective, images, rotation, finding=finding), SIAMESE_TITLES, columns=3)
+    output = objective.forward_branches(images, rotation)
+    (grey,), (rotated,) = to_grey(images), to_grey(output.warped_images)
+    maps = [affine_warp(output.cam.relu(), rotation), affine_warp(output.refined, rotation)]
+    maps += [output.cam_of_warped, output.refined_of_warped]
+    overlays = [overlay_heatmap(rotated, cam_to_heatmap(cam[:, [finding]], grey.shape)[0, 0].numpy()) for cam in maps]
+    figure = plot_images([grey, *overlays[:2], rotated, *overlays[2:]], SIAMESE_TITLES, columns=3)
     figure.suptitle(
         f"{FINDINGS[finding].replace('_', ' ')}:  {stage.msml_weight} x MSML {losses['msml']:.3f}  +  "
         f"{stage.ecr_weight} x ECR {losses['ecr']:.3f}  =  loss {losses['loss']:.3f}",
@@ -124,18 +128,6 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
         fontsize=11,
     )
     return finish(figure, path)
-
-
-def _siamese_maps(
-    objective: SeamObjective, images: torch.Tensor, rotation: AffineParams, *, finding: int
-) -> list[np.ndarray]:
-    """Return the six pictures of a Siamese step, uint8, in the order of `SIAMESE_TITLES`."""
-    output = objective.forward_branches(images, rotation)
-    (grey,), (rotated,) = to_grey(images), to_grey(output.warped_images)
-    maps = [affine_warp(output.cam.relu(), rotation), affine_warp(output.refined, rotation)]
-    maps += [output.cam_of_warped, output.refined_of_warped]
-    overlays = [overlay_heatmap(rotated, cam_to_heatmap(cam[:, [finding]], grey.shape)[0, 0].numpy()) for cam in maps]
-    return [grey, *overlays[:2], rotated, *overlays[2:]]
 
 
 def to_grey(inputs: torch.Tensor) -> np.ndarray:
@@ -334,14 +326,16 @@ def new_figure(width: float, height: float, *, dark: bool = False) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=DARK_HEX if dark else "white")
-
-    def png() -> bytes:
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=100, facecolor=figure.get_facecolor())
-        return data.getvalue()
-
-    figure._repr_png_ = png  # IPython calls this; without pyplot it knows no other way to show a figure
+    # IPython calls this; without pyplot it knows no other way to show a figure.
+    figure._repr_png_ = lambda: figure_bytes(figure, format="png", dpi=100)
     return figure
+
+
+def figure_bytes(figure: Figure, **options: Any) -> bytes:
+    """Return a figure as an image file; the options are those of `Figure.savefig`."""
+    data = io.BytesIO()
+    figure.savefig(data, facecolor=figure.get_facecolor(), **options)
+    return data.getvalue()
 
 
 def finish(figure: Figure, path: FigurePath) -> Figure:

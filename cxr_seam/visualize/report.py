@@ -7,7 +7,6 @@ no script, and the page is readable in light and dark mode and in print.
 from __future__ import annotations
 
 import base64
-import io
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -29,11 +28,10 @@ from ..metrics.matching import rank_by_probability
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
 from .examples import load_examples, most_confident, one_per_finding, pick_boxed
-from .figures import plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
+from .figures import figure_bytes, plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 INTERVAL = re.compile(r" (\([-\d.]+(?:-| to )[-\d.]+\))")
 
@@ -95,9 +93,8 @@ def image_html(figure: Figure, caption: str) -> Markup:
     options: dict[str, Any] = {"format": "png", "dpi": 130}
     if figure.get_facecolor()[0] < 0.5:
         options = {"format": "jpeg", "dpi": 110, "pil_kwargs": {"quality": 85}}
-    data = io.BytesIO()
-    figure.savefig(data, facecolor=figure.get_facecolor(), **options)
-    source = f"data:image/{options['format']};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    data = base64.b64encode(figure_bytes(figure, **options)).decode("ascii")
+    source = f"data:image/{options['format']};base64,{data}"
     return Markup('<img alt="{}" src="{}">').format(caption, source)
 
 

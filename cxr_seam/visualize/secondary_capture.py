@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from pydicom import Dataset
 
-
 SERIES_DESCRIPTION = "Heat maps, research use only, not for diagnosis"
 
 SERIES_NUMBER = 9001
@@ -54,7 +53,16 @@ def secondary_capture(source: Dataset, picture: np.ndarray, *, comment: str = ""
     from pydicom import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-    capture = _copy_patient_and_study(source)
+    capture = Dataset()
+    for keyword in OPTIONAL:
+        if source.get(keyword) not in (None, ""):
+            capture[keyword] = source[keyword]
+    for keyword in REQUIRED:
+        setattr(capture, keyword, source.get(keyword) or "")
+    if capture.get("BodyPartExamined") != "CHEST":  # DICOM requires a side for other and for unknown body parts
+        capture.Laterality = source.get("Laterality") or source.get("ImageLaterality") or ""
+    if "StudyInstanceUID" not in capture:
+        capture.StudyInstanceUID = generate_uid()
     capture.SOPClassUID, capture.SeriesInstanceUID = SecondaryCaptureImageStorage, generate_uid()
     capture.SeriesNumber, capture.InstanceNumber = SERIES_NUMBER, 1
     capture.SeriesDescription = SERIES_DESCRIPTION
@@ -74,21 +82,4 @@ def secondary_capture(source: Dataset, picture: np.ndarray, *, comment: str = ""
         reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
         capture.SourceImageSequence = [reference]
     capture.set_pixel_data(picture, "RGB", 8)  # and a new SOP Instance UID
-    return capture
-
-
-def _copy_patient_and_study(source: Dataset) -> Dataset:
-    from pydicom import Dataset
-    from pydicom.uid import generate_uid
-
-    capture = Dataset()
-    for keyword in OPTIONAL:
-        if source.get(keyword) not in (None, ""):
-            capture[keyword] = source[keyword]
-    for keyword in REQUIRED:
-        setattr(capture, keyword, source.get(keyword) or "")
-    if capture.get("BodyPartExamined") != "CHEST":  # DICOM requires a side for other and for unknown body parts
-        capture.Laterality = source.get("Laterality") or source.get("ImageLaterality") or ""
-    if "StudyInstanceUID" not in capture:
-        capture.StudyInstanceUID = generate_uid()
     return capture

@@ -1,7 +1,7 @@
 """Write report.html: all results of an evaluation on one page that needs no other file.
 
-Python collects tables and figures; the text is in the template report.html.j2. Figures and style are embedded, there is
-no script, and the page is readable in light and dark mode and in print.
+The template report.html.j2 has the text and names the tables; this module plots the figures. Figures and style are
+embedded, there is no script, and the page is readable in light and dark mode and in print.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
     results = evaluation.results
     figures, best = _example_figures(run, evaluation)
     figures |= {"roc": plot_roc(evaluation), "froc": plot_froc(results), "loss_curves": _loss_curves(run)}
-    return render_template(
-        "report.html.j2",
+    data = {**results["data"], "created": results["created"]}
+    data |= {"bootstrap replicates": results["n_bootstrap"], "bootstrap seed": results["seed"]}
+    return render_page(
         results=results,
-        comparability=tables.comparability(results),
         synthetic=run.data in DEMO_PATIENTS,
-        bootstrap_note=tables.bootstrap_note(results),
-        pointing=tables.POINTING,
         published_errors=ERRATA,
         final_model=evaluation.final_model,
-        tables=_tables(run, evaluation),
+        tables=tables,
+        data=pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in data.items()}}),
+        recipes=tables.recipe_table(run.recipes).astype(str),
         figures=figures,
         best=best,
     )
 
 
-def render_template(name: str, **values: Any) -> str:
-    """Render a template of this folder; all values are escaped, and a missing value is an error."""
+def render_page(**values: Any) -> str:
+    """Render the template; all values are escaped, and a missing value is an error."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"table": table_html, "image": image_html}
-    template = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    template = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(**values)
 
 
@@ -96,33 +96,6 @@ def image_html(figure: Figure, caption: str) -> Markup:
     data = base64.b64encode(figure_bytes(figure, **options)).decode("ascii")
     source = f"data:image/{options['format']};base64,{data}"
     return Markup('<img alt="{}" src="{}">').format(caption, source)
-
-
-def _tables(run: Workspace, evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    """Collect all tables of the report."""
-    results = evaluation.results
-    data = {**results["data"], "created": results["created"]}
-    data |= {"bootstrap replicates": results["n_bootstrap"], "bootstrap seed": results["seed"]}
-    return {
-        "summary": tables.summary(results),
-        "differences": tables.differences(results),
-        "table_1": tables.table_1(results),
-        "operating_points": tables.operating_points(results, evaluation.final_model),
-        "mean_auc": tables.mean_auc(results).reset_index(),
-        "froc": tables.froc(results),
-        "table_2": tables.table_2(results),
-        "table_3": tables.table_3(results),
-        "false_positives": tables.table_3(results, counts=True),
-        "filtered_boxes": tables.table_2(results, boxes="filtered_boxes"),
-        "best_box": tables.table_2(results, boxes="best_box", overlap="iou>0.1"),
-        "accuracy_iobb": tables.accuracy_by_threshold(results, "iobb").reset_index(),
-        "accuracy_iou": tables.accuracy_by_threshold(results, "iou").reset_index(),
-        "table_4": tables.table_4(),
-        "data": pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in data.items()}}),
-        "checkpoints": tables.checkpoints(results),
-        "recipes": tables.recipe_table(run.recipes).astype(str),
-        "versions": tables.versions(results),
-    }
 
 
 def _loss_curves(run: Workspace) -> Figure | None:

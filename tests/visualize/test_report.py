@@ -8,7 +8,7 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from cxr_seam.visualize.figures import new_figure
-from cxr_seam.visualize.report import image_html, render_template, table_html
+from cxr_seam.visualize.report import image_html, render_page, table_html
 
 
 def test_tables_and_captions_are_escaped() -> None:
@@ -32,4 +32,4 @@ def test_images_are_jpeg_and_charts_are_png() -> None:
 
 def test_template_refuses_missing_values() -> None:
     with pytest.raises(UndefinedError):
-        render_template("report.html.j2")
+        render_page()

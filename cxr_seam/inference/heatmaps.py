@@ -70,5 +70,5 @@ class HeatmapOptions(NamedTuple):
 
     def heatmap(self, cam: np.ndarray, finding: str, size: int | tuple[int, int]) -> np.ndarray:
         """Turn the CAM of one finding of one image (14, h, w) into its heat map (height, width)."""
-        k = FINDINGS.index(canonical_finding(finding))
-        return self.heatmaps(torch.from_numpy(cam)[None], size, findings=slice(k, k + 1))[0, 0].numpy()
+        index = FINDINGS.index(canonical_finding(finding))
+        return self.heatmaps(torch.from_numpy(cam)[None], size, findings=[index])[0, 0].numpy()

@@ -116,10 +116,8 @@ def filter_examples(
     """Select examples by label, by patient, or by whether the best box of a model is correct.
 
     Args:
-        examples: to select from.
         subset: `ALL`, `LABELLED`, `CORRECT` or `WRONG`. Images without a true box are neither correct nor wrong.
-        finding: of the labels and boxes.
-        model: of the boxes.
+        finding, model: of the labels and boxes.
         patient_id: None for all patients.
 
     Returns:

@@ -151,7 +151,9 @@ class _Download:
     def add_archives(self, numbers: list[int]) -> None:
         """Download and prepare archives; report unreadable images at the end."""
         started, done, incomplete = time.monotonic(), 0, []
-        finished = _finished(self.cache)
+        record, finished = self.cache / FINISHED_FILE, []
+        if (self.cache / INDEX_FILE).exists() and record.exists():
+            finished = record.read_text(encoding="utf-8").split()
         for position, number in enumerate(numbers, start=1):
             name = f"images_{number:03d}"
             if name in finished:
@@ -312,13 +314,6 @@ def _mirror_url() -> str:
 def _is_web_page(path: Path) -> bool:
     with path.open("rb") as file:
         return re.search(rb"<(!doctype|html)", file.read(512), re.IGNORECASE) is not None
-
-
-def _finished(cache: Path) -> set[str]:
-    """Return the names of the archives that an earlier run added completely."""
-    if not (cache / INDEX_FILE).exists() or not (cache / FINISHED_FILE).exists():
-        return set()
-    return set((cache / FINISHED_FILE).read_text(encoding="utf-8").split())
 
 
 def _parser() -> argparse.ArgumentParser:

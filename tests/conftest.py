@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,17 @@ def nih_root() -> Path:
     folder = Path(os.environ.get("CXR_SEAM_NIH", ROOT.parent / "shared" / "nih"))
     if not (folder / "BBox_List_2017.csv").exists():
         pytest.skip(f"no real NIH data in {folder} (set CXR_SEAM_NIH to the folder that holds it)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fault_inputs(nih_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with unusual inputs made of one real radiograph; skips where the program that makes them is missing."""
+    program = Path(os.environ.get("CXR_SEAM_FAULTS", ROOT.parent / "shared" / "faults")) / "make_inputs.py"
+    if not program.exists():
+        pytest.skip(f"no {program} (set CXR_SEAM_FAULTS to the folder that holds it)")
+    folder = tmp_path_factory.mktemp("faults")
+    subprocess.run([sys.executable, program, folder, nih_root], check=True)
     return folder
 
 

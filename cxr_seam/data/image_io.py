@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import warnings
 import zlib
@@ -51,7 +52,10 @@ PILLOW_READERS = (
 MAX_GREY_DIFFERENCE = 32
 """A pixel counts as coloured if its channels differ by more grey levels; JPEG's rounding stays far below."""
 
-TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
+TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
+
+BLUE_GREEN_RED = (7471 / 65536, 38470 / 65536, 19595 / 65536)
+"""Pillow's weights of the luminance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +81,9 @@ def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str |
     - Grey and palette images, and colour images with R = G = B, keep their grey values exactly.
     - Colour images become luminance (ITU-R 601: 0.299 R + 0.587 G + 0.114 B).
     - Transparent pixels are laid over black; NIH's alpha is 255 throughout.
-    - 16-bit greys are divided by the full scale of the bit depth in use, the smallest of 8, 10, 12, 14 and 16 bits that
-      holds the largest value: 12-bit data in a 16-bit file does not become nearly black.
-    - DICOM is shown as a viewer would show it, see `dicom.to_display_uint8`.
+    - 16-bit greys and colours are divided by the full scale of the bit depth in use, the smallest of 8, 10, 12, 14 and
+      16 bits that holds the largest value: 12-bit data in a 16-bit file does not become nearly black.
+    - DICOM is shown as a viewer would show it, see `dicom.display.to_display_uint8`.
     - An orientation in the EXIF data is not applied: boxes refer to the pixels as stored.
 
     Args:
@@ -89,7 +93,7 @@ def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str |
     Raises:
         InputError: the file is missing, empty, of another format, broken, cut short, longer than `MAX_BYTES`, smaller
             than `MIN_SIDE` on a side, claims more than `MAX_PIXELS` pixels, or has several pages or frames; for DICOM
-            see also `dicom.read_header`.
+            see also `dicom.read.read_header`.
     """
     if name is None:
         name = str(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "image")
@@ -141,6 +145,8 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     Warns:
         UserWarning: the folder contains files that are neither images nor tables; the warning counts and names them.
     """
+    if not os.fspath(path):
+        raise InputError("the path of the images is empty; give a file or a folder")
     path = Path(path).expanduser()
     if not is_folder(path):
         return [path]
@@ -250,6 +256,8 @@ def _is_image_file(path: Path) -> bool:
 def _read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
     if isinstance(source, bytes):
         data = source
+    elif source == "":
+        raise InputError("the path of the image is empty; give a file")
     elif isinstance(source, str | os.PathLike):
         try:
             with open_file(source) as file:
@@ -278,11 +286,12 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 def _load_dicom(data: bytes, name: str) -> Radiograph:
     header = read_header(data, name)
-    _check_size((header.Columns, header.Rows), name)
+    _check_size((header.dataset.Columns, header.dataset.Rows), name)
     pixels = to_display_uint8(header, name)
-    if pixels.ndim == 2:
-        return Radiograph(pixels, header=header)
-    return Radiograph(_to_grey(Image.fromarray(pixels), name), _color_fraction(pixels), header)
+    color_fraction = 0.0
+    if pixels.ndim == 3:
+        pixels, color_fraction = _to_grey(Image.fromarray(pixels), name), _color_fraction(pixels)
+    return Radiograph(pixels, color_fraction, header.dataset, tuple(header.warnings))
 
 
 def _pillow_reader(data: bytes) -> type[ImageFile.ImageFile] | None:
@@ -294,11 +303,19 @@ def _load_with_pillow(data: bytes, name: str) -> Radiograph:
     if reader is None:
         guess = " but a web page or XML text" if data.lstrip()[:1] == b"<" else ""
         raise InputError(f"{name} is neither a PNG nor a JPEG, TIFF or DICOM image{guess}; convert it")
-    with reader(BytesIO(data)) as image:  # reads only the header
+    try:
+        image = reader(BytesIO(data))  # reads only the header
+    except SyntaxError as error:
+        if not re.search("unknown pixel mode|cannot handle", str(error)):
+            raise
+        raise InputError(f"{name} has pixels that cannot be read ({error}); save it as grey PNG") from error
+    with image:
         _check_size(image.size, name)
         if image.format == "TIFF" and image.n_frames > 1:
             raise InputError(f"{name} has {image.n_frames} pages; save the one radiograph as its own file")
         image.load()
+        if image.mode in ("RGB", "RGBA", "LA", "CMYK") and _bits_of_channel(image, data) > 8:
+            return _decode_deep_colour(data, name)
         is_grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
         color_fraction = 0.0 if is_grey else _color_fraction(np.asarray(image.convert("RGB")))
         return Radiograph(_to_grey(image, name), color_fraction)
@@ -329,9 +346,35 @@ def _decode_grey_png(data: bytes, name: str) -> np.ndarray:
     return pixels
 
 
+def _bits_of_channel(image: Image.Image, data: bytes) -> int:
+    """Return the bits of a channel in the file; Pillow gives 8 of each channel in colour, whatever the file holds."""
+    if image.format == "PNG":
+        return data[24]
+    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, 8)
+    return max(bits) if isinstance(bits, tuple) else bits
+
+
+def _decode_deep_colour(data: bytes, name: str) -> Radiograph:
+    """Decode colour of 16 bits with OpenCV: luminance as for 8 bits, scaled as 16-bit grey, transparency over black."""
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # (H, W, 3 or 4) blue, green, red, alpha
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise InputError(f"{name} has colours of more than 8 bits that cannot be read; save it as grey PNG")
+    colours = _scale_to_uint8(pixels[..., :3], name)
+    grey = pixels[..., :3].astype(np.float32) @ np.array(BLUE_GREEN_RED, np.float32)
+    if pixels.shape[2] == 4:
+        grey *= pixels[..., 3] / np.float32(2**16 - 1)
+    white = _full_scale(int(pixels[..., :3].max()))
+    return Radiograph((grey * (255 / white) + 0.5).astype(np.uint8), _color_fraction(colours))
+
+
 def _to_grey(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit grey: "I;16" and similar, or "I" from older Pillow
-        grey = _scale_to_uint8(np.asarray(image), name)
+        values = np.asarray(image)
+        grey = _scale_to_uint8(values, name)
+        if "transparency" in image.info:
+            return np.where(values == image.info["transparency"], 0, grey).astype(np.uint8)
         # Pillow inverts such TIFFs if they have 8 bits, but not if they have 16.
         tags = getattr(image, "tag_v2", {})
         return 255 - grey if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO else grey
@@ -359,5 +402,9 @@ def _scale_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     largest = int(values.max())
     if values.min() < 0 or largest >= 2**16:
         raise InputError(f"{name} has values outside 0 to 65535, which have no white; save it with 8 or 16 bits")
-    bits = next(depth for depth in (8, 10, 12, 14, 16) if largest < 2**depth)
-    return (values.astype(np.float32) * (255 / (2**bits - 1)) + 0.5).astype(np.uint8)
+    return (values.astype(np.float32) * (255 / _full_scale(largest)) + 0.5).astype(np.uint8)
+
+
+def _full_scale(largest: int) -> int:
+    """Return the largest value of the smallest of 8, 10, 12, 14 and 16 bits that holds a value."""
+    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)

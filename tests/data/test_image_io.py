@@ -123,6 +123,61 @@ def test_sixteen_bits_are_scaled_by_depth_in_use(bits):
     assert np.abs(grey - values * (255 / full)).max() <= 0.51
 
 
+def test_sixteen_bits_of_several_channels_give_the_grey_picture(fault_inputs):
+    folder = fault_inputs / "sixteen_bits"
+    grey = load_image(folder / "grey.png").pixels.astype(int)
+    assert grey.max() == 255
+    for name in ("rgb.png", "rgb.tif", "rgba.png", "grey_alpha.png"):
+        radiograph = load_image(folder / name)
+        assert np.abs(radiograph.pixels - grey).max() <= 1 and radiograph.color_fraction == 0, name
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_sixteen_bit_colour(suffix, bits):
+    """Luminance of what OpenCV writes: blue, green, red, and transparency that does not count for the depth."""
+    full, ramp = 2**bits - 1, np.linspace(0, 1, 32 * 32).reshape(32, 32)
+    blue, green, red = (np.round(full * channel).astype(np.uint16) for channel in (ramp, 1 - ramp, ramp**2))
+    expected = (0.299 * red + 0.587 * green + 0.114 * blue) * (255 / full)
+    radiograph = load_image(cv2.imencode(suffix, np.dstack([blue, green, red]))[1].tobytes())
+    assert np.abs(radiograph.pixels - expected).max() <= 0.52 and radiograph.color_fraction > 0.5
+    alpha = np.where(ramp < 0.5, 0, 65535).astype(np.uint16)
+    shown = load_image(cv2.imencode(suffix, np.dstack([blue, green, red, alpha]))[1].tobytes()).pixels
+    assert np.abs(shown - np.where(alpha > 0, expected, 0)).max() <= 0.52
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_colour_cut_short(suffix):
+    noise = np.random.default_rng(0).integers(0, 65536, (40, 40, 3), dtype=np.uint16)
+    data = cv2.imencode(suffix, noise)[1].tobytes()
+    for length in (len(data) // 3, len(data) // 2, len(data) - 20):
+        with pytest.raises(InputError, match="image"):
+            load_image(data[:length], name="image")
+
+
+def test_transparent_level_of_sixteen_bit_grey():
+    values = np.linspace(0, 65535, 32 * 32).round().astype(np.uint16).reshape(32, 32)
+    data = encoded(values)
+    level = int(values[20, 5])
+    chunk = b"tRNS" + level.to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    shown = load_image(data[:33] + chunk + data[33:]).pixels  # after the header
+    assert np.abs(shown - np.where(values == level, 0, values / 257)).max() <= 0.51
+
+
+def test_jpeg_of_twelve_bits_is_explained():
+    data = bytearray(encoded(GREY, "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(InputError, match="image.jpg has pixels that cannot be read .*12-bit.*; save it as grey PNG"):
+        load_image(bytes(data), name="image.jpg")
+
+
+def test_empty_path():
+    for read in (load_image, image_files):
+        with pytest.raises(InputError, match="path of the image.* is empty"):
+            read("")
+
+
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
 def test_tiff(compression):
     assert np.array_equal(load_image(encoded(GREY, "TIFF", compression=compression)).pixels, GREY)

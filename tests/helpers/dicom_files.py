@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
@@ -45,6 +46,11 @@ def make_dataset(
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset
+
+
+def put(dataset: Dataset, keyword: str, vr: str, value: object) -> None:
+    """Set an element with a type of its own; None makes it empty."""
+    dataset.add(DataElement(tag_for_keyword(keyword), vr, value, validation_mode=config.IGNORE))
 
 
 def dicom_bytes(dataset: Dataset) -> bytes:

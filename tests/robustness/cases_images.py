@@ -103,6 +103,7 @@ def add_path(description: str, path: str, expected: Expected) -> None:
     case(IMAGE, description, expected)(lambda sandbox: lambda: load_image(path).pixels)
 
 
+add_path("an empty path", "", refused("path of the image"))
 add_path("missing", "image.png", refused("image.png"))
 add_path("a name with a zero byte", "image\0.png", refused("image"))
 add_path("a name of 5,000 letters", "x" * 5000, refused("xxx"))
@@ -151,9 +152,10 @@ add_dicom("20,000 x 20,000 claimed", refused("image.dcm"), Rows=20_000, Columns=
 add_dicom("no rows", refused("image.dcm"), Rows=0)
 add_dicom("fewer pixels than rows and columns", refused("image.dcm"), Rows=400)
 add_dicom("an unknown kind of pixels", refused("image.dcm"), PhotometricInterpretation="MONOCHROME7")
-add_dicom("99 bits a pixel", refused("image.dcm"), BitsAllocated=99)
-add_dicom("a window of no width", refused("image.dcm"), WindowCenter=100, WindowWidth=0)
-add_dicom("a rescale that is no number", refused("image.dcm"), RescaleSlope="nan", RescaleIntercept="0")
+add_dicom("99 bits a pixel", works(SAME), BitsAllocated=99)
+add_dicom("a window of no width", works(SAME), WindowCenter=100, WindowWidth=0)
+add_dicom("a rescale that is no number", works(SAME), RescaleSlope="nan", RescaleIntercept="0")
+add_dicom("a rescale beyond all numbers", refused("image.dcm"), RescaleSlope="1e308", RescaleIntercept="1e308")
 
 
 @case(DICOM, "a deflate bomb: 300 MB of zeros", refused("image.dcm"))

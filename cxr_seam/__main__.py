@@ -193,7 +193,15 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--size", type=int, default=256, help="side of the prepared images in pixels (%(default)s)")
 
     _add_workspace_options(add_verb(download, "download"))
-    _add_train_options(add_verb(train, "train"))
+
+    verb = add_verb(train, "train")
+    verb.add_argument("recipe", help="for example resnet50, multires_resnet50, multires_resnet50_pcm")
+    verb.add_argument("--weights", help='a file of ImageNet weights to begin with, or "none" for random weights')
+    verb.add_argument("--overwrite", action="store_true", help="train from the beginning, over an earlier training")
+    verb.add_argument(
+        "--save-minutes", type=float, default=10.0, help="minutes between two saved training states (%(default)s)"
+    )
+    _add_workspace_options(verb, preset=False)
 
     verb = add_verb(evaluate, "evaluate")
     verb.add_argument("--n-bootstrap", type=int, default=1000, help="number of bootstrap replicates (%(default)s)")
@@ -217,16 +225,6 @@ def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True
     if preset:
         verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
     verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
-
-
-def _add_train_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("recipe", help="for example resnet50, multires_resnet50, multires_resnet50_pcm")
-    verb.add_argument("--weights", help='a file of ImageNet weights to begin with, or "none" for random weights')
-    verb.add_argument("--overwrite", action="store_true", help="train from the beginning, over an earlier training")
-    verb.add_argument(
-        "--save-minutes", type=float, default=10.0, help="minutes between two saved training states (%(default)s)"
-    )
-    _add_workspace_options(verb, preset=False)
 
 
 def main(words: Sequence[str] | None = None) -> int:

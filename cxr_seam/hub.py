@@ -68,7 +68,7 @@ def save_pretrained(
     with atomic_write(folder / MODEL_FILE) as temporary:
         shutil.copyfile(checkpoint, temporary)
     with atomic_write(folder / CARD_FILE) as temporary:
-        temporary.write_text(card)
+        temporary.write_text(card, encoding="utf-8")
     return folder
 
 

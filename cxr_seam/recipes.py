@@ -28,6 +28,7 @@ RecipeName = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # becomes part of f
 Pooling = Literal["lse", "lse_lba", "pcam", "attention", "max_min"]
 Refiner = Literal["pcm", "seam_pcm", "self_attention", "none"]
 Background = Literal["one_minus_max", "output"]
+Schedule = Literal["plateau", "constant", "one_cycle", "cosine"]
 CamBaseline = Literal["zero", "min", "negative_mean"]
 CAM_BASELINES = get_args(CamBaseline)
 
@@ -78,7 +79,7 @@ class Stage:
     optimiser: Literal["adam", "adamw"] = "adam"
     weight_decay: NonNegative = 0.0  # only "adamw": decoupled; of weights, not of biases and normalisation
     # The paper names no schedule; the authors' program has "plateau".
-    schedule: Literal["plateau", "constant", "one_cycle", "cosine"] = "plateau"
+    schedule: Schedule = "plateau"
     warmup_fraction: FractionBelow1 = 0.0  # only "cosine": fraction of the updates with a rising learning rate
     plateau_patience: CountOr0 = 6  # authors' program: x 0.1 after more than 6 epochs without a higher validation AUC
     plateau_factor: Fraction = 0.1
@@ -104,7 +105,7 @@ class SeamStage(Stage):
     epochs: Count = 3  # "1E-06 for 3 epochs"
     learning_rate: Positive = 1e-6
     # Three epochs are too few for a plateau, and theta does not change the AUC.
-    schedule: Literal["plateau", "constant", "one_cycle", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     max_grad_norm: Positive | None = 2.0  # authors' program
     rotation_degrees: Degrees = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: NonNegative = 1.5  # lambda_MSML, Eq. 7

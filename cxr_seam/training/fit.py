@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,31 +99,27 @@ class JsonLines(Callback):
         tqdm.write(json.dumps(record))
 
 
+@dataclass
 class CheckpointSaver(Callback):
     """Save the best and the last checkpoint and the history after each epoch, and states in between.
 
     The first state is saved after the first epoch at the latest.
 
-    Args:
+    Attributes:
         writer: writes the files.
         data: what the run is trained on.
         best_score: of the best checkpoint in the folder, None if there is none.
-        has_state: whether the run continues from a state.
+        has_state: whether there is a state in the folder.
         save_minutes: time between two states.
+        saved: when the last state was saved.
     """
 
-    def __init__(
-        self,
-        writer: CheckpointWriter,
-        data: TrainingData,
-        *,
-        best_score: float | None,
-        has_state: bool,
-        save_minutes: float,
-    ) -> None:
-        self.writer, self.data, self.best_score, self.has_state = writer, data, best_score, has_state
-        self.save_minutes = save_minutes
-        self.saved = time.monotonic()
+    writer: CheckpointWriter
+    data: TrainingData
+    best_score: float | None
+    has_state: bool
+    save_minutes: float
+    saved: float = field(default_factory=time.monotonic)
 
     def on_update(self, trainer: Trainer) -> None:
         """Save a state if it is time, and if all losses have been checked."""
@@ -329,11 +325,11 @@ def init_model(recipe: Recipe, init_path: Path | None, *, weights: str) -> Local
     if init_path is None:
         return build_from_recipe(recipe, weights=weights)
     model, metadata = load_checkpoint(init_path)
-    for field in ("model", "pooling", "lse_gamma"):
-        ours, theirs = getattr(recipe, field), getattr(metadata.recipe, field)
+    for name in ("model", "pooling", "lse_gamma"):
+        ours, theirs = getattr(recipe, name), getattr(metadata.recipe, name)
         if ours != theirs:
             raise InputError(
-                f"{recipe.name} has the {field} {ours!r}, but {init_path} has {theirs!r}; give both the same"
+                f"{recipe.name} has the {name} {ours!r}, but {init_path} has {theirs!r}; give both the same"
             )
     model.background = recipe.background
     if recipe.refiner != metadata.recipe.refiner:

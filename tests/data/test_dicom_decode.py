@@ -200,7 +200,7 @@ def test_advice_names_what_this_file_needs(syntax, name, missing, packages, monk
 def broken_stream(name: str) -> bytes:
     dataset = dcmread(pydicom_file(name))
     stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    return with_stream(dataset, stream[:40] + bytes(len(stream) - 40))
+    return with_stream(dataset, stream[:60] + bytes(len(stream) - 60))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_advice_for_a_broken_file_never_repeats_itself(syntax, name, missing, pa
 
 
 def test_jpeg_2000_with_a_broken_header_is_explained():
-    with pytest.raises(InputError, match="JPEG 2000.*fetch it again, or export it uncompressed") as error:
+    with pytest.raises(InputError, match="its pixels claim .*; fetch it again") as error:
         load_image(pydicom_file("JPEG2000-embedded-sequence-delimiter.dcm"))
     assert "pip install" not in str(error.value)
 
@@ -233,3 +233,24 @@ def test_video():
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
     with pytest.raises(InputError, match="MPEG2 .*export it uncompressed"):
         load_image(with_stream(dataset, b"\0\0\x01\xb3" + bytes(100)))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(12, bytes(4)), (8, bytes(4)), (42, b"\x50"), (40, b"\0\x09")],
+    ids=["no rows", "no columns", "81 bits", "9 channels"],
+)
+def test_jpeg_2000_that_claims_the_impossible(at, value):
+    """GDCM would end the whole process."""
+    dataset, stream, _ = jpeg_2000()
+    with pytest.raises(InputError, match="image.dcm is a broken DICOM file .*claim"):
+        load_image(with_stream(dataset, stream[:at] + value + stream[at + len(value) :]), name="image.dcm")
+
+
+@pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"])
+def test_compressed_pixels_decide_the_size(name):
+    dataset = dcmread(pydicom_file(name))
+    dataset.Rows = 32
+    radiograph = load_image(dicom_bytes(dataset))
+    assert np.array_equal(radiograph.pixels, load_image(pydicom_file("MR_small.dcm")).pixels)
+    assert "64x64" in radiograph.warnings[0]

@@ -177,18 +177,26 @@ def recover_pixel_data(header: Header, name: str) -> None:
     header.warn("the end of its compressed pixels is not marked; they were read by their length")
 
 
-def correct_transfer_syntax(header: Header) -> None:
-    """Set the transfer syntax that the pixels show by their first bytes, if the header tells another one."""
+def correct_from_pixels(header: Header) -> None:
+    """Set transfer syntax, rows and columns as the first bytes of compressed pixels show them, if the header differs.
+
+    Raises:
+        ValueError: see `_first_bytes`.
+    """
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
     dataset = header.dataset
     told, true = dataset.file_meta.TransferSyntaxUID, ""
+    size = rows, columns = header.integer("Rows"), header.integer("Columns")
     if bytes(dataset.PixelData[:4]) == _ITEM:
-        shown = _shown_syntax(codestream(header))
+        shown, shown_size = _first_bytes(codestream(header))
         if shown and not any({shown, told.removeprefix(_SYNTAX)} <= kinds for kinds in (*_ALIKE, {shown})):
             true = _SYNTAX + shown
+        if shown_size not in (None, size):
+            header.warn(f"its header tells {columns}x{rows} pixels, but it has {shown_size[1]}x{shown_size[0]}")
+            dataset.Rows, dataset.Columns = shown_size
     elif told.is_encapsulated:
-        values = header.integer("Rows") * header.integer("Columns") * header.integer("SamplesPerPixel", 1)
+        values = rows * columns * header.integer("SamplesPerPixel", 1)
         if len(dataset.PixelData) >= values * header.integer("BitsAllocated", 16) // 8:
             true = ExplicitVRLittleEndian
     if true:
@@ -196,16 +204,29 @@ def correct_transfer_syntax(header: Header) -> None:
         header.warn(f"its header tells the compression {told.name}, but its pixels are {UID(true).name}")
 
 
-def _shown_syntax(stream: bytes) -> str:
-    """Return the end of the transfer syntax that compressed pixels show by their first bytes, or an empty string."""
+def _first_bytes(stream: bytes) -> tuple[str, tuple[int, int] | None]:
+    """Return the end of the transfer syntax and (rows, columns) of compressed pixels; empty and None if unknown.
+
+    Raises:
+        ValueError: JPEG 2000 claims what no image has; for such, GDCM ends the whole process.
+    """
+
+    def number(start: int, length: int) -> int:
+        return int.from_bytes(stream[start : start + length], "big")
+
     if stream.startswith(_JPEG_2000):
-        return "4.91"
+        rows, columns = number(12, 4) - number(20, 4), number(8, 4) - number(16, 4)
+        channels, bits = number(40, 2), number(42, 1) % 128 + 1
+        if min(rows, columns) <= 0 or channels not in (1, 3) or bits > 16:
+            raise ValueError(f"its pixels claim {columns}x{rows} pixels of {channels} channels of {bits} bits")
+        return "4.91", (rows, columns)
     if _RLE.match(stream):
-        return "5"
+        return "5", None
     place = 2 if stream.startswith(_JPEG) else len(stream)
     while stream[place : place + 1] == b"\xff":
-        marker = stream[place + 1] if place + 1 < len(stream) else 0
+        marker = number(place + 1, 1)
         if marker in _JPEG_KINDS:
-            return _JPEG_KINDS[marker]
-        place += 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
-    return ""
+            rows, columns = number(place + 5, 2), number(place + 7, 2)
+            return _JPEG_KINDS[marker], (rows, columns) if rows else None  # a JPEG may tell its rows at its end
+        place += 2 + number(place + 2, 2)
+    return "", None

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .decode import correct_transfer_syntax, recover_pixel_data
+from .decode import correct_from_pixels, recover_pixel_data
 from .elements import Header, complete_pixel_elements, copy_functional_groups, one_line
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read_header(data: bytes, name: str) -> Header:
         if not header.dataset.get("PixelData"):
             recover_pixel_data(header, name)
         _refuse_other_objects(header, name)
-        correct_transfer_syntax(header)
+        correct_from_pixels(header)
         copy_functional_groups(header)
         complete_pixel_elements(header)
     except InputError:

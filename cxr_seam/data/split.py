@@ -77,13 +77,14 @@ def label_counts(metadata: DatasetMetadata, cache: ImageCache) -> pd.DataFrame:
     Returns:
         Index: the findings, "No Finding", "images". Columns: `train_val` and `test` (images of the official lists)
         and `boxes` (true boxes). An image with several findings counts for each of them; "No Finding" counts the images
-        without a finding, also those with unknown labels.
+        without a finding that have a known label.
     """
     images = metadata.images[metadata.images.index.isin(cache.image_index)]
     counts = {}
     for column, names in (("train_val", metadata.train_val), ("test", metadata.test)):
         labels = images.loc[images.index.isin(names), list(metadata.findings)]
-        counts[column] = pd.Series({**labels.sum(), NO_FINDING: (labels.sum(axis=1) == 0).sum(), "images": len(labels)})
+        is_normal = (labels != 1).all(axis=1) & labels.notna().any(axis=1)
+        counts[column] = pd.Series({**labels.sum(), NO_FINDING: is_normal.sum(), "images": len(labels)})
     boxes = metadata.boxes[metadata.boxes["image_index"].isin(cache.image_index)]
     counts["boxes"] = boxes["finding"].value_counts()
     table = pd.DataFrame(counts, index=[*metadata.findings, NO_FINDING, "images"])

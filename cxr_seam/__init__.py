@@ -24,7 +24,7 @@ Where to change what:
 
 - hyper-parameters: the defaults in `recipes.py` for the paper, `presets.py` for one preset
 - a new pooling or refiner: a file in `models/extras/`, its name in `models/registry.py` and `recipes.py`
-- a new dataset layout: a reader in `data/layouts/` that returns a `DatasetMetadata`
+- a new dataset layout: a reader in `data/layouts/` that returns a `DatasetMetadata`, listed in its `READERS`
 - how a file becomes grey pixels: `data/dicom/display.py` for DICOM (windows, MONOCHROME1), else `data/image_io.py`
 - overlap of boxes (IoU, IoBB) and matching: `metrics/matching.py`; box rules: `inference/boxes.py`
 - which epoch is the best: `training/fit.py` compares, `training/objectives.py` and `training/seam.py` score

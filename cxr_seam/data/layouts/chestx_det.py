@@ -47,7 +47,7 @@ FINDINGS = (
 _NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
 
-class _Image(BaseModel):
+class _Image(BaseModel, allow_inf_nan=False):
     image_index: str = Field(validation_alias=AliasChoices("file_name", "image_index"))
     findings: list[str] = Field(validation_alias=AliasChoices("syms", "findings"))
     boxes: list[tuple[float, float, float, float]] = Field(validation_alias=AliasChoices("boxes", "boxes_xyxy"))

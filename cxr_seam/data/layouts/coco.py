@@ -34,19 +34,23 @@ NAME = "coco"
 ANNOTATIONS = TABLES = "annotations.json"
 
 
-class _Image(BaseModel):
+class _Part(BaseModel, allow_inf_nan=False):
+    """A part of the file in which all numbers are finite."""
+
+
+class _Image(_Part):
     id: int | str
     file_name: str
     width: PositiveInt
     height: PositiveInt
 
 
-class _Category(BaseModel):
+class _Category(_Part):
     id: int
     name: str
 
 
-class _Annotation(BaseModel):
+class _Annotation(_Part):
     image_id: int | str
     category_id: int
     bbox: tuple[float, float, float, float]

@@ -90,6 +90,7 @@ def annotation(**changed):
         (annotation(bbox=[150, 10, 60, 10]), "annotation 2: the box of a.png leaves the image.*200x100"),
         (annotation(bbox=[150, 10, 0, 10]), "annotation 2: the box of a.png has no width"),
         (annotation(bbox=[150, 10, 20]), r"annotations.json.*annotations.1.bbox"),
+        (annotation(segmentation=[[1, 2, 3, 4, 5, float("nan")]]), "annotations.1.segmentation"),
         (annotation(segmentation=[[1, 2, 3, 4]]), "annotation 2: a polygon"),
         ({"categories": [{"id": 3, "name": "Mass"}, {"id": 5, "name": "Mass"}]}, "two categories"),
         ({"images": [*COCO["images"], COCO["images"][0]]}, "annotations.json lists an image"),

@@ -51,8 +51,11 @@ TITLES = {
 }
 """Metrics by which methods are compared, with their titles. Bootstrap replicates of these are saved."""
 
-CLASSIFICATION = {MEAN_AUC: "auc", MEAN_AVERAGE_PRECISION: "average_precision"}
-"""Metrics of classification, with their key under `classification.MODEL.mean`."""
+CLASSIFICATION = {
+    MEAN_AUC: MetricKey("classification", None, "auc"),
+    MEAN_AVERAGE_PRECISION: MetricKey("classification", None, "average_precision"),
+}
+"""Metrics of classification, means over the findings."""
 
 LOCALIZATION = {
     FROC: MetricKey("froc", "iou>0.1", at_fp_rate=SUMMARY_RATE),
@@ -74,9 +77,7 @@ NOT_MEASURED: Estimate = {"value": None, "low": None, "high": None}
 
 def metric_definitions() -> dict[str, dict[str, Any]]:
     """Describe each metric of `TITLES`, as results.json does under `metrics`."""
-    keys = {
-        name: MetricKey("classification", None, quantity) for name, quantity in CLASSIFICATION.items()
-    } | LOCALIZATION
+    keys = CLASSIFICATION | LOCALIZATION
     return {name: {"title": title, **keys[name]._asdict()} for name, title in TITLES.items()}
 
 
@@ -125,7 +126,7 @@ def get_estimate(results: Mapping[str, Any], method: str, metric: str) -> Estima
     """Return one metric of `TITLES`; `NOT_MEASURED` where the method has none (a baseline has no AUC)."""
     if metric in CLASSIFICATION:
         scores = results["classification"].get(method)
-        return scores["mean"][CLASSIFICATION[metric]] if scores else NOT_MEASURED
+        return scores["mean"][CLASSIFICATION[metric].quantity] if scores else NOT_MEASURED
     scores = results["localization"].get(method)
     return LOCALIZATION[metric].value(scores) if scores else NOT_MEASURED
 

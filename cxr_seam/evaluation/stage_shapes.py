@@ -34,15 +34,14 @@ def stage_shapes(run: Workspace, name: str, *, batch_size: int = 4) -> pd.DataFr
     pixels, _ = train_set.load(range(min(batch_size, len(train_set))))
     images = eval_transform(pixels, size=recipe.image_size)
     model = build_from_recipe(recipe, weights="none").eval()
-    rows = [
+    stages = [
         ("images", pixels, "grey bytes from the cache"),
         ("network input", images, "resized, normalised, 3 channels"),
+        *network_stages(model, images),
+        *(refiner_stages(model, images) if recipe.seam_stage is not None else ()),
     ]
-    rows += network_stages(model, images)
-    if recipe.seam_stage is not None:
-        rows += refiner_stages(model, images)
-    table = pd.DataFrame([(stage, str(tuple(value.shape)), text) for stage, value, text in rows])
-    return table.set_axis(["stage", "shape", "operation"], axis="columns").set_index("stage")
+    rows = [(stage, str(tuple(value.shape)), operation) for stage, value, operation in stages]
+    return pd.DataFrame(rows, columns=["stage", "shape", "operation"]).set_index("stage")
 
 
 def network_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:

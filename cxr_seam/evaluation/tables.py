@@ -56,7 +56,6 @@ from .results import (
     format_estimate,
     format_metric,
     format_value,
-    get_estimate,
 )
 
 OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
@@ -65,12 +64,6 @@ OFFICIAL_BOXES = {"boxed_images": PAPER_BOXED_IMAGES, "true_boxes": PAPER_BOXES}
 HERE, CITED, NOT_COMPARABLE = "here", "cited by the paper", "NOT COMPARABLE"
 
 PER_IMAGE, PER_BOX = "false_positives_per_image", "false_positives_per_box"
-
-POINTING = (
-    "The pointing game scores whether the maximum of the map lies in a true box; for baselines it is the centre of the "
-    "best box."
-)
-"""A sentence to show with `froc`."""
 
 
 def splits(run: Workspace) -> pd.DataFrame:
@@ -188,24 +181,17 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     official = is_official(results)
     split = OFFICIAL if official else f"{results['data']['test_images']:,} images"
     for model in _classifiers(results):
-        value = get_estimate(results, model, MEAN_AUC)
-        if value["value"] is not None:
-            defined = results["classification"][model]["mean"]["n_defined"]
-            note = "" if defined == len(FINDINGS) else f"over {defined} findings"
-            # rank by the printed digits
-            rows.append(
-                (official and not note, round(value["value"], 3), model, HERE, split, format_estimate(value), note)
-            )
-    rows.sort(key=lambda row: (not row[0], -row[1]))
-    values = [value for comparable, value, *_ in rows if comparable]
-    table = pd.DataFrame(
-        [
-            (str(values.index(value) + 1), *texts, note) if comparable else ("-", *texts, _joined(NOT_COMPARABLE, note))
-            for comparable, value, *texts, note in rows
-        ],
-        columns=["rank", "model", "source", "split", "mean AUC", "note"],
-    )
-    return table.set_index("model")
+        mean = results["classification"][model]["mean"]
+        if mean["auc"]["value"] is not None:
+            note = "" if mean["n_defined"] == len(FINDINGS) else f"over {mean['n_defined']} findings"
+            printed = round(mean["auc"]["value"], 3)  # the digits by which it is ranked
+            rows.append((official and not note, printed, model, HERE, split, format_estimate(mean["auc"]), note))
+    table = pd.DataFrame(rows, columns=["comparable", "value", "model", "source", "split", "mean AUC", "note"])
+    table = table.sort_values(["comparable", "value"], ascending=False).set_index("model")
+    ranks = table["value"].where(table["comparable"]).rank(method="min", ascending=False)
+    table.insert(0, "rank", ranks.map("{:.0f}".format, na_action="ignore").fillna("-"))
+    table["note"] = table["note"].where(table["comparable"], [_joined(NOT_COMPARABLE, note) for note in table["note"]])
+    return table.drop(columns=["comparable", "value"])
 
 
 def operating_points(results: Mapping[str, Any], model: str | None = None) -> pd.DataFrame:
@@ -290,14 +276,14 @@ def table_3(
 
 def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the scores by finding, "macro" and "micro" of each source and method."""
-    tables = {}
+    kinds, tables = ("all_boxes", "best_box", "filtered_boxes"), {}
     for method, scores in results["localization"].items():
-        kinds = {kind: scores[kind] for kind in ("all_boxes", "best_box", "filtered_boxes")}
-        table = kinds.get(boxes, {}).get(overlap)
-        if table is None:
+        if boxes not in kinds or overlap not in scores[boxes]:
             overlaps = ", ".join(scores["all_boxes"])
             raise InputError(f"there are no scores of {boxes!r}, {overlap!r}; use {', '.join(kinds)}; {overlaps}")
-        tables[_here(results, boxed=True), method] = table["findings"] | {key: table[key] for key in ("macro", "micro")}
+        table = scores[boxes][overlap]
+        rows = {**table["findings"], "macro": table["macro"], "micro": table["micro"]}
+        tables[_here(results, boxed=True), method] = rows
     return tables
 
 

@@ -27,9 +27,9 @@ class MetricKey(NamedTuple):
     """Identify one macro value in the scores of a method.
 
     Attributes:
-        kind: "all_boxes", "best_box", "filtered_boxes" or "froc".
+        kind: "all_boxes", "best_box", "filtered_boxes", "froc" or "classification".
         overlap: measure and threshold, such as "iou>0.1"; None for classification.
-        quantity: "accuracy" or "false_positives_per_image".
+        quantity: such as "accuracy" or "false_positives_per_image".
         at_fp_rate: false positives per image and finding at which a FROC curve is read; None for the other kinds.
     """
 

@@ -44,12 +44,7 @@ def make_judge(predictor: Predictor) -> Judge:
 
 
 def occlusion_drops(
-    boxes: pd.DataFrame,
-    judge: Judge,
-    dataset: ChestXrayDataset,
-    *,
-    edge: float = EDGE,
-    min_images: int = MIN_IMAGES,
+    boxes: pd.DataFrame, judge: Judge, dataset: ChestXrayDataset, *, min_images: int = MIN_IMAGES
 ) -> np.ndarray:
     """Compute the drop of confidence for each image and finding in the labels.
 
@@ -57,7 +52,6 @@ def occlusion_drops(
         boxes: best box of each image and finding (`localization.best_boxes`), in [0, 1]; without a box the drop is 0.
         judge: the other model.
         dataset: images with labels.
-        edge: of the square, as a fraction of the image.
         min_images: findings with fewer images are left out.
 
     Returns:
@@ -79,7 +73,7 @@ def occlusion_drops(
             for copy, (i, k) in zip(copies, chunk, strict=True):
                 centre = centre_of.get((dataset.image_index[indices[i]], FINDINGS[k]))
                 if centre is not None:
-                    inside = square(centre, edge=edge, side=copy.shape[-1])
+                    inside = square(centre, side=copy.shape[-1])
                     copy[inside] = fill[inside]
             for row, (i, k) in zip(judge(copies).double().numpy(), chunk, strict=True):
                 occluded[indices[i], k] = row[k]
@@ -93,9 +87,9 @@ def mean_image(dataset: ChestXrayDataset) -> Tensor:
     return (total / len(dataset)).round().to(torch.uint8)
 
 
-def square(centre: Sequence[float], *, edge: float, side: int) -> tuple[slice, slice, slice]:
-    """Return the pixels of a square around a centre (x, y) in [0, 1], cut at the borders of the image."""
-    ends = [(round((at - edge / 2) * side), round((at + edge / 2) * side)) for at in centre]
+def square(centre: Sequence[float], *, side: int) -> tuple[slice, slice, slice]:
+    """Return the pixels of the square around a centre (x, y) in [0, 1], cut at the borders of the image."""
+    ends = [(round((at - EDGE / 2) * side), round((at + EDGE / 2) * side)) for at in centre]
     columns, rows = (slice(max(0, start), max(0, stop)) for start, stop in ends)
     return slice(None), rows, columns
 

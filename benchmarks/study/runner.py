@@ -23,7 +23,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import describe_data, true_boxes
 from cxr_seam.evaluation.methods import model_methods, models_of
-from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, COSTS, FROC, LOCALIZATION, MEAN_AUC
+from cxr_seam.evaluation.results import FROC, LOCALIZATION, MEAN_AUC
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
@@ -44,14 +44,15 @@ from .rows import Row, count_passes
 LARGE_AUC, CENTRE_FROC = "mean_auc_large_images", "centre_box_froc"
 IOU_BEST, IOBB_BEST, IOU_ALL = "best_box_iou_0.3", "best_box_iobb_0.1", "all_boxes_iou_0.3"
 COST = "_false_positives"
-LOCALIZED = {name: LOCALIZATION[name] for name in (FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])}
-for _name, _kind, _overlap in (
-    (IOU_BEST, "best_box", "iou>0.3"),
-    (IOBB_BEST, "best_box", "iobb>0.1"),
-    (IOU_ALL, "all_boxes", "iou>0.3"),
-):
-    LOCALIZED[_name] = MetricKey(_kind, _overlap)
-    LOCALIZED[_name + COST] = MetricKey(_kind, _overlap, "false_positives_per_image")
+LOCALIZED = LOCALIZATION | {
+    name + suffix: MetricKey(kind, overlap, quantity)
+    for name, kind, overlap in (
+        (IOU_BEST, "best_box", "iou>0.3"),
+        (IOBB_BEST, "best_box", "iobb>0.1"),
+        (IOU_ALL, "all_boxes", "iou>0.3"),
+    )
+    for suffix, quantity in (("", "accuracy"), (COST, "false_positives_per_image"))
+}
 Values = dict[str, dict[str, Any]]
 """Metric -> {"value": float, "replicates": list}."""
 
@@ -109,12 +110,10 @@ class Study:
     def truth(self) -> pd.DataFrame:
         return true_boxes(self.metadata, self.boxed_set)
 
-    def patients(self, images: Sequence[str]) -> np.ndarray:
-        return self.metadata.images["patient_id"][list(images)].to_numpy()
-
     def bootstrap(self, images: Sequence[str]) -> PatientBootstrap:
         """Sample patients of images; all rows share the samples."""
-        return bootstrap_patients(self.patients(images), n_bootstrap=self.n_bootstrap)
+        patients = self.metadata.images["patient_id"][list(images)].to_numpy()
+        return bootstrap_patients(patients, n_bootstrap=self.n_bootstrap)
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Write the settings of the study, or refuse a folder of another study.

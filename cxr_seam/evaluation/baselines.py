@@ -26,15 +26,15 @@ HALF_IMAGE = 0.5
 
 
 def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> pd.DataFrame:
-    """Make boxes from random activation maps, with the same steps as for a model.
+    """Make boxes from random activation maps, uniform in [0, 1), with the same steps as for a model.
 
     Args:
         images: names of the images.
-        grid: edge of the maps, uniform in [0, 1): 8 as of a standard ResNet50 at 256 pixels, 32 as of a MultiRes model.
+        grid: edge of the maps: 8 as of a standard ResNet50 at 256 pixels, 32 as of a MultiRes model.
         seed: of the random generator.
 
     Returns:
-        Predicted boxes of each image and each of the eight findings, see `predicted_boxes`, scored by their peaks.
+        Predicted boxes of each image and each of the eight findings, scored by their peaks.
     """
     generator = np.random.default_rng(seed)
     tables = []
@@ -46,14 +46,11 @@ def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> 
 
 
 def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.DataFrame:
-    """Give every image and each of the eight findings the same centred box.
+    """Give every image and each of the eight findings the same centred box, with score 1.
 
     Args:
         images: names of the images.
         extent: width and height of the box as a fraction of the image, above 0 and at most 1.
-
-    Returns:
-        Predicted boxes, one for each image and finding, with score 1.
     """
     corner = (1 - extent) / 2
     return pd.DataFrame(

@@ -43,12 +43,7 @@ class Method:
 
 
 class BoxCollector:
-    """Collect boxes and points of one method, batch by batch.
-
-    Args:
-        options: how CAMs become heat maps and boxes.
-        truth: true boxes, for the pointing game.
-    """
+    """Collect boxes and, with the true boxes, points of one method, batch by batch."""
 
     def __init__(self, options: HeatmapOptions, truth: pd.DataFrame) -> None:
         self.options, self.truth = options, truth

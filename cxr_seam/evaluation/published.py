@@ -37,11 +37,7 @@ ERRATA = (
 
 @dataclass(frozen=True)
 class Published:
-    """A published model with its mean over the findings.
-
-    Attributes:
-        values: printed values by overlap such as "iobb>0.1"; by "" for the mean AUC.
-    """
+    """A published model; `values` are its printed means over the findings by overlap ("" for the AUC)."""
 
     source: str
     name: str

@@ -23,7 +23,7 @@ def stage_shapes(run: Workspace, name: str, *, batch_size: int = 4) -> pd.DataFr
 
     Args:
         run: with prepared images.
-        name: of a recipe of the run: "standard", "multires" or "multires_pcm"; the PCM is listed for the last only.
+        name: "standard", "multires" or "multires_pcm"; the PCM is listed for the last only.
         batch_size: number of images.
 
     Returns:

@@ -313,7 +313,7 @@ def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFram
 
 
 def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
-    """Tabulate published macro accuracies and ours by threshold of "iobb" or "iou", not ranked.
+    """Tabulate published macro accuracies and ours by threshold of the measure "iobb" or "iou", not ranked.
 
     Returns:
         Index: model. Columns `source`, `split`; one column a threshold, such as "0.420 at 0.930", an accuracy at its

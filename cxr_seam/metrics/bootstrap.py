@@ -102,15 +102,9 @@ def percentile_ci(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(value: float | None, samples: np.ndarray) -> Estimate:
-    """Combine a score and the interval of its replicates.
+    """Combine a score, None or NaN = not defined, and the interval of its replicates (n_bootstrap,), NaN = not defined.
 
-    Args:
-        value: the score on all images; None or NaN = not defined.
-        samples: (n_bootstrap,) the score of each replicate; NaN = not defined.
-
-    Returns:
-        {"value", "low", "high"}; all None if the score is not defined, low and high None if it is not defined in more
-        than half of the replicates.
+    All three are None if the score is not defined; low and high also if more than half of the replicates are not.
     """
     if value is None or np.isnan(value):
         return {"value": None, "low": None, "high": None}

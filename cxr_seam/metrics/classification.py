@@ -143,8 +143,7 @@ def bootstrap_auc_ap(
         bootstrap: of the patients of the same N images.
 
     Returns:
-        AUC (n_bootstrap,) and average precision (n_bootstrap,) float64; NaN in a replicate without positive or without
-        negative images.
+        AUC and average precision, (n_bootstrap,) float64; NaN in a replicate without positive or negative images.
     """
     from scipy.sparse import csr_array
 

@@ -77,7 +77,7 @@ def test_findings_with_few_images_are_left_out(dataset) -> None:
 )
 def test_square_is_cut_at_the_border(centre, rows, columns) -> None:
     """0.3 of 64 is 19.2: from 11.2 to 27.2."""
-    _, down, right = square(centre, edge=0.25, side=64)
+    _, down, right = square(centre, side=64)
     assert ((down.start, down.stop), (right.start, right.stop)) == (rows, columns)
 
 

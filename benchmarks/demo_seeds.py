@@ -45,7 +45,9 @@ def main() -> None:
         tables[seed] = run_seed(seed, chosen.output)
         print(f"\nseed {seed}\n{tables[seed].to_string(na_rep='')}")
     values = pd.concat({seed: table.map(first_number) for seed, table in tables.items()})
-    spread = values.groupby(level=1, sort=False).agg(lambda column: f"{column.min():.3f} to {column.max():.3f}")
+    spread = values.groupby(level=1, sort=False).agg(
+        lambda column: f"{column.min():.3f} to {column.max():.3f}" if column.notna().any() else ""
+    )
     print(f"\nleast to largest of {len(tables)} seeds\n{spread.to_string(na_rep='')}")
 
 

@@ -217,7 +217,7 @@ def _first_bytes(stream: bytes) -> tuple[str, tuple[int, int] | None]:
     if stream.startswith(_JPEG_2000):
         rows, columns = number(12, 4) - number(20, 4), number(8, 4) - number(16, 4)
         channels, bits = number(40, 2), number(42, 1) % 128 + 1
-        if min(rows, columns) <= 0 or channels not in (1, 3) or bits > 16:
+        if not 0 < min(rows, columns) <= max(rows, columns) < 2**16 or channels not in (1, 3) or bits > 16:
             raise ValueError(f"its pixels claim {columns}x{rows} pixels of {channels} channels of {bits} bits")
         return "4.91", (rows, columns)
     if _RLE.match(stream):

@@ -3,10 +3,13 @@
 Sources: D'Souza et al. 2022, Table 1 (AUC); average precision as in scikit-learn; Youden 1950 (thresholds). Intervals
 come from a bootstrap over patients. Each replicate is a weight for each image, and AUC and average precision are
 computed with these weights: the images of a finding are sorted once for all replicates.
+
+Labels are 0, 1 or NaN where unknown. Each finding is scored on the images on which its label is known.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,75 +23,85 @@ MAX_VALUES = 2**22
 """Weights in memory at a time for one finding: a few arrays of 32 MiB, whatever the number of images and replicates."""
 
 
-def classification_table(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def classification_table(
+    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str] = FINDINGS
+) -> pd.DataFrame:
     """Tabulate the AUC of each finding.
 
     Args:
-        labels: (N, 14) of 0 and 1, findings in NIH's order.
-        probabilities: (N, 14), finite scores that are higher for positive images.
+        labels: (N, K) of 0, 1 and NaN.
+        probabilities: (N, K), finite scores that are higher for positive images.
+        findings: names of the K findings.
 
     Returns:
-        Index: the 14 findings. Columns: `auc` (NaN without positive or without negative images), `positives`,
-        `negatives` (numbers of images). A mean over 13 findings does not compare with a mean over 14.
+        Index: the findings. Columns: `auc` (NaN without positive or without negative images), `positives`, `negatives`
+        (numbers of images). A mean over 13 findings does not compare with a mean over 14.
 
     Raises:
         InputError: see `check_scores`.
     """
     from sklearn.metrics import roc_auc_score
 
-    labels, probabilities = check_scores(labels, probabilities)
-    positives = labels.sum(axis=0)
-    negatives = len(labels) - positives
-    auc = [
-        roc_auc_score(labels[:, i], probabilities[:, i]) if positives[i] and negatives[i] else np.nan
-        for i in range(len(FINDINGS))
-    ]
-    index = pd.Index(FINDINGS, name="finding")
+    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    auc = np.full(len(findings), np.nan)
+    for i in np.flatnonzero((positives > 0) & (negatives > 0)):
+        known = ~np.isnan(labels[:, i])
+        auc[i] = roc_auc_score(labels[known, i], probabilities[known, i])
+    index = pd.Index(findings, name="finding")
     return pd.DataFrame({"auc": auc, "positives": positives, "negatives": negatives}, index=index)
 
 
-def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def choose_thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str] = FINDINGS
+) -> np.ndarray:
     """Choose the threshold of each finding that maximises the Youden index on validation images.
 
     The Youden index is sensitivity + specificity - 1, where a finding is positive if probability >= threshold. Of equal
     thresholds the highest is chosen. Do not choose thresholds on the images that are then scored.
 
     Args:
-        labels: (N, 14) of 0 and 1.
-        probabilities: (N, 14) finite.
+        labels: (N, K) of 0, 1 and NaN.
+        probabilities: (N, K) finite.
+        findings: names of the K findings.
 
     Returns:
-        (14,) float64, probabilities of images; NaN without positive or without negative images.
+        (K,) float64, probabilities of images; NaN without positive or without negative images.
 
     Raises:
         InputError: see `check_scores`.
     """
     from sklearn.metrics import roc_curve
 
-    labels, probabilities = check_scores(labels, probabilities)
-    thresholds = np.full(len(FINDINGS), np.nan)
-    for i in range(len(FINDINGS)):
-        positives = labels[:, i].sum()
-        negatives = len(labels) - positives
-        if positives and negatives:
-            fpr, tpr, candidates = roc_curve(labels[:, i], probabilities[:, i], drop_intermediate=False)
-            # in numbers of images, so that equal indices are exactly equal
-            youden = np.rint(tpr * positives) * negatives - np.rint(fpr * negatives) * positives
-            thresholds[i] = candidates[1:][youden[1:].argmax()]  # the first candidate is infinite
+    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    thresholds = np.full(len(findings), np.nan)
+    for i in np.flatnonzero((positives > 0) & (negatives > 0)):
+        known = ~np.isnan(labels[:, i])
+        fpr, tpr, candidates = roc_curve(labels[known, i], probabilities[known, i], drop_intermediate=False)
+        # in numbers of images, so that equal indices are exactly equal
+        youden = np.rint(tpr * positives[i]) * negatives[i] - np.rint(fpr * negatives[i]) * positives[i]
+        thresholds[i] = candidates[1:][youden[1:].argmax()]  # the first candidate is infinite
     return thresholds
 
 
 def classification_scores(
-    labels: np.ndarray, probabilities: np.ndarray, *, bootstrap: PatientBootstrap, thresholds: np.ndarray | None = None
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    bootstrap: PatientBootstrap,
+    thresholds: np.ndarray | None = None,
+    findings: Sequence[str] = FINDINGS,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute all scores of each finding and their means, with intervals over patients.
 
     Args:
-        labels: (N, 14) of 0 and 1.
-        probabilities: (N, 14) finite.
+        labels: (N, K) of 0, 1 and NaN.
+        probabilities: (N, K) finite.
         bootstrap: of the patients of the same N images.
-        thresholds: (14,) from `choose_thresholds` on validation images, NaN = none. Without a threshold sensitivity,
+        thresholds: (K,) from `choose_thresholds` on validation images, NaN = none. Without a threshold sensitivity,
             specificity and F1 are not defined.
+        findings: names of the K findings.
 
     Returns:
         The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`,
@@ -100,17 +113,16 @@ def classification_scores(
     Raises:
         InputError: see `check_scores`.
     """
-    labels, probabilities = check_scores(labels, probabilities)
-    thresholds = np.full(len(FINDINGS), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    thresholds = np.full(len(findings), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     all_images = PatientBootstrap(np.ones((1, bootstrap.counts.shape[1]), dtype=np.uint8), bootstrap.patient_of)
     values = _metrics(labels, probabilities, thresholds, all_images)
     samples = _metrics(labels, probabilities, thresholds, bootstrap)
-    positives = labels.sum(axis=0)
-    findings = {}
-    for i, finding in enumerate(FINDINGS):
+    rows = {}
+    for i, finding in enumerate(findings):
         row: dict[str, Any] = {
-            "positives": int(positives[i]),
-            "negatives": int(len(labels) - positives[i]),
+            "positives": int((labels[:, i] == 1).sum()),
+            "negatives": int((labels[:, i] == 0).sum()),
             "threshold": None if np.isnan(thresholds[i]) else float(thresholds[i]),
         }
         row |= {name: estimate(values[name][0, i], samples[name][:, i]) for name in values}
@@ -118,7 +130,7 @@ def classification_scores(
             row["note"] = f"not defined: no {'negative' if row['positives'] else 'positive'} image"
         elif row["threshold"] is None:
             row["note"] = "sensitivity, specificity and F1 not defined: no threshold from validation"
-        findings[finding] = row
+        rows[finding] = row
     defined = ~np.isnan(values["auc"][0])
     means = {name: macro_mean(samples[name], defined=defined) for name in ("auc", "average_precision")}
     mean: dict[str, Any] = {
@@ -126,7 +138,7 @@ def classification_scores(
     }
     mean["n_defined"] = int(defined.sum())
     mean["n_valid_replicates"] = num_valid(means["auc"])  # the same for the average precision
-    return {"findings": findings, "mean": mean}, {f"mean_{name}": replicates for name, replicates in means.items()}
+    return {"findings": rows, "mean": mean}, {f"mean_{name}": replicates for name, replicates in means.items()}
 
 
 def bootstrap_auc_ap(
@@ -138,7 +150,7 @@ def bootstrap_auc_ap(
     `roc_auc_score` and `average_precision_score` with `sample_weight`. Sums of weights are exact.
 
     Args:
-        labels: (N,) of 0 and 1.
+        labels: (N,) of 0, 1 and NaN.
         scores: (N,) finite.
         bootstrap: of the patients of the same N images.
 
@@ -147,6 +159,10 @@ def bootstrap_auc_ap(
     """
     from scipy.sparse import csr_array
 
+    known = ~np.isnan(labels)
+    if not known.any():
+        return np.full(len(bootstrap), np.nan), np.full(len(bootstrap), np.nan)
+    labels, scores, patient_of = labels[known], scores[known], bootstrap.patient_of[known]
     order = np.argsort(-scores, kind="stable")
     is_positive = labels[order] == 1
     # Images of equal score form a group. Groups without positives add to neither area, so runs of them become one step.
@@ -155,7 +171,7 @@ def bootstrap_auc_ap(
     step_of_group = np.r_[0, np.cumsum(has_positive[1:] | has_positive[:-1])]
     step = step_of_group[group]
     shape = step[-1] + 1, bootstrap.counts.shape[1]
-    patient = bootstrap.patient_of[order]
+    patient = patient_of[order]
     images = csr_array((np.ones(len(step)), (step, patient)), shape=shape)
     positive_images = csr_array((np.ones(is_positive.sum()), (step[is_positive], patient[is_positive])), shape)
     batch = max(1, MAX_VALUES // shape[0])
@@ -180,14 +196,15 @@ def bootstrap_auc_ap(
 def _metrics(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
 ) -> dict[str, np.ndarray]:
-    """Compute every metric, (n_bootstrap, 14); NaN = not defined."""
-    predicted = probabilities >= thresholds
-    predicted_positives, positives = bootstrap.totals(predicted), bootstrap.totals(labels)
-    negatives = bootstrap.totals(1 - labels)
-    ranked = [bootstrap_auc_ap(labels[:, i], probabilities[:, i], bootstrap=bootstrap) for i in range(len(FINDINGS))]
+    """Compute every metric, (n_bootstrap, K); NaN = not defined."""
+    positive, negative, predicted = labels == 1, labels == 0, probabilities >= thresholds
+    positives, negatives = bootstrap.totals(positive), bootstrap.totals(negative)
+    true_positives, true_negatives = bootstrap.totals(predicted & positive), bootstrap.totals(~predicted & negative)
+    predicted_positives = true_positives + negatives - true_negatives
+    ranked = [
+        bootstrap_auc_ap(*columns, bootstrap=bootstrap) for columns in zip(labels.T, probabilities.T, strict=True)
+    ]
     auc, average_precision = np.array(ranked).transpose(1, 2, 0)
-    true_positives = bootstrap.totals(predicted & (labels == 1))
-    true_negatives = negatives - (predicted_positives - true_positives)
     defined = (positives > 0) & (negatives > 0) & ~np.isnan(thresholds)
 
     def ratio(count: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -202,20 +219,27 @@ def _metrics(
     }
 
 
-def check_scores(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (N, 14) as int64 and probabilities (N, 14) as float64.
+def check_scores(
+    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and probabilities of K `findings` as (N, K) float64.
 
     Raises:
-        InputError: the shapes are not (N, 14), or a probability is not finite.
+        InputError: the shapes are not (N, K), a label is neither 0, 1 nor NaN, or a probability is not finite.
     """
-    labels, probabilities = np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
-    if not labels.shape == probabilities.shape == (len(labels), len(FINDINGS)):
-        raise InputError(f"labels {labels.shape} and probabilities {probabilities.shape} must be (N, {len(FINDINGS)})")
+    labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    if not labels.shape == probabilities.shape == (len(labels), len(findings)):
+        raise InputError(f"labels {labels.shape} and probabilities {probabilities.shape} must be (N, {len(findings)})")
+    if (wrong := ~(np.isnan(labels) | np.isin(labels, (0, 1)))).any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"the label of {findings[column]} in row {row} is {labels[row, column]}; it must be 0, 1 or NaN"
+        )
     finite = np.isfinite(probabilities)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise InputError(
-            f"the probability of {FINDINGS[column]} in row {row} is {probabilities[row, column]}; "
+            f"the probability of {findings[column]} in row {row} is {probabilities[row, column]}; "
             "the model has diverged or its checkpoint is broken"
         )
     return labels, probabilities

@@ -179,3 +179,41 @@ def test_scores_refuse_bad_input():
     labels, probabilities = _scores()
     with pytest.raises(InputError, match="40 images, but the bootstrap has 3"):
         classification_scores(labels, probabilities, bootstrap=bootstrap_patients("abc", n_bootstrap=2))
+
+
+def test_unknown_labels_are_left_out_of_every_score() -> None:
+    """Scores of three findings with unknown labels against scikit-learn on the images with a known label."""
+    from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+
+    generator, findings = np.random.default_rng(9), ("Fracture", "Mass", "Opacity")
+    labels = generator.choice([0, 1, np.nan], p=[0.4, 0.3, 0.3], size=(60, 3)).astype(np.float32)
+    labels[:, 2] = np.nan
+    probabilities = np.round(generator.random((60, 3)), 2)
+    bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=20)
+    thresholds = choose_thresholds(labels, probabilities, findings=findings)
+    arguments = {"bootstrap": bootstrap, "thresholds": thresholds, "findings": findings}
+    scores, samples = classification_scores(labels, probabilities, **arguments)
+    replicates = []
+    for i, finding in enumerate(findings[:2]):
+        known = ~np.isnan(labels[:, i])
+        true, score = labels[known, i].astype(int), probabilities[known, i]
+        row = scores["findings"][finding]
+        assert (row["positives"], row["negatives"]) == (true.sum(), (1 - true).sum())
+        called = score >= row["threshold"]
+        expected = [roc_auc_score(true, score), average_precision_score(true, score), recall_score(true, called)]
+        expected += [recall_score(true, called, pos_label=0), f1_score(true, called)]
+        names = ("auc", "average_precision", "sensitivity", "specificity", "f1")
+        assert [row[name]["value"] for name in names] == pytest.approx(expected)
+        youden = {t: (score >= t)[true == 1].mean() - (score >= t)[true == 0].mean() for t in np.unique(score)}
+        assert youden[row["threshold"]] == pytest.approx(max(youden.values()))
+        weights = bootstrap.weights(0, 20)[:, known]
+        replicates.append([roc_auc_score(true, score, sample_weight=w) for w in weights])
+    assert samples["mean_auc"] == pytest.approx(np.mean(replicates, axis=0))
+    assert scores["mean"]["n_defined"] == 2
+    assert np.isnan(thresholds[2]) and "not defined" in scores["findings"]["Opacity"]["note"]
+    table = classification_table(labels, probabilities, findings=findings)
+    aucs = [scores["findings"][finding]["auc"]["value"] for finding in findings[:2]]
+    assert table["auc"].tolist()[:2] == pytest.approx(aucs)
+    assert table.loc["Opacity", ["positives", "negatives"]].tolist() == [0, 0]
+    with pytest.raises(InputError, match=r"Mass in row 4 is -1\.0"):
+        classification_table(np.where(np.arange(60)[:, None] == 4, [0, -1, 0], 0), probabilities, findings=findings)

@@ -32,7 +32,7 @@ from .evaluation.results import (
 )
 from .findings import FINDINGS
 from .inference.predictor import Predictor
-from .io import atomic_write
+from .io import atomic_write, user_path
 from .models.checkpoint import read_header
 from .workspace import ARCHIVES, DEMO_PATIENTS
 
@@ -63,8 +63,9 @@ def save_pretrained(
     Raises:
         InputError: the checkpoint or the results cannot be read, or the results belong to another checkpoint.
     """
+    checkpoint = user_path(checkpoint, what="path of the checkpoint")
     card = model_card(checkpoint, results=results, license=license, repo_id=repo_id)
-    folder = Path(folder)
+    folder = user_path(folder)
     with atomic_write(folder / MODEL_FILE) as temporary:
         shutil.copyfile(checkpoint, temporary)
     with atomic_write(folder / CARD_FILE) as temporary:
@@ -121,8 +122,9 @@ def from_pretrained(source: PathLike, *, revision: str | None = None, token: str
     Raises:
         InputError: there is no such folder or model, it cannot be reached, or it is not a model of this program.
     """
-    if Path(source).is_dir():
-        return Predictor.load(Path(source) / MODEL_FILE)
+    folder = user_path(source, what="name of the model")
+    if folder.is_dir():
+        return Predictor.load(folder / MODEL_FILE)
     from huggingface_hub import hf_hub_download
 
     try:
@@ -150,6 +152,7 @@ def model_card(
     """Write the card of a model in Markdown, with the metadata of the hub at its head; see `save_pretrained`."""
     from huggingface_hub import ModelCard, ModelCardData
 
+    checkpoint = user_path(checkpoint, what="path of the checkpoint")
     metadata = read_header(checkpoint)
     name = metadata.recipe.name
     fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": ", ".join(FINDINGS)}
@@ -177,10 +180,10 @@ def model_card(
     return str(ModelCard.from_template(card_data, template_str=template, **fields))
 
 
-def _evaluated_model(results: Mapping[str, Any], checkpoint: PathLike, name: str) -> str:
+def _evaluated_model(results: Mapping[str, Any], checkpoint: Path, name: str) -> str:
     """Return the model of the results that the checkpoint is; the refined one if it has a PCM."""
     source = results["checkpoints"].get(name)
-    if source is None or source["sha256"] != hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest():
+    if source is None or source["sha256"] != hashlib.sha256(checkpoint.read_bytes()).hexdigest():
         raise InputError(f"the results are not of {checkpoint}; evaluate again and name the results.json of that run")
     return source["models"][-1]
 

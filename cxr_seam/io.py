@@ -27,6 +27,22 @@ class WriteError(InputError, OSError):
     """A file could not be written. It is an OSError too, for callers that expect one."""
 
 
+def user_path(path: str | os.PathLike[str], *, what: str = "path") -> Path:
+    """Convert a path that a user gave: "~" and "~name" at its start become the home folder.
+
+    Args:
+        path: as typed, on a command line, in a form or in a program.
+        what: name of the path in the error message, for example "path of the checkpoint".
+
+    Raises:
+        InputError: the path is empty, or contains a zero byte, which no file system allows.
+    """
+    text = os.fspath(path)
+    if not text or text.isspace() or "\0" in text:
+        raise InputError(f"the {what} is {text!r}; give a file or a folder")
+    return Path(os.path.expanduser(text))
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, otherwise delete it.
@@ -46,7 +62,7 @@ def atomic_write(path: str | os.PathLike[str], *, durable: bool = False) -> Iter
         >>> with atomic_write("results.json") as temporary:
         ...     temporary.write_text("{}")
     """
-    path = Path(path)
+    path = user_path(path)
     temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

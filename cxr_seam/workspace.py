@@ -22,7 +22,7 @@ from .data.layouts.nih import load_metadata
 from .data.split import train_val_split
 from .device import select_device
 from .errors import InputError
-from .io import atomic_write
+from .io import atomic_write, user_path
 from .models.checkpoint import best_path
 from .presets import get_preset, get_recipe
 from .recipes import Recipe
@@ -92,15 +92,16 @@ class Workspace:
             InputError: the preset or the data is unknown, or `save_to_drive` is set outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
-        folder = None if data in DEMO_PATIENTS or data in ARCHIVES else Path(data).absolute()
-        if not data or (folder is not None and not folder.is_dir() and not is_zip(folder)):
+        folder = None if data in DEMO_PATIENTS or data in ARCHIVES else user_path(data, what="DATA").absolute()
+        if folder is not None and not folder.is_dir() and not is_zip(folder):
             known = ", ".join([*DEMO_PATIENTS, *ARCHIVES])
             raise InputError(
                 f"data {data!r} is neither one of {known} nor a folder or .zip file; choose one or give a path"
             )
         recipes = get_preset(os.environ.get(ENVIRONMENT["preset"], preset))
         output_dir = os.environ.get(ENVIRONMENT["output_dir"], os.fspath(output_dir)) or f"runs/{Path(data).name}"
-        return cls(data, folder, recipes, (mount_drive() if save_to_drive else Path.cwd()) / output_dir)
+        parent = mount_drive() if save_to_drive else Path.cwd()
+        return cls(data, folder, recipes, parent / user_path(output_dir, what="OUTPUT"))
 
     @property
     def summary(self) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import InputError
-from ..io import atomic_write, readable
+from ..io import atomic_write, readable, user_path
 from .dicom import PREAMBLE
 from .image_io import MAX_BYTES, TABLE_SUFFIXES, has_image_suffix, is_hidden, open_file, sort_files, starts_as_image
 
@@ -76,7 +76,7 @@ def open_sources(path: str | os.PathLike[str]) -> list[Source]:
     Raises:
         InputError: the path is missing, or neither a folder nor a tar or zip archive.
     """
-    path = Path(path)
+    path = user_path(path, what="path of the images")
     if not path.is_dir():
         return [_open_archive(path)]
     images, others = sort_files(path)

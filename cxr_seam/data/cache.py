@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..io import atomic_write, readable
+from ..io import atomic_write, readable, user_path
 from .archives import ArchiveImage, Source, open_sources
 from .image_io import MAX_PIXELS, first_names, load_image, resize_square, warn_left_out
 
@@ -144,7 +144,7 @@ class ImageCache:
         Raises:
             InputError: the folder contains no cache, or a damaged one.
         """
-        folder = Path(folder)
+        folder = user_path(folder, what="folder of the cache")
         index = read_index(folder)
         if index is None or not index.names:
             raise InputError(f"no prepared images in {folder}; run python -m cxr_seam prepare SOURCE --cache {folder}")
@@ -246,7 +246,7 @@ def prepare(
     workers = workers or os.cpu_count() or 1
     finished = 0
     with (
-        _open_writer(Path(folder), size=size) as writer,
+        _open_writer(user_path(folder, what="folder of the cache"), size=size) as writer,
         ThreadPoolExecutor(max_workers=workers) as pool,
         tqdm(
             total=sum(source.total for source in sources), desc=f"{size}x{size}", unit="B", unit_scale=True,

@@ -21,6 +21,7 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..io import user_path
 from .archives import is_zip
 from .cache import INDEX_FILE, BrokenImageWarning, check_size, prepare
 
@@ -100,7 +101,7 @@ def download(
     check_size(size)
     archive_md5 = {f"images_{number:03d}.tar.gz": md5 for number, (_, md5) in ARCHIVES.items()}
     task = _Download(
-        Path(folder), source, size, keep_originals, archive_md5 | TABLES | (checksums or {}), progress, log
+        user_path(folder), source, size, keep_originals, archive_md5 | TABLES | (checksums or {}), progress, log
     )
     archive_folder = task.folder / "archives"
     try:
@@ -354,7 +355,7 @@ def main(words: list[str] | None = None) -> int:
             raise InputError("--dest needs a folder")
         download(
             folder,
-            checksums=read_checksums(Path(checksums)) if checksums else None,
+            checksums=read_checksums(user_path(checksums)) if checksums else None,
             progress=sys.stderr.isatty(),
             log=lambda message: print(message, file=sys.stderr),
             **arguments,

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ..errors import InputError
-from ..io import readable
+from ..io import readable, user_path
 from .dicom import PREAMBLE, is_dicom, read_header, to_display_uint8
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     Warns:
         UserWarning: the folder contains files that are neither images nor tables; the warning counts and names them.
     """
-    if not os.fspath(path):
-        raise InputError("the path of the images is empty; give a file or a folder")
-    path = Path(path).expanduser()
+    path = user_path(path, what="path of the images")
     if not is_folder(path):
         return [path]
     files, others = sort_files(path)
@@ -226,7 +224,7 @@ def first_names(names: Sequence[object]) -> str:
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Return whether a path, which may begin with "~", is a folder; False if no file can have this path."""
     try:
-        return Path(path).expanduser().is_dir()
+        return user_path(path).is_dir()
     except (OSError, ValueError):  # a name that is too long or contains a zero byte
         return False
 
@@ -256,11 +254,10 @@ def _is_image_file(path: Path) -> bool:
 def _read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> bytes:
     if isinstance(source, bytes):
         data = source
-    elif source == "":
-        raise InputError("the path of the image is empty; give a file")
     elif isinstance(source, str | os.PathLike):
+        path = user_path(source, what="path of the image")
         try:
-            with open_file(source) as file:
+            with open_file(path) as file:
                 data = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             reason = getattr(error, "strerror", None) or error

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ..errors import InputError
-from ..io import atomic_write
+from ..io import atomic_write, user_path
 from ..metrics.bootstrap import Estimate, difference
 from ..metrics.froc import SUMMARY_RATE
 from ..metrics.localization import MetricKey
@@ -103,7 +103,7 @@ def load_results(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or of another format.
     """
-    path = Path(path)
+    path = user_path(path, what="path of the results")
     if not path.is_file():
         raise InputError(f"there is no {path}; run notebook 04 (or python -m cxr_seam evaluate) first")
     try:

@@ -10,7 +10,6 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from torch.hub import load_state_dict_from_url
 from torchvision import models
 
 from ..errors import InputError
+from ..io import user_path
 
 STRIDES = (2, 4, 8, 16, 32)
 B4_WEIGHTS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b4-6ed6700e.pth"
@@ -290,12 +290,15 @@ def read_weights(path: str, name: str) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing or holds something else.
     """
+    file = user_path(path, what="path of the weights")
+    if file.exists() and not file.is_file():
+        raise InputError(f"{path} is not a file; give the path of a {name} state dict")
     try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
+        if file.suffix == ".safetensors":
+            return load_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch advises to load pickles that execute code
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
     except Exception as error:  # broken files raise a dozen kinds of exceptions

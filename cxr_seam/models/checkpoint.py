@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..io import atomic_write, from_plain, validated
+from ..io import atomic_write, from_plain, user_path, validated
 from ..recipes import CountOr0, Fraction, ImageSize, Recipe
 from .build import build_from_recipe
 from .multires import LocalizationModel, ModelOutput
@@ -100,8 +100,11 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
         InputError: the file is missing, is not a safetensors file of this program and of this format, or its header is
             damaged.
     """
-    if Path(path).is_dir():
+    path = user_path(path, what="path of the checkpoint")
+    if path.is_dir():
         raise InputError(f"{path} is a folder; name a checkpoint in it, such as NAME.best.safetensors")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a pipe or a device; give a checkpoint file")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -137,7 +140,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
     Raises:
         InputError: see `read_header`; also if the weights do not fit the model of the recipe or are not finite.
     """
-    metadata = read_header(path)
+    path, metadata = user_path(path, what="path of the checkpoint"), read_header(path)
     recipe = metadata.recipe
     try:
         model = build_from_recipe(recipe, weights="none")

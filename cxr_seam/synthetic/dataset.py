@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..findings import BOXED_FINDINGS, FINDINGS, NO_FINDING, SEPARATOR
-from ..io import atomic_write
+from ..io import atomic_write, user_path
 from .anatomy import Body
 from .radiograph import synthesize_radiograph
 
@@ -106,7 +106,7 @@ def write_demo_data(
         raise InputError(f"the seed of demo data must not be negative, not {seed}")
     if patients < 2:
         raise InputError(f"demo data need at least 2 patients, one for training and one for the test, not {patients}")
-    folder = Path(folder)
+    folder = user_path(folder)
     studies = plan_studies(patients, seed=seed)
     present = {path.name for path in folder.glob("images/*.png") if not path.name.startswith(".")}
     if others := present - {study.image_index for study in studies}:

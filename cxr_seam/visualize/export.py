@@ -16,7 +16,7 @@ from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
 from ..findings import FINDINGS, XYWH
 from ..inference.predictor import Prediction, Predictor
-from ..io import WriteError, atomic_write, is_name_refused, readable
+from ..io import WriteError, atomic_write, is_name_refused, readable, user_path
 from .examples import prediction_png
 from .render import MARGIN, write_text
 from .secondary_capture import SERIES_DESCRIPTION, secondary_capture
@@ -46,7 +46,7 @@ def output_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
         InputError: two files still have the same name, or a folder has no image.
     """
     candidates: dict[Path, tuple[str, ...]] = {}
-    for root in (Path(path).expanduser() for path in paths):
+    for root in (user_path(path, what="path of the images") for path in paths):
         images = [path for path in image_files(root) if path == root or not path.stem.endswith(SUFFIX)]
         if not images:
             raise InputError(f"{root} holds only pictures of an earlier export; give a folder with images")
@@ -91,7 +91,7 @@ def predict_files(
         WriteError: the folder cannot be written.
     """
     images, probabilities, boxes = [], [], []
-    output_dir = Path(output_dir)
+    output_dir = user_path(output_dir, what="folder of the results")
     try:
         for name, (path, result) in zip(files, predictor.predict_iter(list(files.values())), strict=True):
             error = result if isinstance(result, InputError) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ...io import user_path
 from . import chestx_det, chexpert, coco, nih, rsna, simple, vindr
 from .base import DatasetMetadata
 
@@ -26,8 +27,9 @@ def load_dataset(folder: str | Path, *, layout: str | None = None) -> DatasetMet
     Raises:
         InputError: the layout is unknown, no layout or several match; else see `load_metadata` of the reader.
     """
+    folder = user_path(folder, what="folder of the dataset")
     if layout is None:
-        layout = detect_layout(Path(folder))
+        layout = detect_layout(folder)
     if layout not in READERS:
         raise InputError(f"unknown layout {layout!r}; the known ones are {', '.join(READERS)}")
     return READERS[layout].load_metadata(folder)

@@ -287,6 +287,8 @@ def not_downloaded(name: str, source: str, error: Exception) -> str:
 def read_weights(path: str, name: str) -> dict[str, Tensor]:
     """Read a state dict (.safetensors, or a file of torch.save) without executing code that it may contain.
 
+    It may lie under the key "state_dict" of a training checkpoint, and its names may begin with "module.".
+
     Raises:
         InputError: the file is missing or holds something else.
     """
@@ -294,20 +296,23 @@ def read_weights(path: str, name: str) -> dict[str, Tensor]:
     if file.exists() and not file.is_file():
         raise InputError(f"{path} is not a file; give the path of a {name} state dict")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch advises to load pickles that execute code
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            is_safetensors = file.suffix == ".safetensors"
+            state = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
     except Exception as error:  # broken files raise a dozen kinds of exceptions
         raise InputError(
             f"{path} is not a file of plain weights ({type(error).__name__}); give the path of a {name} state dict"
         ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # a checkpoint of a training
+        state = state["state_dict"]
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not weights by name; give a {name} state dict")
-    return state
+    if other := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise InputError(f"{path} holds {str(other[0])!r}, which is no tensor; give the path of a {name} state dict")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}  # DataParallel adds "module."
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor], *, name: str, source: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,6 +27,21 @@ from ..device import OOM_ADVICE, is_oom
 from ..errors import InputError
 
 Result = TypeVar("Result")
+
+ACCELERATE_SWITCHES = (
+    "GRADIENT_ACCUMULATION_STEPS",
+    "DYNAMO_BACKEND",
+    "USE_CPU",
+    "USE_DEEPSPEED",
+    "USE_FSDP",
+    "USE_MEGATRON_LM",
+    "USE_PARALLELISM_CONFIG",
+    "DOWNCAST_BF16",
+)
+"""Environment variables ACCELERATE_... that change a training; its precision is always chosen by `select_device`."""
+
+NEUTRAL = ("", "0", "no", "false", "off")
+"""Their values without effect; for the number of accumulation steps also 1."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,25 @@ Batch = tuple[np.ndarray, BatchParams]
 """Indices (B,) of the images in the dataset, and the parameters of the batch."""
 Losses = Callable[[np.ndarray, BatchParams], dict[str, Tensor]]
 """Computes "loss" and its terms, means over some images of a batch, and "logits" if there are any."""
+
+
+def check_environment(device: str) -> None:
+    """Refuse environment variables of accelerate that would change a training without a word.
+
+    Args:
+        device: "cpu" allows ACCELERATE_USE_CPU, which `accelerate launch --cpu` sets.
+
+    Raises:
+        InputError: one of `ACCELERATE_SWITCHES` is set; the error names it.
+    """
+    for name in (f"ACCELERATE_{switch}" for switch in ACCELERATE_SWITCHES):
+        value = os.environ.get(name, "")
+        neutral = (*NEUTRAL, "1") if name.endswith("STEPS") else NEUTRAL
+        if value.lower() not in neutral and not (name.endswith("USE_CPU") and device == "cpu"):
+            raise InputError(
+                f"the environment variable {name}={value} would change the training; unset it, or leave the option out "
+                "of accelerate's configuration, because the recipe decides"
+            )
 
 
 class BatchSplit:

@@ -24,7 +24,7 @@ from ..device import select_device
 from ..errors import InputError
 from ..metrics.classification import classification_table
 from ..recipes import Recipe
-from .batch_split import BatchParams, BatchSplit, optimiser_step, prepare_for_processes
+from .batch_split import BatchParams, BatchSplit, check_environment, optimiser_step, prepare_for_processes
 from .losses import class_weights
 from .optim import make_optimiser, make_schedule
 
@@ -64,6 +64,7 @@ class Trainer:
                 f"{train_set.size}; prepare them again with size {recipe.image_size}"
             )
         device, stage = select_device(), recipe.stage
+        check_environment(device.device)
         self.recipe, self.train_set = recipe, train_set
         self.accelerator = Accelerator(mixed_precision=device.mixed_precision, cpu=device.device == "cpu")
         self.split = BatchSplit(self.accelerator, name=recipe.name)

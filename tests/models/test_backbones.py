@@ -182,6 +182,25 @@ def test_timm_weights_of_another_network_are_refused(tmp_path, monkeypatch):
         build_backbone("timm:test_resnet")
 
 
+@pytest.mark.parametrize("name", ["resnet50", "timm:resnet18"])
+def test_weights_load_from_training_checkpoints_and_from_data_parallel(name, tmp_path):
+    """{"state_dict": ..., "epoch": ...} is what training scripts save, "module." what DataParallel adds to names."""
+    torch.manual_seed(3)
+    net = models.resnet50() if name == "resnet50" else timm.create_model("resnet18")
+    state = net.state_dict()
+    parallel = {f"module.{key}": value for key, value in state.items()}
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({"state_dict": parallel, "epoch": 7}, tmp_path / "training.pth")
+    save_file(parallel, tmp_path / "parallel.safetensors")
+    expected = build_backbone(name, weights=str(tmp_path / "plain.pth")).state_dict()
+    for file in ("training.pth", "parallel.safetensors"):
+        loaded = build_backbone(name, weights=str(tmp_path / file)).state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
+    torch.save({"epoch": 7, "step": 3}, tmp_path / "numbers.pth")
+    with pytest.raises(InputError, match=r"numbers\.pth"):
+        build_backbone(name, weights=str(tmp_path / "numbers.pth"))
+
+
 def test_imagenet_weights_load_from_a_file_without_their_classifier(tmp_path):
     torch.manual_seed(5)
     net = BACKBONES["resnet50"].build()

@@ -161,3 +161,28 @@ def test_oom_elsewhere_is_an_input_error(dataset, tmp_path, monkeypatch):
 def test_oom_is_recognised_in_all_its_words(words):
     assert is_oom(RuntimeError(words))
     assert not is_oom(RuntimeError("shape '[2]' is invalid for input of size 3"))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4", "ACCELERATE_USE_FSDP=true", "ACCELERATE_DYNAMO_BACKEND=inductor"],
+)
+def test_environment_does_not_change_a_training(variable, dataset, monkeypatch):
+    """With 4 accumulation steps in the environment, accelerate divides every gradient by 4."""
+    name, value = variable.split("=")
+    monkeypatch.setenv(name, value)
+    objective = make_objective(build_model(MULTIRES.model, weights="none"), MULTIRES)
+    with pytest.raises(InputError, match=name):
+        Trainer(objective, MULTIRES, dataset)
+
+
+def test_environment_of_accelerate_launch_is_accepted(dataset, monkeypatch):
+    for name, value in {
+        "USE_CPU": "true",
+        "MIXED_PRECISION": "no",
+        "DYNAMO_BACKEND": "NO",
+        "GRADIENT_ACCUMULATION_STEPS": "1",
+    }.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    objective = make_objective(build_model(MULTIRES.model, weights="none"), MULTIRES)
+    assert Trainer(objective, MULTIRES, dataset).accelerator.gradient_accumulation_steps == 1

@@ -6,6 +6,8 @@ Source: Wang et al. 2017 and NIH's release notes. The box table writes "Infiltra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .errors import InputError
 
 FINDINGS = (
@@ -37,16 +39,33 @@ SEPARATOR = "|"
 ALIASES = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 
-def canonical_finding(name: str) -> str:
-    """Convert a name to NIH's spelling: "Infiltrate" becomes "Infiltration", spaces around it are removed.
+def canonical_finding(name: str, findings: Sequence[str] = FINDINGS) -> str:
+    """Find a name in a list: as it is, without the spaces around it, or by its alias ("Infiltrate": "Infiltration").
+
+    Args:
+        name: name of a finding.
+        findings: the known names, for example those of a model; by default NIH's.
 
     Raises:
-        InputError: the name is not one of the fourteen.
+        InputError: the name is not in the list.
     """
-    name = ALIASES.get(name.strip(), name.strip())
-    if name not in FINDINGS:
-        raise InputError(f"unknown finding {name!r}; the known ones are {', '.join(FINDINGS)}")
-    return name
+    stripped = name.strip()
+    for candidate in (name, stripped, ALIASES.get(stripped, stripped)):
+        if candidate in findings:
+            return candidate
+    raise InputError(f"unknown finding {stripped!r}; the known ones are {', '.join(findings)}")
+
+
+def check_findings(findings: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of findings as a tuple.
+
+    Raises:
+        InputError: there is no name, one is empty, or one occurs twice.
+    """
+    findings = tuple(findings)
+    if not findings or not all(findings) or len(set(findings)) < len(findings):
+        raise InputError(f"findings need at least one name, and each name once, not {', '.join(findings) or 'none'}")
+    return findings
 
 
 def split_labels(text: str) -> tuple[str, ...]:

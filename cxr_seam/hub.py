@@ -30,7 +30,6 @@ from .evaluation.results import (
     get_estimate,
     load_results,
 )
-from .findings import FINDINGS
 from .inference.predictor import Predictor
 from .io import atomic_write, user_path
 from .models.checkpoint import read_header
@@ -155,7 +154,7 @@ def model_card(
     checkpoint = user_path(checkpoint, what="path of the checkpoint")
     metadata = read_header(checkpoint)
     name = metadata.recipe.name
-    fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": ", ".join(FINDINGS)}
+    fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": metadata.findings}
     evaluation: dict[str, Any] = {}
     if results is not None:
         measured = load_results(results)

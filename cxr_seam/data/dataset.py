@@ -21,7 +21,8 @@ class ChestXrayDataset(Dataset):
 
     Attributes:
         image_index: names of the images.
-        labels: (N, 14) float32, 0 or 1, in the order of `FINDINGS`.
+        findings: names of the K findings.
+        labels: (N, K) float32, 0, 1, or NaN where unknown, in the order of `findings`.
         size: side of the images in pixels.
     """
 
@@ -34,6 +35,7 @@ class ChestXrayDataset(Dataset):
         if not len(image_index):
             raise InputError(f"no image was chosen from {cache.folder}; prepare images that the lists name")
         self.image_index = list(image_index)
+        self.findings = metadata.findings
         self.labels = metadata.labels(self.image_index)
         self.size = cache.size
         self._cache = cache
@@ -47,13 +49,13 @@ class ChestXrayDataset(Dataset):
         return images[0], labels[0]
 
     def load(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Load the images at `indices`: (B, 1, S, S) uint8 and their labels (B, 14) float32.
+        """Load the images at `indices`: (B, 1, S, S) uint8 and their labels (B, K) float32.
 
         If there is a GPU, the images lie in pinned memory, so that it can copy them while the CPU goes on.
         """
         indices = np.asarray(indices)
         images = torch.from_numpy(self._cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
-        labels = torch.from_numpy(self.labels[indices])  # (B, 14)
+        labels = torch.from_numpy(self.labels[indices])  # (B, K)
         return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
 
     @property
@@ -100,7 +102,7 @@ def iter_batches(
         desc: title of the progress bar; None: no progress bar.
 
     Yields:
-        Images (B, 1, S, S) uint8, labels (B, 14) float32, and their indices (B,) in the dataset.
+        Images (B, 1, S, S) uint8, labels (B, K) float32, and their indices (B,) in the dataset.
     """
     sampler = BatchSampler(len(dataset), batch_size)
     bar = tqdm(sampler.batches(), total=len(sampler), desc=desc, unit="batch", leave=False, disable=desc is None)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..findings import FINDINGS, canonical_finding
+from ..findings import canonical_finding
 from ..models.multires import LocalizationModel
 
 
@@ -34,7 +34,7 @@ METHODS = {"gradcam": gradcam_weights, "gradcam++": gradcam_plus_plus_weights}
 
 
 def gradcam_maps(
-    model: LocalizationModel, images: Tensor, *, method: str = "gradcam", findings: Sequence[str] = FINDINGS
+    model: LocalizationModel, images: Tensor, *, method: str = "gradcam", findings: Sequence[str] | None = None
 ) -> Tensor:
     """Compute the Grad-CAM or Grad-CAM++ maps of some findings; `cam_to_heatmap` turns them into heat maps.
 
@@ -44,7 +44,7 @@ def gradcam_maps(
         model: in evaluation mode; its parameters need and get no gradient.
         images: (B, 3, H, W) float, normalised, on the device of the model.
         method: "gradcam" or "gradcam++".
-        findings: findings of the maps, in this order.
+        findings: findings of the maps, in this order; by default all of the model.
 
     Returns:
         (B, C, h, w) float32, not negative, on the device of the images; C is the number of findings, h and w are those
@@ -59,7 +59,8 @@ def gradcam_maps(
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    indices = [FINDINGS.index(canonical_finding(finding)) for finding in findings]
+    known = model.findings
+    indices = [known.index(canonical_finding(finding, known)) for finding in (known if findings is None else findings)]
     maps = []
     with torch.inference_mode(False), torch.no_grad():  # gradients are needed even if the caller is in inference mode
         features = model.forward_features(images)[0].float().requires_grad_()

@@ -58,17 +58,18 @@ class HeatmapOptions(NamedTuple):
     """How one model turns CAMs into heat maps and boxes: `threshold` is Q of `boxes_from_heatmap`."""
 
     baseline: str = "zero"
-    negative_mean: Tensor | None = None  # (14, h, w)
+    negative_mean: Tensor | None = None  # (K, h, w)
     threshold: float = CAM_THRESHOLD
+    findings: tuple[str, ...] = FINDINGS  # the K findings of the maps
 
     def heatmaps(
         self, cam: Tensor, size: int | tuple[int, int], *, findings: slice | Sequence[int] = slice(None)
     ) -> Tensor:
-        """Turn CAMs (B, 14, h, w) into heat maps (B, C, height, width) of the findings with the given indices."""
+        """Turn CAMs (B, K, h, w) into heat maps (B, C, height, width) of the findings with the given indices."""
         mean = None if self.negative_mean is None else self.negative_mean[findings]
         return cam_to_heatmap(cam[:, findings], size, baseline=self.baseline, negative_mean=mean)
 
     def heatmap(self, cam: np.ndarray, finding: str, size: int | tuple[int, int]) -> np.ndarray:
-        """Turn the CAM of one finding of one image (14, h, w) into its heat map (height, width)."""
-        index = FINDINGS.index(canonical_finding(finding))
+        """Turn the CAM of one finding of one image (K, h, w) into its heat map (height, width)."""
+        index = self.findings.index(canonical_finding(finding, self.findings))
         return self.heatmaps(torch.from_numpy(cam)[None], size, findings=[index])[0, 0].numpy()

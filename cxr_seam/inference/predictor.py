@@ -21,7 +21,7 @@ from ..data.image_io import image_files, is_folder, load_image, resize_square
 from ..data.transforms import eval_transform
 from ..device import select_device
 from ..errors import InputError
-from ..findings import FINDINGS, XYWH, canonical_finding
+from ..findings import XYWH, canonical_finding
 from ..models.checkpoint import Checkpoint, load_checkpoint
 from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
@@ -41,10 +41,10 @@ class PredictorOutput(NamedTuple):
     """Output of a model for a batch, after test-time augmentation; float32 on the CPU.
 
     Attributes:
-        logits: (B, 14).
-        probabilities: (B, 14), sigmoid of the logits.
-        cam: (B, 14, h, w) raw class activation maps; None if they were not requested.
-        refined: (B, 14, h, w) maps of the refiner; None without a refiner.
+        logits: (B, K), in the order of the model's findings.
+        probabilities: (B, K), sigmoid of the logits.
+        cam: (B, K, h, w) raw class activation maps; None if they were not requested.
+        refined: (B, K, h, w) maps of the refiner; None without a refiner.
     """
 
     logits: Tensor
@@ -53,7 +53,7 @@ class PredictorOutput(NamedTuple):
     refined: Tensor | None
 
     def split(self) -> list[PredictorOutput]:
-        """Return the output for each image of the batch, (1, 14)."""
+        """Return the output for each image of the batch, (1, K)."""
         parts = [len(self.logits) * [None] if part is None else part.split(1) for part in self]
         return [PredictorOutput(*image) for image in zip(*parts, strict=True)]
 
@@ -69,7 +69,7 @@ class Prediction:
         probabilities: one value in [0, 1] for each finding. They rank images; they are not calibrated.
         decisions: whether the probability of each finding reaches its threshold, which was chosen on the validation
             images and is stored in the checkpoint; None without a threshold.
-        final_cam: (14, h, w) float32, refined by the PCM if it was trained, else raw; see `heat_map`.
+        final_cam: (K, h, w) float32, refined by the PCM if it was trained, else raw; see `heat_map`.
         options: how the CAM becomes heat maps and boxes.
         boxes: columns finding, x, y, w, h (pixels of the given image), score; best box of each finding first.
         image_warnings: reasons why the image may not be a frontal chest X-ray, one sentence each.
@@ -100,7 +100,8 @@ class Prediction:
 
     def boxes_of(self, finding: str) -> np.ndarray:
         """Return the boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
-        return self.boxes.loc[self.boxes["finding"] == canonical_finding(finding), XYWH].to_numpy(dtype=np.float64)
+        name = canonical_finding(finding, list(self.probabilities))
+        return self.boxes.loc[self.boxes["finding"] == name, XYWH].to_numpy(dtype=np.float64)
 
     def top_k(self, k: int) -> list[str]:
         """Return the `k` most probable findings, most probable first."""
@@ -108,7 +109,8 @@ class Prediction:
 
     def decision(self, finding: str) -> str:
         """Return the decision about a finding in words: "present", "not present" or "no threshold"."""
-        return {True: "present", False: "not present", None: "no threshold"}[self.decisions[finding]]
+        decision = self.decisions[canonical_finding(finding, list(self.decisions))]
+        return {True: "present", False: "not present", None: "no threshold"}[decision]
 
 
 class Predictions(list[Prediction]):
@@ -125,7 +127,7 @@ class Predictions(list[Prediction]):
     def table(self) -> pd.DataFrame:
         """Return the probabilities: index path, one column for each finding."""
         index = pd.Index([prediction.path for prediction in self], name="path", dtype=object)
-        return pd.DataFrame([p.probabilities for p in self], index=index, columns=list(FINDINGS))
+        return pd.DataFrame([p.probabilities for p in self], index=index)
 
     def boxes(self) -> pd.DataFrame:
         """Return all boxes: path, finding, x, y, w, h in pixels of each image, score."""
@@ -141,7 +143,7 @@ class Predictor:
         model: the model; it is switched to evaluation mode.
         recipe: the recipe that trained it.
         thresholds: finding -> threshold of its probability, or None.
-        negative_mean: "cam" and "refined" -> (14, h, w) mean CAM of negative images, for recipes that subtract it.
+        negative_mean: "cam" and "refined" -> (K, h, w) mean CAM of negative images, for recipes that subtract it.
         cache_size: edge of the cached images that the model was trained on; by default `recipe.image_size`.
 
     Raises:
@@ -170,7 +172,7 @@ class Predictor:
         self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
-        self.thresholds = dict.fromkeys(FINDINGS) | dict(thresholds or {})
+        self.thresholds = dict.fromkeys(self.findings) | dict(thresholds or {})
         self.negative_mean = dict(negative_mean or {})
         self.cache_size = cache_size or recipe.image_size
 
@@ -191,14 +193,19 @@ class Predictor:
         )
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """Names of the K findings of the model."""
+        return self.model.findings
+
+    @property
     def thresholds_array(self) -> np.ndarray:
-        """The thresholds as (14,) float64 in the order of `FINDINGS`; NaN = no threshold."""
-        return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in FINDINGS])
+        """The thresholds as (K,) float64 in the order of `findings`; NaN = no threshold."""
+        return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in self.findings])
 
     def heatmap_options(self, *, refined: bool) -> HeatmapOptions:
         """Return how the recipe turns raw or refined CAMs into heat maps and boxes."""
         negative_mean = self.negative_mean.get("refined" if refined else "cam")
-        return HeatmapOptions(self.recipe.cam_baseline, negative_mean, self.recipe.cam_threshold)
+        return HeatmapOptions(self.recipe.cam_baseline, negative_mean, self.recipe.cam_threshold, self.findings)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, *, maps: bool = True) -> PredictorOutput:
@@ -221,11 +228,11 @@ class Predictor:
             yield [dataset.image_index[index] for index in indices], self.forward(images, maps=maps)
 
     def logits(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
-        """Return the logits of a dataset, (N, 14) float32."""
+        """Return the logits of a dataset, (N, K) float32."""
         return torch.cat([output.logits for _, output in self.forward_dataset(dataset, maps=False, desc=desc)]).numpy()
 
     def probabilities(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
-        """Return the probabilities of a dataset, (N, 14) float64."""
+        """Return the probabilities of a dataset, (N, K) float64."""
         return 1 / (1 + np.exp(-self.logits(dataset, desc=desc).astype(np.float64)))
 
     def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
@@ -279,15 +286,15 @@ class Predictor:
                     bar.update()
 
     def _predict_one(self, file: dict[str, Any], output: PredictorOutput) -> Prediction:
-        """Make the prediction of one file from its content (`_read`) and the output for its image, (1, 14)."""
+        """Make the prediction of one file from its content (`_read`) and the output for its image, (1, K)."""
         # The maps of an untrained refiner are random.
         refined = self.recipe.seam_stage is not None and output.refined is not None
         cam, options = output.refined if refined else output.cam, self.heatmap_options(refined=refined)
         heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
-        boxes = predicted_boxes(heatmaps, file["path"], FINDINGS, threshold=options.threshold)
+        boxes = predicted_boxes(heatmaps, file["path"], self.findings, threshold=options.threshold)
         height, width = file["size"]
         boxes[XYWH] *= [width, height, width, height]
-        probabilities = dict(zip(FINDINGS, output.probabilities[0].tolist(), strict=True))
+        probabilities = dict(zip(self.findings, output.probabilities[0].tolist(), strict=True))
         return Prediction(
             **file,
             probabilities=probabilities,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from torch import nn
 
 from ..errors import InputError
+from ..findings import FINDINGS
 from ..recipes import Background, Recipe
 from .backbones import backbone_names, build_backbone
 from .multires import LocalizationModel
@@ -28,6 +30,7 @@ def build_model(
     background: str = "one_minus_max",
     pooling: str = "lse",
     refiner: str = "pcm",
+    findings: Sequence[str] = FINDINGS,
 ) -> LocalizationModel:
     """Build a model by name.
 
@@ -36,13 +39,13 @@ def build_model(
             "timm:convnext_tiny"; "multires_" and a backbone for the MultiRes model, which has a refiner.
         weights: "imagenet", "none" (random) or a path, see `backbones.build_backbone`.
         gamma: sharpness of the LSE pooling.
-        background: fifteenth map of the PCM: "one_minus_max" of the findings, or the model's untrained fifteenth
-            "output".
+        background: last map of the PCM: "one_minus_max" of the findings, or the model's untrained last "output".
         pooling: a name in `registry.POOLINGS`.
         refiner: a name in `registry.REFINERS`; a standard model has none.
+        findings: names of the findings, by default NIH's fourteen.
 
     Raises:
-        InputError: a name is unknown, or the weights cannot be loaded.
+        InputError: a name is unknown, the findings are not unique, or the weights cannot be loaded.
 
     Example:
         >>> model = build_model("multires_resnet50", weights="none").eval()
@@ -53,11 +56,19 @@ def build_model(
         raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
     backbone, multires = build_backbone(name.removeprefix(MULTIRES), weights=weights), name.startswith(MULTIRES)
     return LocalizationModel(
-        backbone, multires=multires, gamma=gamma, background=background, pooling=pooling, refiner=refiner
+        backbone,
+        multires=multires,
+        gamma=gamma,
+        background=background,
+        pooling=pooling,
+        refiner=refiner,
+        findings=findings,
     )
 
 
-def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> LocalizationModel:
+def build_from_recipe(
+    recipe: Recipe, *, weights: str | None = None, findings: Sequence[str] = FINDINGS
+) -> LocalizationModel:
     """Build the untrained model of a recipe; `weights` replaces the recipe's weights. Errors as in `build_model`."""
     return build_model(
         recipe.model,
@@ -66,6 +77,7 @@ def build_from_recipe(recipe: Recipe, *, weights: str | None = None) -> Localiza
         background=recipe.background,
         pooling=recipe.pooling,
         refiner=recipe.refiner,
+        findings=findings,
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..findings import FINDINGS
-
 EPSILON = 1e-5
 """A map with a maximum below this stays near zero; it is not scaled to 1."""
 
@@ -24,18 +22,19 @@ def max_normalise(cam: Tensor) -> Tensor:
     return cam / cam.amax(dim=(-2, -1), keepdim=True).clamp_min(EPSILON)
 
 
-def append_background(cam: Tensor) -> Tensor:
+def append_background(cam: Tensor, *, findings: int) -> Tensor:
     """Append the background channel, 1 - max over the findings, to normalised maps.
 
     Args:
-        cam: (B, 14, H, W) in [0, 1], or (B, 15, H, W) from a model with the background "output"; these are returned as
-            they are. (The authors' program does this, with an output that is never trained; see
+        cam: (B, K, H, W) in [0, 1], or (B, K + 1, H, W) from a model with the background "output"; these are returned
+            as they are. (The authors' program does this, with an output that is never trained; see
             docs/paper-and-code.md.)
+        findings: K, number of findings.
 
     Returns:
-        (B, 15, H, W) in [0, 1], background last.
+        (B, K + 1, H, W) in [0, 1], background last.
     """
-    if cam.shape[1] > len(FINDINGS):
+    if cam.shape[1] > findings:
         return cam
     return torch.cat([cam, 1 - cam.amax(dim=1, keepdim=True)], dim=1)
 
@@ -55,16 +54,17 @@ def suppress_non_max(cam: Tensor) -> Tensor:
     return torch.where(cam == cam.amax(dim=1, keepdim=True), cam, torch.zeros_like(cam))
 
 
-def make_pcm_input(cam: Tensor) -> Tensor:
+def make_pcm_input(cam: Tensor, *, findings: int) -> Tensor:
     """Prepare raw maps for the PCM: normalise, append the background, then suppress non-maximum findings.
 
     The input is detached, so no gradient passes through the PCM's input.
 
     Args:
-        cam: (B, 14, H, W) raw class activation maps, or (B, 15, H, W) with the model's own background.
+        cam: (B, K, H, W) raw class activation maps, or (B, K + 1, H, W) with the model's own background.
+        findings: K, number of findings.
 
     Returns:
-        (B, 15, H, W) in [0, 1], background last.
+        (B, K + 1, H, W) in [0, 1], background last.
     """
-    cam = append_background(max_normalise(cam.detach()))
+    cam = append_background(max_normalise(cam.detach()), findings=findings)
     return torch.cat([suppress_non_max(cam[:, :-1]), cam[:, -1:]], dim=1)

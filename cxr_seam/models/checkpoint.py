@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from pydantic import model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
-from ..findings import FINDINGS
+from ..findings import FINDINGS, check_findings
 from ..io import atomic_write, from_plain, user_path, validated
 from ..recipes import CountOr0, Fraction, ImageSize, Recipe
 from .build import build_from_recipe
@@ -28,7 +30,6 @@ HEADER = "cxr_seam"
 FORMAT = 3
 NEGATIVE_MEAN = "negative_mean."
 """Prefix of the names of mean CAMs among a checkpoint's tensors."""
-Finding = Literal[FINDINGS]
 
 
 @validated
@@ -55,21 +56,30 @@ class Checkpoint:
 
     Attributes:
         recipe: the recipe that the model was trained with.
+        findings: names of the findings, in the order of the model's outputs.
         epoch: number of finished epochs.
         metrics: values measured in that epoch, such as "validation_auc".
         thresholds: for each finding the probability from which it counts as present, chosen on the validation images;
             None for a finding without a threshold, or if the classifier was not validated.
         data: what the model was trained on; None if it is unknown.
-        negative_mean: mean CAM of negative images for "cam" and "refined", (14, h, w) each, if the recipe's
+        negative_mean: mean CAM of negative images for "cam" and "refined", (K, h, w) each, if the recipe's
             `cam_baseline` is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
     """
 
     recipe: Recipe
+    findings: tuple[str, ...] = FINDINGS
     epoch: CountOr0 = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[Finding, Fraction | None] | None = None
+    thresholds: dict[str, Fraction | None] | None = None
     data: TrainingData | None = None
     negative_mean: dict[str, Tensor] | None = field(default=None, compare=False)
+
+    @model_validator(mode="after")
+    def _has_known_findings(self) -> Checkpoint:
+        check_findings(self.findings)
+        if unknown := [name for name in self.thresholds or {} if name not in self.findings]:
+            raise ValueError(f"the finding {unknown[0]!r} of a threshold is none of {', '.join(self.findings)}")
+        return self
 
     @property
     def cache_size(self) -> int:
@@ -78,7 +88,10 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, metadata: Checkpoint) -> Path:
-    """Write `model` and its metadata to `path` (ending .safetensors), whole or not at all."""
+    """Write `model` and its metadata to `path` (ending .safetensors), whole or not at all.
+
+    The findings are those of the model, whatever the metadata say.
+    """
     with atomic_write(path) as temporary:  # safetensors' save_file would make a file that only its owner can read
         temporary.write_bytes(checkpoint_bytes(model, metadata=metadata))
     return Path(path)
@@ -86,7 +99,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, m
 
 def checkpoint_bytes(model: LocalizationModel, *, metadata: Checkpoint) -> bytes:
     """Return the content of a checkpoint file."""
-    header = {"format": FORMAT, "findings": list(FINDINGS), **asdict(replace(metadata, negative_mean=None))}
+    metadata_of_model = replace(metadata, findings=model.findings, negative_mean=None)
+    header = {"format": FORMAT, "findings": [], **asdict(metadata_of_model)}
     del header["negative_mean"]
     tensors = model.state_dict() | {NEGATIVE_MEAN + key: value for key, value in (metadata.negative_mean or {}).items()}
     state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -123,9 +137,9 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(f"{path} has a damaged {HEADER} header ({error}); train again") from error
     if header.pop("format", None) != FORMAT:
         raise InputError(f"{path} was written by another version of cxr_seam; train again with this version")
-    if header.pop("findings", None) != list(FINDINGS):
-        raise InputError(f"{path} was trained on other findings; train again with this version")
     try:
+        if "findings" not in header:
+            raise InputError("it lacks the findings; train again")
         return from_plain(Checkpoint, header)
     except InputError as error:
         raise InputError(f"the {HEADER} header of {path} is damaged: {error}") from error
@@ -143,7 +157,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
     path, metadata = user_path(path, what="path of the checkpoint"), read_header(path)
     recipe = metadata.recipe
     try:
-        model = build_from_recipe(recipe, weights="none")
+        model = build_from_recipe(recipe, weights="none", findings=metadata.findings)
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
     except (InputError, SafetensorError, OSError) as error:
@@ -154,7 +168,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         key.removeprefix(NEGATIVE_MEAN): state.pop(key) for key in list(state) if key.startswith(NEGATIVE_MEAN)
     }
     for key, value in negative_mean.items():
-        if key not in ModelOutput._fields or value.ndim != 3 or len(value) != len(FINDINGS):
+        if key not in ModelOutput._fields or value.ndim != 3 or len(value) != len(metadata.findings):
             raise InputError(f"the mean CAM {key} in {path} has the shape {tuple(value.shape)}; train again")
     try:
         model.load_state_dict(state)
@@ -164,6 +178,30 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
             f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
         ) from error
     return model.eval(), replace(metadata, negative_mean=negative_mean or None)
+
+
+def require_findings(path: Path, *, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Refuse to train a file's model on a dataset with other findings.
+
+    Args:
+        path: the file, for the error.
+        found: findings of the file.
+        expected: findings of the dataset.
+
+    Raises:
+        InputError: names what differs.
+    """
+    if tuple(found) == tuple(expected):
+        return
+    parts = {
+        "only the file has": [name for name in found if name not in expected],
+        "only the data have": [name for name in expected if name not in found],
+    }
+    difference = ", ".join(f"{text} {', '.join(names)}" for text, names in parts.items() if names)
+    raise InputError(
+        f"{path} was trained on other findings than those of the data: {difference or 'their order differs'}; choose "
+        "another folder, or train again with overwrite=True (--overwrite), which replaces it"
+    )
 
 
 def best_path(folder: Path, name: str) -> Path:

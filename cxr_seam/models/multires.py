@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..findings import FINDINGS
+from ..findings import FINDINGS, check_findings
 from .backbones import LowLevelFeatures
 from .cam import make_pcm_input
 from .registry import build_pooling, build_refiner
@@ -58,8 +59,8 @@ class MergeBlock(nn.Module):
 class ModelOutput(NamedTuple):
     """Output of a model for a batch.
 
-    logits: (B, 14) before the sigmoid. cam: (B, 14, h, w) raw class activation maps, h = H / 8 for MultiRes models and
-    H / 32 for standard ones. refined: (B, 14, h, w) in [0, 1] from the refiner, None for a model without one.
+    logits: (B, K) before the sigmoid, K findings. cam: (B, K, h, w) raw class activation maps, h = H / 8 for MultiRes
+    models and H / 32 for standard ones. refined: (B, K, h, w) in [0, 1] from the refiner, None for a model without one.
     """
 
     logits: Tensor
@@ -71,15 +72,27 @@ class LocalizationModel(nn.Module):
     """Backbone, merge blocks, pooling, one classifier for the pooled vector and for every pixel, and a refiner.
 
     The logits are the classifier on the pooled features. The CAM is the same classifier, bias included, on the features
-    themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and a fifteenth output, "no finding": the
-    counts of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in
+    themselves (Sect. 4.1). A MultiRes model has merge blocks, a refiner and one more output, "no finding": the counts
+    of Table 4 contain this output, but no loss trains it, and logits and cam leave it out. Arguments as in
     `build.build_model`.
+
+    Attributes:
+        findings: names of the K findings, in the order of logits and maps.
     """
 
     def __init__(
-        self, backbone: nn.Module, *, multires: bool, gamma: float, background: str, pooling: str, refiner: str
+        self,
+        backbone: nn.Module,
+        *,
+        multires: bool,
+        gamma: float,
+        background: str,
+        pooling: str,
+        refiner: str,
+        findings: Sequence[str] = FINDINGS,
     ) -> None:
         super().__init__()
+        self.findings = check_findings(findings)
         self.backbone = backbone
         self.background = background
         self.freeze_bn_stats = True
@@ -90,9 +103,10 @@ class LocalizationModel(nn.Module):
             merges.append(MergeBlock(channels, fine, width=width))
             channels = merges[-1].channels
         self.merges = nn.ModuleList(merges)
-        self.classifier = nn.Conv2d(channels, len(FINDINGS) + (1 if multires else 0), kernel_size=1)
+        self.classifier = nn.Conv2d(channels, len(self.findings) + (1 if multires else 0), kernel_size=1)
         self.set_refiner(refiner)
-        self.pool = build_pooling(pooling, channels, gamma=gamma)  # last: other weights do not depend on the pooling
+        # last: other weights do not depend on the pooling
+        self.pool = build_pooling(pooling, channels, findings=len(self.findings), gamma=gamma)
 
     def set_refiner(self, name: str) -> None:
         """Replace the refiner by a new one, a name in `registry.REFINERS`; a standard model has none."""
@@ -104,14 +118,14 @@ class LocalizationModel(nn.Module):
     def forward(self, images: Tensor, *, maps: bool = True) -> ModelOutput:
         """Classify images (B, 3, H, W), normalised by `imagenet_normalise`; without `maps` compute only the logits."""
         features, low_level = self.forward_features(images)  # (B, C, h, w)
-        logits = self.pool_logits(features)  # (B, 14)
+        logits = self.pool_logits(features)  # (B, K)
         if not maps:
             return ModelOutput(logits, None, None)
-        cam = self.compute_cam(features)  # (B, 14 or 15, h, w)
+        cam, n = self.compute_cam(features), len(self.findings)  # (B, K or K + 1, h, w)
         refined = None
         if self.refiner is not None:
-            refined = self.refiner(features, make_pcm_input(cam), low_level=low_level)[:, : len(FINDINGS)]
-        return ModelOutput(logits, cam[:, : len(FINDINGS)], refined)
+            refined = self.refiner(features, make_pcm_input(cam, findings=n), low_level=low_level)[:, :n]
+        return ModelOutput(logits, cam[:, :n], refined)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:
         """Compute features (B, C, h, w) of images (B, 3, H, W), at stride 8 with merge blocks, else 32; and finer maps.
@@ -132,15 +146,15 @@ class LocalizationModel(nn.Module):
         return features, LowLevelFeatures(images, low_level)
 
     def pool_logits(self, features: Tensor) -> Tensor:
-        """Compute logits (B, 14) of features (B, C, h, w)."""
+        """Compute logits (B, K) of features (B, C, h, w)."""
         return self.pool(features, self.class_scores)
 
     def class_scores(self, features: Tensor) -> Tensor:
-        """Apply the classifier to each pixel: (B, C, h, w) -> (B, 14, h, w)."""
-        return self.classifier(features)[:, : len(FINDINGS)]
+        """Apply the classifier to each pixel: (B, C, h, w) -> (B, K, h, w)."""
+        return self.classifier(features)[:, : len(self.findings)]
 
     def compute_cam(self, features: Tensor) -> Tensor:
-        """Compute raw CAMs of features: (B, 14, h, w), or (B, 15, h, w) with the background "output", which is last."""
+        """Compute raw CAMs of features: (B, K, h, w), or (B, K + 1, h, w) with the background "output" as the last."""
         return self.classifier(features) if self.background == "output" else self.class_scores(features)
 
     def freeze_below(self, stride: int, *, train_head: bool = True, freeze_bn_stats: bool = True) -> None:

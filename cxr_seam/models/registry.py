@@ -12,7 +12,6 @@ from typing import get_args
 from torch import nn
 
 from ..errors import InputError
-from ..findings import FINDINGS
 from ..recipes import Pooling, Refiner
 from .pcm import PCM
 from .pooling import LogSumExpPool
@@ -21,13 +20,14 @@ POOLINGS = get_args(Pooling)
 REFINERS = get_args(Refiner)
 
 
-def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:
+def build_pooling(name: str, channels: int, *, findings: int, gamma: float) -> nn.Module:
     """Build a pooling.
 
     Args:
         name: one of `POOLINGS`. "lse" is the paper's; `strong` uses "pcam" (Ye et al. 2020); the paper names "lse_lba"
             (Yao et al. 2018), "attention" (Ilse et al. 2018) and "max_min" (Yan et al. 2018).
         channels: number of channels of the features.
+        findings: number of findings.
         gamma: sharpness of "lse", and initial sharpness of "lse_lba"; the others ignore it.
 
     Raises:
@@ -49,7 +49,7 @@ def build_pooling(name: str, channels: int, *, gamma: float) -> nn.Module:
         case "attention":
             from .extras.attention import GatedAttentionPool
 
-            return GatedAttentionPool(channels, len(FINDINGS))
+            return GatedAttentionPool(channels, findings)
         case "max_min":
             from .extras.max_min import MaxMinPool
 

@@ -33,7 +33,7 @@ def tta_forward(
         maps: see `LocalizationModel.forward`.
 
     Returns:
-        Logits (B, 14) and maps in the size that they have at the first scale. With the one scale 1 and no flip it is
+        Logits (B, K) and maps in the size that they have at the first scale. With the one scale 1 and no flip it is
         the unchanged output of the model.
     """
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]

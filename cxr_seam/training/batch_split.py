@@ -49,18 +49,20 @@ class BatchParams:
     """Random parameters and class weights of one whole batch; `params[2:4]` are those of two of its images.
 
     Attributes:
-        class_weights: (2, 14), see `losses.class_weights`; the same for every slice.
+        class_weights: (2, K), see `losses.class_weights`; the same for every slice.
+        known: see `losses.known_fraction`; the same for every slice.
         augmentation: of the images; None in validation.
         rotation: of the SEAM step; None in the classifier stage.
     """
 
     class_weights: Tensor
+    known: Tensor
     augmentation: AffineParams | None = None
     rotation: AffineParams | None = None
 
     def __getitem__(self, index: slice) -> BatchParams:
         augmentation, rotation = (p if p is None else p[index] for p in (self.augmentation, self.rotation))
-        return BatchParams(self.class_weights, augmentation, rotation)
+        return BatchParams(self.class_weights, self.known, augmentation, rotation)
 
 
 Batch = tuple[np.ndarray, BatchParams]

@@ -29,6 +29,7 @@ from ..models.checkpoint import (
     checkpoint_bytes,
     load_checkpoint,
     read_header,
+    require_findings,
 )
 from ..models.multires import LocalizationModel
 from ..recipes import Recipe
@@ -143,7 +144,7 @@ class CheckpointSaver(Callback):
     def save_state(self, trainer: Trainer) -> None:
         """Save a state and remove old ones."""
         name = state_name(trainer.recipe.name, epoch=trainer.epoch, batch=trainer.batch)
-        run = run_fingerprint(trainer.recipe, self.data)
+        run = run_fingerprint(trainer.recipe, self.data, trainer.train_set.findings)
         if self.writer.write(name, state_bytes(trainer, run)):
             self.has_state = True
             self.writer.prune(KEPT_STATES)
@@ -190,7 +191,7 @@ def fit(
     callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
     init_path = init_checkpoint(recipe, Path(output_dir))
     data = data_fingerprint(train_set, val_set, init_path=init_path)
-    run = run_fingerprint(recipe, data)
+    run = run_fingerprint(recipe, data, train_set.findings)
     files = RunFolder(output_dir, recipe.name, local_dir=local_dir)
     best, found, history = None, None, None
     if not overwrite:
@@ -232,7 +233,8 @@ def start_trainer(
 ) -> Trainer:
     """Build the trainer of a recipe, and continue from the state `found`, see `latest_state`."""
     set_seed(recipe.seed)
-    model = init_model(recipe, init_path, weights=recipe.weights if found is None else "none")
+    weights = recipe.weights if found is None else "none"
+    model = init_model(recipe, init_path, weights=weights, findings=train_set.findings)
     trainer = Trainer(make_objective(model, recipe), recipe, train_set)
     if found is not None:
         restore(trainer, *found)
@@ -303,7 +305,8 @@ def best_score(trainer: Trainer, best: Checkpoint) -> float:
 
 def warn_of_absent_findings(recipe: Recipe, train_set: ChestXrayDataset) -> None:
     """Warn of findings without a positive training image."""
-    absent = [name for name, shown in zip(FINDINGS, train_set.labels.any(axis=0), strict=True) if not shown]
+    shown = (train_set.labels == 1).any(axis=0)
+    absent = [name for name, is_shown in zip(train_set.findings, shown, strict=True) if not is_shown]
     if absent:
         warnings.warn(
             f"no training image of {recipe.name} shows {', '.join(absent)}; its probabilities and CAMs mean nothing",
@@ -311,20 +314,25 @@ def warn_of_absent_findings(recipe: Recipe, train_set: ChestXrayDataset) -> None
         )
 
 
-def init_model(recipe: Recipe, init_path: Path | None, *, weights: str) -> LocalizationModel:
+def init_model(
+    recipe: Recipe, init_path: Path | None, *, weights: str, findings: Sequence[str] = FINDINGS
+) -> LocalizationModel:
     """Build the model of a classifier stage, or load the one that a SEAM stage begins with.
 
     Args:
         recipe: that is trained.
         init_path: see `init_checkpoint`.
         weights: of a new model's backbone, see `build_model`.
+        findings: of the training images.
 
     Raises:
-        InputError: the weights or the checkpoint cannot be loaded, or the checkpoint has another classifier.
+        InputError: the weights or the checkpoint cannot be loaded, or the checkpoint has another classifier or other
+            findings.
     """
     if init_path is None:
-        return build_from_recipe(recipe, weights=weights)
+        return build_from_recipe(recipe, weights=weights, findings=findings)
     model, metadata = load_checkpoint(init_path)
+    require_findings(init_path, found=model.findings, expected=findings)
     for name in ("model", "pooling", "lse_gamma"):
         ours, theirs = getattr(recipe, name), getattr(metadata.recipe, name)
         if ours != theirs:

@@ -12,39 +12,55 @@ from ..models.cam import suppress_non_max
 def class_weights(labels: Tensor) -> Tensor:
     """Compute the class weights of a batch (Eq. 4, 5): beta_P = (P + N) / P and beta_N = (P + N) / N.
 
-    P and N are the numbers of positive and negative images of a class in the batch. A class without positives
-    (negatives) gets a finite weight for a term that is zero anyway.
+    P and N are the numbers of images of the batch in which a class is present and absent; images with an unknown label
+    of the class count for neither. A class without positives (negatives) gets a finite weight for a term that is zero
+    anyway.
 
     Args:
-        labels: (B, C), 0 or 1.
+        labels: (B, C), 0 or 1, NaN where unknown.
 
     Returns:
         (2, C) float: beta_P, beta_N.
     """
-    positives = labels.float().sum(dim=0)  # (C,)
-    counts = torch.stack([positives, len(labels) - positives])  # (2, C)
-    return len(labels) / counts.clamp_min(1)
+    labels = labels.float()
+    positives, known = labels.nan_to_num(0).sum(dim=0), (~labels.isnan()).sum(dim=0)  # (C,), (C,)
+    counts = torch.stack([positives, known - positives])  # (2, C)
+    return known / counts.clamp_min(1)
 
 
-def balanced_bce(logits: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
+def known_fraction(labels: Tensor) -> Tensor:
+    """Compute the fraction of the labels (B, C) that are known: a scalar above 0, also if none is.
+
+    A mean over the known labels of a batch is the mean over all, with 0 for the others, divided by this fraction. So
+    the means of parts of a batch add up to that of the batch, although the parts have different numbers of labels.
+    """
+    return (~labels.isnan()).sum().clamp_min(1) / labels.numel()
+
+
+def balanced_bce(
+    logits: Tensor, labels: Tensor, *, weights: Tensor | None = None, known: Tensor | None = None
+) -> Tensor:
     """Compute the multi-label cross-entropy with class weights (Eq. 3): mean over images and classes.
 
     l = beta_P * y * -log s(x) + beta_N * (1 - y) * -log(1 - s(x)). The paper prints a sum over classes; the authors'
-    program computes this mean.
+    program computes this mean. Unknown labels do not count.
 
     Args:
         logits: (B, C) float.
-        labels: (B, C), 0 or 1.
+        labels: (B, C), 0 or 1, NaN where unknown.
         weights: (2, C), see `class_weights`; by default those of these labels.
+        known: see `known_fraction`; by default that of these labels.
 
     Returns:
         A scalar, finite for finite logits.
     """
     logits, labels = logits.float(), labels.float()
     positive, negative = class_weights(labels) if weights is None else weights  # (C,), (C,)
+    known = known_fraction(labels) if known is None else known
+    is_known, labels = ~labels.isnan(), labels.nan_to_num(0)
     # -log s(x) = softplus(-x): exact where the sigmoid itself would round to 0 or 1.
     loss = positive * labels * F.softplus(-logits) + negative * (1 - labels) * F.softplus(logits)  # (B, C)
-    return loss.mean()
+    return (loss * is_known).mean() / known
 
 
 def ohem_mean(loss: Tensor, *, fraction: float, valid: Tensor) -> Tensor:
@@ -77,7 +93,7 @@ def ecr_loss(
 
     The paper prints a minus between the two norms. It would reward disagreement; SEAM (Wang et al. 2020) and the
     authors' program add them. The unrefined CAMs are targets: they are detached, and at each pixel only the largest
-    channel is kept. All maps are (B, 15, H, W) in [0, 1], normalised and multiplied by the image's labels (label of
+    channel is kept. All maps are (B, K + 1, H, W) in [0, 1], normalised and multiplied by the image's labels (label of
     the background: 1).
 
     Args:
@@ -91,23 +107,26 @@ def ecr_loss(
     Returns:
         A scalar; 0 if the refined CAMs equal the targets on the selected pixels.
     """
-    first = (suppress_non_max(cam_of_warped.detach()) - warped_refined).abs()  # (B, 15, H, W)
-    second = (suppress_non_max(warped_cam.detach()) - refined_of_warped).abs()  # (B, 15, H, W)
+    first = (suppress_non_max(cam_of_warped.detach()) - warped_refined).abs()  # (B, K + 1, H, W)
+    second = (suppress_non_max(warped_cam.detach()) - refined_of_warped).abs()  # (B, K + 1, H, W)
     return sum(ohem_mean(loss, fraction=ohem_fraction, valid=valid) for loss in (first, second))
 
 
-def msml_loss(refined: Tensor, labels: Tensor, *, valid: Tensor | None = None) -> Tensor:
+def msml_loss(refined: Tensor, labels: Tensor, *, valid: Tensor | None = None, known: Tensor | None = None) -> Tensor:
     """Compute the multi-label soft margin loss of globally averaged refined CAMs (MSML, Sect. 4.4).
 
     Args:
-        refined: (B, 14, H, W) refined CAMs of the findings.
-        labels: (B, 14), 0 or 1.
+        refined: (B, K, H, W) refined CAMs of the findings.
+        labels: (B, K), 0 or 1; NaN where unknown, which does not count.
         valid: (B, 1, H, W) bool, the pixels to average; by default all.
+        known: see `known_fraction`; by default that of these labels.
 
     Returns:
         A scalar.
     """
     valid = torch.ones_like(refined[:, :1]) if valid is None else valid
     pixels = valid.sum(dim=(-2, -1)).clamp_min(1)  # (B, 1)
-    pooled = (refined * valid).sum(dim=(-2, -1)) / pixels  # (B, 14)
-    return F.multilabel_soft_margin_loss(pooled, labels.float())
+    pooled = (refined * valid).sum(dim=(-2, -1)) / pixels  # (B, K)
+    is_known = (~labels.isnan()).float()
+    known = known_fraction(labels) if known is None else known
+    return F.multilabel_soft_margin_loss(pooled, labels.float().nan_to_num(0), weight=is_known) / known

@@ -1,8 +1,8 @@
 """The objective of each stage: a module that computes the loss of a batch from the model.
 
-`forward(images, labels, *, class_weights, rotation)` returns a dictionary of scalars, means over the images: "loss" and
-its terms; and "logits" (B, 14) if the stage trains the classifier. `score(record)` is the quantity of an epoch that
-selects the best checkpoint, the higher the better.
+`forward(images, labels, *, class_weights, rotation, known)` returns a dictionary of scalars, means over the images:
+"loss" and its terms; and "logits" (B, K) if the stage trains the classifier. `score(record)` is the quantity of an
+epoch that selects the best checkpoint, the higher the better.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class ClassifierObjective(nn.Module):
         auc = record["validation_auc"]
         return -math.inf if auc is None else auc
 
-    def forward(self, images: Tensor, labels: Tensor, *, class_weights: Tensor, **_: object) -> dict[str, Tensor]:
-        """Classify (B, 3, H, W) images; `class_weights` (2, 14) are those of the whole batch."""
-        logits = self.model(images, maps=False).logits  # (B, 14)
-        return {"loss": balanced_bce(logits, labels, weights=class_weights), "logits": logits}
+    def forward(
+        self, images: Tensor, labels: Tensor, *, class_weights: Tensor, known: Tensor | None = None, **_: object
+    ) -> dict[str, Tensor]:
+        """Classify (B, 3, H, W) images; `class_weights` (2, K) and `known` are those of the whole batch."""
+        logits = self.model(images, maps=False).logits  # (B, K)
+        return {"loss": balanced_bce(logits, labels, weights=class_weights, known=known), "logits": logits}
 
 
 def make_objective(model: LocalizationModel, recipe: Recipe) -> ClassifierObjective | SeamObjective:

@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 from ..data.dataset import ChestXrayDataset
 from ..errors import InputError
-from ..models.checkpoint import TrainingData, read_header
+from ..findings import FINDINGS
+from ..models.checkpoint import TrainingData, read_header, require_findings
 from ..recipes import Recipe, recipe_to_dict
 from .trainer import Trainer
 
@@ -72,20 +73,22 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def run_fingerprint(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
-    """Identify a run: all fields of its recipe and of its data, with dots in the names of nested fields."""
-    return flatten(recipe_to_dict(recipe) | asdict(data))
+def run_fingerprint(recipe: Recipe, data: TrainingData, findings: Sequence[str]) -> dict[str, Any]:
+    """Identify a run: its findings, and all fields of its recipe and its data, nested ones with dots in their names."""
+    return flatten(recipe_to_dict(recipe) | asdict(data) | {"findings": list(findings)})
 
 
 def require_same_run(path: Path, *, found: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> None:
     """Refuse a file of another run.
 
     Raises:
-        InputError: names the file and every field that differs.
+        InputError: names the file and every field that differs. A file without findings is one with NIH's.
     """
     way_out = "choose another folder, or train again with overwrite=True (--overwrite), which replaces it"
     if found is None:
         raise InputError(f"{path} does not contain what it was trained on; {way_out}")
+    found = {"findings": list(FINDINGS), **found}
+    require_findings(path, found=found["findings"], expected=expected["findings"])
     values = {key: (found.get(key, "missing"), expected.get(key, "missing")) for key in {**found, **expected}}
     different = [f"{key} is {old} in the file and {new} now" for key, (old, new) in values.items() if old != new]
     if different:

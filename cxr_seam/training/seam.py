@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data.transforms import AffineParams, affine_warp, pad_value, valid_mask
-from ..findings import FINDINGS
 from ..models.cam import append_background, make_pcm_input, max_normalise
 from ..models.multires import LocalizationModel
 from ..recipes import SeamStage
@@ -24,7 +23,7 @@ from .losses import ecr_loss, msml_loss
 
 
 class SiameseOutput(NamedTuple):
-    """CAMs of both branches (B, 14 or 15, h, w), and the rotated images."""
+    """CAMs of both branches (B, K or K + 1, h, w), and the rotated images."""
 
     cam: Tensor  # raw, of the images
     refined: Tensor  # by the PCM
@@ -60,13 +59,14 @@ class SeamObjective(nn.Module):
             valid: (B, 1, h, w) bool for rotated images, None for the original ones.
 
         Returns:
-            The raw CAM (B, 14 or 15, h, w), see `LocalizationModel.compute_cam`, and the refined CAM (B, 15, h, w).
+            The raw CAM (B, K or K + 1, h, w), see `LocalizationModel.compute_cam`; the refined CAM (B, K + 1, h, w).
         """
         with torch.no_grad():
             features, low_level = self.model.forward_features(images)  # (B, C, h, w)
-            cam = self.model.compute_cam(features).float()  # (B, 14, h, w)
+            cam = self.model.compute_cam(features).float()  # (B, K or K + 1, h, w)
         cam = cam if valid is None else cam * valid
-        refined = self.model.refiner(features, make_pcm_input(cam), valid=valid, low_level=low_level)
+        prepared = make_pcm_input(cam, findings=len(self.model.findings))
+        refined = self.model.refiner(features, prepared, valid=valid, low_level=low_level)
         return cam, refined if valid is None else refined * valid
 
     def forward_branches(self, images: Tensor, rotation: AffineParams) -> SiameseOutput:
@@ -77,19 +77,24 @@ class SeamObjective(nn.Module):
         warped_images = affine_warp(images - black, rotation) + black
         return SiameseOutput(cam, refined, *self.forward_branch(warped_images, valid=valid), valid, warped_images)
 
-    def forward(self, images: Tensor, labels: Tensor, *, rotation: AffineParams, **_: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, rotation: AffineParams, known: Tensor | None = None, **_: object
+    ) -> dict[str, Tensor]:
         """Compare the CAMs of the images with those of the rotated images.
+
+        A finding whose label is unknown counts as absent where maps are masked (ECR) and does not count in MSML.
 
         Args:
             images: (B, 3, H, W) normalised.
-            labels: (B, 14), 0 or 1.
+            labels: (B, K), 0 or 1, NaN where unknown.
             rotation: of the B images.
+            known: of the whole batch, see `losses.known_fraction`.
 
         Returns:
             "loss" (Eq. 7) and its terms "ecr" (Eq. 6) and "msml": scalars, means over the images.
         """
         cam, refined, cam_of_warped, refined_of_warped, valid, _ = self.forward_branches(images, rotation)
-        labels_map = labels[:, :, None, None]  # (B, 14, 1, 1)
+        labels_map = labels.nan_to_num(0)[:, :, None, None]  # (B, K, 1, 1)
         ecr = ecr_loss(
             warped_cam=affine_warp(with_background(cam, labels_map), rotation),
             warped_refined=affine_warp(mask_by_labels(refined, labels_map), rotation),
@@ -98,17 +103,19 @@ class SeamObjective(nn.Module):
             valid=valid,
             ohem_fraction=self.stage.ohem_fraction,
         )
-        n = len(FINDINGS)
-        msml = 0.5 * (msml_loss(refined[:, :n], labels) + msml_loss(refined_of_warped[:, :n], labels, valid=valid))
+        refined, refined_of_warped = (maps[:, : len(self.model.findings)] for maps in (refined, refined_of_warped))
+        msml = 0.5 * (
+            msml_loss(refined, labels, known=known) + msml_loss(refined_of_warped, labels, valid=valid, known=known)
+        )
         return {"loss": self.stage.msml_weight * msml + self.stage.ecr_weight * ecr, "ecr": ecr, "msml": msml}
 
 
 def with_background(cam: Tensor, labels: Tensor) -> Tensor:
-    """Normalise CAMs (B, 14 or 15, h, w), mask them by the labels and append the background: (B, 15, h, w)."""
-    return append_background(mask_by_labels(cam, labels))
+    """Normalise CAMs (B, K or K + 1, h, w), mask them by the labels, append the background: (B, K + 1, h, w)."""
+    return append_background(mask_by_labels(cam, labels), findings=labels.shape[1])
 
 
 def mask_by_labels(cam: Tensor, labels: Tensor) -> Tensor:
-    """Divide CAMs (B, 14 or 15, h, w) by their maximum and multiply them by the labels (B, 14, 1, 1), background: 1."""
-    labels = torch.cat([labels, torch.ones_like(labels[:, :1])], dim=1)  # (B, 15, 1, 1)
+    """Divide CAMs (B, K or K + 1, h, w) by their maximum, multiply them by labels (B, K, 1, 1), background: 1."""
+    labels = torch.cat([labels, torch.ones_like(labels[:, :1])], dim=1)  # (B, K + 1, 1, 1)
     return max_normalise(cam) * labels[:, : cam.shape[1]]

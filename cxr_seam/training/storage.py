@@ -88,7 +88,7 @@ class RunFolder:
         if path is None:
             return None
         metadata = read_header(path)
-        found = None if metadata.data is None else run_fingerprint(metadata.recipe, metadata.data)
+        found = None if metadata.data is None else run_fingerprint(metadata.recipe, metadata.data, metadata.findings)
         require_same_run(path, found=found, expected=run)
         return metadata
 

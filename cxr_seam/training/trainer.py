@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..metrics.classification import classification_table
 from ..recipes import Recipe
 from .batch_split import BatchParams, BatchSplit, check_environment, optimiser_step, prepare_for_processes
-from .losses import class_weights
+from .losses import class_weights, known_fraction
 from .optim import make_optimiser, make_schedule
 
 CHECK_EVERY = {"cpu": 1, "cuda": 32}
@@ -126,9 +126,10 @@ class Trainer:
         self, dataset: ChestXrayDataset, indices: np.ndarray, generator: torch.Generator, *, augment: bool = True
     ) -> BatchParams:
         """Sample the random parameters of a whole batch and compute its class weights (Eq. 4, 5)."""
-        recipe, n = self.recipe, len(indices)
+        recipe, n, labels = self.recipe, len(indices), torch.from_numpy(dataset.labels[indices])
         return BatchParams(
-            class_weights(torch.from_numpy(dataset.labels[indices])),
+            class_weights(labels),
+            known_fraction(labels),
             sample_augmentation(n, recipe.augmentation, generator=generator) if augment else None,
             sample_rotation(n, recipe.seam_stage.rotation_degrees, generator=generator) if recipe.seam_stage else None,
         )
@@ -137,16 +138,16 @@ class Trainer:
         self, objective: nn.Module, dataset: ChestXrayDataset, indices: np.ndarray, params: BatchParams
     ) -> dict[str, Tensor]:
         """Compute the losses of some images of a dataset: means over the images, see `objectives`."""
-        images, labels, weights = (
+        images, labels, weights, known = (
             values.to(self.accelerator.device, non_blocking=True)
-            for values in (*dataset.load(indices), params.class_weights)
+            for values in (*dataset.load(indices), params.class_weights, params.known)
         )
         size = self.recipe.image_size
         if params.augmentation is None:
             images = eval_transform(images, size=size)  # (B, 1, S, S) uint8 to (B, 3, size, size)
         else:
             images = train_transform(images, params.augmentation, size=size)
-        return objective(images, labels, class_weights=weights, rotation=params.rotation)
+        return objective(images, labels, class_weights=weights, rotation=params.rotation, known=known)
 
     def check_losses(self) -> None:
         """Stop the training if a loss is NaN or infinite.
@@ -200,7 +201,7 @@ class Trainer:
         """
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         total = torch.zeros((), device=self.accelerator.device)
-        logits = torch.zeros(val_set.labels.shape, device=self.accelerator.device)  # (N, 14)
+        logits = torch.zeros(val_set.labels.shape, device=self.accelerator.device)  # (N, K)
         compute = partial(self.compute_losses, self.module.eval(), val_set)
         for batch in BatchSampler(len(val_set), self.recipe.stage.batch_size).batches():
             params = self.sample_params(val_set, batch, generator, augment=False)
@@ -215,5 +216,6 @@ class Trainer:
             )
         if self.recipe.seam_stage is None:
             logits = self.split.sum(logits)  # each process has computed some rows
-            auc = float(classification_table(val_set.labels, logits.cpu().numpy())["auc"].mean())
+            table = classification_table(val_set.labels, logits.cpu().numpy(), findings=val_set.findings)
+            auc = float(table["auc"].mean())
         return {"validation_loss": loss, "validation_auc": None if math.isnan(auc) else auc}

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
-from ..findings import FINDINGS, XYWH
+from ..findings import XYWH
 from ..inference.predictor import Prediction, Predictor
 from ..io import WriteError, atomic_write, is_name_refused, readable, user_path
 from .examples import prediction_png
@@ -146,7 +146,7 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
 def prediction_text(prediction: Prediction) -> str:
     """Format probability, decision and best box of each finding, one line each, then the warnings."""
     lines = ["Probability, decision, best box in pixels of the image (x, y, width, height)"]
-    for finding in prediction.top_k(len(FINDINGS)):
+    for finding in prediction.top_k(len(prediction.probabilities)):
         box = ", ".join(f"{value:.0f}" for value in prediction.boxes_of(finding)[:1].ravel()) or "none"
         lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {prediction.decision(finding)}, box {box}")
     return "\r\n".join([*lines, *(f"Warning: {warning}" for warning in prediction.image_warnings)])

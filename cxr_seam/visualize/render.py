@@ -51,13 +51,15 @@ class Bars(NamedTuple):
 
     Attributes:
         title: name of the model.
-        probabilities: (14,) in [0, 1].
-        thresholds: (14,) in [0, 1]; a finding counts as present from its threshold on. NaN: no threshold.
+        probabilities: (K,) in [0, 1].
+        thresholds: (K,) in [0, 1]; a finding counts as present from its threshold on. NaN: no threshold.
+        findings: names of the K findings, the same for all models.
     """
 
     title: str
     probabilities: np.ndarray
     thresholds: np.ndarray
+    findings: tuple[str, ...] = FINDINGS
 
 
 def render_png(
@@ -100,7 +102,7 @@ def render_png(
         bars_left = 2 * MARGIN + width if attention and not narrow else MARGIN
         bars_top = bottom if narrow else row_height + FOOT
         right = max(right, bars_left - MARGIN + MIN_BAR_WIDTH)
-        bottom = max(bottom, bars_top + HEAD + BAR_ROW * len(FINDINGS))
+        bottom = max(bottom, bars_top + HEAD + BAR_ROW * len(bars[0].findings))
     canvas = Image.new("RGB", (right + MARGIN, bottom + (MARGIN if attention or bars else 0)), DARK)
     draw = ImageDraw.Draw(canvas)
     for index, panel in enumerate(every_panel):
@@ -179,7 +181,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, i
         write_text(draw, (x + 18, top + 38), model.title, size=12, colour=MUTED)
         x += 40 + 7 * len(model.title)
     height = (BAR_ROW - 4) // len(bars)
-    for row, finding in enumerate(FINDINGS):
+    for row, finding in enumerate(bars[0].findings):
         row_top = top + HEAD + row * BAR_ROW
         middle = row_top + BAR_ROW // 2
         if finding == selected:

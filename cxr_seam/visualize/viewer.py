@@ -21,7 +21,7 @@ from ..data.image_io import resize_square
 from ..data.transforms import eval_transform
 from ..errors import InputError
 from ..evaluation.results import REFINED
-from ..findings import FINDINGS, canonical_finding
+from ..findings import canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
@@ -82,7 +82,8 @@ class Controls:
         patients = sorted({example.patient_id for example in examples if example.patient_id is not None})
         options = [("all patients", ALL_PATIENTS), *((str(patient), patient) for patient in patients)]
         self.patient = menu("Patient", "Patient of the images", options=options)
-        self.finding = menu("Finding", "Finding of the heat maps and boxes", options=FINDINGS, value=finding)
+        findings = findings_of(examples[0])
+        self.finding = menu("Finding", "Finding of the heat maps and boxes", options=findings, value=finding)
         self.image = menu("Image", "Image to show, with its labels", options=[("", 0)])
         text = "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q"
         recipe_q = next(iter(examples[0].outputs.values())).options.threshold
@@ -165,7 +166,9 @@ class Viewer(Controls):
         self._heatmap, self._embedding = lru_cache(maxsize=8)(Example.heatmap), lru_cache(maxsize=1)(pcm_embedding)
         self._busy, self._lock = False, RLock()
         first = self.examples[0]
-        finding = canonical_finding(finding or next(iter([*first.true_boxes["finding"], *first.labels, *FINDINGS])))
+        findings = findings_of(first)
+        finding = finding or next(iter([*first.true_boxes["finding"], *first.labels, *findings]))
+        finding = canonical_finding(finding, findings)
         options = {"with_pcm": self._pcm is not None, "with_upload": bool(self._predictors)}
         super().__init__(self.examples, finding=finding, **options)
         for control in self.all:
@@ -288,6 +291,11 @@ class Viewer(Controls):
         display(self.widget, Javascript(NAME_SLIDERS))
 
 
+def findings_of(example: Example) -> tuple[str, ...]:
+    """Return the findings of an example's models, which are the same for all of them."""
+    return next(iter(example.outputs.values())).options.findings
+
+
 def make_bars(example: Example) -> list[Bars]:
     """Make the bars; models with the same probabilities (MultiRes with and without PCM) share bars."""
     bars: list[Bars] = []
@@ -295,7 +303,7 @@ def make_bars(example: Example) -> list[Bars]:
         if bars and np.array_equal(output.probabilities, bars[-1].probabilities):
             bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
         else:
-            bars.append(Bars(model, output.probabilities, output.thresholds))
+            bars.append(Bars(model, output.probabilities, output.thresholds, output.options.findings))
     return bars
 
 
@@ -311,7 +319,7 @@ def describe(example: Example, finding: str, panels: Sequence[Panel]) -> str:
     models = []
     for panel in panels:
         probability = example.probability(panel.title, finding)
-        threshold = example.outputs[panel.title].thresholds[FINDINGS.index(finding)]
+        threshold = example.outputs[panel.title].thresholds[findings_of(example).index(finding)]
         decision = f", {'present' if probability >= threshold else 'absent'} (threshold {threshold:.2f})"
         boxes = panel.caption.split("\n")[1]
         models.append(f"{panel.title}: {probability:.2f}{'' if np.isnan(threshold) else decision}, {boxes}")

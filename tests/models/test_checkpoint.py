@@ -85,6 +85,41 @@ def test_tensor_names_and_header_keys_are_plain(model, tmp_path):
     assert header["data"]["cache_size"] == 128
 
 
+@pytest.mark.parametrize("name", ["tiny", "multires_tiny"])
+def test_model_of_other_findings_survives(name, tmp_path):
+    findings, thresholds = ("Bruch der Rippe", "fluid"), {"fluid": 0.5, "Bruch der Rippe": None}
+    recipe = get_recipe(name)
+    model = build_model(recipe.model, weights="none", findings=findings).eval()
+    metadata = Checkpoint(recipe, findings=findings, thresholds=thresholds)
+    loaded, found = load_checkpoint(save_checkpoint(tmp_path / "m.safetensors", model, metadata=metadata))
+    assert loaded.findings == found.findings == findings and found.thresholds == thresholds
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert [output.shape[1] for output in loaded(images) if output is not None] == [2] * (3 if loaded.merges else 2)
+        for ours, theirs in zip(loaded(images), model(images), strict=True):
+            assert ours is theirs is None or torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.pop("findings"),
+        lambda header: header.update(findings=[]),
+        lambda header: header.update(findings=["Mass", "Mass"]),
+        lambda header: header.update(findings=["Mass", ""]),
+        lambda header: header.update(findings="Mass"),
+        lambda header: header.update(findings=[1, 2]),
+        lambda header: header.update(thresholds={"Fracture": 0.5}),
+        lambda header: header.update(findings=header["findings"][:13]),  # the weights have fourteen outputs
+    ],
+)
+def test_header_with_wrong_findings_is_refused(change, model, tmp_path):
+    path = save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(RECIPE))
+    rewrite_header(path, change)
+    with pytest.raises(InputError, match="m.safetensors"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("old", [2, None])
 def test_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(model, tmp_path, old):
     path = save_checkpoint(tmp_path / "old.safetensors", model, metadata=Checkpoint(RECIPE))

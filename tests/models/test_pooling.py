@@ -73,7 +73,7 @@ def slow_weighted(features, score, weights):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_pooling_of_constant_map_is_its_score(name):
     _, score = example()
-    pool = build_pooling(name, CHANNELS, gamma=10.0)
+    pool = build_pooling(name, CHANNELS, findings=FINDINGS, gamma=10.0)
     value = torch.rand(3, CHANNELS, 1, 1)
     expected = score(value).flatten(1) * (1.7 if name == "max_min" else 1.0)  # 1 + alpha
     assert torch.allclose(pool(value.expand(-1, -1, 5, 4), score), expected, atol=1e-5)
@@ -82,7 +82,7 @@ def test_pooling_of_constant_map_is_its_score(name):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_pooling_ignores_pixel_order_and_gradients_reach_everything(name):
     features, score = example()
-    pool = build_pooling(name, CHANNELS, gamma=10.0)
+    pool = build_pooling(name, CHANNELS, findings=FINDINGS, gamma=10.0)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     shuffled = features.flatten(2)[:, :, order].reshape(features.shape)
     assert torch.allclose(pool(shuffled, score), pool(features, score), atol=1e-5)

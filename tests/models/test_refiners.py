@@ -168,7 +168,7 @@ def test_refiner_changes_nothing_else_of_a_model(name):
                 models[1].freeze_all_but_refiner()
         else:
             features, low_level = models[1].forward_features(images)
-            refined = models[1].refiner(features, make_pcm_input(output.cam), low_level=low_level)
+            refined = models[1].refiner(features, make_pcm_input(output.cam, findings=14), low_level=low_level)
             assert torch.equal(output.refined, refined[:, :14]) and output.refined.shape == output.cam.shape
 
 

@@ -6,7 +6,9 @@ import torch
 
 from cxr_seam.training.losses import (
     balanced_bce,
+    class_weights,
     ecr_loss,
+    known_fraction,
     msml_loss,
     ohem_mean,
 )
@@ -58,6 +60,58 @@ def test_both_sides_of_a_class_weigh_the_same():
     labels[0] = 1
     balanced_bce(bias.expand(32, 1), labels).backward()
     assert bias.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+NAN = math.nan
+
+
+def test_class_weights_of_known_labels_by_hand():
+    labels = torch.tensor([[1.0, 0.0, NAN], [0.0, NAN, NAN], [NAN, 0.0, NAN], [0.0, 0.0, NAN]])
+    # class 1: one of three known images is positive; class 2: three negatives; class 3: nothing is known
+    assert class_weights(labels).tolist() == [[3.0, 3.0, 0.0], [1.5, 1.0, 0.0]]
+
+
+def test_balanced_bce_of_known_labels_by_hand():
+    labels = torch.tensor([[1.0, NAN], [0.0, NAN], [NAN, 0.0]])
+    logits = torch.tensor([[0.0, 9.0], [0.0, -9.0], [5.0, 0.0]], requires_grad=True)
+    loss = balanced_bce(logits, labels)
+    # class 1: weights 2 and 2 of two known images; class 2: weight 1 of one; three known labels with log 2 each
+    assert loss.item() == pytest.approx((2 + 2 + 1) * math.log(2) / 3, rel=1e-6)
+    loss.backward()
+    # derivative of softplus at 0: 1/2
+    assert logits.grad.flatten().tolist() == pytest.approx([-1 / 3, 0, 1 / 3, 0, 0, 1 / 6], rel=1e-6)
+
+
+def test_msml_of_known_labels_by_hand():
+    refined = torch.tensor([[0.0, 7.0], [0.0, 0.0]])[:, :, None, None]
+    labels = torch.tensor([[1.0, NAN], [NAN, 0.0]])
+    assert msml_loss(refined, labels).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert msml_loss(refined, torch.tensor([[1.0, 0.0], [NAN, NAN]])).item() == pytest.approx(
+        (math.log(2) + math.log(1 + math.exp(7))) / 2, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("function", [balanced_bce, lambda x, y, **known: msml_loss(x[:, :, None, None], y, **known)])
+def test_losses_without_known_labels_are_zero(function):
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = function(logits, torch.full((2, 3), NAN))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def test_parts_of_a_batch_add_up_to_its_loss():
+    """Three images have 4, 1 and 2 known labels; a mean over each part's own labels would weight them differently."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(3, 4, generator=generator), torch.eye(4)[:3]
+    labels[1, 1:], labels[2, :2] = NAN, NAN
+    weights, known = class_weights(labels), known_fraction(labels)
+    assert known.item() == pytest.approx(7 / 12)
+    for loss in (
+        lambda part: balanced_bce(logits[part], labels[part], weights=weights, known=known),
+        lambda part: msml_loss(logits[part][:, :, None, None], labels[part], known=known),
+    ):
+        parts = sum(loss(slice(i, i + 1)).item() / 3 for i in range(3))
+        assert parts == pytest.approx(loss(slice(3)).item(), rel=1e-6)
 
 
 def test_hard_pixel_mean_by_hand():

@@ -7,6 +7,7 @@ from torch import nn
 
 from cxr_seam.data.transforms import rotation_params, sample_rotation, valid_mask
 from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
 from cxr_seam.models.build import build_model
 from cxr_seam.models.pcm import LowLevelFeatures
 from cxr_seam.recipes import SeamStage
@@ -48,7 +49,7 @@ def test_weights_of_equation_7():
 class HandModel(nn.Module):
     """A model with a 2 x 2 CAM that turns with the image; its refiner halves the maps that it is given."""
 
-    background = "one_minus_max"
+    background, findings = "one_minus_max", FINDINGS
 
     def freeze_all_but_refiner(self):
         """There is nothing to freeze."""

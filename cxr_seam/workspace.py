@@ -14,11 +14,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .data.archives import is_zip, unpack_tables
+from .data.archives import is_zip, name_by_stem, unpack_tables
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
+from .data.layouts import READERS, detect_layout, load_dataset
 from .data.layouts.base import DatasetMetadata
-from .data.layouts.nih import load_metadata
 from .data.split import train_val_split
 from .device import select_device
 from .errors import InputError
@@ -63,8 +63,9 @@ class Workspace:
     """The data, the recipes and the folders of one run.
 
     Attributes:
-        data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with NIH's tables and images, of a zip
-            archive of them, or of a folder of zip archives; the tables may also lie beside the archives.
+        data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with the tables and images of a dataset in a
+            layout of `data.layouts`. With NIH's layout also that of a zip archive of them, or of a folder of zip
+            archives; the tables may also lie beside the archives.
         folder: the absolute path of that folder or archive; None for synthetic and downloaded data.
         recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.
         output_dir: folder for models, figures and results; on Colab it may be on Google Drive.
@@ -216,7 +217,14 @@ class Workspace:
                 write_demo_data(self.data_dir, patients=DEMO_PATIENTS[self.data])
             return prepare(self.data_dir / "images", cache_folder, size=size)
         elif cache_folder.parent != self.folder:
-            return prepare(image_folders(self.folder), cache_folder, size=size)
+            layout = detect_layout(self.metadata_folder)
+            sources = image_folders(self.folder, layout)
+            if READERS[layout].IMAGE_NAME is name_by_stem:
+                return prepare(sources, cache_folder, size=size)
+            if self.metadata_folder != self.folder:
+                raise InputError(f"{self.folder} has the layout {layout} in an archive; unpack it and give the folder")
+            names = frozenset(self.metadata().images.index)
+            return prepare(sources, cache_folder, size=size, names=names, image_name=READERS[layout].IMAGE_NAME)
         return ImageCache.open(cache_folder)
 
     def cache(self) -> ImageCache:
@@ -229,17 +237,18 @@ class Workspace:
             self._check_folder(folder)
         if not self.cache_folder.exists():
             raise InputError(
-                f"no images in {self.cache_folder}; run prepare_data() or notebook 01 (a new Colab runtime is empty)"
+                f"no images in {self.cache_folder}; run prepare_data(), python -m cxr_seam download, or notebook 01 (a "
+                "new Colab runtime is empty)"
             )
         return ImageCache.open(self.cache_folder)
 
     def metadata(self) -> DatasetMetadata:
-        """Read NIH's tables.
+        """Read the tables of the dataset; its layout is detected.
 
         Raises:
-            InputError: see `nih.load_metadata`.
+            InputError: see `layouts.load_dataset`.
         """
-        return load_metadata(self.metadata_folder)
+        return load_dataset(self.metadata_folder)
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """Select the training and the validation images by the recipe's split."""
@@ -260,9 +269,10 @@ class Workspace:
         return ChestXrayDataset(cache, metadata, image_index=[name for name in metadata.test if name in cache])
 
     def boxed_dataset(self) -> ChestXrayDataset:
-        """Return the images with true boxes that are in the cache; all of them are test images."""
+        """Return the test images with true boxes that are in the cache; no box of another image is used anywhere."""
         cache, metadata = self.cache(), self.metadata()
-        names = [name for name in dict.fromkeys(metadata.boxes["image_index"]) if name in cache]
+        test = set(metadata.test)
+        names = [name for name in dict.fromkeys(metadata.boxes["image_index"]) if name in test and name in cache]
         return ChestXrayDataset(cache, metadata, image_index=names)
 
     def _check_folder(self, folder: Path) -> None:
@@ -296,10 +306,10 @@ def mount_drive() -> Path:
     return DRIVE / "MyDrive" / "cxr-seam"
 
 
-def image_folders(folder: Path) -> list[Path]:
-    """Return the image folders in a folder with NIH's tables: `images` and `images_256`, or else the folder itself.
+def image_folders(folder: Path, layout: str) -> list[Path]:
+    """Return the image folders of a dataset: those of its layout that exist, or else the folder itself.
 
-    Originals come first, so that the larger of two copies of an image is used.
+    Of NIH's the originals come first, so that the larger of two copies of an image is used.
     """
-    named = [folder / name for name in ("images", "images_256") if (folder / name).is_dir()]
+    named = [folder / name for name in READERS[layout].IMAGE_FOLDERS if (folder / name).is_dir()]
     return named or [folder]

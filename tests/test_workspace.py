@@ -166,10 +166,11 @@ def test_datasets_follow_official_lists(demo_folder: Path, tmp_path: Path) -> No
 
 
 def test_image_folders(tmp_path: Path) -> None:
-    assert image_folders(tmp_path) == [tmp_path]
+    assert image_folders(tmp_path, "nih") == image_folders(tmp_path, "rsna") == [tmp_path]
     for name in ("images_256", "images", "images_128"):
         (tmp_path / name).mkdir()
-    assert image_folders(tmp_path) == [tmp_path / "images", tmp_path / "images_256"]
+    assert image_folders(tmp_path, "nih") == [tmp_path / "images", tmp_path / "images_256"]
+    assert image_folders(tmp_path, "simple") == [tmp_path / "images"]
 
 
 def test_recipe_by_role_and_name() -> None:

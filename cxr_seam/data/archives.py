@@ -40,7 +40,7 @@ class ArchiveImage:
     """One file of a source.
 
     Attributes:
-        image_index: name of the image as in NIH's tables: the file's name with the suffix ".png".
+        image_index: name of the image in the cache, see `open_sources`.
         location: path, or archive and path inside it, for messages.
         data: path of the file to read, or its bytes; None if the file is no image.
         problem: the reason why it could not be read, or an empty string.
@@ -70,20 +70,41 @@ class Source:
     iter_files: Callable[[Callable[[str], bool]], Iterator[ArchiveImage]]
 
 
-def open_sources(path: str | os.PathLike[str]) -> list[Source]:
+ImageName = Callable[[PurePosixPath], str]
+"""Names an image by its path below a folder or in an archive."""
+
+
+def name_by_stem(path: PurePosixPath) -> str:
+    """Name an image as NIH's tables do, wherever it lies: "images/00000001_000.jpg" is "00000001_000.png"."""
+    # Names of DICOM files, such as "1.2.840.113619", often have no suffix.
+    return f"{path.name if path.suffix[1:].isdigit() else path.stem}.png"
+
+
+def name_by_path(path: PurePosixPath) -> str:
+    """Name an image by its path: "train/patient00001/study1/view1_frontal.jpg"."""
+    return path.as_posix()
+
+
+def open_sources(path: str | os.PathLike[str], *, image_name: ImageName = name_by_stem) -> list[Source]:
     """Open an archive, or a folder and the archives in it (`ARCHIVE_SUFFIXES`).
+
+    Args:
+        path: the archive or folder.
+        image_name: names the images.
 
     Raises:
         InputError: the path is missing, or neither a folder nor a tar or zip archive.
     """
     path = user_path(path, what="path of the images")
     if not path.is_dir():
-        return [_open_archive(path)]
+        return [_open_archive(path, image_name)]
     images, others = sort_files(path)
     archives = [file for file in others if file.name.lower().endswith(ARCHIVE_SUFFIXES) and file.is_file()]
     lengths = [file.stat().st_size if file.exists() else 0 for file in images]
     files = [*zip(images, lengths, strict=True), *((file, None) for file in others if file not in archives)]
-    return [Source(path, sum(lengths), partial(_iter_folder, files)), *map(_open_archive, archives)]
+    names = [image_name(PurePosixPath(readable(file.relative_to(path).as_posix()))) for file, _ in files]
+    folder = Source(path, sum(lengths), partial(_iter_folder, list(zip(names, files, strict=True))))
+    return [folder, *(_open_archive(archive, image_name) for archive in archives)]
 
 
 def is_zip(path: Path) -> bool:
@@ -91,7 +112,7 @@ def is_zip(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def _open_archive(path: Path) -> Source:
+def _open_archive(path: Path, image_name: ImageName) -> Source:
     """Open an archive of the kind that its first bytes show."""
     try:
         with open_file(path) as file:
@@ -102,33 +123,36 @@ def _open_archive(path: Path) -> Source:
     if head.lstrip()[:1] == b"<":
         raise InputError(f"{path} is a web page, not an archive; the address it came from no longer serves the data")
     if is_zip(path):
-        return Source(path, total, partial(_iter_zip, path))
+        return Source(path, total, partial(_iter_zip, path, image_name))
     if head.startswith(GZIP_MAGIC) or head[257:262] == b"ustar":
-        return Source(path, total, partial(_iter_tar, path, head.startswith(GZIP_MAGIC)))
+        return Source(path, total, partial(_iter_tar, path, image_name, head.startswith(GZIP_MAGIC)))
     raise InputError(
         f"{path} is neither a folder nor a .tar.gz, .tar or .zip archive, or it is cut short; fetch it again"
     )
 
 
-def _iter_folder(files: Sequence[tuple[Path, int | None]], accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
-    """Iterate over files and their lengths in bytes, None for files that are no images."""
+def _iter_folder(
+    files: Sequence[tuple[str, tuple[Path, int | None]]], accept: Callable[[str], bool]
+) -> Iterator[ArchiveImage]:
+    """Iterate over names, files and their lengths in bytes, None for files that are no images."""
     position = 0
-    for path, length in files:
+    for name, (path, length) in files:
         position += length or 0
-        name = _image_index(path.name)
         if length is None:
             yield ArchiveImage(name, str(path), None, "", position)
         elif accept(name):
             yield ArchiveImage(name, str(path), path, "", position)
 
 
-def _iter_tar(path: Path, gzipped: bool, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
+def _iter_tar(
+    path: Path, image_name: ImageName, gzipped: bool, accept: Callable[[str], bool]
+) -> Iterator[ArchiveImage]:
     with path.open("rb", buffering=0) as raw:
         stream = _CheckedStream(gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read)
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK, tarinfo=_BoundedHeader) as archive:
                 for member in archive:
-                    name = _member_index(member.name, path)
+                    name = _member_index(member.name, path, image_name)
                     if member.isdir() or name is None or not accept(name):
                         continue
                     problem = _too_long(member.size) if member.isfile() else "it is a link or a device; pack the file"
@@ -211,12 +235,12 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path} is broken or ends early ({error}); fetch it again") from error
 
 
-def _iter_zip(path: Path, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
+def _iter_zip(path: Path, image_name: ImageName, accept: Callable[[str], bool]) -> Iterator[ArchiveImage]:
     position = 0
     with _open_zip(path) as archive:
         for member in archive.infolist():
             position += member.compress_size
-            name = _member_index(member.filename, path)
+            name = _member_index(member.filename, path, image_name)
             if member.is_dir() or name is None or not accept(name):
                 continue
             problem = _too_long(member.file_size)
@@ -236,7 +260,7 @@ def _read_image(file: IO[bytes] | None, name: str) -> bytes | None:
         return head + file.read() if has_image_suffix(name) or starts_as_image(head) else None
 
 
-def _member_index(name: str, archive: Path) -> str | None:
+def _member_index(name: str, archive: Path, image_name: ImageName) -> str | None:
     """Return the image name of an archive's member; refuse the archive if the member's path leads out of it.
 
     Nothing is unpacked, so such a path can do no harm; but an archive that contains one is not NIH's.
@@ -244,13 +268,7 @@ def _member_index(name: str, archive: Path) -> str | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
         raise InputError(f"{archive} contains the path {name!r}, which leads out of it; do not use this archive")
-    return None if any(map(is_hidden, path.parts)) else _image_index(path.name)
-
-
-def _image_index(name: str) -> str:
-    path = PurePosixPath(readable(name))
-    # Names of DICOM files, such as "1.2.840.113619", often have no suffix.
-    return f"{path.name if path.suffix[1:].isdigit() else path.stem}.png"
+    return None if any(map(is_hidden, path.parts)) else image_name(PurePosixPath(readable(path.as_posix())))
 
 
 def _too_long(size: int) -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import FileIO
 from itertools import groupby
@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..io import atomic_write, readable, user_path
-from .archives import ArchiveImage, Source, open_sources
-from .image_io import MAX_PIXELS, first_names, load_image, resize_square, warn_left_out
+from .archives import ArchiveImage, ImageName, Source, name_by_stem, open_sources
+from .image_io import MAX_PIXELS, Radiograph, first_names, load_image, resize_square, warn_left_out
 
 IMAGES_FILE = "images.u8"
 INDEX_FILE = "index.json"
@@ -121,7 +121,7 @@ class ImageCache:
     Attributes:
         folder: folder of the cache.
         size: side of the images in pixels.
-        image_index: names of the images ("00000001_000.png" for any suffix of the source file).
+        image_index: names of the images, see `prepare`.
         images: (N, size, size) uint8, memory-mapped and read-only.
         crc32: checksum of each image.
         sources: (name of the folder or archive, number of consecutive images from it), in order.
@@ -210,6 +210,7 @@ def prepare(
     *,
     size: int,
     names: Collection[str] | None = None,
+    image_name: ImageName = name_by_stem,
     workers: int | None = None,
     progress: bool = True,
 ) -> ImageCache:
@@ -224,6 +225,8 @@ def prepare(
         folder: folder of the cache; created if missing.
         size: side of the prepared images in pixels.
         names: `image_index` of the images to add, by default all. Names that no source contains are ignored.
+        image_name: names an image: `archives.name_by_stem` as in NIH's tables ("00000001_000.png" for any suffix and
+            folder), or `archives.name_by_path` by its path below the source, as in the tables of other layouts.
         workers: decoding threads, by default one per core.
         progress: show a progress bar.
 
@@ -236,13 +239,14 @@ def prepare(
 
     Warns:
         BrokenImageWarning: one sentence for all images that could not be read.
-        UserWarning: one sentence for all files that are neither images nor tables, one for further images of a name.
+        UserWarning: one sentence for all files that are neither images nor tables, one for further images of a name,
+            one for all images that were repaired or guessed while reading (`Radiograph.warnings`).
     """
     check_size(size)
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not paths:
         raise InputError("no source to prepare from; name a folder or an archive")
-    sources = [opened for path in paths for opened in open_sources(path)]
+    sources = [opened for path in paths for opened in open_sources(path, image_name=image_name)]
     workers = workers or os.cpu_count() or 1
     finished = 0
     with (
@@ -255,12 +259,14 @@ def prepare(
     ):  # fmt: skip
         found = _Found(None if names is None else frozenset(names), known=set(writer.index.names))
         for source in sources:
-            for image, pixels in _decode_ahead(source, found, pool=pool, size=size, ahead=AHEAD * workers):
-                if isinstance(pixels, InputError):
-                    found.broken[image.image_index] = str(pixels)
+            for image, result in _decode_ahead(source, found, pool=pool, size=size, ahead=AHEAD * workers):
+                if isinstance(result, InputError):
+                    found.broken[image.image_index] = str(result)
                 else:
-                    writer.add(image.image_index, pixels, source=readable(source.path.absolute().name))
+                    writer.add(image.image_index, result.pixels, source=readable(source.path.absolute().name))
                     found.broken.pop(image.image_index, None)
+                    if result.warnings:
+                        found.guessed[image.image_index] = result.warnings[0]
                 bar.update(finished + image.position - bar.n)
             finished += source.total
             bar.update(finished - bar.n)
@@ -279,6 +285,7 @@ class _Found:
     of_source: set[str] = field(default_factory=set)  # read from the present source
     met: bool = False  # whether there is an image to add, known or not
     broken: dict[str, str] = field(default_factory=dict)  # name -> reason
+    guessed: dict[str, str] = field(default_factory=dict)  # name -> first sentence on how it was read
     repeated: list[str] = field(default_factory=list)  # names that occur again in the same source
     left_out: list[str] = field(default_factory=list)  # locations of files that are no images
 
@@ -320,6 +327,13 @@ class _Found:
                 "rename what differs",
                 stacklevel=3,
             )
+        if self.guessed:
+            names = sorted(self.guessed)
+            warnings.warn(
+                f"{len(names)} image{'s were' if len(names) > 1 else ' was'} repaired or guessed while reading: "
+                f"{first_names(names)} (the first: {self.guessed[names[0]]})",
+                stacklevel=3,
+            )
         if self.broken:
             names = sorted(self.broken)
             warnings.warn(
@@ -332,12 +346,12 @@ class _Found:
 
 def _decode_ahead(
     source: Source, found: _Found, *, pool: ThreadPoolExecutor, size: int, ahead: int
-) -> Iterator[tuple[ArchiveImage, np.ndarray | InputError]]:
+) -> Iterator[tuple[ArchiveImage, Radiograph | InputError]]:
     """Yield the wanted images of a source in its order, decoded, or with the error.
 
     If the source is broken, the images before the break are yielded first.
     """
-    pending: deque[tuple[ArchiveImage, Future[np.ndarray | InputError]]] = deque()
+    pending: deque[tuple[ArchiveImage, Future[Radiograph | InputError]]] = deque()
     failure = None
     try:
         for image in source.iter_files(found.wants):
@@ -357,11 +371,12 @@ def _decode_ahead(
         raise failure
 
 
-def _decode(image: ArchiveImage, size: int) -> np.ndarray | InputError:
+def _decode(image: ArchiveImage, size: int) -> Radiograph | InputError:
     if image.problem:
         return InputError(f"{image.location} cannot be read: {image.problem}")
     try:
-        return resize_square(load_image(image.data, name=image.location).pixels, size)
+        radiograph = load_image(image.data, name=image.location)
+        return replace(radiograph, pixels=resize_square(radiograph.pixels, size), header=None)
     except InputError as error:
         return error
 

@@ -21,6 +21,7 @@ from helpers.dicom_files import dicom_bytes, make_dataset
 from PIL import Image
 
 from cxr_seam.__main__ import main
+from cxr_seam.data.archives import name_by_path
 from cxr_seam.data.cache import COMMIT_EVERY, CacheIndex, ImageCache, prepare
 from cxr_seam.data.image_io import load_image
 from cxr_seam.errors import InputError
@@ -308,6 +309,25 @@ def test_images_of_one_name_give_a_warning(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 can be made on Linux only")
+def test_names_by_path_do_not_collide(tmp_path):
+    """CheXpert has an image view1_frontal.jpg in each study."""
+    members = {f"train/patient{k:05}/study1/view1_frontal.jpg": png(40 * k, kind="JPEG") for k in (1, 2, 3)}
+    wanted = [name for name in members if "00002" not in name]
+    for number, source in enumerate((tree(tmp_path / "folder", members), zipped(tmp_path / "a.zip", members))):
+        cache = fill(source, tmp_path / f"cache {number}", image_name=name_by_path, names=wanted)
+        assert cache.image_index == wanted
+        assert [int(image.mean()) for image in cache.images] == [40, 120]
+
+
+def test_guessed_images_give_one_warning(tmp_path):
+    values = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    for number in range(3):
+        width = 800 if number == 2 else -1
+        make_dataset(values, bits=10, WindowCenter=500, WindowWidth=width).save_as(tmp_path / f"{number}.dcm")
+    with pytest.warns(UserWarning, match="2 images were repaired or guessed while reading: 0.png, 1.png .*window"):
+        fill(tmp_path, tmp_path / "cache")
+
+
 def test_name_that_is_not_utf8(tmp_path):
     source = tree(tmp_path / "a", {os.fsdecode(b"R\xf6ntgen.png"): png(10), name(2): png(20)})
     assert levels(fill(source, tmp_path / "cache")) == {"R\\xf6ntgen.png": 10, name(2): 20}

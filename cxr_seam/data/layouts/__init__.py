@@ -1,7 +1,8 @@
 """Read the tables of a dataset: one reader for each layout, all of which return a `DatasetMetadata`.
 
-A reader is a module with `NAME`, `TABLES` (the files by which its layout is known, in words), `matches(folder)` and
-`load_metadata(folder)`.
+A reader is a module with `NAME`, `TABLES` (the files by which its layout is known, in words), `IMAGE_FOLDERS` (folders
+of images below the dataset's folder, which itself has the images if none of them exists), `IMAGE_NAME` (names an image
+file as `image_index` does, see `archives`), `matches(folder)` and `load_metadata(folder)`.
 """
 
 from __future__ import annotations

@@ -19,11 +19,14 @@ from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationErro
 
 from ...errors import InputError
 from ...findings import ORIGINAL_SIZE
+from ..archives import name_by_stem
 from .base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata, scale_boxes, warn_guess
 from .nih import TEST_LIST, TRAIN_VAL_LIST, load_lists
 from .tables import find_table, read_text
 
 NAME = "chestx-det"
+IMAGE_FOLDERS = ("images", "images_256")
+IMAGE_NAME = name_by_stem
 TRAIN_FILE, TEST_FILE = "ChestX_Det_train.json", "ChestX_Det_test.json"
 LINES_FILE = "chestxdet_on_nih.jsonl"
 TABLES = f"{TRAIN_FILE} and {TEST_FILE}, or {LINES_FILE}"

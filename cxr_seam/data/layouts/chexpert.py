@@ -17,10 +17,13 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import NO_FINDING
+from ..archives import name_by_path
 from .base import DatasetMetadata
 from .tables import find_table, first_column, parse_floats, parse_labels, read_csv, refuse_cells, require_columns
 
 NAME = "chexpert"
+IMAGE_FOLDERS = ()
+IMAGE_NAME = name_by_path
 TRAIN_TABLE, VALID_TABLE = "train.csv", "valid.csv"
 TABLES = f"{TRAIN_TABLE} and {VALID_TABLE} with a column 'Path'"
 

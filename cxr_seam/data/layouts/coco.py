@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from ...errors import InputError
+from ..archives import name_by_path
 from .base import (
     BOX_COLUMNS,
     MASK_COLUMNS,
@@ -31,6 +32,8 @@ from .simple import BOX_TABLE, IMAGE_TABLE, load_images
 from .tables import find_table, read_text
 
 NAME = "coco"
+IMAGE_FOLDERS = ("images",)
+IMAGE_NAME = name_by_path
 ANNOTATIONS = TABLES = "annotations.json"
 
 

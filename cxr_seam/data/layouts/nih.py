@@ -16,10 +16,13 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import FINDINGS, ORIGINAL_SIZE, XYWH, canonical_finding, split_labels
+from ..archives import name_by_stem
 from .base import DatasetMetadata, scale_boxes
 from .tables import find_table, parse_floats, parse_ints, read_csv, read_text
 
 NAME = "nih"
+IMAGE_FOLDERS = ("images", "images_256")
+IMAGE_NAME = name_by_stem
 LABEL_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 TRAIN_VAL_LIST = "train_val_list.txt"
 TEST_LIST = "test_list.txt"

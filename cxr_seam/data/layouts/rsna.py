@@ -16,10 +16,13 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import ORIGINAL_SIZE, XYWH
+from ..archives import name_by_path
 from .base import BOX_COLUMNS, DatasetMetadata, scale_boxes, split_by_hash, warn_guess
 from .tables import find_table, parse_floats, parse_labels, parse_texts, read_csv, refuse_cells, require_columns
 
 NAME = "rsna"
+IMAGE_FOLDERS = ("stage_2_train_images",)
+IMAGE_NAME = name_by_path
 TABLES = LABEL_TABLE = "stage_2_train_labels.csv"
 CLASS_TABLE = "stage_2_detailed_class_info.csv"
 

@@ -24,10 +24,13 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import NO_FINDING, XYWH
+from ..archives import name_by_path
 from .base import DatasetMetadata, ImageFiles, scale_boxes_by_files, split_by_hash, warn_guess, warn_missing
 from .tables import find_table, parse_floats, parse_labels, parse_texts, read_csv, refuse_cells, require_columns
 
 NAME = "simple"
+IMAGE_FOLDERS = ("images",)
+IMAGE_NAME = name_by_path
 IMAGE_TABLE, BOX_TABLE = "images.csv", "boxes.csv"
 TABLES = IMAGE_TABLE
 

@@ -17,10 +17,13 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import NO_FINDING
+from ..archives import name_by_path
 from .base import DatasetMetadata, scale_boxes_by_files, warn_guess
 from .tables import find_table, parse_floats, parse_labels, parse_texts, read_csv, refuse_cells, require_columns
 
 NAME = "vindr"
+IMAGE_FOLDERS = ()
+IMAGE_NAME = name_by_path
 PARTS = ("train", "test")
 TABLES = "image_labels_train.csv in annotations or beside it"
 

@@ -35,7 +35,7 @@ CAM_BASELINES = get_args(CamBaseline)
 CAM_THRESHOLD = 0.7
 """Q: "constant threshold Q=0.7" of the heat map's maximum (Sect. 5.3)."""
 
-CORRECT_IOU = 0.1
+CORRECT_IOU = 0.3
 """The best box of an image and finding is correct if its IoU with a true box is above this value."""
 
 

@@ -90,7 +90,7 @@ cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.f
 #
 # One picture that follows all controls. The sentence below the picture describes it. The keyboard works too: Tab selects a control, arrow keys move it.
 #
-# - **Images** selects all images, images with the finding, or images where the best box of a model is correct or wrong (IoU above 0.1 with a true box). **Patient** selects one patient.
+# - **Images** selects all images, images with the finding, or images where the best box of a model is correct or wrong (IoU above 0.3 with a true box). **Patient** selects one patient.
 # - **Threshold Q**: a region above this share of the map's maximum gives a box. The start value is the recipe's (0.7 in the paper). At lower values boxes grow and merge.
 # - **Opacity** is the strength of the colours.
 # - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The refined map at this position is the mean of the raw map with these weights.

@@ -23,7 +23,7 @@ from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.methods import maps_by_model
 from cxr_seam.evaluation.results import REFINED
-from cxr_seam.findings import FINDINGS, XYWH
+from cxr_seam.findings import XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
@@ -31,7 +31,7 @@ from cxr_seam.metrics.localization import best_boxes
 from cxr_seam.metrics.matching import box_overlap
 
 THRESHOLD = 0.1
-"""Two boxes agree if their IoU is larger, as a predicted and a true box of the FROC curve do."""
+"""Two boxes agree if their IoU is larger."""
 MIN_IMAGES = 10
 """A finding with fewer images is left out of means."""
 
@@ -91,7 +91,7 @@ def _boxes_of(boxes: pd.DataFrame, finding: str, images: Sequence[str]) -> np.nd
 
 def label_table(dataset: ChestXrayDataset) -> pd.DataFrame:
     """Return the labels of a dataset as `agreement` takes them."""
-    return pd.DataFrame(dataset.labels, index=dataset.image_index, columns=list(FINDINGS))
+    return pd.DataFrame(dataset.labels, index=dataset.image_index, columns=list(dataset.findings))
 
 
 def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) -> dict[str, pd.DataFrame]:
@@ -112,7 +112,7 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
                 if not present:
                     continue
                 heatmaps = options.heatmaps(cam[None], PAPER_SIZE, findings=present)[0].numpy()
-                findings = [FINDINGS[k] for k in present]
+                findings = [dataset.findings[k] for k in present]
                 boxes = predicted_boxes(heatmaps, name, findings, threshold=options.threshold)
                 tables.setdefault(kind, []).append(boxes)
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}

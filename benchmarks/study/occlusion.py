@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
-from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import PatientBootstrap, macro_mean
 
@@ -71,7 +70,7 @@ def occlusion_drops(
             chunk = present[start : start + BATCH_SIZE]
             copies = images[[i for i, _ in chunk]].clone()
             for copy, (i, k) in zip(copies, chunk, strict=True):
-                centre = centre_of.get((dataset.image_index[indices[i]], FINDINGS[k]))
+                centre = centre_of.get((dataset.image_index[indices[i]], dataset.findings[k]))
                 if centre is not None:
                     inside = square(centre, side=copy.shape[-1])
                     copy[inside] = fill[inside]

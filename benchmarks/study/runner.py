@@ -21,10 +21,9 @@ from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.base import DatasetMetadata
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
-from cxr_seam.evaluation.evaluate import describe_data, true_boxes
-from cxr_seam.evaluation.methods import model_methods, models_of
-from cxr_seam.evaluation.results import FROC, LOCALIZATION, MEAN_AUC
-from cxr_seam.findings import FINDINGS
+from cxr_seam.evaluation.evaluate import describe_data, find_targets
+from cxr_seam.evaluation.methods import Targets, model_methods, models_of
+from cxr_seam.evaluation.results import FROC, LOCALIZATION, MASKS, MEAN_AUC
 from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
@@ -42,12 +41,11 @@ from .occlusion import make_judge, mean_drop, occlusion_drops
 from .rows import Row, count_passes
 
 LARGE_AUC, CENTRE_FROC = "mean_auc_large_images", "centre_box_froc"
-IOU_BEST, IOBB_BEST, IOU_ALL = "best_box_iou_0.3", "best_box_iobb_0.1", "all_boxes_iou_0.3"
+IOBB_BEST, IOU_ALL = "best_box_iobb_0.1", "all_boxes_iou_0.3"
 COST = "_false_positives"
-LOCALIZED = LOCALIZATION | {
+LOCALIZED = {name: key for name, key in LOCALIZATION.items() if name not in MASKS} | {
     name + suffix: MetricKey(kind, overlap, quantity)
     for name, kind, overlap in (
-        (IOU_BEST, "best_box", "iou>0.3"),
         (IOBB_BEST, "best_box", "iobb>0.1"),
         (IOU_ALL, "all_boxes", "iou>0.3"),
     )
@@ -103,12 +101,16 @@ class Study:
         return self.run.test_dataset()
 
     @cached_property
-    def boxed_set(self) -> ChestXrayDataset:
-        return self.run.boxed_dataset()
+    def targets(self) -> Targets:
+        """The test images with true boxes.
 
-    @cached_property
-    def truth(self) -> pd.DataFrame:
-        return true_boxes(self.metadata, self.boxed_set)
+        Raises:
+            InputError: there are none.
+        """
+        targets = find_targets(self.run, self.metadata, self.test_set, findings=self.metadata.findings)
+        if targets is None:
+            raise InputError(f"{self.run.data_dir} has no test image with a true box; a study needs some")
+        return targets
 
     def bootstrap(self, images: Sequence[str]) -> PatientBootstrap:
         """Sample patients of images; all rows share the samples."""
@@ -163,14 +165,16 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     content = row.identity | {"seed": seed, "data": study_data(study)}
     content["passes"] = sum(count_passes(row, study.count).values())
     content["seconds"] = sum(record["seconds"] for record in history)
-    content["validation_auc"] = float(classification_table(val_set.labels, logits)["auc"].mean())
+    content["validation_auc"] = float(
+        classification_table(val_set.labels, logits, findings=study.metadata.findings)["auc"].mean()
+    )
     content["maps"], content["froc_curves"] = measure(study, row.model, predictor)
     write_json(path, content)
 
 
 def study_data(study: Study) -> dict[str, str]:
     """Return digests of the test images and boxes: rows can be compared only if they are equal."""
-    data = describe_data(study.run, study.metadata, study.test_set, study.boxed_set)
+    data = describe_data(study.run, study.metadata, study.test_set, study.targets, labels=study.test_set.labels)
     return {key: data[key] for key in ("test_sha256", "boxed_sha256")}
 
 
@@ -187,12 +191,13 @@ def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXray
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:
     """Measure a model on the test images: for each kind of maps the metrics, and the FROC curve."""
     probabilities = predictor.probabilities(study.test_set)
-    table = pd.DataFrame(probabilities, study.test_set.image_index, list(FINDINGS))
+    table = pd.DataFrame(probabilities, study.test_set.image_index, study.metadata.findings)
     shared = measure_classification(study, probabilities)
-    half = rank_by_probability(centre_boxes(study.boxed_set.image_index, extent=HALF_IMAGE), table)
+    images, findings = study.targets.dataset.image_index, study.targets.findings
+    half = rank_by_probability(centre_boxes(images, extent=HALF_IMAGE, findings=findings), table)
     shared[CENTRE_FROC] = measure_boxes(study, half)[0][FROC]
     tables = dict.fromkeys(models_of(model), table)
-    methods = model_methods({model: predictor}, study.boxed_set, study.truth, probabilities=tables)
+    methods = model_methods({model: predictor}, study.targets, probabilities=tables)
     values, curves = {}, {}
     for kind, method in methods.items():
         localized, curves[kind] = measure_boxes(study, method.boxes)
@@ -214,18 +219,22 @@ def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
         if chosen:
             samples = study.bootstrap([images[i] for i in chosen])
             scores, replicates = classification_scores(
-                study.test_set.labels[chosen], probabilities[chosen], bootstrap=samples
+                study.test_set.labels[chosen],
+                probabilities[chosen],
+                bootstrap=samples,
+                findings=study.metadata.findings,
             )
             values[metric] = as_value(scores["mean"]["auc"]["value"], replicates[MEAN_AUC])
     return values
 
 
 def measure_boxes(study: Study, boxes: pd.DataFrame) -> tuple[Values, dict[str, Any]]:
-    """Measure boxes on the images with true boxes; return the metrics and the macro FROC curve (IoU > 0.1)."""
-    images = study.boxed_set.image_index
-    scores, samples = localization_scores(boxes, study.truth, images=images, bootstrap=study.bootstrap(images))
+    """Measure boxes on the images with true boxes; return the metrics and the macro FROC curve (IoU > 0.3)."""
+    images = study.targets.dataset.image_index
+    options = {"images": images, "findings": study.targets.findings, "bootstrap": study.bootstrap(images)}
+    scores, samples = localization_scores(boxes, study.targets.boxes, **options)
     values = {name: as_value(key.value(scores)["value"], samples[key]) for name, key in LOCALIZED.items()}
-    return values, scores["froc"]["iou>0.1"]["curve"]
+    return values, scores["froc"][LOCALIZATION[FROC].overlap]["curve"]
 
 
 def as_value(value: float | None, replicates: np.ndarray) -> dict[str, Any]:
@@ -237,11 +246,11 @@ def run_baselines(study: Study) -> None:
     path = study.folder / "baselines.json"
     if path.exists():
         return
-    images = study.boxed_set.image_index
+    images, findings = study.targets.dataset.image_index, study.targets.findings
     baselines = {
-        "random 8x8 map": random_map_boxes(images, grid=8),
-        "centre box, third of image": centre_boxes(images),
-        "centre box, half of image": centre_boxes(images, extent=HALF_IMAGE),
+        "random 8x8 map": random_map_boxes(images, grid=8, findings=findings),
+        "centre box, third of image": centre_boxes(images, findings=findings),
+        "centre box, half of image": centre_boxes(images, extent=HALF_IMAGE, findings=findings),
     }
     measured = {name: measure_boxes(study, boxes) for name, boxes in baselines.items()}
     write_json(path, {name: {"values": values, "froc_curve": curve} for name, (values, curve) in measured.items()})
@@ -273,7 +282,8 @@ def run_agreement(study: Study, name: str, seeds: Sequence[int]) -> None:
 
 def with_findings(study: Study, dataset: ChestXrayDataset) -> ChestXrayDataset:
     """Choose the images with a finding in their labels."""
-    names = [name for name, present in zip(dataset.image_index, dataset.labels.any(axis=1), strict=True) if present]
+    present = (dataset.labels == 1).any(axis=1)
+    names = [name for name, is_present in zip(dataset.image_index, present, strict=True) if is_present]
     return ChestXrayDataset(study.run.cache(), study.metadata, image_index=names)
 
 

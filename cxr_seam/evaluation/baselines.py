@@ -25,38 +25,44 @@ HALF_IMAGE = 0.5
 """Edge of the stronger centred box: 0.45 at IoBB > 0.1 on the official boxes."""
 
 
-def random_map_boxes(images: Sequence[str], *, grid: int = 8, seed: int = 0) -> pd.DataFrame:
+def random_map_boxes(
+    images: Sequence[str], *, grid: int = 8, seed: int = 0, findings: Sequence[str] = BOXED_FINDINGS
+) -> pd.DataFrame:
     """Make boxes from random activation maps, uniform in [0, 1), with the same steps as for a model.
 
     Args:
         images: names of the images.
         grid: edge of the maps: 8 as of a standard ResNet50 at 256 pixels, 32 as of a MultiRes model.
         seed: of the random generator.
+        findings: findings of the maps.
 
     Returns:
-        Predicted boxes of each image and each of the eight findings, scored by their peaks.
+        Predicted boxes of each image and finding, scored by their peaks.
     """
     generator = np.random.default_rng(seed)
     tables = []
     for name in images:
-        cam = generator.random((1, len(BOXED_FINDINGS), grid, grid), dtype=np.float32)
+        cam = generator.random((1, len(findings), grid, grid), dtype=np.float32)
         heatmaps = cam_to_heatmap(torch.from_numpy(cam), PAPER_SIZE)[0].numpy()
-        tables.append(predicted_boxes(heatmaps, name, BOXED_FINDINGS))
+        tables.append(predicted_boxes(heatmaps, name, findings))
     return pd.concat(tables, ignore_index=True)
 
 
-def centre_boxes(images: Sequence[str], *, extent: float = CENTRE_EXTENT) -> pd.DataFrame:
-    """Give every image and each of the eight findings the same centred box, with score 1.
+def centre_boxes(
+    images: Sequence[str], *, extent: float = CENTRE_EXTENT, findings: Sequence[str] = BOXED_FINDINGS
+) -> pd.DataFrame:
+    """Give every image and finding the same centred box, with score 1.
 
     Args:
         images: names of the images.
         extent: width and height of the box as a fraction of the image, above 0 and at most 1.
+        findings: findings of the boxes.
     """
     corner = (1 - extent) / 2
     return pd.DataFrame(
         {
-            "image_index": np.repeat(np.asarray(images, dtype=object), len(BOXED_FINDINGS)),
-            "finding": np.tile(np.asarray(BOXED_FINDINGS, dtype=object), len(images)),
+            "image_index": np.repeat(np.asarray(images, dtype=object), len(findings)),
+            "finding": np.tile(np.asarray(findings, dtype=object), len(images)),
             "x": corner,
             "y": corner,
             "w": extent,
@@ -85,8 +91,7 @@ def prior_boxes(truth: pd.DataFrame, *, patient_of: Mapping[str, object], seed: 
     order = np.random.default_rng(seed).permutation(len(patients))
     first_half = {patients[i] for i in order[: len(patients) // 2]}
     in_first_half = {image: patient in first_half for image, patient in patient_of.items()}
-    boxes = truth[truth["finding"].isin(BOXED_FINDINGS)]
-    half = boxes["image_index"].map(in_first_half).rename("half")
-    mean = boxes.groupby([half, "finding"])[XYWH].mean().reset_index()
+    half = truth["image_index"].map(in_first_half).rename("half")
+    mean = truth.groupby([half, "finding"])[XYWH].mean().reset_index()
     images = pd.DataFrame({"image_index": list(patient_of), "half": [not first for first in in_first_half.values()]})
     return images.merge(mean, on="half").assign(score=1.0)[PREDICTED_COLUMNS]

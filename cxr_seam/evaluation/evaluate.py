@@ -6,6 +6,7 @@ Every accuracy is reported with its false-positive rate, because more boxes alwa
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -22,15 +23,16 @@ from ..data.dataset import ChestXrayDataset
 from ..data.layouts.base import DatasetMetadata
 from ..device import installed_versions
 from ..errors import InputError
-from ..findings import FINDINGS, XYWH
+from ..findings import XYWH
 from ..inference.predictor import Predictor
 from ..metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
+from ..metrics.matching import boxed_findings
 from ..models.checkpoint import NEGATIVE_MEAN, best_path, load_checkpoint, read_header
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
-from .methods import Method, baseline_methods, gradcam_methods, model_methods, models_of
+from .methods import Method, Targets, baseline_methods, gradcam_methods, model_methods, models_of
 from .results import (
     FORMAT,
     LOCALIZATION,
@@ -54,19 +56,19 @@ class Evaluation:
     Attributes:
         results: the content of results.json, see docs/results.md.
         predictors: the loaded models.
-        labels: (N, 14) of the test images, 0 or 1.
-        probabilities: model name -> (N, 14) float64.
-        boxed_set: the images with true boxes.
-        truth: the true boxes of these images.
+        findings: the K findings that both the models and the dataset have.
+        labels: (N, K) of the test images, 0, 1 or NaN.
+        probabilities: model name -> (N, K) float64.
+        targets: the images with true boxes, and these boxes; None without boxes of these findings.
         methods: boxes of each method on these images.
     """
 
     results: dict[str, Any]
     predictors: dict[str, Predictor]
+    findings: tuple[str, ...]
     labels: np.ndarray
     probabilities: dict[str, np.ndarray]
-    boxed_set: ChestXrayDataset
-    truth: pd.DataFrame
+    targets: Targets | None
     methods: dict[str, Method]
 
     @property
@@ -78,23 +80,29 @@ class Evaluation:
 def evaluate(run: Workspace, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> Evaluation:
     """Evaluate the trained models of a run on its test images and write results.json.
 
+    The findings that both the models and the dataset have are evaluated. Without true boxes of them, only
+    classification is scored. Boxes of images outside the test list are left out with a warning.
+
     Args:
         run: with prepared images and at least one trained model.
         n_bootstrap: bootstrap replicates of the patients. The same number and seed pair different evaluations.
         seed: of the bootstrap, the random maps and the halves of the mean boxes.
 
     Raises:
-        InputError: no image is prepared, none has a true box, or no model is trained.
+        InputError: no image is prepared, no model is trained, or models and dataset have no finding in common.
     """
     predictors = load_predictors(run.recipes, run.models)
-    metadata, test_set, boxed_set = run.metadata(), run.test_dataset(), run.boxed_dataset()
-    evaluation = evaluate_models(predictors, metadata, test_set, boxed_set, n_bootstrap=n_bootstrap, seed=seed)
+    metadata, test_set = run.metadata(), run.test_dataset()
+    targets = find_targets(run, metadata, test_set, findings=shared_findings(predictors, metadata))
+    evaluation = evaluate_models(predictors, metadata, test_set, targets, n_bootstrap=n_bootstrap, seed=seed)
     header = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "n_bootstrap": n_bootstrap,
         "seed": seed,
-        "data": describe_data(run, metadata, test_set, boxed_set) | count_training_images(run, predictors, metadata),
+        "data": describe_data(run, metadata, test_set, targets, labels=evaluation.labels)
+        | describe_findings(predictors, metadata, targets)
+        | count_training_images(run, predictors, metadata),
         "checkpoints": describe_checkpoints(run, predictors),
         "versions": installed_versions(),
     }
@@ -107,40 +115,45 @@ def evaluate_models(
     predictors: dict[str, Predictor],
     metadata: DatasetMetadata,
     test_set: ChestXrayDataset,
-    boxed_set: ChestXrayDataset,
+    targets: Targets | None,
     *,
     n_bootstrap: int,
     seed: int,
 ) -> Evaluation:
-    """Classify all test images, localize on those with true boxes (`boxed_set`), and score both.
+    """Classify all test images, localize on those with true boxes (`targets`), and score both.
 
     Returns:
         An evaluation with the results from `metrics` on, without the header of results.json.
     """
-    truth = true_boxes(metadata, boxed_set)
+    findings = shared_findings(predictors, metadata)
+    labels = test_set.labels[:, [metadata.findings.index(finding) for finding in findings]]
     patients = metadata.images["patient_id"]
 
     def bootstrap(images: Sequence[str]) -> PatientBootstrap:
         return bootstrap_patients(patients[images].to_numpy(), n_bootstrap=n_bootstrap, seed=seed)
 
     probabilities, classification, replicates = classify(
-        predictors, test_set, bootstrap=bootstrap(test_set.image_index)
+        predictors, test_set, labels=labels, findings=findings, bootstrap=bootstrap(test_set.image_index)
     )
-    tables = {model: pd.DataFrame(p, test_set.image_index, FINDINGS) for model, p in probabilities.items()}
-    methods = model_methods(predictors, boxed_set, truth, probabilities=tables)
-    methods |= gradcam_methods(predictors, boxed_set, truth, probabilities=tables)
-    patient_of = patients[boxed_set.image_index].to_dict()
-    methods |= baseline_methods(truth, patient_of=patient_of, probabilities=tables, seed=seed)
-    localization = {}
-    boxed_bootstrap = bootstrap(boxed_set.image_index)
-    for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
-        scores, samples = localization_scores(
-            method.boxes, truth, images=boxed_set.image_index, bootstrap=boxed_bootstrap, points=method.points
+    tables = {model: pd.DataFrame(p, test_set.image_index, findings) for model, p in probabilities.items()}
+    methods, localization = {}, {}
+    if targets is not None:
+        images = targets.dataset.image_index
+        methods = model_methods(predictors, targets, probabilities=tables)
+        methods |= gradcam_methods(predictors, targets, probabilities=tables)
+        methods |= baseline_methods(
+            targets.boxes,
+            patient_of=patients[images].to_dict(),
+            findings=targets.findings,
+            probabilities=tables,
+            seed=seed,
         )
-        localization[name] = {"type": method.type, "note": method.note, **scores}
-        replicates[name] = replicates.get(name, {}) | {metric: samples[key] for metric, key in LOCALIZATION.items()}
+        localization, samples = score_methods(methods, targets, bootstrap=bootstrap(images))
+        replicates = {name: replicates.get(name, {}) | samples.get(name, {}) for name in replicates | samples}
     results = {
-        "metrics": metric_definitions(),
+        "metrics": metric_definitions(
+            boxes=targets is not None, masks=any(scores["pixels"] for scores in localization.values())
+        ),
         "classification": classification,
         "localization": localization,
         "bootstrap": {
@@ -150,12 +163,72 @@ def evaluate_models(
     }
     results["differences"] = paired_differences(results)
     results["ranking"] = ranking(results)
-    return Evaluation(results, predictors, test_set.labels, probabilities, boxed_set, truth, methods)
+    return Evaluation(results, predictors, findings, labels, probabilities, targets, methods)
 
 
-def true_boxes(metadata: DatasetMetadata, dataset: ChestXrayDataset) -> pd.DataFrame:
-    """Return the true boxes of the images of a dataset."""
-    return metadata.boxes[metadata.boxes["image_index"].isin(dataset.image_index)]
+def score_methods(
+    methods: Mapping[str, Method], targets: Targets, *, bootstrap: PatientBootstrap
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Return the localization scores of each method, and the replicates of its metrics."""
+    localization, replicates = {}, {}
+    for name, method in tqdm(methods.items(), desc="score", unit="method", leave=False):
+        scores, samples = localization_scores(
+            method.boxes,
+            targets.boxes,
+            images=targets.dataset.image_index,
+            findings=targets.findings,
+            bootstrap=bootstrap,
+            points=method.points,
+            pixels=method.pixels,
+        )
+        localization[name] = {"type": method.type, "note": method.note, **scores}
+        replicates[name] = {metric: samples[key] for metric, key in LOCALIZATION.items() if key in samples}
+    return localization, replicates
+
+
+def shared_findings(predictors: Mapping[str, Predictor], metadata: DatasetMetadata) -> tuple[str, ...]:
+    """Return the findings that both the models and the dataset have, in the order of the models.
+
+    Raises:
+        InputError: there is none, or the models predict different findings.
+    """
+    (first, known), *others = ((key, tuple(predictor.findings)) for key, predictor in predictors.items())
+    for other, findings in others:
+        if findings != known:
+            raise InputError(f"the models {first} and {other} predict different findings; train both on one dataset")
+    if shared := tuple(finding for finding in known if finding in metadata.findings):
+        return shared
+    raise InputError(
+        f"the models predict {', '.join(known)}, but the dataset has labels of {', '.join(metadata.findings)}; "
+        "evaluate on a dataset with one of the models' findings"
+    )
+
+
+def find_targets(
+    run: Workspace, metadata: DatasetMetadata, test_set: ChestXrayDataset, *, findings: Sequence[str]
+) -> Targets | None:
+    """Select the test images with true boxes of some findings; None without such images.
+
+    Boxes of images outside the test list are left out with a warning.
+    """
+    if outside := count_boxes_outside_test(metadata):
+        warnings.warn(f"{outside:,} true boxes of images outside the test list are left out", stacklevel=3)
+    boxes = true_boxes(metadata.boxes, test_set.image_index, findings=findings)
+    if not len(boxes):
+        return None
+    dataset = ChestXrayDataset(run.cache(), metadata, image_index=list(boxes["image_index"].unique()))
+    masks = true_boxes(metadata.masks, dataset.image_index, findings=findings)
+    return Targets(boxed_findings(findings, boxes), dataset, boxes, masks)
+
+
+def count_boxes_outside_test(metadata: DatasetMetadata) -> int:
+    """Count the true boxes of images that are not on the test list."""
+    return int((~metadata.boxes["image_index"].isin(metadata.test)).sum())
+
+
+def true_boxes(boxes: pd.DataFrame, images: Sequence[str], *, findings: Sequence[str]) -> pd.DataFrame:
+    """Return the boxes (or outlines) of some images and findings."""
+    return boxes[boxes["image_index"].isin(images) & boxes["finding"].isin(findings)]
 
 
 def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
@@ -191,17 +264,24 @@ def same_backbone(model: torch.nn.Module, path: Path) -> bool:
 
 
 def classify(
-    predictors: Mapping[str, Predictor], test_set: ChestXrayDataset, *, bootstrap: PatientBootstrap
+    predictors: Mapping[str, Predictor],
+    test_set: ChestXrayDataset,
+    *,
+    labels: np.ndarray,
+    findings: Sequence[str],
+    bootstrap: PatientBootstrap,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Return each model's probabilities (N, 14), its scores, and the replicates of its means.
+    """Return each model's probabilities (N, K) of `findings`, its scores, and the replicates of its means.
 
     The PCM does not change logits, so the two models of a refined checkpoint share them.
     """
     probabilities, tables, replicates = {}, {}, {}
     for key, predictor in predictors.items():
-        values = predictor.probabilities(test_set, desc=f"classify, {key}")
+        columns = [predictor.findings.index(finding) for finding in findings]
+        values = predictor.probabilities(test_set, desc=f"classify, {key}")[:, columns]
+        thresholds = predictor.thresholds_array[columns]
         table, samples = classification_scores(
-            test_set.labels, values, bootstrap=bootstrap, thresholds=predictor.thresholds_array
+            labels, values, bootstrap=bootstrap, thresholds=thresholds, findings=findings
         )
         for model in models_of(key):
             probabilities[model], tables[model], replicates[model] = values, table, samples
@@ -209,25 +289,46 @@ def classify(
 
 
 def describe_data(
-    run: Workspace, metadata: DatasetMetadata, test_set: ChestXrayDataset, boxed_set: ChestXrayDataset
+    run: Workspace,
+    metadata: DatasetMetadata,
+    test_set: ChestXrayDataset,
+    targets: Targets | None,
+    *,
+    labels: np.ndarray,
 ) -> dict[str, Any]:
-    """Describe the test images; results with the same digests are paired."""
+    """Describe the test images and their labels (N, K); results with the same digests are paired."""
     patients = metadata.images["patient_id"]
-    rows = zip(test_set.image_index, patients[test_set.image_index], test_set.labels.tolist(), strict=True)
-    boxed_patients = zip(boxed_set.image_index, patients[boxed_set.image_index], strict=True)
-    truth = true_boxes(metadata, boxed_set)
-    boxes = truth[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
+    rows = zip(test_set.image_index, patients[test_set.image_index], labels.tolist(), strict=True)
+    boxed: list[str] = [] if targets is None else targets.dataset.image_index
+    regions: list[Sequence[Any]] = list(zip(boxed, patients[boxed], strict=True))
+    if targets is not None:
+        regions += targets.boxes[["image_index", "finding", *XYWH]].itertuples(index=False, name=None)
+        regions += targets.masks[["image_index", "finding", "polygon"]].itertuples(index=False, name=None)
     return {
         "description": run.data,
         "split": describe_split(run.data, metadata.test, test_set.image_index),
         "listed_test_images": len(metadata.test),
         "test_images": len(test_set),
         "test_patients": int(patients[test_set.image_index].nunique()),
-        "boxed_images": len(boxed_set),
-        "boxed_patients": int(patients[boxed_set.image_index].nunique()),
-        "true_boxes": len(truth),
+        "boxed_images": len(boxed),
+        "boxed_patients": int(patients[boxed].nunique()),
+        "true_boxes": 0 if targets is None else len(targets.boxes),
+        "boxes_outside_test": count_boxes_outside_test(metadata),
         "test_sha256": digest(rows),
-        "boxed_sha256": digest([*boxed_patients, *boxes]),
+        "boxed_sha256": digest(regions),
+    }
+
+
+def describe_findings(
+    predictors: Mapping[str, Predictor], metadata: DatasetMetadata, targets: Targets | None
+) -> dict[str, list[str]]:
+    """List the evaluated findings, those with boxes, and those that only the models or only the dataset have."""
+    known, shared = next(iter(predictors.values())).findings, shared_findings(predictors, metadata)
+    return {
+        "findings": list(shared),
+        "boxed_findings": [] if targets is None else list(targets.findings),
+        "findings_without_labels": [finding for finding in known if finding not in shared],
+        "findings_not_predicted": [finding for finding in metadata.findings if finding not in shared],
     }
 
 

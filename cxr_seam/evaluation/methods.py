@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
-from ..findings import BOXED_FINDINGS
 from ..inference.boxes import predicted_boxes
 from ..inference.gradcam import gradcam_maps
 from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes
 from ..metrics.matching import rank_by_probability
+from ..metrics.pixels import pixel_rows
 from ..metrics.pointing_game import box_points, points
 from .baselines import HALF_IMAGE, centre_boxes, prior_boxes, random_map_boxes
 from .results import BASELINE, COMPARISON, MODEL, MULTIRES, REFINED, SEEN_BOXES
@@ -27,40 +27,63 @@ GRADCAM_METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Boxes and points of one localization method.
+    """Boxes, points and pixel scores of one localization method.
 
     Attributes:
         type: "model", "comparison" or "baseline".
         note: a few words that a reader must know about the method, or "".
         boxes: as returned by `predicted_boxes`, with the `probability` of the finding on the image.
         points: of the pointing game, see `metrics.pointing_game.points`.
+        pixels: scores of heat maps against outlines, see `metrics.pixels.pixel_rows`; None of a baseline.
     """
 
     type: str
     note: str
     boxes: pd.DataFrame
     points: pd.DataFrame
+    pixels: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """True boxes and outlines, and the images that they lie on.
+
+    Attributes:
+        findings: the findings with a true box.
+        dataset: the images with a true box.
+        boxes: true boxes of these findings on these images.
+        masks: their outlines, columns `image_index`, `finding`, `polygon`; may be empty.
+    """
+
+    findings: tuple[str, ...]
+    dataset: ChestXrayDataset
+    boxes: pd.DataFrame
+    masks: pd.DataFrame
 
 
 class BoxCollector:
-    """Collect boxes and, with the true boxes, points of one method, batch by batch."""
+    """Collect boxes and, with the targets, points and pixel scores of one method, batch by batch."""
 
-    def __init__(self, options: HeatmapOptions, truth: pd.DataFrame) -> None:
-        self.options, self.truth = options, truth
+    def __init__(self, options: HeatmapOptions, targets: Targets) -> None:
+        self.options, self.targets = options, targets
         self.boxes: list[pd.DataFrame] = []
         self.points: list[pd.DataFrame] = []
+        self.pixels: list[pd.DataFrame] = []
 
-    def add(self, names: Sequence[str], cam: Tensor) -> None:
-        """Add the CAMs (B, C, h, w) of a batch of images; the first eight channels are the findings with boxes."""
-        maps = self.options.heatmaps(cam, PAPER_SIZE, findings=slice(len(BOXED_FINDINGS))).numpy()
+    def add(self, names: Sequence[str], cam: Tensor, *, channels: slice | Sequence[int] = slice(None)) -> None:
+        """Add the CAMs (B, C, h, w) of a batch of images; `channels` are those of the targets' findings."""
+        findings, threshold = self.targets.findings, self.options.threshold
+        maps = self.options.heatmaps(cam, PAPER_SIZE)[:, channels].numpy()
         for name, heatmaps in zip(names, maps, strict=True):
-            self.boxes.append(predicted_boxes(heatmaps, name, BOXED_FINDINGS, threshold=self.options.threshold))
-            self.points.append(points(heatmaps, name, BOXED_FINDINGS, truth=self.truth))
+            self.boxes.append(predicted_boxes(heatmaps, name, findings, threshold=threshold))
+            self.points.append(points(heatmaps, name, findings, truth=self.targets.boxes))
+            self.pixels.append(pixel_rows(heatmaps, name, findings, masks=self.targets.masks, threshold=threshold))
 
     def method(self, type: str, note: str, *, probabilities: pd.DataFrame) -> Method:
         """Return all boxes, each with the probability of its finding (index image_index, columns findings)."""
-        boxes, point_rows = (pd.concat(tables, ignore_index=True) for tables in (self.boxes, self.points))
-        return Method(type, note, rank_by_probability(boxes, probabilities), point_rows)
+        tables = (self.boxes, self.points, self.pixels)
+        boxes, point_rows, pixels = (pd.concat(rows, ignore_index=True) for rows in tables)
+        return Method(type, note, rank_by_probability(boxes, probabilities), point_rows, pixels)
 
 
 def models_of(key: str) -> tuple[str, ...]:
@@ -74,28 +97,21 @@ def maps_by_model(key: str, output: Any) -> dict[str, Tensor]:
 
 
 def model_methods(
-    predictors: Mapping[str, Predictor],
-    boxed_set: ChestXrayDataset,
-    truth: pd.DataFrame,
-    *,
-    probabilities: Mapping[str, pd.DataFrame],
+    predictors: Mapping[str, Predictor], targets: Targets, *, probabilities: Mapping[str, pd.DataFrame]
 ) -> dict[str, Method]:
     """Localize with the CAMs of each model, at the threshold Q of its recipe."""
     collectors: dict[str, BoxCollector] = {}
     for key, predictor in predictors.items():
-        for names, output in predictor.forward_dataset(boxed_set, desc=f"locate, {key}"):
+        channels = [predictor.findings.index(finding) for finding in targets.findings]
+        for names, output in predictor.forward_dataset(targets.dataset, desc=f"locate, {key}"):
             for model, cam in maps_by_model(key, output).items():
                 options = predictor.heatmap_options(refined=model == REFINED)
-                collectors.setdefault(model, BoxCollector(options, truth)).add(names, cam)
+                collectors.setdefault(model, BoxCollector(options, targets)).add(names, cam, channels=channels)
     return {model: c.method(MODEL, "", probabilities=probabilities[model]) for model, c in collectors.items()}
 
 
 def gradcam_methods(
-    predictors: Mapping[str, Predictor],
-    boxed_set: ChestXrayDataset,
-    truth: pd.DataFrame,
-    *,
-    probabilities: Mapping[str, pd.DataFrame],
+    predictors: Mapping[str, Predictor], targets: Targets, *, probabilities: Mapping[str, pd.DataFrame]
 ) -> dict[str, Method]:
     """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given."""
     predictor = predictors.get(REFINED) or predictors.get(MULTIRES)
@@ -103,11 +119,11 @@ def gradcam_methods(
         return {}
     methods = {}
     for method, title in GRADCAM_METHODS.items():
-        collector = BoxCollector(HeatmapOptions(threshold=predictor.recipe.cam_threshold), truth)
-        for pixels, _, indices in iter_batches(boxed_set, BATCH_SIZE, desc=f"locate, {title}"):
+        collector = BoxCollector(HeatmapOptions(threshold=predictor.recipe.cam_threshold), targets)
+        for pixels, _, indices in iter_batches(targets.dataset, BATCH_SIZE, desc=f"locate, {title}"):
             images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
-            cam = gradcam_maps(predictor.model, images, method=method, findings=BOXED_FINDINGS)
-            collector.add([boxed_set.image_index[index] for index in indices], cam.cpu())
+            cam = gradcam_maps(predictor.model, images, method=method, findings=targets.findings)
+            collector.add([targets.dataset.image_index[index] for index in indices], cam.cpu())
         note = "gradients of the MultiRes model"
         methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, probabilities=probabilities[MULTIRES])
     return methods
@@ -116,7 +132,8 @@ def gradcam_methods(
 def baseline_methods(
     truth: pd.DataFrame,
     *,
-    patient_of: Mapping[str, int],
+    patient_of: Mapping[str, object],
+    findings: Sequence[str],
     probabilities: Mapping[str, pd.DataFrame],
     seed: int = 0,
 ) -> dict[str, Method]:
@@ -126,19 +143,20 @@ def baseline_methods(
     a FROC value is due to classification alone.
 
     Args:
-        truth: true boxes.
+        truth: true boxes of the findings.
         patient_of: `image_index` -> patient of all images; no mean box includes boxes of the same patient.
+        findings: the findings that are localized.
         probabilities: model -> table of probabilities with index `image_index`.
         seed: of the random maps and of the two halves of the patients.
     """
     images = list(patient_of)
-    half = centre_boxes(images, extent=HALF_IMAGE)
+    half = centre_boxes(images, extent=HALF_IMAGE, findings=findings)
     model, ranks = list(probabilities.items())[-1]
     blind = "never saw an image"
     boxes = {
-        "Random 8x8 map": (blind, random_map_boxes(images, grid=8, seed=seed)),
-        "Random 32x32 map": (blind, random_map_boxes(images, grid=32, seed=seed)),
-        "Centre box, third of image": (blind, centre_boxes(images)),
+        "Random 8x8 map": (blind, random_map_boxes(images, grid=8, seed=seed, findings=findings)),
+        "Random 32x32 map": (blind, random_map_boxes(images, grid=32, seed=seed, findings=findings)),
+        "Centre box, third of image": (blind, centre_boxes(images, findings=findings)),
         "Centre box, half of image": (blind, half),
         f"Centre box, ranked by {model}": (
             "half of image, the model's probabilities",

@@ -22,7 +22,7 @@ from ..metrics.froc import SUMMARY_RATE
 from ..metrics.localization import MetricKey
 from .schema import Results
 
-FORMAT = 4
+FORMAT = 5
 
 STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
 """The three models, in the order of the columns of Fig. 7."""
@@ -37,17 +37,30 @@ MEAN_AUC, MEAN_AVERAGE_PRECISION, FROC = "mean_auc", "mean_average_precision", "
 
 BEST_BOX, ALL_BOXES = "best_box_accuracy", "all_boxes_accuracy"
 
-COSTS = {BEST_BOX: "best_box_false_positives", ALL_BOXES: "all_boxes_false_positives"}
+LOOSE_FROC, LOOSE_BEST_BOX = "froc_iou_0.1", "best_box_iou_0.1_accuracy"
+
+COSTS = {
+    BEST_BOX: "best_box_false_positives",
+    LOOSE_BEST_BOX: "best_box_iou_0.1_false_positives",
+    ALL_BOXES: "all_boxes_false_positives",
+}
 """The false positives per image and finding that belong to an accuracy. FROC is read at a fixed rate of them."""
+
+MASKS = {"mask_iou": "iou", "mask_dice": "dice", "mask_hit_rate": "hit_rate"}
+"""Metrics of heat maps against outlines, with their key under `localization.METHOD.pixels`."""
 
 TITLES = {
     MEAN_AUC: "mean AUC",
     MEAN_AVERAGE_PRECISION: "mean average precision",
-    FROC: "FROC at 0.5 (IoU>0.1)",
-    BEST_BOX: "best box (IoU>0.1)",
+    FROC: "FROC at 0.5 (IoU>0.3)",
+    BEST_BOX: "best box (IoU>0.3)",
     COSTS[BEST_BOX]: "its false positives",
+    LOOSE_FROC: "FROC at 0.5 (IoU>0.1)",
+    LOOSE_BEST_BOX: "best box (IoU>0.1)",
+    COSTS[LOOSE_BEST_BOX]: "its false positives (IoU>0.1)",
     ALL_BOXES: "all boxes (IoBB>0.1)",
     COSTS[ALL_BOXES]: "their false positives",
+    **{name: f"mask {quantity.replace('_', ' ').replace('iou', 'IoU')}" for name, quantity in MASKS.items()},
 }
 """Metrics by which methods are compared, with their titles. Bootstrap replicates of these are saved."""
 
@@ -58,16 +71,23 @@ CLASSIFICATION = {
 """Metrics of classification, means over the findings."""
 
 LOCALIZATION = {
-    FROC: MetricKey("froc", "iou>0.1", at_fp_rate=SUMMARY_RATE),
-    BEST_BOX: MetricKey("best_box", "iou>0.1"),
-    COSTS[BEST_BOX]: MetricKey("best_box", "iou>0.1", "false_positives_per_image"),
+    FROC: MetricKey("froc", "iou>0.3", at_fp_rate=SUMMARY_RATE),
+    BEST_BOX: MetricKey("best_box", "iou>0.3"),
+    COSTS[BEST_BOX]: MetricKey("best_box", "iou>0.3", "false_positives_per_image"),
+    LOOSE_FROC: MetricKey("froc", "iou>0.1", at_fp_rate=SUMMARY_RATE),
+    LOOSE_BEST_BOX: MetricKey("best_box", "iou>0.1"),
+    COSTS[LOOSE_BEST_BOX]: MetricKey("best_box", "iou>0.1", "false_positives_per_image"),
     ALL_BOXES: MetricKey("all_boxes", "iobb>0.1"),
     COSTS[ALL_BOXES]: MetricKey("all_boxes", "iobb>0.1", "false_positives_per_image"),
+    **{name: MetricKey("pixels", None, quantity) for name, quantity in MASKS.items()},
 }
 """Metrics of localization, macro over the findings with boxes, with their place in the scores of a method."""
 
-SUMMARY = (MEAN_AUC, FROC, BEST_BOX, ALL_BOXES)
-"""The metrics of a summary. More boxes raise the accuracy of all boxes (the paper's), so it never ranks methods."""
+SUMMARY = (MEAN_AUC, FROC, BEST_BOX, LOOSE_FROC, ALL_BOXES, *MASKS)
+"""The metrics of a summary, if they are measured.
+
+More boxes raise the accuracy of all boxes (the paper's), so it never ranks methods.
+"""
 
 PAIRS = ((MULTIRES, STANDARD), (REFINED, MULTIRES))
 """Models whose differences are reported: the effect of the resolution, and the effect of the PCM."""
@@ -75,10 +95,16 @@ PAIRS = ((MULTIRES, STANDARD), (REFINED, MULTIRES))
 NOT_MEASURED: Estimate = {"value": None, "low": None, "high": None}
 
 
-def metric_definitions() -> dict[str, dict[str, Any]]:
-    """Describe each metric of `TITLES`, as results.json does under `metrics`."""
+def metric_definitions(*, boxes: bool = True, masks: bool = False) -> dict[str, dict[str, Any]]:
+    """Describe the metrics of `TITLES` that are measured, as results.json does under `metrics`.
+
+    Args:
+        boxes: whether the evaluated images have true boxes.
+        masks: whether they have outlines.
+    """
     keys = CLASSIFICATION | LOCALIZATION
-    return {name: {"title": title, **keys[name]._asdict()} for name, title in TITLES.items()}
+    measured = [name for name in TITLES if name in CLASSIFICATION or (masks if name in MASKS else boxes)]
+    return {name: {"title": TITLES[name], **keys[name]._asdict()} for name in measured}
 
 
 def save_results(results: Mapping[str, Any], path: Path | str) -> None:
@@ -128,20 +154,23 @@ def get_estimate(results: Mapping[str, Any], method: str, metric: str) -> Estima
         scores = results["classification"].get(method)
         return scores["mean"][CLASSIFICATION[metric].quantity] if scores else NOT_MEASURED
     scores = results["localization"].get(method)
-    return LOCALIZATION[metric].value(scores) if scores else NOT_MEASURED
+    if not scores or (metric in MASKS and not scores["pixels"]):
+        return NOT_MEASURED
+    return LOCALIZATION[metric].value(scores)
 
 
 def paired_differences(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compute differences with paired intervals: all metrics of each of `PAIRS` that was evaluated.
+    """Compute differences with paired intervals: all measured metrics of each of `PAIRS` that was evaluated.
 
     The last pair is the best model and the best baseline that has not seen boxes, in the metrics of localization. The
     ranking of the same test images selected them; the interval does not include this selection bias.
     """
-    pairs = {pair: tuple(TITLES) for pair in PAIRS if all(name in results["localization"] for name in pair)}
+    measured, evaluated = results["metrics"], results["localization"] or results["classification"]
+    pairs = {pair: list(measured) for pair in PAIRS if all(name in evaluated for name in pair)}
     fair = [row for row in ranking(results) if results["localization"][row["method"]]["note"] != SEEN_BOXES]
     best = {row["type"]: row["method"] for row in reversed(fair)}
     if MODEL in best and BASELINE in best:
-        pairs[best[MODEL], best[BASELINE]] = tuple(LOCALIZATION)
+        pairs[best[MODEL], best[BASELINE]] = [name for name in LOCALIZATION if name in measured and name not in MASKS]
     return [
         {
             "first": first,
@@ -165,7 +194,7 @@ def _difference(
 
 
 def ranking(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rank all methods by FROC at 0.5 false positives, then by the best box; never by the accuracy of all boxes.
+    """Rank all methods by FROC at 0.5 false positives (IoU > 0.3), then by the best box; never by all boxes.
 
     Methods without a value come last. Equal methods share a rank and keep the order of their evaluation.
     """
@@ -216,14 +245,18 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[pd.Dat
     Raises:
         InputError: they have no method in common.
     """
-    images = {"test_sha256": "the test images", "boxed_sha256": "the boxed images or their boxes"}
-    changed = [digest for digest in images if first["data"][digest] != second["data"][digest]]
+    inputs = {
+        "test_sha256": "the test images",
+        "findings": "the findings",
+        "boxed_sha256": "the boxed images or their boxes",
+    }
+    changed = {key for key in inputs if first["data"][key] != second["data"][key]}
     same_bootstrap = all(first[key] == second[key] for key in ("n_bootstrap", "seed"))
     rows = {}
-    for method in first["localization"]:
+    for method in first["classification"] | first["localization"]:
         for metric in (*SUMMARY, MEAN_AVERAGE_PRECISION):
-            digest = "test_sha256" if metric in CLASSIFICATION else "boxed_sha256"
-            paired = same_bootstrap and digest not in changed
+            needed = {"test_sha256", "findings"} if metric in CLASSIFICATION else {"boxed_sha256"}
+            paired = same_bootstrap and not needed & changed
             if row := _compare_metric(first, second, method, metric, paired=paired):
                 rows[method, TITLES[metric]] = row
     if not rows:
@@ -231,7 +264,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[pd.Dat
     if not same_bootstrap:
         reason = "Not paired: the bootstraps differ (n_bootstrap or seed); differences have no interval."
     elif changed:
-        differ = " and ".join(images[digest] for digest in changed)
+        differ = " and ".join(text for key, text in inputs.items() if key in changed)
         reason = f"Not paired: {differ} differ; differences that depend on them have no interval."
     else:
         reason = "Paired: same images, same true boxes, same bootstrap; intervals are those of the differences."

@@ -29,6 +29,11 @@ class _Data(_Entry):
     boxed_images: int
     boxed_patients: int
     true_boxes: int
+    boxes_outside_test: int
+    findings: list[str]
+    boxed_findings: list[str]
+    findings_without_labels: list[str]
+    findings_not_predicted: list[str]
     training_images: int | None
     training_patients: int | None
     validation_images: int | None
@@ -98,6 +103,12 @@ class _PointingGame(_Entry):
     macro: _Estimate
 
 
+class _Pixels(_Entry):
+    iou: _PointingGame
+    dice: _PointingGame
+    hit_rate: _PointingGame
+
+
 class _FrocPoint(_PointingGame):
     n_valid_replicates: int
 
@@ -120,6 +131,7 @@ class _Localization(_Entry):
     filtered_boxes: dict[str, _BoxTable]
     froc: dict[str, _Froc]
     pointing_game: _PointingGame | None
+    pixels: _Pixels | None
 
 
 class _Difference(_Entry):

@@ -3,7 +3,7 @@
 Data: `splits`, `labels`.
 Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
 Classification: `table_1`, `mean_auc`, `operating_points`.
-Localization: `table_2`, `table_3`, `froc`, `accuracy_by_threshold`.
+Localization: `table_2`, `table_3`, `froc`, `masks`, `accuracy_by_threshold`.
 Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
 One image: `probabilities`.
 
@@ -24,7 +24,7 @@ import torch
 from ..data.split import label_counts
 from ..device import installed_versions
 from ..errors import InputError
-from ..findings import FINDINGS
+from ..findings import BOXED_FINDINGS, FINDINGS
 from ..inference.predictor import Prediction
 from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
 from ..models.checkpoint import history_path, read_history
@@ -44,14 +44,11 @@ from .published import (
     printed_values,
 )
 from .results import (
-    ALL_BOXES,
-    BEST_BOX,
     COSTS,
-    FROC,
-    MEAN_AUC,
     MULTIRES,
     REFINED,
     STANDARD,
+    SUMMARY,
     TITLES,
     format_estimate,
     format_metric,
@@ -65,15 +62,26 @@ HERE, CITED, NOT_COMPARABLE = "here", "cited by the paper", "NOT COMPARABLE"
 
 PER_IMAGE, PER_BOX = "false_positives_per_image", "false_positives_per_box"
 
+NO_BOXES = "Localization: not measured, because the test images have no true boxes of the evaluated findings."
+
+NOT_EVALUATED = {
+    "findings_without_labels": "The dataset has no labels of these findings of the models: {}.",
+    "findings_not_predicted": "The models do not predict these findings of the dataset: {}.",
+    "boxes_outside_test": "True boxes of images outside the test list were left out: {}.",
+}
+"""Keys of `data` in the results, with the sentence of `comparability`."""
+
 
 def splits(run: Workspace) -> pd.DataFrame:
     """Count images and patients of each split of a run with prepared images."""
-    patients = run.metadata().images["patient_id"]
+    metadata = run.metadata()
+    patients, boxed = metadata.images["patient_id"], set(metadata.boxes["image_index"])
     train_set, val_set = run.train_val_datasets(run.recipes[0])
-    test_set, boxed_set = run.test_dataset(), run.boxed_dataset()
-    datasets = {"training": train_set, "validation": val_set, "test": test_set, "test, with boxes": boxed_set}
-    counts = [(len(dataset), patients[dataset.image_index].nunique()) for dataset in datasets.values()]
-    return pd.DataFrame(counts, index=list(datasets), columns=["images", "patients"])
+    test = run.test_dataset().image_index
+    images = {"training": train_set.image_index, "validation": val_set.image_index, "test": test}
+    images["test, with boxes"] = [name for name in test if name in boxed]
+    counts = [(len(names), patients[names].nunique()) for names in images.values()]
+    return pd.DataFrame(counts, index=list(images), columns=["images", "patients"])
 
 
 def labels(run: Workspace) -> pd.DataFrame:
@@ -84,12 +92,13 @@ def labels(run: Workspace) -> pd.DataFrame:
 def summary(results: Mapping[str, Any]) -> pd.DataFrame:
     """Tabulate the main metrics, a row a method, best first.
 
-    Columns, as text with 95 % intervals: mean AUC; FROC, the accuracy at half a false positive per image and finding;
-    the accuracy of the single best box at IoU > 0.1 and of all boxes at the paper's IoBB > 0.1, each with its false
-    positives per image and finding. Accuracies are macro over the boxed findings.
+    Columns, as text with 95 % intervals: mean AUC; FROC, the accuracy at half a false positive per image and finding,
+    and the accuracy of the single best box, both at IoU > 0.3; FROC at IoU > 0.1; the accuracy of all boxes at the
+    paper's IoBB > 0.1; scores against outlines, if there are any. The two other accuracies have their false positives
+    per image and finding. All are macro over the boxed findings. Without true boxes: the mean AUC of each model.
     """
-    metrics = (MEAN_AUC, FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])
-    methods = [row["method"] for row in results["ranking"]]
+    metrics = [name for metric in SUMMARY for name in (metric, COSTS.get(metric)) if name in results["metrics"]]
+    methods = [row["method"] for row in results["ranking"]] or _classifiers(results)
     rows = {m: {TITLES[metric]: format_metric(results, m, metric) for metric in metrics} for m in methods}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -105,7 +114,8 @@ def differences(results: Mapping[str, Any]) -> pd.DataFrame:
         }
         for pair in results["differences"]
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(TITLES.values())).fillna("")
+    columns = [TITLES[metric] for metric in results["metrics"]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("")
 
 
 def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
@@ -115,17 +125,22 @@ def is_official(results: Mapping[str, Any], *, boxed: bool = False) -> bool:
 
 
 def comparability(results: Mapping[str, Any]) -> str:
-    """Say whether the results compare with published values."""
+    """Say whether the results compare with published values, and which findings or boxes were not evaluated."""
     notes = []
     for task, boxed, key, images in (
         ("Classification", False, "test_images", "images of the official test list"),
         ("Localization", True, "boxed_images", "boxed images"),
     ):
         count, total = results["data"][key], (OFFICIAL_BOXES if boxed else OFFICIAL_TEST)[key]
-        if is_official(results, boxed=boxed):
+        if not count:
+            notes.append(NO_BOXES)
+        elif is_official(results, boxed=boxed):
             notes.append(f"{task}: all {total:,} {images} were evaluated: comparable with published values.")
         else:
             notes.append(f"{task}: {count:,} images instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked.")
+    for key, sentence in NOT_EVALUATED.items():
+        if value := results["data"][key]:
+            notes.append(sentence.format(", ".join(value) if isinstance(value, list) else f"{value:,}"))
     return " ".join(notes)
 
 
@@ -150,21 +165,22 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
     """Return Table 1: AUC by finding and mean AUC, ours with intervals, beside all columns of the paper.
 
     Returns:
-        Index: the 14 findings and "Mean". Columns: two levels, source and model. "not defined" where no test image is
-        positive, or none negative.
+        Index: the evaluated findings and "Mean". Columns: two levels, source and model. "not defined" where no test
+        image is positive, or none negative.
     """
+    findings = results["data"]["findings"]
     columns: dict[tuple[str, str], Sequence[str]] = {}
     for model in _classifiers(results):
         scores = results["classification"][model]
-        values = [*(scores["findings"][finding]["auc"] for finding in FINDINGS), scores["mean"]["auc"]]
+        values = [*(scores["findings"][finding]["auc"] for finding in findings), scores["mean"]["auc"]]
         columns[_here(results), model] = [format_estimate(value) or "not defined" for value in values]
-    printed = printed_cells("table_1", metric="auc")[[*FINDINGS, "mean"]]
+    printed = printed_cells("table_1", metric="auc").reindex(columns=[*findings, "mean"], fill_value="")
     not_comparable = [model.name for model in literature("auc") if not model.comparable]
     for (source, name), cells in printed.iterrows():
         marked = name.split(" [")[0] in not_comparable
         columns[source if source == PAPER else _joined(CITED, NOT_COMPARABLE if marked else ""), name] = cells.tolist()
     order = {_here(results): 0, PAPER: 1, CITED: 2}
-    return pd.DataFrame(columns, index=[*FINDINGS, "Mean"])[sorted(columns, key=lambda key: order.get(key[0], 3))]
+    return pd.DataFrame(columns, index=[*findings, "Mean"])[sorted(columns, key=lambda key: order.get(key[0], 3))]
 
 
 def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -219,11 +235,12 @@ def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: st
         boxes: "all_boxes" as in the paper, with its rows and those of Wang et al. if they report this overlap;
             "best_box" (the single best box of each image and finding) or "filtered_boxes" (of findings with a
             probability above 0.5).
-        overlap: such as "iobb>0.1" or "iou>0.1".
+        overlap: such as "iobb>0.1" or "iou>0.3".
 
     Returns:
         Index: source and method. Columns: the boxed findings, their mean ("macro"), all boxes together ("micro"), and
-        the macro false positives per image, "" where not printed.
+        the macro false positives per image, "" where not printed. Printed rows are left out if other findings than
+        NIH's have boxes.
 
     Raises:
         InputError: the results have no such boxes or overlap.
@@ -237,7 +254,7 @@ def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: st
     micro = (printed * pd.Series(BOXES_OF_FINDING)).sum(axis=1) / PAPER_BOXES
     costs = printed_values("table_3", metric=PER_IMAGE, overlap=overlap).mean(axis=1)
     printed = printed.assign(macro=printed.mean(axis=1), micro=micro, **{cost: costs})
-    return _with_printed(rows, [printed.map(format_value, na_action="ignore")] if boxes == "all_boxes" else [])
+    return _with_printed(results, rows, [printed.map(format_value, na_action="ignore")] if boxes == "all_boxes" else [])
 
 
 def table_3(
@@ -265,13 +282,15 @@ def table_3(
         else:
             rows[key] = {name: format_value(row[PER_IMAGE]["value"]) for name, row in scores.items()}
     if boxes != "all_boxes":
-        return _with_printed(rows, [])
+        return _with_printed(results, rows, [])
     per_image, per_box = (printed_values("table_3", metric=m, overlap=overlap) for m in (PER_IMAGE, PER_BOX))
     if counts:
         numbers = [(per_image * PAPER_BOXED_IMAGES).round(), (per_box * PAPER_BOXES).round()]
-        return _with_printed(rows, [table.assign(micro=table.sum(axis=1)).map("{:,.0f}".format) for table in numbers])
+        return _with_printed(
+            results, rows, [table.assign(micro=table.sum(axis=1)).map("{:,.0f}".format) for table in numbers]
+        )
     per_image = per_image.assign(macro=per_image.mean(axis=1), micro=per_image.sum(axis=1))
-    return _with_printed(rows, [per_image.map(format_value)])
+    return _with_printed(results, rows, [per_image.map(format_value)])
 
 
 def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -287,13 +306,18 @@ def _box_scores(results: Mapping[str, Any], boxes: str, overlap: str) -> dict[tu
     return tables
 
 
-def _with_printed(rows: Mapping[tuple[str, str], Mapping[str, str]], printed: list[pd.DataFrame]) -> pd.DataFrame:
-    """Join our rows with tables of printed values."""
-    ours = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows))
-    return pd.concat([ours, *printed]).fillna("").rename_axis(["source", "method"])
+def _with_printed(
+    results: Mapping[str, Any], rows: Mapping[tuple[str, str], Mapping[str, str]], printed: list[pd.DataFrame]
+) -> pd.DataFrame:
+    """Join our rows with tables of printed values, which are left out if others than NIH's findings have boxes."""
+    boxed = results["data"]["boxed_findings"]
+    ours = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["source", "method"]))
+    absent = [finding for finding in BOXED_FINDINGS if boxed and finding not in boxed]
+    tables = [table.drop(columns=absent) for table in printed if set(boxed) <= set(BOXED_FINDINGS)]
+    return pd.concat([ours, *tables]).fillna("").rename_axis(["source", "method"])
 
 
-def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFrame:
+def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.3") -> pd.DataFrame:
     """Tabulate the macro accuracy at 0.25, 0.5 and 1 false positive per image and finding, and the pointing game.
 
     Best method first. The pointing game has no false positives: each image and finding with a true box has one point,
@@ -310,6 +334,20 @@ def froc(results: Mapping[str, Any], *, overlap: str = "iou>0.1") -> pd.DataFram
             "pointing game": format_estimate(game["macro"]) if game else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def masks(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Tabulate the scores of heat maps against outlines by finding, and their mean ("macro"); models only.
+
+    Returns:
+        Index: method and metric. Empty without outlines.
+    """
+    rows = {}
+    for method, scores in results["localization"].items():
+        for metric, table in (scores["pixels"] or {}).items():
+            estimates = {**table["findings"], "macro": table["macro"]}
+            rows[method, metric.replace("_", " ")] = {name: format_estimate(value) for name, value in estimates.items()}
+    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["method", "metric"]))
 
 
 def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFrame:

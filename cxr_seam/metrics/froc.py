@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..findings import BOXED_FINDINGS
 from .bootstrap import PatientBootstrap, estimate, macro_mean, num_valid
 from .matching import Matches, Measure
 
@@ -78,7 +77,7 @@ class FindingCurve:
 
 @dataclass(frozen=True, eq=False)
 class Froc:
-    """FROC curves of one method: N images and one curve for each boxed finding."""
+    """FROC curves of one method: N images and one curve for each finding."""
 
     images: int
     curves: dict[str, FindingCurve]
@@ -100,7 +99,7 @@ class Froc:
         return rates, macro_mean(values, defined=~np.isnan(values[0]))
 
     def accuracies(self, rates: Sequence[float] | np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Compute accuracies at false positives per image `rates` (X,) for weights (D, N); (D, X, 8), NaN = none."""
+        """Compute accuracies at false positives per image `rates` (X,) for weights (D, N); (D, X, K), NaN = none."""
         # Rounded, because 0.29 * 100 is a little less than 29 and would miss the 29th false positive.
         targets = np.round(weights.sum(axis=1, dtype=np.float64)[:, None] * np.asarray(rates, dtype=np.float64), 9)
         return np.stack([curve.accuracy(targets, weights) for curve in self.curves.values()], axis=-1)
@@ -129,7 +128,7 @@ def froc(matches: Matches, *, measure: Measure = "iou", threshold: float = 0.1) 
     first = np.full(len(matches.true_image), -np.inf)  # score of the first box that finds each true box
     np.maximum.at(first, matches.pair_true[matched], matches.score[matches.pair_predicted[matched]])
     curves = {}
-    for number, finding in enumerate(BOXED_FINDINGS):
+    for number, finding in enumerate(matches.findings):
         rows = np.flatnonzero(false & (matches.predicted_finding == number))
         true = matches.true_finding == number
         negated, first_negated = -matches.score[rows], -first[true]

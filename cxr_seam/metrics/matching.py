@@ -57,8 +57,9 @@ class Matches:
     """Predicted boxes (P), true boxes (T), and the pairs (K) with the same image and finding.
 
     Attributes:
+        findings: names of the findings.
         images: number of images.
-        predicted_image, predicted_finding: (P,) indices of the image and of the finding in `BOXED_FINDINGS`.
+        predicted_image, predicted_finding: (P,) indices of the image and of the finding.
         score: (P,) float64, `probability` of the finding times `score`; a missing column counts as 1. The score alone
             cannot rank boxes of different images, because the best box of every heat map has a score of 1.
         true_image, true_finding: (T,) the same of the true boxes.
@@ -66,6 +67,7 @@ class Matches:
         overlaps: (K,) float64 for each measure.
     """
 
+    findings: tuple[str, ...]
     images: int
     predicted_image: np.ndarray
     predicted_finding: np.ndarray
@@ -86,16 +88,28 @@ class Matches:
         return false, correct
 
 
-def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]) -> Matches:
+def boxed_findings(findings: Sequence[str], truth: pd.DataFrame) -> tuple[str, ...]:
+    """Return the findings that have a true box, in the order of `findings`: those that can be scored."""
+    boxed = set(truth["finding"])
+    return tuple(finding for finding in findings if finding in boxed)
+
+
+def match(
+    predicted: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    images: Sequence[str],
+    findings: Sequence[str] = BOXED_FINDINGS,
+) -> Matches:
     """Pair predicted and true boxes of the same image and finding, and compute their overlaps.
 
-    Boxes of other images and of the six findings without true boxes are left out. An image and finding may have several
-    true boxes.
+    Boxes of other images and findings are left out. An image and finding may have several true boxes.
 
     Args:
         predicted: table of boxes, see the module; `score` and `probability` may be missing.
         truth: table of boxes.
         images: the images that boxes were predicted on, each once, also those without a predicted box.
+        findings: the findings that are scored, see `boxed_findings`.
 
     Raises:
         InputError: `images` is empty or names an image twice, or a score is not finite.
@@ -103,7 +117,7 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
     images = pd.Index(images, dtype=object)
     if len(images) == 0 or images.has_duplicates:
         raise InputError("images must name at least one image and each only once")
-    predicted, true = (_index_boxes(boxes, images) for boxes in (predicted, truth))
+    predicted, true = (_index_boxes(boxes, images, findings) for boxes in (predicted, truth))
     score = np.ones(len(predicted))
     for column in predicted.columns.intersection(["score", "probability"]):
         score = score * predicted[column].to_numpy(dtype=np.float64)
@@ -114,6 +128,7 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
     first, second = pairs["index_x"].to_numpy(), pairs["index_y"].to_numpy()
     predicted_xywh, true_xywh = (boxes[XYWH].to_numpy(dtype=np.float64) for boxes in (predicted, true))
     return Matches(
+        findings=tuple(findings),
         images=len(images),
         predicted_image=predicted["image"].to_numpy(),
         predicted_finding=predicted["number"].to_numpy(),
@@ -126,10 +141,10 @@ def match(predicted: pd.DataFrame, truth: pd.DataFrame, *, images: Sequence[str]
     )
 
 
-def _index_boxes(boxes: pd.DataFrame, images: pd.Index) -> pd.DataFrame:
+def _index_boxes(boxes: pd.DataFrame, images: pd.Index, findings: Sequence[str]) -> pd.DataFrame:
     """Return the boxes that count, numbered from 0, with the indices of their `image` and finding (`number`)."""
     image = images.get_indexer(boxes["image_index"])
-    number = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(boxes["finding"])
+    number = pd.Index(findings, dtype=object).get_indexer(boxes["finding"])
     return boxes.assign(image=image, number=number)[(image >= 0) & (number >= 0)].reset_index(drop=True)
 
 

@@ -72,29 +72,57 @@ def in_box(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def pointing_game(
-    points: pd.DataFrame, *, images: Sequence[str], bootstrap: PatientBootstrap
+    points: pd.DataFrame,
+    *,
+    images: Sequence[str],
+    bootstrap: PatientBootstrap,
+    findings: Sequence[str] = BOXED_FINDINGS,
 ) -> dict[str, Estimate | dict[str, Estimate]]:
     """Score the pointing game: hits / targets. A target is an image and finding with a true box.
 
     Args:
-        points: of all images, from `points` or `box_points`; other images are left out.
+        points: of all images, from `points` or `box_points`; other images and findings are left out.
         images: the images of the bootstrap, in the same order.
         bootstrap: of their patients.
+        findings: the findings that are scored.
 
     Returns:
         {"findings": {finding: estimate}, "macro": estimate}; macro is the mean over the findings with a target.
     """
-    image = pd.Index(images, dtype=object).get_indexer(points["image_index"])
-    finding = pd.Index(BOXED_FINDINGS, dtype=object).get_indexer(points["finding"])
-    rows = (image >= 0) & (finding >= 0)
-    hits, targets = np.zeros((2, len(images), len(BOXED_FINDINGS)))
-    np.add.at(hits, (image[rows], finding[rows]), points["hit"].to_numpy(dtype=np.float64)[rows])
-    np.add.at(targets, (image[rows], finding[rows]), 1)
+    return mean_by_finding(points, "hit", images=images, findings=findings, bootstrap=bootstrap)[0]
+
+
+def mean_by_finding(
+    rows: pd.DataFrame,
+    column: str,
+    *,
+    images: Sequence[str],
+    findings: Sequence[str],
+    bootstrap: PatientBootstrap,
+) -> tuple[dict[str, Estimate | dict[str, Estimate]], np.ndarray]:
+    """Average the scores of images and findings, by finding and over the findings.
+
+    Args:
+        rows: at most one row for each image and finding, with a score under `column`; others are left out.
+        column: name of the score.
+        images: the images of the bootstrap, in the same order.
+        findings: the findings that are scored.
+        bootstrap: of the patients of the images.
+
+    Returns:
+        {"findings": {finding: estimate}, "macro": estimate}, and the replicates (n_bootstrap,) of the macro mean, which
+        is over the findings with a row.
+    """
+    image = pd.Index(images, dtype=object).get_indexer(rows["image_index"])
+    finding = pd.Index(findings, dtype=object).get_indexer(rows["finding"])
+    kept = (image >= 0) & (finding >= 0)
+    sums, counts = np.zeros((2, len(images), len(findings)))
+    np.add.at(sums, (image[kept], finding[kept]), rows[column].to_numpy(dtype=np.float64)[kept])
+    np.add.at(counts, (image[kept], finding[kept]), 1)
     with np.errstate(invalid="ignore"):
-        value = hits.sum(axis=0) / targets.sum(axis=0)
-        samples = bootstrap.totals(hits) / bootstrap.totals(targets)
+        value = sums.sum(axis=0) / counts.sum(axis=0)
+        samples = bootstrap.totals(sums) / bootstrap.totals(counts)
     defined = ~np.isnan(value)
-    return {
-        "findings": {name: estimate(value[i], samples[:, i]) for i, name in enumerate(BOXED_FINDINGS)},
-        "macro": estimate(macro_mean(value, defined=defined), macro_mean(samples, defined=defined)),
-    }
+    macro = macro_mean(samples, defined=defined)
+    by_finding = {name: estimate(value[i], samples[:, i]) for i, name in enumerate(findings)}
+    return {"findings": by_finding, "macro": estimate(macro_mean(value, defined=defined), macro)}, macro

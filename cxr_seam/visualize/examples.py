@@ -15,11 +15,12 @@ from PIL import Image
 
 from ..data.dataset import ChestXrayDataset
 from ..data.image_io import load_image, resize_square
+from ..data.layouts.base import DatasetMetadata
 from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
 from ..evaluation.results import REFINED
-from ..findings import BOXED_FINDINGS, FINDINGS, XYWH
+from ..findings import XYWH
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
@@ -37,10 +38,10 @@ ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 class ModelOutput(NamedTuple):
     """Output of one model for one image."""
 
-    probabilities: np.ndarray  # (14,) in [0, 1]
-    cam: np.ndarray  # (14, h, w) float, raw or refined
-    options: HeatmapOptions  # how the recipe turns CAMs into heat maps and boxes
-    thresholds: np.ndarray = np.full(len(FINDINGS), np.nan)  # (14,) of the probabilities; NaN: no threshold
+    probabilities: np.ndarray  # (K,) in [0, 1]
+    cam: np.ndarray  # (K, h, w) float, raw or refined
+    options: HeatmapOptions  # how the recipe turns CAMs into heat maps and boxes, and the K findings
+    thresholds: np.ndarray  # (K,) of the probabilities; NaN: no threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ class Example:
         image_index: name of the image.
         image: (H, W) uint8 grey.
         outputs: model name -> output. The order of the names is the order of the panels.
-        labels: the findings that the image is labelled with.
-        true_boxes: columns `finding`, `x`, `y`, `w`, `h` as fractions of the image; may be empty.
+        labels: the findings that the image is labelled with, those of the models first.
+        true_boxes: of the models' findings; columns `finding`, `x`, `y`, `w`, `h` as fractions; may be empty.
         patient_id: None for an uploaded image, which has no labels and no true boxes.
         image_warnings: sentences why the image may not be a frontal chest radiograph (`inference.view_check`).
     """
@@ -62,7 +63,7 @@ class Example:
     outputs: Mapping[str, ModelOutput]
     labels: tuple[str, ...]
     true_boxes: pd.DataFrame
-    patient_id: int | None = None
+    patient_id: int | str | None = None
     image_warnings: tuple[str, ...] = ()
     _correct: dict[tuple[str, str], bool | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -72,6 +73,11 @@ class Example:
         return tuple(self.outputs)
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings of the models, which are the same for all models."""
+        return next(iter(self.outputs.values())).options.findings
+
+    @property
     def title(self) -> str:
         """Name and labels, for a menu."""
         labels = "your image" if self.patient_id is None else ", ".join(self.labels) or "no finding"
@@ -79,7 +85,7 @@ class Example:
 
     def probability(self, model: str, finding: str) -> float:
         """Return the probability of a finding, in [0, 1]."""
-        return float(self.outputs[model].probabilities[FINDINGS.index(finding)])
+        return float(self.outputs[model].probabilities[self.findings.index(finding)])
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Return the heat map of a finding, float in [0, 1], at `size` or else at the size of the image."""
@@ -100,7 +106,7 @@ class Example:
         return self.true_boxes[XYWH].to_numpy(dtype=np.float64)[self.true_boxes["finding"].to_numpy() == finding]
 
     def is_correct(self, model: str, finding: str) -> bool | None:
-        """Return whether the best box of a model is correct (IoU > 0.1); None without a true box.
+        """Return whether the best box of a model is correct (IoU > 0.3); None without a true box.
 
         The result is cached, because the menus of the viewer ask for all examples at every change.
         """
@@ -111,7 +117,7 @@ class Example:
 
 
 def filter_examples(
-    examples: Sequence[Example], *, subset: str, finding: str, model: str, patient_id: int | None = None
+    examples: Sequence[Example], *, subset: str, finding: str, model: str, patient_id: int | str | None = None
 ) -> list[int]:
     """Select examples by label, by patient, or by whether the best box of a model is correct.
 
@@ -134,19 +140,36 @@ def filter_examples(
     return [index for index, example in enumerate(examples) if is_selected(example)]
 
 
-def pick_boxed(truth: pd.DataFrame, available: Collection[str], *, per_finding: int) -> dict[str, str]:
-    """Pick the first `per_finding` images of each boxed finding, each image only once.
+def example_pairs(metadata: DatasetMetadata) -> pd.DataFrame:
+    """List the test images with a true box and its finding; without such boxes, the test images and their labels.
+
+    Returns:
+        Columns `image_index`, `finding`.
+    """
+    boxes = metadata.boxes.loc[metadata.boxes["image_index"].isin(metadata.test), ["image_index", "finding"]]
+    if len(boxes):
+        return boxes
+    images = metadata.images.loc[metadata.images.index.isin(metadata.test), list(metadata.findings)]
+    rows, columns = np.nonzero(images.to_numpy() == 1)
+    return pd.DataFrame({"image_index": images.index[rows], "finding": np.array(metadata.findings, object)[columns]})
+
+
+def pick_boxed(
+    truth: pd.DataFrame, available: Collection[str], *, findings: Sequence[str], per_finding: int
+) -> dict[str, str]:
+    """Pick the first `per_finding` images of each finding, each image only once.
 
     Args:
-        truth: true boxes (`DatasetMetadata.boxes`).
+        truth: true boxes or `example_pairs`.
         available: names of the images that exist, for example an `ImageCache`.
+        findings: findings to show.
         per_finding: number of images of each finding; fewer if there are fewer.
 
     Returns:
-        `image_index` -> finding, in the order of `BOXED_FINDINGS`.
+        `image_index` -> finding, in the order of `findings`.
     """
     picked: dict[str, str] = {}
-    for finding in BOXED_FINDINGS:
+    for finding in findings:
         names = truth.loc[truth["finding"] == finding, "image_index"]
         fresh = [name for name in names if name in available and name not in picked]
         picked.update(dict.fromkeys(fresh[:per_finding], finding))
@@ -164,31 +187,34 @@ def load_examples(
 
     Args:
         run: with prepared images and at least one trained model.
-        per_finding: images of each boxed finding, see `pick_boxed`.
+        per_finding: test images of each finding, see `example_pairs` and `pick_boxed`.
         image_index: names of the images, instead of `per_finding`.
         predictors: the models, if they are already loaded.
 
     Raises:
-        InputError: no image is prepared, none has a box, a named one is missing, or no model is trained.
+        InputError: no image is prepared, none has a finding, a named one is missing, or no model is trained.
     """
     cache, metadata = run.cache(), run.metadata()
     predictors = predictors or load_predictors(run.recipes, run.models)
-    picked = image_index or list(pick_boxed(metadata.boxes, cache, per_finding=per_finding))
-    dataset = ChestXrayDataset(cache, metadata, image_index=picked)
+    findings = next(iter(predictors.values())).findings
+    picked = image_index or pick_boxed(example_pairs(metadata), cache, findings=findings, per_finding=per_finding)
+    dataset = ChestXrayDataset(cache, metadata, image_index=list(picked))
     outputs: dict[str, dict[str, ModelOutput]] = {name: {} for name in dataset.image_index}
     for key, predictor in predictors.items():
         for names, batch in predictor.forward_dataset(dataset, desc=f"predict, {key}"):
             for name, output in zip(names, batch.split(), strict=True):
                 outputs[name] |= _output_by_model(key, predictor, output)
     rows = zip(dataset.image_index, cache.indices(dataset.image_index), dataset.labels, strict=True)
+    boxes = metadata.boxes[metadata.boxes["finding"].isin(findings)]
+    order = sorted(range(len(metadata.findings)), key=lambda index: metadata.findings[index] not in findings)
     return [
         Example(
             image_index=name,
             image=np.array(cache.images[row]),
             outputs=outputs[name],
-            labels=tuple(finding for finding, label in zip(FINDINGS, labels, strict=True) if label),
-            true_boxes=metadata.boxes.loc[metadata.boxes["image_index"] == name, ["finding", *XYWH]],
-            patient_id=int(metadata.images.at[name, "patient_id"]),
+            labels=tuple(metadata.findings[index] for index in order if labels[index] == 1),
+            true_boxes=boxes.loc[boxes["image_index"] == name, ["finding", *XYWH]],
+            patient_id=metadata.images["patient_id"].astype(object)[name],
         )
         for name, row, labels in rows
     ]
@@ -221,11 +247,16 @@ def _output_by_model(key: str, predictor: Predictor, output: PredictorOutput) ->
 
 
 def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
-    """Pick one example for each boxed finding, as in Fig. 7; a different image in each row if there are enough."""
+    """Pick one example for each finding with a true box, as in Fig. 7; without any true box, for each labelled finding.
+
+    Each row has a different image if there are enough.
+    """
     rows: list[tuple[Example, str]] = []
-    for finding in BOXED_FINDINGS:
+    with_boxes = any(len(example.true_boxes) for example in examples)
+    for finding in examples[0].findings if examples else ():
         used = [example for example, _ in rows]
-        candidates = [example for example in examples if len(example.gt_boxes(finding))]
+        shown = [len(e.gt_boxes(finding)) if with_boxes else finding in e.labels for e in examples]
+        candidates = [example for example, is_shown in zip(examples, shown, strict=True) if is_shown]
         rows += [(example, finding) for example in sorted(candidates, key=used.__contains__)[:1]]
     return rows
 
@@ -264,16 +295,17 @@ def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def most_confident(scored: pd.DataFrame, *, correct: bool) -> list[tuple[str, str]]:
-    """Pick the correct (or wrong) prediction with the highest probability of each boxed finding.
+def most_confident(scored: pd.DataFrame, *, findings: Sequence[str], correct: bool) -> list[tuple[str, str]]:
+    """Pick the correct (or wrong) prediction with the highest probability of each finding.
 
     Args:
         scored: best boxes (`score_best_boxes`), each with the `probability` of its finding on its image.
+        findings: findings to show.
         correct: whether to pick correct or wrong predictions.
 
     Returns:
-        (image_index, finding) in NIH's order. The first by name if probabilities are equal.
+        (image_index, finding) in the order of `findings`. The first by name if probabilities are equal.
     """
     ranked = scored[scored["correct"] == correct].sort_values("probability", ascending=False, kind="stable")
     first = ranked.drop_duplicates("finding").set_index("finding")["image_index"]
-    return [(first[finding], finding) for finding in BOXED_FINDINGS if finding in first.index]
+    return [(first[finding], finding) for finding in findings if finding in first.index]

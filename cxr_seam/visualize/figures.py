@@ -30,14 +30,15 @@ from ..data.transforms import (
 from ..errors import InputError
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.results import BASELINE, COMPARISON, MODEL, format_estimate
-from ..findings import FINDINGS, XYWH
+from ..evaluation.tables import NO_BOXES
+from ..findings import XYWH
 from ..inference.heatmaps import cam_to_heatmap
 from ..io import atomic_write
 from ..models.checkpoint import load_checkpoint
 from ..recipes import Recipe
 from ..training.seam import SeamObjective
 from ..workspace import Workspace
-from .examples import Example, pick_boxed
+from .examples import Example, example_pairs, pick_boxed
 from .overlay import draw_boxes, overlay_heatmap, resize, scale_to_width
 from .style import DARK, LIGHT, PALETTE, PREDICTED_COLOUR, TRUE_COLOUR, to_hex
 
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
 COLOURS = tuple(to_hex(colour) for colour in PALETTE)
 """`style.PALETTE` for matplotlib."""
+
+DASHES = ("-", "--", "-.", ":")
+"""Line styles, one after the other when the colours are used up."""
 
 MARKERS = "os^Dv<>"
 """One marker for each colour."""
@@ -73,14 +77,15 @@ LEGEND_RIGHT = {"frameon": False, "fontsize": 9, "loc": "center left", "bbox_to_
 
 
 def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
-    """Plot one image with its true boxes for each boxed finding.
+    """Plot one test image with its true boxes for each boxed finding; without true boxes, for each labelled finding.
 
     Raises:
-        InputError: no image is prepared, or none has a box.
+        InputError: no image is prepared, or none has a finding.
     """
-    cache, boxes = run.cache(), run.metadata().boxes
+    cache, metadata = run.cache(), run.metadata()
+    boxes, findings = metadata.boxes, metadata.findings
     images, titles = [], []
-    for name, finding in pick_boxed(boxes, cache, per_finding=1).items():
+    for name, finding in pick_boxed(example_pairs(metadata), cache, findings=findings, per_finding=1).items():
         image = np.array(cache.images[cache.indices([name])[0]])
         true = boxes.loc[(boxes["image_index"] == name) & (boxes["finding"] == finding), XYWH].to_numpy()
         images.append(draw_boxes(resize(image, scale_to_width(image.shape, IMAGE_WIDTH)), true=true))
@@ -122,7 +127,7 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     overlays = [overlay_heatmap(rotated, cam_to_heatmap(cam[:, [finding]], grey.shape)[0, 0].numpy()) for cam in maps]
     figure = plot_images([grey, *overlays[:2], rotated, *overlays[2:]], SIAMESE_TITLES, columns=3)
     figure.suptitle(
-        f"{FINDINGS[finding].replace('_', ' ')}:  {stage.msml_weight} x MSML {losses['msml']:.3f}  +  "
+        f"{model.findings[finding].replace('_', ' ')}:  {stage.msml_weight} x MSML {losses['msml']:.3f}  +  "
         f"{stage.ecr_weight} x ECR {losses['ecr']:.3f}  =  loss {losses['loss']:.3f}",
         color=LIGHT_HEX,
         fontsize=11,
@@ -210,16 +215,17 @@ def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
     figure = new_figure(8.5, 4.8)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
-    for number, finding in enumerate(FINDINGS):
+    for number, finding in enumerate(evaluation.findings):
         auc, name, hue = scores["findings"][finding]["auc"], finding.replace("_", " "), number % len(COLOURS)
-        style = {"color": COLOURS[hue], "linestyle": "-" if number < len(COLOURS) else "--"}
+        style = {"color": COLOURS[hue], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
         style |= {"marker": MARKERS[hue], "markersize": 5, "markevery": (0.03 + 0.02 * hue, 0.17)}
         if auc["value"] is None:
             axes.plot([], [], label=f"{name}: not defined", **style)
             continue
-        false_rate, true_rate, _ = roc_curve(evaluation.labels[:, number], probabilities[:, number])
+        known = ~np.isnan(evaluation.labels[:, number])
+        false_rate, true_rate, _ = roc_curve(evaluation.labels[known, number], probabilities[known, number])
         axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {format_estimate(auc)}", **style)
-    defined = sum(scores["findings"][finding]["auc"]["value"] is not None for finding in FINDINGS)
+    defined = scores["mean"]["n_defined"]
     mean = f"mean AUC {format_estimate(scores['mean']['auc'])} over {defined} findings" if defined else "no AUC"
     axes.set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"{model}: {mean}")
     axes.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -228,7 +234,7 @@ def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
     return finish(figure, path)
 
 
-def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1", path: FigurePath = None) -> Figure:
+def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.3", path: FigurePath = None) -> Figure:
     """Plot the FROC curves: macro accuracy against false positives per image and finding, one line for each method.
 
     Models have thick lines and the 95 % interval at 0.5 false positives; other maps of the same network are dashed;
@@ -236,11 +242,15 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.1", path: Figur
 
     Args:
         results: of `evaluation.evaluate` (results.json).
-        score: "iou>0.1", "iou>0.3" or "iobb>0.1".
+        score: "iou>0.3", "iou>0.1" or "iobb>0.1".
+
+    Without true boxes the figure says that there are none.
 
     Raises:
         InputError: the results have no such curve.
     """
+    if not results["localization"]:
+        return plot_text(NO_BOXES, path=path)
     figure = new_figure(9.2, 4.8)
     axes = figure.subplots()
     counts = {MODEL: 0, COMPARISON: 0, BASELINE: 0}
@@ -318,6 +328,13 @@ def plot_heatmap_grid(rows: Sequence[tuple[Example, str]], *, path: FigurePath =
     handles = [Patch(label=name, fill=False, ec=to_hex(colour), ls=line, lw=1.6) for name, colour, line in kinds]
     options = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
     figure.legend(handles=handles, labelcolor=LIGHT_HEX, **options)
+    return finish(figure, path)
+
+
+def plot_text(text: str, *, path: FigurePath = None) -> Figure:
+    """Plot a sentence in place of a figure that has no data."""
+    figure = new_figure(7, 0.8)
+    figure.text(0.02, 0.5, fill(text, 90), va="center", fontsize=10)
     return finish(figure, path)
 
 

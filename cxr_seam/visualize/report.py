@@ -21,13 +21,12 @@ from ..evaluation import tables
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
-from ..findings import FINDINGS
 from ..io import atomic_write
 from ..metrics.localization import score_best_boxes
 from ..metrics.matching import rank_by_probability
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
-from .examples import load_examples, most_confident, one_per_finding, pick_boxed
+from .examples import example_pairs, load_examples, most_confident, one_per_finding, pick_boxed
 from .figures import figure_bytes, plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
         published_errors=ERRATA,
         final_model=evaluation.final_model,
         tables=tables,
-        data=pd.DataFrame({"value": {key.replace("_", " "): str(value) for key, value in data.items()}}),
+        data=pd.DataFrame({"value": {key.replace("_", " "): as_text(value) for key, value in data.items()}}),
         recipes=tables.recipe_table(run.recipes).astype(str),
         figures=figures,
         best=best,
@@ -98,6 +97,11 @@ def image_html(figure: Figure, caption: str) -> Markup:
     return Markup('<img alt="{}" src="{}">').format(caption, source)
 
 
+def as_text(value: object) -> str:
+    """Format an entry of the results; names of a list are separated by commas."""
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
 def _loss_curves(run: Workspace) -> Figure | None:
     """Plot the loss curves; None if the checkpoints have no histories."""
     try:
@@ -106,27 +110,54 @@ def _loss_curves(run: Workspace) -> Figure | None:
         return None
 
 
-def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, Figure | None], dict[str, Any]]:
+def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, Figure | None], dict[str, Any] | None]:
     """Plot the examples: Fig. 7, and the most confident correct and wrong predictions of the best model.
 
     Returns:
-        The figures "examples", "correct" and "wrong" (None without a prediction), and counts of the best model.
+        The figures "examples", "correct" and "wrong" (None without an image), and counts of the best model; None
+        without true boxes.
     """
-    results = evaluation.results
-    model = next(row["method"] for row in results["ranking"] if row["type"] == MODEL)
-    probabilities = pd.DataFrame(evaluation.probabilities[model], run.test_dataset().image_index, FINDINGS)
-    scored = rank_by_probability(score_best_boxes(evaluation.methods[model].boxes, evaluation.truth), probabilities)
-    first = pick_boxed(evaluation.truth, run.cache(), per_finding=1)
-    pairs = {name: most_confident(scored, correct=name == "correct") for name in ("correct", "wrong")}
-    names = list(dict.fromkeys([*first, *(name for chosen in pairs.values() for name, _ in chosen)]))
+    figures: dict[str, Figure | None] = dict.fromkeys(("examples", "correct", "wrong"))
+    scored = _score_best_model(run, evaluation)
+    pairs = evaluation.targets.boxes if evaluation.targets else example_pairs(run.metadata())
+    first = pick_boxed(pairs, run.cache(), findings=evaluation.findings, per_finding=1)
+    chosen = {}
+    if scored is not None:
+        for name in ("correct", "wrong"):
+            chosen[name] = most_confident(scored, findings=evaluation.findings, correct=name == "correct")
+    names = list(dict.fromkeys([*first, *(image for rows in chosen.values() for image, _ in rows)]))
+    if not names:
+        return figures, None
     made = load_examples(run, image_index=names, predictors=evaluation.predictors)
     examples = {example.image_index: example for example in made}
-    figures = {"examples": plot_heatmap_grid(one_per_finding([examples[name] for name in first]))}
-    for name, chosen in pairs.items():
-        rows = [(examples[image_index], finding) for image_index, finding in chosen]
-        figures[name] = plot_heatmap_grid(rows) if rows else None
-    scores = results["localization"][model]["best_box"][f"iou>{CORRECT_IOU}"]
-    return figures, {
+    figures["examples"] = plot_heatmap_grid(one_per_finding([examples[name] for name in first]))
+    for name, rows in chosen.items():
+        if rows:
+            figures[name] = plot_heatmap_grid([(examples[image_index], finding) for image_index, finding in rows])
+    return figures, None if scored is None else _count_best_boxes(evaluation, scored)
+
+
+def _best_model(evaluation: Evaluation) -> str:
+    return next(row["method"] for row in evaluation.results["ranking"] if row["type"] == MODEL)
+
+
+def _score_best_model(run: Workspace, evaluation: Evaluation) -> pd.DataFrame | None:
+    """Score the best boxes of the model with the highest rank; None without true boxes."""
+    if evaluation.targets is None:
+        return None
+    model = _best_model(evaluation)
+    images = run.test_dataset().image_index
+    probabilities = pd.DataFrame(evaluation.probabilities[model], images, evaluation.findings)
+    return rank_by_probability(
+        score_best_boxes(evaluation.methods[model].boxes, evaluation.targets.boxes), probabilities
+    )
+
+
+def _count_best_boxes(evaluation: Evaluation, scored: pd.DataFrame) -> dict[str, Any]:
+    """Count correct and wrong best boxes of the best model."""
+    model = _best_model(evaluation)
+    scores = evaluation.results["localization"][model]["best_box"][f"iou>{CORRECT_IOU}"]
+    return {
         "model": model,
         "correct": int(scored["correct"].sum()),
         "total": len(scored),

@@ -76,7 +76,7 @@ class Controls:
         menu = partial(make_control, widgets.Dropdown)
         slider = partial(make_control, widgets.FloatSlider, max=1.0, step=0.05, readout_format=".2f")
         percent = partial(make_control, widgets.IntSlider, min=0, max=100, value=50)
-        text = "Which images the menu offers. A box is correct if its IoU with a true box is above 0.1"
+        text = "Which images the menu offers. A box is correct if its IoU with a true box is above 0.3"
         self.subset = menu("Show", text, options=SUBSETS, value=ALL)
         self.model = menu("of model", "Model of the correct or wrong boxes", options=examples[0].models)
         patients = sorted({example.patient_id for example in examples if example.patient_id is not None})

@@ -18,7 +18,6 @@ TRUTH = pd.DataFrame(
     [
         ("a", "Mass", 100, 100, 100, 100),
         ("b", "Mass", 300, 200, 200, 50),
-        ("b", "Hernia", 0, 0, 9, 9),  # not scored, so not given
         ("c", "Mass", 700, 700, 10, 20),
         ("c", "Nodule", 500, 500, 30, 30),
     ],

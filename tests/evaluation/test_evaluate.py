@@ -16,6 +16,7 @@ from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, load_
 from cxr_seam.evaluation.methods import baseline_methods
 from cxr_seam.evaluation.results import (
     LOCALIZATION,
+    MASKS,
     MEAN_AUC,
     MEAN_AVERAGE_PRECISION,
     MULTIRES,
@@ -110,7 +111,11 @@ def test_data_counts(results, workspace):
     assert data["boxed_patients"] == len({name.split("_")[0] for name in truth["image_index"]})
     for scores in results["localization"].values():
         table = scores["all_boxes"]["iobb>0.1"]["findings"]
-        assert [table[f]["boxes"] for f in BOXED_FINDINGS] == [(truth["finding"] == f).sum() for f in BOXED_FINDINGS]
+        boxed = [finding for finding in FINDINGS if finding in set(truth["finding"])]
+        assert list(table) == boxed == data["boxed_findings"]
+        assert [table[finding]["boxes"] for finding in boxed] == [(truth["finding"] == f).sum() for f in boxed]
+    assert data["findings"] == list(FINDINGS) and data["boxes_outside_test"] == 0
+    assert data["findings_without_labels"] == data["findings_not_predicted"] == []
 
 
 def test_sensitivity_and_specificity_at_threshold(results, evaluation):
@@ -134,9 +139,9 @@ def test_best_box_counts(results):
 
 
 def test_boxes_have_probabilities(evaluation):
-    images = evaluation.boxed_set.image_index
+    images = evaluation.targets.dataset.image_index
     boxes = evaluation.methods[REFINED].boxes
-    logits = evaluation.predictors[REFINED].logits(evaluation.boxed_set)
+    logits = evaluation.predictors[REFINED].logits(evaluation.targets.dataset)
     expected = pd.DataFrame(1 / (1 + np.exp(-logits)), images, FINDINGS)
     for row in boxes.head(20).itertuples():
         assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
@@ -144,28 +149,30 @@ def test_boxes_have_probabilities(evaluation):
 
 def test_mean_box_excludes_own_patient(evaluation):
     """One patient's boxes move far away: what that patient is given stays, what the other half is given moves."""
-    images = list(evaluation.boxed_set.image_index)
+    targets = evaluation.targets
+    images = targets.dataset.image_index
     patient_of = {name: int(name.split("_")[0]) for name in images}
     probabilities = {REFINED: pd.DataFrame(0.5, images, FINDINGS)}
     before = evaluation.methods["Mean box of the other half"].boxes
     for patient in dict.fromkeys(patient_of.values()):
-        own = evaluation.truth["image_index"].map(patient_of) == patient
-        moved = evaluation.truth.assign(x=evaluation.truth["x"] + 10_000 * own)
-        baselines = baseline_methods(moved, patient_of=patient_of, probabilities=probabilities)
+        own = targets.boxes["image_index"].map(patient_of) == patient
+        moved = targets.boxes.assign(x=targets.boxes["x"] + 10_000 * own)
+        names = {"patient_of": patient_of, "findings": targets.findings}
+        baselines = baseline_methods(moved, **names, probabilities=probabilities)
         after = baselines["Mean box of the other half"].boxes
         mine = before["image_index"].map(patient_of) == patient
         pd.testing.assert_frame_equal(before[mine], after[mine])
         given = after.loc[~mine.to_numpy() & (after["x"] != before["x"]), "finding"]
-        assert set(given) == set(evaluation.truth.loc[own, "finding"])
+        assert set(given) == set(targets.boxes.loc[own, "finding"])
 
 
 def test_differences_match_replicates(results):
     """The interval of a difference is that of the replicates' differences, computed again here."""
     pair = next(p["metrics"] for p in results["differences"] if (p["first"], p["second"]) == (REFINED, MULTIRES))
-    assert set(pair) == set(TITLES)
+    assert list(pair) == [metric for metric in TITLES if metric not in MASKS]
     for metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION):
         assert pair[metric]["value"] == 0  # the PCM leaves the probabilities as they are
-    for metric in TITLES:
+    for metric in pair:
         replicates = [np.array(results["bootstrap"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
         assert all(len(d) == N_BOOTSTRAP for d in replicates)
         differences = replicates[0] - replicates[1]
@@ -175,7 +182,9 @@ def test_differences_match_replicates(results):
         low, high = np.nanpercentile(differences, [2.5, 97.5])
         assert (pair[metric]["low"], pair[metric]["high"]) == pytest.approx((low, high), abs=1e-6)
     best = results["differences"][-1]
-    assert results["localization"][best["second"]]["type"] == "baseline" and set(best["metrics"]) == set(LOCALIZATION)
+    assert results["localization"][best["second"]]["type"] == "baseline" and set(best["metrics"]) == set(
+        LOCALIZATION
+    ) - set(MASKS)
 
 
 def test_describe_split(results, nih_root, tmp_path):
@@ -229,7 +238,7 @@ def kind_of(value) -> str:
 
 def keys_of(value, path: str = "") -> Iterator[tuple[str, str]]:
     """Every key of results with the kind of its value; names that vary are replaced by the page's capitals."""
-    opaque = ("versions", "checkpoints.RECIPE.metrics", "checkpoints.RECIPE.recipe")
+    opaque = ("versions", "checkpoints.RECIPE.metrics", "checkpoints.RECIPE.recipe", "localization.METHOD.pixels")
     fixed = {"localization": "METHOD", "bootstrap": "METHOD", "checkpoints": "RECIPE", "classification": "MODEL"}
     names = {"all_boxes": "BOXES", "best_box": "BOXES", "filtered_boxes": "BOXES"} | dict.fromkeys(TITLES, "METRIC")
     names |= dict.fromkeys(FINDINGS, "FINDING") | dict.fromkeys(("0.25", "0.5", "1.0"), "RATE")

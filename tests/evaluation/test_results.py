@@ -16,6 +16,8 @@ from cxr_seam.evaluation.results import (
     BEST_BOX,
     COSTS,
     FROC,
+    LOOSE_BEST_BOX,
+    LOOSE_FROC,
     MEAN_AUC,
     MEAN_AVERAGE_PRECISION,
     MULTIRES,
@@ -66,7 +68,8 @@ def test_ranking_by_froc_then_best_box(results):
 
 
 def test_ranking_undefined_last(results):
-    results["localization"][MULTIRES]["froc"]["iou>0.1"]["at_fp_rate"]["0.5"]["macro"] = estimate(None)
+    froc = results["localization"][MULTIRES]["froc"]["iou>0.3"]
+    froc["at_fp_rate"]["0.5"] = froc["at_fp_rate"]["0.5"] | {"macro": estimate(None)}
     assert ranking(results)[-1]["method"] == MULTIRES
 
 
@@ -77,7 +80,7 @@ def test_ranking_ties_share_a_rank(results):
 
 
 def test_ranking_has_false_positives(results):
-    results["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["false_positives_per_image"] = estimate(2, 1, 3)
+    results["localization"][STANDARD]["best_box"]["iou>0.3"]["macro"]["false_positives_per_image"] = estimate(2, 1, 3)
     costs = {row["method"]: row["metrics"][COSTS[BEST_BOX]] for row in ranking(results)}
     assert costs[STANDARD] == estimate(2, 1, 3) and costs[MULTIRES] == estimate(0.5)
 
@@ -86,9 +89,10 @@ def test_summary_shows_false_positives(results):
     table = tables.summary(results)
     assert list(table.columns) == [
         "mean AUC",
-        "FROC at 0.5 (IoU>0.1)",
-        "best box (IoU>0.1)",
+        "FROC at 0.5 (IoU>0.3)",
+        "best box (IoU>0.3)",
         "its false positives",
+        "FROC at 0.5 (IoU>0.1)",
         "all boxes (IoBB>0.1)",
         "their false positives",
     ]
@@ -97,6 +101,7 @@ def test_summary_shows_false_positives(results):
         "0.300 (0.200-0.400)",
         "0.400 (0.300-0.500)",
         "0.500",
+        "0.300 (0.200-0.400)",
         "0.500 (0.400-0.600)",
         "1.000",
     ]
@@ -119,7 +124,7 @@ def test_differences_show_false_positives(results):
     results["differences"] = paired_differences(results)
     table = tables.differences(results)
     columns = list(table.columns)
-    assert columns[columns.index("best box (IoU>0.1)") + 1] == "its false positives"
+    assert columns[columns.index("best box (IoU>0.3)") + 1] == "its false positives"
     assert columns[columns.index("all boxes (IoBB>0.1)") + 1] == "their false positives"
     row = table.loc[f"{MULTIRES} - {STANDARD}"]
     assert row["their false positives"] == "1.000 (1.500-1.500)"
@@ -148,7 +153,9 @@ def test_best_model_minus_best_blind_baseline(results):
     assert [(p["first"], p["second"]) for p in pairs] == [(MULTIRES, STANDARD), (MULTIRES, "Centre box")]
     pair = pair_of(results, MULTIRES, "Centre box")
     assert {figure: value["value"] for figure, value in pair.items()} == pytest.approx(
-        {FROC: 0.2, BEST_BOX: 0.4, COSTS[BEST_BOX]: 0, ALL_BOXES: 0.1, COSTS[ALL_BOXES]: 1}
+        {FROC: 0.2, BEST_BOX: 0.4, COSTS[BEST_BOX]: 0}
+        | {LOOSE_FROC: 0.2, LOOSE_BEST_BOX: 0.4, COSTS[LOOSE_BEST_BOX]: 0}
+        | {ALL_BOXES: 0.1, COSTS[ALL_BOXES]: 1}
     )
     assert tables.differences(results | {"differences": pairs}).loc[f"{MULTIRES} - Centre box", "mean AUC"] == ""
 
@@ -172,10 +179,10 @@ def test_format_estimate_no_minus_zero():
 def test_compare_paired(results):
     other = copy.deepcopy(results)
     other["bootstrap"][STANDARD][BEST_BOX] = [0.2] * 5
-    other["localization"][STANDARD]["best_box"]["iou>0.1"]["macro"]["accuracy"] = estimate(0.6)
+    other["localization"][STANDARD]["best_box"]["iou>0.3"]["macro"]["accuracy"] = estimate(0.6)
     table, reason = compare(results, other)
     assert reason.startswith("Paired")
-    row = table.loc[(STANDARD, "best box (IoU>0.1)")]
+    row = table.loc[(STANDARD, "best box (IoU>0.3)")]
     assert row["second - first"] == "0.200 (0.200-0.200)"
     assert row["false positives"] == "0.500, 0.500"
     assert ("Random 32x32 map", "mean AUC") not in table.index
@@ -187,6 +194,7 @@ def test_compare_paired(results):
     [
         ({"seed": 1}, "bootstraps differ", []),
         ({"data": {"test_sha256": "other"}}, "the test images differ", ["localization"]),
+        ({"data": {"findings": ["Mass"]}}, "the findings differ", ["localization"]),
         ({"data": {"boxed_sha256": "x"}}, "the boxed images", ["classification"]),
     ],
 )
@@ -197,7 +205,7 @@ def test_compare_unpaired_has_no_interval(results, change, says, paired):
     assert reason.startswith("Not paired") and says in reason
     cells = table["second - first"]
     assert cells[STANDARD, "mean AUC"] == ("0.000 (0.000-0.000)" if "classification" in paired else "0.000")
-    assert cells[STANDARD, "best box (IoU>0.1)"] == ("0.000 (0.000-0.000)" if "localization" in paired else "0.000")
+    assert cells[STANDARD, "best box (IoU>0.3)"] == ("0.000 (0.000-0.000)" if "localization" in paired else "0.000")
 
 
 def test_compare_nothing_in_common(results):

@@ -11,6 +11,7 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.visualize.examples import Example, ModelOutput
 
+NO_THRESHOLDS = np.full(14, np.nan)
 IMAGE = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
 
 
@@ -22,7 +23,7 @@ def peak_example(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes: 
         "image_index": "00000001_000.png",
         "image": IMAGE,
         "labels": ("Mass",),
-        "outputs": dict.fromkeys(models, ModelOutput(np.linspace(0, 0.65, 14), cam, HeatmapOptions())),
+        "outputs": dict.fromkeys(models, ModelOutput(np.linspace(0, 0.65, 14), cam, HeatmapOptions(), NO_THRESHOLDS)),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [0.5], "y": [0.25], "w": [0.25], "h": [0.25]}),
         "patient_id": 1,
     }
@@ -40,7 +41,10 @@ def random_example(name: str = "00000001_000.png", *, labels: tuple[str, ...] = 
         image_index=name,
         image=generator.integers(0, 255, (96, 96)).astype(np.uint8),
         labels=labels,
-        outputs={model: ModelOutput(generator.random(14), cam, HeatmapOptions()) for model, cam in cams.items()},
+        outputs={
+            model: ModelOutput(generator.random(14), cam, HeatmapOptions(), NO_THRESHOLDS)
+            for model, cam in cams.items()
+        },
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.625]}),
         patient_id=int(name[:8]),
     )

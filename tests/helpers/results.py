@@ -45,8 +45,12 @@ def method(
         "all_boxes": {overlap: box_table(every, count + i) for i, overlap in enumerate(OVERLAPS)},
         "best_box": {overlap: box_table(best, 2) for overlap in OVERLAPS},
         "filtered_boxes": {overlap: box_table(every / 2, 1) for overlap in OVERLAPS},
-        "froc": {"iou>0.1": {"at_fp_rate": dict.fromkeys(("0.25", "0.5", "1.0"), point), "curve": curve}},
+        "froc": {
+            overlap: {"at_fp_rate": dict.fromkeys(("0.25", "0.5", "1.0"), point), "curve": curve}
+            for overlap in ("iou>0.3", "iou>0.1", "iobb>0.1")
+        },
         "pointing_game": None,
+        "pixels": None,
     }
 
 
@@ -73,6 +77,11 @@ def make_results(**changed: Any) -> dict[str, Any]:
         "boxed_images": IMAGES,
         "boxed_patients": 3,
         "true_boxes": BOXES,
+        "boxes_outside_test": 0,
+        "findings": list(FINDINGS),
+        "boxed_findings": list(BOXED_FINDINGS),
+        "findings_without_labels": [],
+        "findings_not_predicted": [],
         **dict.fromkeys(("training_images", "training_patients", "validation_images", "validation_patients")),
         "test_sha256": "t",
         "boxed_sha256": "b",

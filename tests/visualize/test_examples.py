@@ -13,7 +13,7 @@ import pytest
 from helpers.examples import IMAGE, peak_example
 
 from cxr_seam.data.image_io import load_image
-from cxr_seam.evaluation.evaluate import load_predictors
+from cxr_seam.evaluation.evaluate import find_targets, load_predictors
 from cxr_seam.evaluation.methods import model_methods
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, XYWH
@@ -54,7 +54,9 @@ def test_pick_boxed_takes_each_image_once() -> None:
     rows = [("a", "Mass"), ("a", "Effusion"), ("b", "Effusion"), ("c", "Effusion"), ("d", "Effusion"), ("x", "Mass")]
     truth = pd.DataFrame(rows, columns=["image_index", "finding"])
     # Effusion comes before Mass; x is not available; a is already picked for Effusion.
-    assert pick_boxed(truth, {"a", "b", "c", "d"}, per_finding=2) == {"a": "Effusion", "b": "Effusion"}
+    options = {"findings": FINDINGS, "per_finding": 2}
+    assert pick_boxed(truth, {"a", "b", "c", "d"}, **options) == {"a": "Effusion", "b": "Effusion"}
+    assert pick_boxed(truth, {"a", "b"}, findings=("Mass",), per_finding=2) == {"a": "Mass"}
 
 
 def test_examples_hold_the_output_of_the_models(workspace: Workspace) -> None:
@@ -82,11 +84,11 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     for predictor in predictors.values():
         predictor.recipe = replace(predictor.recipe, cam_threshold=q)
     examples = load_examples(workspace, per_finding=2, predictors=predictors)
-    dataset, truth = workspace.boxed_dataset(), workspace.metadata().boxes
-    probabilities = pd.DataFrame(0.5, dataset.image_index, FINDINGS)
-    methods = model_methods(predictors, dataset, truth, probabilities=dict.fromkeys(examples[0].models, probabilities))
+    targets = find_targets(workspace, workspace.metadata(), workspace.test_dataset(), findings=FINDINGS)
+    probabilities = pd.DataFrame(0.5, targets.dataset.image_index, FINDINGS)
+    methods = model_methods(predictors, targets, probabilities=dict.fromkeys(examples[0].models, probabilities))
     count = 0
-    for example, model, finding in product(examples, examples[0].models, BOXED_FINDINGS):
+    for example, model, finding in product(examples, examples[0].models, targets.findings):
         scored = methods[model].boxes
         scored = scored[(scored["image_index"] == example.image_index) & (scored["finding"] == finding)]
         assert example.pred_boxes(model, finding) == pytest.approx(scored[XYWH].to_numpy())
@@ -107,7 +109,7 @@ def test_one_per_finding_covers_all_boxed_findings(workspace: Workspace) -> None
 
 
 def test_sample_and_augmentation_figures(workspace: Workspace) -> None:
-    chosen = pick_boxed(workspace.metadata().boxes, workspace.cache(), per_finding=1)
+    chosen = pick_boxed(workspace.metadata().boxes, workspace.cache(), findings=FINDINGS, per_finding=1)
     shown = [axes for axes in plot_samples(workspace).axes if axes.images]
     assert len(shown) == len(chosen)
     images = [axes.images[0].get_array() for axes in shown]
@@ -151,7 +153,7 @@ BOXES = pd.DataFrame(
         ("a", "Mass", 0, 0, 100, 100, 0.5),
         ("a", "Mass", 500, 500, 100, 100, 0.9),
         ("b", "Mass", 0, 0, 100, 50, 1.0),
-        ("c", "Mass", 0, 0, 50, 50, 1.0),
+        ("c", "Mass", 0, 0, 50, 80, 1.0),
     ],
     columns=["image_index", "finding", "x", "y", "w", "h", "score"],
 )
@@ -161,6 +163,7 @@ PROBABILITIES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, ind
 def test_most_confident_by_hand() -> None:
     scored = rank_by_probability(score_best_boxes(BOXES, TRUTH), PROBABILITIES)
     mass = scored[scored["finding"] == "Mass"].set_index("image_index")
-    assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.25, "d": 0}
-    assert most_confident(scored, correct=True) == [("c", "Mass")]
-    assert most_confident(scored, correct=False) == [("d", "Mass"), ("a", "Nodule")]
+    assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.4, "d": 0}
+    assert most_confident(scored, findings=FINDINGS, correct=True) == [("c", "Mass")]
+    assert most_confident(scored, findings=FINDINGS, correct=False) == [("d", "Mass"), ("a", "Nodule")]
+    assert most_confident(scored, findings=("Nodule", "Mass"), correct=False) == [("a", "Nodule"), ("d", "Mass")]

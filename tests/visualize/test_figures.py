@@ -90,9 +90,10 @@ def test_roc_has_a_line_per_finding():
     findings = {finding: {"auc": missing if finding == "Hernia" else auc} for finding in FINDINGS}
     evaluation = SimpleNamespace(
         final_model="MultiRes",
+        findings=FINDINGS,
         labels=labels,
         probabilities={"MultiRes": probabilities},
-        results={"classification": {"MultiRes": {"findings": findings, "mean": {"auc": auc}}}},
+        results={"classification": {"MultiRes": {"findings": findings, "mean": {"auc": auc, "n_defined": 13}}}},
     )
     axes = plot_roc(evaluation).axes[0]
     names = [text.get_text() for text in axes.get_legend().get_texts()]

@@ -140,18 +140,19 @@ def filter_examples(
     return [index for index, example in enumerate(examples) if is_selected(example)]
 
 
-def example_pairs(metadata: DatasetMetadata) -> pd.DataFrame:
-    """List the test images with a true box and its finding; without such boxes, the test images and their labels.
+def example_pairs(metadata: DatasetMetadata, *, findings: Sequence[str]) -> pd.DataFrame:
+    """List the test images with a true box of some findings; without such boxes, the test images and their labels.
 
     Returns:
         Columns `image_index`, `finding`.
     """
-    boxes = metadata.boxes.loc[metadata.boxes["image_index"].isin(metadata.test), ["image_index", "finding"]]
+    boxes = metadata.boxes[metadata.boxes["image_index"].isin(metadata.test) & metadata.boxes["finding"].isin(findings)]
     if len(boxes):
-        return boxes
-    images = metadata.images.loc[metadata.images.index.isin(metadata.test), list(metadata.findings)]
-    rows, columns = np.nonzero(images.to_numpy() == 1)
-    return pd.DataFrame({"image_index": images.index[rows], "finding": np.array(metadata.findings, object)[columns]})
+        return boxes[["image_index", "finding"]]
+    labelled = [finding for finding in metadata.findings if finding in findings]
+    labels = metadata.images.loc[metadata.images.index.isin(metadata.test), labelled]
+    rows, columns = np.nonzero(labels.to_numpy() == 1)
+    return pd.DataFrame({"image_index": labels.index[rows], "finding": labels.columns[columns]})
 
 
 def pick_boxed(
@@ -197,7 +198,8 @@ def load_examples(
     cache, metadata = run.cache(), run.metadata()
     predictors = predictors or load_predictors(run.recipes, run.models)
     findings = next(iter(predictors.values())).findings
-    picked = image_index or pick_boxed(example_pairs(metadata), cache, findings=findings, per_finding=per_finding)
+    pairs = example_pairs(metadata, findings=findings)
+    picked = image_index or pick_boxed(pairs, cache, findings=findings, per_finding=per_finding)
     dataset = ChestXrayDataset(cache, metadata, image_index=list(picked))
     outputs: dict[str, dict[str, ModelOutput]] = {name: {} for name in dataset.image_index}
     for key, predictor in predictors.items():

@@ -84,8 +84,9 @@ def plot_samples(run: Workspace, *, path: FigurePath = None) -> Figure:
     """
     cache, metadata = run.cache(), run.metadata()
     boxes, findings = metadata.boxes, metadata.findings
+    pairs = example_pairs(metadata, findings=findings)
     images, titles = [], []
-    for name, finding in pick_boxed(example_pairs(metadata), cache, findings=findings, per_finding=1).items():
+    for name, finding in pick_boxed(pairs, cache, findings=findings, per_finding=1).items():
         image = np.array(cache.images[cache.indices([name])[0]])
         true = boxes.loc[(boxes["image_index"] == name) & (boxes["finding"] == finding), XYWH].to_numpy()
         images.append(draw_boxes(resize(image, scale_to_width(image.shape, IMAGE_WIDTH)), true=true))

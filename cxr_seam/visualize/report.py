@@ -119,12 +119,13 @@ def _example_figures(run: Workspace, evaluation: Evaluation) -> tuple[dict[str, 
     """
     figures: dict[str, Figure | None] = dict.fromkeys(("examples", "correct", "wrong"))
     scored = _score_best_model(run, evaluation)
-    pairs = evaluation.targets.boxes if evaluation.targets else example_pairs(run.metadata())
-    first = pick_boxed(pairs, run.cache(), findings=evaluation.findings, per_finding=1)
+    findings = evaluation.findings
+    pairs = example_pairs(run.metadata(), findings=findings)
+    first = pick_boxed(pairs, run.cache(), findings=findings, per_finding=1)
     chosen = {}
     if scored is not None:
         for name in ("correct", "wrong"):
-            chosen[name] = most_confident(scored, findings=evaluation.findings, correct=name == "correct")
+            chosen[name] = most_confident(scored, findings=findings, correct=name == "correct")
     names = list(dict.fromkeys([*first, *(image for rows in chosen.values() for image, _ in rows)]))
     if not names:
         return figures, None

@@ -17,11 +17,8 @@ from typing import Any
 from . import __version__
 from .errors import InputError
 from .evaluation.results import (
-    ALL_BOXES,
     BASELINE,
-    BEST_BOX,
-    COSTS,
-    FROC,
+    LOCALIZATION,
     SUMMARY,
     TITLES,
     format_estimate,
@@ -29,6 +26,7 @@ from .evaluation.results import (
     format_value,
     get_estimate,
     load_results,
+    summary_metrics,
 )
 from .inference.predictor import Predictor
 from .io import atomic_write, user_path
@@ -204,8 +202,8 @@ def _eval_results(results: Mapping[str, Any], model: str) -> list[Any]:
     values = {metric: get_estimate(results, model, metric)["value"] for metric in SUMMARY}
     return [
         EvalResult(
-            task_type="object-detection" if metric in (FROC, BEST_BOX, ALL_BOXES) else "image-classification",
-            metric_type=metric if metric in (FROC, BEST_BOX, ALL_BOXES) else "roc_auc",
+            task_type="object-detection" if metric in LOCALIZATION else "image-classification",
+            metric_type=metric if metric in LOCALIZATION else "roc_auc",
             metric_name=TITLES[metric],
             metric_value=round(value, 4),
             dataset_type="image-folder",
@@ -218,8 +216,10 @@ def _eval_results(results: Mapping[str, Any], model: str) -> list[Any]:
 
 
 def _localization_rows(results: Mapping[str, Any], model: str) -> list[list[str]]:
-    """Return a table of the model and the baselines, best first."""
-    metrics = (FROC, BEST_BOX, COSTS[BEST_BOX], ALL_BOXES, COSTS[ALL_BOXES])
+    """Return a table of the model and the baselines, best first; nothing without true boxes."""
+    metrics = [metric for metric in summary_metrics(results) if metric in LOCALIZATION]
+    if not metrics:
+        return []
     rows = [["", *(TITLES[metric] for metric in metrics)]]
     for row in results["ranking"]:
         method = row["method"]

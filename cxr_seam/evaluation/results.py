@@ -107,6 +107,11 @@ def metric_definitions(*, boxes: bool = True, masks: bool = False) -> dict[str, 
     return {name: {"title": TITLES[name], **keys[name]._asdict()} for name in measured}
 
 
+def summary_metrics(results: Mapping[str, Any]) -> list[str]:
+    """List the measured metrics of `SUMMARY`, with the false positives of an accuracy after it."""
+    return [name for metric in SUMMARY for name in (metric, COSTS.get(metric)) if name in results["metrics"]]
+
+
 def save_results(results: Mapping[str, Any], path: Path | str) -> None:
     """Write results.json, with the replicates of each metric on one line."""
     outer = {key: value for key, value in results.items() if key != "bootstrap"}

@@ -44,15 +44,14 @@ from .published import (
     printed_values,
 )
 from .results import (
-    COSTS,
     MULTIRES,
     REFINED,
     STANDARD,
-    SUMMARY,
     TITLES,
     format_estimate,
     format_metric,
     format_value,
+    summary_metrics,
 )
 
 OFFICIAL_TEST = {"test_images": 25_596, "test_patients": 2_797}
@@ -97,7 +96,7 @@ def summary(results: Mapping[str, Any]) -> pd.DataFrame:
     paper's IoBB > 0.1; scores against outlines, if there are any. The two other accuracies have their false positives
     per image and finding. All are macro over the boxed findings. Without true boxes: the mean AUC of each model.
     """
-    metrics = [name for metric in SUMMARY for name in (metric, COSTS.get(metric)) if name in results["metrics"]]
+    metrics = summary_metrics(results)
     methods = [row["method"] for row in results["ranking"]] or _classifiers(results)
     rows = {m: {TITLES[metric]: format_metric(results, m, metric) for metric in metrics} for m in methods}
     return pd.DataFrame.from_dict(rows, orient="index")

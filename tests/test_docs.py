@@ -19,9 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
 from cxr_seam import presets
-from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
 from cxr_seam.models.backbones import backbone_names
@@ -152,29 +150,30 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
 
 
 def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight patients with three images each, not square, one of them a JPEG; two patients have boxes."""
+    """Twelve patients with three images each, not square; findings that NIH does not have; two boxes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXR_SEAM_PRESET", "tiny")
     random = np.random.default_rng(0)
     rows = []
-    for number in range(24):
-        file = f"p{number // 3}/image{number}.{'jpg' if number == 5 else 'png'}"
-        path = tmp_path / "images" / file
+    for number in range(36):
+        file = "example.png" if number == 35 else f"p{number // 3}/image{number}.{'jpg' if number == 5 else 'png'}"
+        path = tmp_path / "mydata" / "images" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (100, 200), dtype=np.uint8)).save(path)
-        findings = ["", "Mass", "Mass|Pleural_Thickening"][number % 3]
-        rows.append((file, f"P{number // 3}", findings, 200, 100))
-    pd.DataFrame(rows, columns=["file", "patient", "findings", "width", "height"]).to_csv("images.csv", index=False)
-    boxes = [("p0/image1.png", "Mass", 20, 10, 50, 25), ("p1/image5.jpg", "Mass", 0, 0, 200, 100)]
-    pd.DataFrame(boxes, columns=["file", "finding", "x", "y", "w", "h"]).to_csv("boxes.csv", index=False)
+        labels = [number % 2, (number // 2) % 2, "" if number % 5 == 0 else number % 3 // 2]
+        rows.append((file, f"P{number // 3}", "train" if number < 24 else "test", *labels))
+    columns = ["image", "patient", "split", "Opacity", "Clip", "Rib notching"]
+    pd.DataFrame(rows, columns=columns).to_csv("mydata/images.csv", index=False)
+    boxes = [("p8/image25.png", "Opacity", 20, 10, 50, 25), ("p8/image25.png", "Opacity", 100, 50, 100, 50)]
+    pd.DataFrame(boxes, columns=["image", "finding", "x", "y", "w", "h"]).to_csv("mydata/boxes.csv", index=False)
 
     names = run("own-data.md")
-    assert len(names["cache"]) == 24
-    tables = load_metadata("mydata")
-    assert tables.images.loc["image5.png", list(FINDINGS)].sum() == 2
-    assert tables.images.loc["image3.png", list(FINDINGS)].sum() == 0
-    assert tables.boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[0.1, 0.1, 0.25, 0.25], [0, 0, 1, 1]]
-    patient = tables.images["patient_id"]
-    assert not set(patient[list(tables.test)]) & set(patient[list(tables.train_val)])
-    assert set(tables.boxes["image_index"]) <= set(tables.test)
-    assert len(tables.test) + len(tables.train_val) == 24 and len(names["run"].boxed_dataset()) == 2
+    assert list(names["prediction"].probabilities) == columns[3:]
+    results = names["evaluation"].results
+    assert list(results["classification"]["Standard"]["findings"]) == columns[3:]
+    known = [row[5] for row in rows[24:] if row[5] != ""]
+    notching = results["classification"]["Standard"]["findings"]["Rib notching"]
+    assert (notching["positives"], notching["negatives"]) == (known.count(1), known.count(0))
+    truth = names["run"].metadata().boxes
+    assert truth[["x", "y", "w", "h"]].to_numpy().tolist() == [[0.1, 0.1, 0.25, 0.25], [0.5, 0.5, 0.5, 0.5]]
+    assert names["prediction"].boxes["finding"].isin(columns[3:]).all()

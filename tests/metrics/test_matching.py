@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cxr_seam.metrics.matching import iobb, iou
+from cxr_seam.metrics.localization import localization_table
+from cxr_seam.metrics.matching import boxed_findings, iobb, iou
 
 
 def test_overlaps_match_hand_computed_values():
@@ -41,3 +43,20 @@ def test_overlaps_of_no_boxes_and_empty_boxes():
     assert iobb([[0, 0, 1, 1]], np.zeros((0, 4))).shape == (1, 0)
     assert iou([[3, 3, 0, 0]], [[3, 3, 0, 0]]).item() == 0
     assert iobb([[3, 3, 0, 5]], [[0, 0, 9, 9]]).item() == 0
+
+
+def test_findings_are_matched_by_name_in_their_own_order():
+    """Two true boxes of Opacity on one image; one is found. Boxes of Air are not scored; Mass has only a false one."""
+    columns = ["image_index", "finding", "x", "y", "w", "h"]
+    truth = pd.DataFrame(
+        [("a", "Opacity", 0, 0, 0.5, 0.5), ("a", "Opacity", 0.5, 0.5, 0.5, 0.5), ("a", "Air", 0, 0, 1, 1)],
+        columns=columns,
+    )
+    predicted = truth.iloc[[0, 2]].assign(finding=["Opacity", "Mass"])
+    assert boxed_findings(("Opacity", "Mass", "Air"), truth) == ("Opacity", "Air")
+    options = {"images": ["a"], "findings": ("Opacity", "Mass"), "measure": "iou", "threshold": 0.3}
+    table = localization_table(predicted, truth, **options)
+    assert list(table.index) == ["Opacity", "Mass", "macro", "micro"]
+    assert table["boxes"].tolist() == [2, 0, 2, 2] and table["correct"].tolist() == [1, 0, 1, 1]
+    assert table["false_positives"].tolist() == [0, 1, 1, 1]
+    assert table["accuracy"].dropna().tolist() == [0.5, 0.5, 0.5]

@@ -212,7 +212,7 @@ def find_targets(
     Boxes of images outside the test list are left out with a warning.
     """
     if outside := count_boxes_outside_test(metadata):
-        warnings.warn(f"{outside:,} true boxes of images outside the test list are left out", stacklevel=3)
+        warnings.warn(f"true boxes of images outside the test list are left out: {outside:,}", stacklevel=3)
     boxes = true_boxes(metadata.boxes, test_set.image_index, findings=findings)
     if not len(boxes):
         return None

@@ -82,7 +82,7 @@ def without_boxes(metadata: DatasetMetadata, findings: tuple[str, ...]) -> Datas
 
 
 def test_shared_findings_are_evaluated(run, metadata, monkeypatch) -> None:
-    with pytest.warns(UserWarning, match="1 true boxes of images outside the test list"):
+    with pytest.warns(UserWarning, match="outside the test list are left out: 1"):
         evaluation = evaluate_on(run, metadata, monkeypatch)
     results, data = evaluation.results, evaluation.results["data"]
     assert (data["findings"], data["boxed_findings"]) == (["Mass", "Opacity"], ["Mass", "Opacity"])

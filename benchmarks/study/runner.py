@@ -23,7 +23,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import describe_data, find_targets
 from cxr_seam.evaluation.methods import Targets, model_methods, models_of
-from cxr_seam.evaluation.results import FROC, LOCALIZATION, MASKS, MEAN_AUC
+from cxr_seam.evaluation.results import FORMAT, FROC, LOCALIZATION, MASKS, MEAN_AUC
 from cxr_seam.inference.calibration import calibrate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
@@ -123,6 +123,7 @@ class Study:
         Raises:
             InputError: the folder holds rows of other settings.
         """
+        settings = {"results_format": FORMAT} | settings  # the meaning of the metrics' names
         path = self.folder / "study.json"
         if path.exists() and (other := json.loads(path.read_text())) != settings:
             raise InputError(f"{path} has the settings {other}, not {settings}; choose another --output")

@@ -174,7 +174,7 @@ def test_jpeg_of_twelve_bits_is_explained():
 
 def test_empty_path():
     for read in (load_image, image_files):
-        with pytest.raises(InputError, match="path of the image.* is empty"):
+        with pytest.raises(InputError, match="path of the image"):
             read("")
 
 

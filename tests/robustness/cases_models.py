@@ -171,7 +171,7 @@ add("a model in a list", refused(FILE, "model"), with_recipe(model=["tiny"]))
 add("a recipe called ../../x", refused(FILE, "../../x"), with_recipe(name="../../x"))
 add("an image size of 10^9", refused(FILE, "image_size"), with_recipe(image_size=10**9))
 add("a threshold of 7", refused(FILE, "thresholds"), with_header(thresholds={"Mass": 7}))
-add("thresholds of unknown findings", refused(FILE, "thresholds"), with_header(thresholds={"Cat": 0.5}))
+add("thresholds of unknown findings", refused(FILE, "Cat"), with_header(thresholds={"Cat": 0.5}))
 add("an epoch in letters", refused(FILE, "epoch"), with_header(epoch="one"))
 add("a missing tensor", refused(FILE), with_weights(lambda state: state.pop(max(state))))
 add("an extra tensor", refused(FILE), with_weights(lambda state: state.update(x=torch.ones(1))))
@@ -321,7 +321,7 @@ def add_results(description: str, expected: Expected, data: bytes | str | dict[s
     add_file(RESULTS, description, expected, write, name="results.json", read=compare_with_good)
 
 
-add_results("complete", works("13 figures"), make_results())
+add_results("complete", works("18 figures"), make_results())
 add_results("empty", refused("results.json"), "")
 add_results("cut in the middle", refused("results.json"), json.dumps(make_results())[:200])
 add_results("a list", refused("results.json"), "[1, 2]")
@@ -331,8 +331,8 @@ add_results("another format", refused("results.json"), make_results(format=1))
 add_results("no localization", refused("results.json", "localization"), make_results(localization=None))
 add_results("a method without figures", refused("results.json", "localization.X"), make_results(localization={"X": {}}))
 add_results("words for a number", refused("results.json", "n_bootstrap"), make_results(n_bootstrap="many"))
-other_method = {"Other": make_results()["localization"]["Standard"]}
-add_results("no method in common", refused("no method in common"), make_results(localization=other_method))
+others = {part: {"Other": make_results()[part]["Standard"]} for part in ("classification", "localization")}
+add_results("no method in common", refused("no method in common"), make_results(**others))
 
 
 @case(RESULTS, "missing", refused("results.json"))

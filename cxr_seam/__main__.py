@@ -73,7 +73,7 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one recipe, or continue an interrupted training. Several GPUs: accelerate launch -m cxr_seam train ..."""
+    """Train one recipe, or continue; prepares a folder's images. Several GPUs: accelerate launch -m cxr_seam train ..."""
     from accelerate import PartialState
 
     from .device import select_device
@@ -85,8 +85,12 @@ def train(arguments: argparse.Namespace) -> None:
     workspace = open_workspace(arguments)
     if arguments.weights is not None:
         recipe = replace(recipe, weights=arguments.weights)
+    process = PartialState(cpu=select_device().device == "cpu")
+    main = process.is_main_process  # prints for all processes
+    if main and workspace.folder is not None and not workspace.cache_folder.exists():
+        workspace.prepare_data()
+    process.wait_for_everyone()
     training, validation = workspace.train_val_datasets(recipe)
-    main = PartialState(cpu=select_device().device == "cpu").is_main_process  # prints for all processes
     if main:
         print(f"{recipe.name}: {len(training)} training images, {len(validation)} validation images")
     fit(
@@ -147,6 +151,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     files = output_stems(arguments.files)
     predictor = Predictor.load(arguments.checkpoint)
+    width = max(20, *(len(finding) + 2 for finding in predictor.findings))
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):
         if isinstance(answer, InputError):
@@ -155,7 +160,7 @@ def predict(arguments: argparse.Namespace) -> int:
             continue
         tqdm.write(readable(path))
         for finding in answer.top_k(len(answer.probabilities)):
-            tqdm.write(f"  {finding:<20}{answer.probabilities[finding]:.3f}  {answer.decision(finding)}")
+            tqdm.write(f"  {finding:<{width}}{answer.probabilities[finding]:.3f}  {answer.decision(finding)}")
         for image_warning in answer.image_warnings:
             tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
     print(f"heat maps, boxes and probabilities of {len(files) - failed} images are in {arguments.out}")
@@ -221,7 +226,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:
-    verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, a folder with NIH data, or a .zip")
+    verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, the folder of a dataset, or a .zip")
     if preset:
         verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
     verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")

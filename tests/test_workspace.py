@@ -9,8 +9,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from helpers.archives import png, tree
+from helpers.dicom_files import dicom_bytes, make_dataset
 
 from cxr_seam.data.cache import prepare
+from cxr_seam.data.layouts import chexpert
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.presets import get_recipe
@@ -171,6 +174,81 @@ def test_image_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert image_folders(tmp_path, "nih") == [tmp_path / "images", tmp_path / "images_256"]
     assert image_folders(tmp_path, "simple") == [tmp_path / "images"]
+
+
+CHEXPERT = [f"train/patient0000{k}/study1/view1_frontal.jpg" for k in (1, 2)] + ["valid/patient9/study1/v.jpg"]
+VINDR = "image_id,rad_id,Edema,Mass\n"
+LAYOUTS = {
+    "chexpert": (
+        {
+            name: ",".join(("Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding", *chexpert.FINDINGS))
+            + "".join(f"\nCheXpert-v1.0/{path},Male,40,Frontal,AP" + ",1.0" * 14 for path in paths)
+            for name, paths in {"train.csv": CHEXPERT[:2], "valid.csv": CHEXPERT[2:]}.items()
+        },
+        CHEXPERT,
+        [*CHEXPERT, "train/patient00001/study1/view2_lateral.jpg"],
+    ),
+    "rsna": (
+        {"stage_2_train_labels.csv": "patientId,x,y,width,height,Target\na,,,,,0\nb,9,9,9,9,1\n"},
+        ["a.dcm", "b.dcm"],
+        ["stage_2_train_images/a.dcm", "stage_2_train_images/b.dcm", "stage_2_test_images/c.dcm"],
+    ),
+    "vindr": (
+        {
+            "annotations/image_labels_train.csv": VINDR + "a,R1,1,0\na,R2,1,0\n",
+            "annotations/image_labels_test.csv": VINDR + "a,R1,0,1\n",
+            **dict.fromkeys(
+                ("annotations/annotations_train.csv", "annotations/annotations_test.csv"),
+                "image_id,class_name,x_min,y_min,x_max,y_max\n",
+            ),
+        },
+        ["train/a.dicom", "test/a.dicom"],
+        ["train/a.dicom", "test/a.dicom"],
+    ),
+    "chestx-det": (
+        {
+            f"ChestX_Det_{part}.json": f'[{{"file_name": "{k}.png", "syms": [], "boxes": [], "polygons": []}}]'
+            for k, part in enumerate(("train", "test"))
+        },
+        ["0.png", "1.png"],
+        ["train_data/0.png", "test_data/1.png"],
+    ),
+    "coco": (
+        {
+            "annotations.json": '{"images": [{"id": 1, "file_name": "a/x.png", "width": 32, "height": 32}, '
+            '{"id": 2, "file_name": "b/x.png", "width": 32, "height": 32}], '
+            '"categories": [{"id": 1, "name": "Mass"}], "annotations": []}'
+        },
+        ["a/x.png", "b/x.png"],
+        ["images/a/x.png", "images/b/x.png", "images/c/x.png"],
+    ),
+    "simple": ({"images.csv": "image,Mass\na/x,1\nb/x,0\n"}, ["a/x.jpg", "b/x.png"], ["a/x.jpg", "b/x.png", "y.png"]),
+}
+"""By layout: tables, names of the images in the tables, image files."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cache_names_images_as_the_tables(layout: str, tmp_path: Path) -> None:
+    tables, names, files = LAYOUTS[layout]
+    dicom = make_dataset(np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=10)
+    content = {".jpg": png(90, kind="JPEG"), ".png": png(90), ".dcm": dicom_bytes(dicom), ".dicom": dicom_bytes(dicom)}
+    data = tree(tmp_path / "data", {name: text.encode() for name, text in tables.items()})
+    tree(data, {file: content[Path(file).suffix] for file in files})
+    workspace = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "output")
+    cache, metadata = workspace.prepare_data(), workspace.metadata()
+    assert metadata.name == layout
+    assert set(cache.image_index) == set(names) == set(metadata.images.index)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_zip_of_another_layout_is_refused(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("images.csv", "image,Mass\na.png,1\n")
+        archive.writestr("images/a.png", png(90))
+    workspace = Workspace.open(data=str(tmp_path / "mine.zip"), preset="tiny", output_dir=tmp_path / "output")
+    with pytest.raises(InputError, match=r"mine.zip has the layout simple in an archive; unpack it"):
+        workspace.prepare_data()
 
 
 def test_recipe_by_role_and_name() -> None:

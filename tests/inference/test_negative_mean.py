@@ -70,6 +70,18 @@ def test_negative_mean_without_negatives_is_zero(datasets):
     assert not calibrate(Grey(), every, recipe=FIRST).negative_mean["cam"][3].any()
 
 
+def test_negative_mean_of_known_labels(datasets):
+    """An image whose label is unknown is no negative image."""
+    some = ChestXrayDataset.__new__(ChestXrayDataset)
+    some.__dict__.update(datasets[1].__dict__, labels=datasets[1].labels.copy())
+    some.labels[:, 3] = np.nan
+    some.labels[[5, 9], 3] = 0
+    found = calibrate(Grey(), some, recipe=FIRST).negative_mean["cam"][3].numpy()
+    grey = some.load([5, 9])[0][:, 0].numpy().astype(np.float64) / 255
+    seen = ((grey - 0.485) / 0.229).reshape(2, 8, 8, 8, 8).mean(axis=(2, 4))
+    assert found == pytest.approx(3 * seen.mean(axis=0), abs=1e-4)
+
+
 def test_only_difference_from_negative_mean_shows():
     negative_mean = torch.rand(14, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 - 9
     cam = negative_mean.repeat(2, 1, 1, 1)

@@ -60,7 +60,6 @@ def test_own_findings_from_the_folder_to_the_prediction(demo_folder, tmp_path, c
     data, output, out = tmp_path / "data", tmp_path / "output", tmp_path / "out"
     table = write_simple(demo_folder, data)
     where = ["--data", str(data), "--output", str(output)]
-    assert main(["download", *where, "--preset", "tiny"]) == 0
     for recipe in ("multires_tiny", "multires_tiny_pcm"):
         assert main(["train", recipe, *where]) == 0
     run = Workspace.open(data=str(data), preset="tiny", output_dir=output)

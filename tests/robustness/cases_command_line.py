@@ -224,11 +224,7 @@ def one_patient(sandbox: Sandbox) -> None:
 
 pcm, start = "multires_tiny_pcm", "multires_tiny.best.safetensors"
 add("train: an unknown recipe", refused("'vgg16'"), ["train", "vgg16"])
-add(
-    "train: data not prepared",
-    refused("out"),
-    lambda sandbox: ["train", "tiny", "--data", write_nih(sandbox), *tiny[2:]],
-)
+add("train: data not prepared", refused("out"), ["train", "tiny", "--data", "tiny", *tiny[2:]])
 add("train: no such weights", refused("nowhere.pth"), after(nothing, "train", "tiny", "--weights", "nowhere.pth"))
 add("train: the SEAM stage first", refused("multires_tiny"), after(nothing, "train", pcm))
 add("train: a SEAM stage on a cut checkpoint", refused(start), after(checkpoint_at(start, end=999), "train", pcm))

@@ -293,6 +293,30 @@ def test_state_of_another_run_is_refused(change, named, stopped, datasets):
     assert len(fit(recipe, stopped, others, overwrite=True)) == 2
 
 
+@pytest.mark.parametrize(
+    ("findings", "named"),
+    [
+        ((*FINDINGS[:13], "Fracture"), "only the file has Hernia, only the data have Fracture"),
+        ((*FINDINGS[:12], *FINDINGS[:11:-1]), "their order differs"),
+    ],
+)
+def test_findings_of_another_dataset_are_refused(findings, named, stopped, datasets):
+    others = []
+    for dataset in datasets:  # the same images and the same numbers
+        others.append(ChestXrayDataset.__new__(ChestXrayDataset))
+        others[-1].__dict__.update(dataset.__dict__, findings=findings)
+    with pytest.raises(InputError, match=f"best.safetensors was trained on other findings .*: {named}; "):
+        fit(MULTIRES, stopped, others)
+    best_path(stopped, MULTIRES.name).unlink()
+    with pytest.raises(InputError, match=f"state.pt was trained on other findings .*: {named}; "):
+        fit(MULTIRES, stopped, others)
+
+
+def test_state_without_findings_has_nihs(stopped, datasets):
+    rewrite(states(stopped)[0], lambda state: state["run"].pop("findings"))
+    assert len(fit(MULTIRES, stopped, datasets)) == 2
+
+
 def test_state_of_another_version_is_refused(stopped, datasets):
     path = states(stopped)[0]
     rewrite(path, lambda state: state.update(format=99))

@@ -84,6 +84,26 @@ def test_loss_by_hand_for_a_quarter_turn():
     assert terms["msml"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_unknown_label_counts_as_absent_in_ecr_and_not_in_msml():
+    images, labels = batch()
+    unknown, absent = labels.clone(), labels.clone()
+    unknown[:, 5], absent[:, 5] = torch.nan, 0
+    seam, turned = objective(), rotation()
+    with torch.no_grad():
+        terms, other = (seam(images, given, rotation=turned) for given in (unknown, absent))
+        maps = seam.forward_branches(images, turned)
+    assert terms["ecr"].item() == other["ecr"].item()
+    pooled = maps.refined[:, :14].mean(dim=(-2, -1))
+    valid = maps.valid.float()
+    pooled_of_warped = (maps.refined_of_warped[:, :14] * valid).sum(dim=(-2, -1)) / valid.sum(dim=(-2, -1))
+    known = [k for k in range(14) if k != 5]
+    expected = [
+        torch.nn.functional.multilabel_soft_margin_loss(values[:, known], labels[:, known]).item()
+        for values in (pooled, pooled_of_warped)
+    ]
+    assert terms["msml"].item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
 def test_loss_by_hand_if_the_branches_disagree():
     """One refined pixel of the rotated branch is wrong by 1 in one of 15 channels: the mean of 60 values, one norm."""
     seam = SeamObjective(HandModel(), replace(SeamStage(), ohem_fraction=1.0))

@@ -73,7 +73,7 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one recipe, or continue; prepares a folder's images. Several GPUs: accelerate launch -m cxr_seam train ..."""
+    """Train a recipe, or continue; prepares a folder's images. Several GPUs: accelerate launch -m cxr_seam train ..."""
     from accelerate import PartialState
 
     from .device import select_device

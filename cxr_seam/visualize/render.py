@@ -25,7 +25,10 @@ HEAD, CAPTION_LINE, FOOT, MARGIN = 46, 16, 30, 8
 """Pixels: title and first caption line, each further caption line, legend below the panels, space between panels."""
 
 BAR_ROW, MIN_BAR_WIDTH, LABEL_WIDTH, NUMBER_WIDTH = 20, 480, 130, 34
-"""Pixels of the bar chart: height of a finding, smallest width, names left of the bars, each number right of them."""
+"""Pixels of the bar chart: height of a finding, smallest width, names left of the bars, each number right of them.
+
+Longer names make the chart wider.
+"""
 
 
 class Panel(NamedTuple):
@@ -101,7 +104,7 @@ def render_png(
     if bars:  # right of the attention panel, or below everything in the narrow layout
         bars_left = 2 * MARGIN + width if attention and not narrow else MARGIN
         bars_top = bottom if narrow else row_height + FOOT
-        right = max(right, bars_left - MARGIN + MIN_BAR_WIDTH)
+        right = max(right, bars_left - MARGIN + MIN_BAR_WIDTH + _label_width(bars[0].findings) - LABEL_WIDTH)
         bottom = max(bottom, bars_top + HEAD + BAR_ROW * len(bars[0].findings))
     canvas = Image.new("RGB", (right + MARGIN, bottom + (MARGIN if attention or bars else 0)), DARK)
     draw = ImageDraw.Draw(canvas)
@@ -114,8 +117,9 @@ def render_png(
         else:
             overlay = draw_boxes(overlay, panel.boxes, true_boxes)
         canvas.paste(Image.fromarray(overlay), (left, top + head))
-        write_text(draw, (left, top + 20), panel.title, size=15)
+        write_text(draw, (left, top + 20), _shorten(panel.title, size=15, width=width), size=15)
         for number, line in enumerate(panel.caption.split("\n")):
+            line = _shorten(line, size=12, width=width)
             write_text(draw, (left, top + 38 + CAPTION_LINE * number), line, size=12, colour=MUTED)
     kinds = {"predicted": any(len(panel.boxes) for panel in panels), "true": len(true_boxes) > 0}
     _draw_legend(canvas, row_height + FOOT // 2, [kind for kind, present in kinds.items() if present], colour_map)
@@ -148,6 +152,21 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
+def _shorten(text: str, *, size: int, width: int) -> str:
+    """Cut a line of text that is wider than `width` pixels, and end it with an ellipsis."""
+    if _font(size).getlength(text) <= width:
+        return text
+    while text and _font(size).getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _label_width(findings: Sequence[str]) -> int:
+    """Return the width of the names left of the bars, with the spaces around them."""
+    longest = max(_font(12).getlength(finding.replace("_", " ")) for finding in findings)
+    return max(LABEL_WIDTH, 20 + int(longest))
+
+
 def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> None:
     """Draw a white ring with a dark edge on a picture (H, W, 3)."""
     centre = (int(point[0] * picture.shape[1]), int(point[1] * picture.shape[0]))
@@ -174,7 +193,8 @@ def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, i
     write_text(draw, (left, top + 20), "Probabilities", size=15)
     legend = "filled: present (probability reaches the threshold, white tick)"
     write_text(draw, (right, top + 20), legend, size=11, colour=MUTED, anchor="rs")
-    zero, one = left + LABEL_WIDTH, right - NUMBER_WIDTH * len(bars)  # where probabilities of 0 and 1 end
+    # where probabilities of 0 and 1 end
+    zero, one = left + _label_width(bars[0].findings), right - NUMBER_WIDTH * len(bars)
     x = zero
     for number, model in enumerate(bars):
         draw.rectangle((x, top + 29, x + 12, top + 37), fill=BAR_PALETTE[number % len(BAR_PALETTE)])

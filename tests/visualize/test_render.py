@@ -121,6 +121,19 @@ def _rows(finding: str) -> slice:
     return slice(top, top + 20)
 
 
+def test_long_names_stay_in_their_place():
+    findings = ("Enlargement of the mediastinum on both sides", "b")
+    panels = [Panel(findings[0] * 2, findings[0] * 2, np.zeros(IMAGE.shape), NO_BOXES)] * 2
+    bars = [Bars("Standard", np.full(2, 0.5), np.full(2, np.nan), findings)]
+    picture = _decode(render_png(IMAGE, panels, true_boxes=NO_BOXES, width=200, bars=bars))
+    for left in (0, 8 + 200):  # the margin, and the space between the panels
+        assert np.ptp(picture[:HEAD, left : left + 8].reshape(-1, 3), axis=0).max() == 0
+    top = HEAD + 200 + FOOT + HEAD
+    assert picture.shape[0] == top + 2 * 20 + 8
+    name = picture[top : top + 20]
+    assert np.ptp(name[:, :8].reshape(-1, 3), axis=0).max() == 0 and np.ptp(name[:, 8:60]) > 0
+
+
 def test_point_is_ringed():
     panel = Panel("Standard", "", np.zeros(IMAGE.shape), NO_BOXES)
     attention = Panel("PCM", "", np.zeros((4, 4)), NO_BOXES, point=(0.25, 0.75))

@@ -78,7 +78,7 @@ class Checkpoint:
     def _has_known_findings(self) -> Checkpoint:
         check_findings(self.findings)
         if unknown := [name for name in self.thresholds or {} if name not in self.findings]:
-            raise ValueError(f"the finding {unknown[0]!r} of a threshold is none of {', '.join(self.findings)}")
+            raise ValueError(f"thresholds name {unknown[0]!r}, which is none of {', '.join(self.findings)}")
         return self
 
     @property

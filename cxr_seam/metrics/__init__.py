@@ -1,1 +1,1 @@
-"""Score classification and localization: AUC, box overlap, FROC, pointing game, bootstrap."""
+"""Score classification and localization: AUC, box overlap, FROC, pointing game, outlines, bootstrap."""

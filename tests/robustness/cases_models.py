@@ -323,7 +323,9 @@ def add_results(description: str, expected: Expected, data: bytes | str | dict[s
     add_file(RESULTS, description, expected, write, name="results.json", read=compare_with_good)
 
 
+# three models x AUC and average precision, three methods x four accuracies
 add_results("complete", works("18 figures"), make_results())
+add_results("without true boxes", works("6 figures"), make_results(localization={}))
 add_results("empty", refused("results.json"), "")
 add_results("cut in the middle", refused("results.json"), json.dumps(make_results())[:200])
 add_results("a list", refused("results.json"), "[1, 2]")

@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from ...errors import InputError
-from ...findings import ORIGINAL_SIZE
+from ...findings import ALIASES, ORIGINAL_SIZE
 from ..archives import name_by_stem
 from .base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata, scale_boxes, warn_guess
 from .nih import TEST_LIST, TRAIN_VAL_LIST, load_lists
@@ -43,9 +43,10 @@ FINDINGS = (
     "Fracture",
     "Mass",
     "Nodule",
-    "Pleural Thickening",
+    "Pleural_Thickening",
     "Pneumothorax",
 )
+"""The findings in the spelling of NIH's tables, so that they are shared with models of NIH's findings."""
 
 _NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
@@ -127,11 +128,12 @@ def _read_images(path: Path, text: str) -> tuple[list[str], pd.DataFrame, pd.Dat
         if not len(image.findings) == len(image.boxes) == len(image.polygons):
             raise InputError(f"{path}, image {number}: findings, boxes and outlines differ in number; fetch it again")
         for finding, (x1, y1, x2, y2), polygon in zip(image.findings, image.boxes, image.polygons, strict=True):
-            if finding not in FINDINGS:
+            name = ALIASES.get(finding, finding)
+            if name not in FINDINGS:
                 raise InputError(f"{path}, image {number}: {finding!r} is none of {', '.join(FINDINGS)}")
             corners = np.clip(np.reshape(polygon, (-1, 2)) / ORIGINAL_SIZE, 0, 1)
-            boxes.append((image.image_index, finding, x1, y1, x2 - x1, y2 - y1))
-            masks.append((image.image_index, finding, [tuple(corner) for corner in corners.tolist()]))
+            boxes.append((image.image_index, name, x1, y1, x2 - x1, y2 - y1))
+            masks.append((image.image_index, name, [tuple(corner) for corner in corners.tolist()]))
             numbers.append(number)
     in_pixels = pd.DataFrame(boxes, columns=BOX_COLUMNS, index=pd.Index(numbers, name="image", dtype=np.int64))
     return (

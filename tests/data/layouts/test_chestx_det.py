@@ -14,6 +14,7 @@ from helpers.batches import ROOT
 
 from cxr_seam.data.layouts import load_dataset, nih
 from cxr_seam.errors import InputError
+from cxr_seam.findings import FINDINGS
 
 OUTLINES = [[[256, 512], [768, 512], [512, 1024]], [[0, 0], [128, 0], [0, 64]], [[512, 256], [640, 256], [640, 384]]]
 TRAIN = [
@@ -60,6 +61,15 @@ def test_lists_as_published(tmp_path):
     assert read.boxes.iloc[0].tolist() == ["36199.png", "Mass", 0.25, 0.5, 0.5, 0.5]
     assert read.boxes["finding"].tolist() == ["Mass", "Diffuse Nodule", "Mass", "Fracture"]
     assert read.masks.iloc[0].tolist() == ["36199.png", "Mass", [(0.25, 0.5), (0.75, 0.5), (0.5, 1.0)]]
+
+
+@pytest.mark.filterwarnings("ignore:.*tell no patient")
+def test_findings_that_nih_has_too_have_its_spelling(tmp_path):
+    read = load_dataset(write(tmp_path, test=[TEST[0] | {"syms": ["Pleural Thickening"]}]))
+    others = {"Calcification", "Diffuse Nodule", "Fracture"}  # the label sets share the ten others (Lian et al. 2021)
+    assert set(read.findings) - set(FINDINGS) == others
+    assert read.boxes["finding"].iloc[-1] == read.masks["finding"].iloc[-1] == "Pleural_Thickening"
+    assert read.labels(["36300.png"])[0, read.findings.index("Pleural_Thickening")] == 1
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -116,7 +126,8 @@ def test_real_annotations_of_nih_images(real, nih_root, tmp_path):
     assert len(read.boxes) == len(read.masks) == sum(len(line["findings"]) for line in lines)
     assert set(read.boxes["finding"]) == set(read.findings)
     for line, row in zip(lines, read.labels([line["image_index"] for line in lines]), strict=True):
-        assert {read.findings[k] for k in np.flatnonzero(row)} == set(line["findings"])
+        names = {name.replace("Pleural Thickening", "Pleural_Thickening") for name in line["findings"]}
+        assert {read.findings[k] for k in np.flatnonzero(row)} == names
     patients = nih.load_metadata(nih_root).images["patient_id"]
     assert (read.images["patient_id"] == patients[read.images.index]).all()
     for box, mask in zip(read.boxes.itertuples(), read.masks.itertuples(), strict=True):

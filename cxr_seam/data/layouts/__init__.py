@@ -47,5 +47,8 @@ def detect_layout(folder: Path) -> str:
         wanted = "; ".join(f"{reader.TABLES} ({name})" for name, reader in READERS.items())
         raise InputError(f"{folder} has none of these tables: {wanted}; add one or choose another folder")
     if len(names) > 1:
-        raise InputError(f"{folder} has the tables of {' and '.join(names)}; choose one with layout=")
+        raise InputError(
+            f"{folder} has the tables of {' and '.join(names)}; move those of one to another folder, or choose in "
+            "Python with load_dataset(folder, layout=NAME)"
+        )
     return names[0]

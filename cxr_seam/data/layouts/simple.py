@@ -36,6 +36,7 @@ TABLES = IMAGE_TABLE
 
 SPLITS = {"train": "train_val", "val": "train_val", "train_val": "train_val", "test": "test"}
 LABELS = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "": math.nan}
+_NOT_A_LABEL = "; correct it, or delete the column if it is no finding"
 SEPARATORS = ",;\t"
 _NO_FINDINGS = {"image", "patient", "split", "age", "sex", "view"}
 
@@ -79,7 +80,7 @@ def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
     if "age" in table:
         columns["age"] = pd.to_numeric(table["age"], errors="coerce").to_numpy(np.float64)
     columns |= {name: table[name].to_numpy() for name in ("sex", "view") if name in table}
-    columns |= {name: parse_labels(table[name], path, LABELS) for name in findings}
+    columns |= {name: parse_labels(table[name], path, LABELS, advice=_NOT_A_LABEL) for name in findings}
     image_index, paths = files.find_all(parse_texts(table["image"], path), path)
     warn_missing(image_index, paths, files.root, path)
     if (twice := pd.Index(image_index).duplicated()).any():

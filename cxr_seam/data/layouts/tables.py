@@ -57,7 +57,7 @@ def read_csv(path: Path, *, separators: str = ",") -> pd.DataFrame:
     for line, row in zip(lines, rows, strict=True):
         if not named <= len(row) or any(row[len(header) :]):
             count = "fewer" if len(row) < named else "more"
-            raise InputError(f"{path}, line {line}, has {count} cells than the header has names; fetch it again")
+            raise InputError(f"{path}, line {line}, has {count} cells than the header has names; correct or fetch it")
     table = [(row + [""] * (len(header) - len(row)))[: len(header)] for row in rows[1:]]
     return pd.DataFrame(table, columns=header, index=pd.Index(lines[1:], name="line", dtype=np.int64), dtype=object)
 
@@ -115,7 +115,7 @@ def read_text(path: Path) -> str:
 def parse_floats(cells: pd.Series, path: Path) -> np.ndarray:
     """Convert cells to (N,) float64; InputError names a cell that is not a finite number."""
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
-    refuse_cells(~np.isfinite(numbers), cells, path, "is not a number; fetch it again")
+    refuse_cells(~np.isfinite(numbers), cells, path, "is not a number such as 12 or 12.5; correct it")
     return numbers
 
 
@@ -126,13 +126,14 @@ def parse_ints(cells: pd.Series, path: Path) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def parse_labels(cells: pd.Series, path: Path, values: Mapping[str, float]) -> np.ndarray:
+def parse_labels(cells: pd.Series, path: Path, values: Mapping[str, float], *, advice: str = "") -> np.ndarray:
     """Convert cells to (N,) float32 labels.
 
     Args:
         cells: text, indexed by line.
         path: the file, for errors.
         values: label of each text, in lower case and without spaces around it.
+        advice: end of the error's sentence.
 
     Raises:
         InputError: a cell has another text; the error names its line.
@@ -140,9 +141,8 @@ def parse_labels(cells: pd.Series, path: Path, values: Mapping[str, float]) -> n
     codes, distinct = pd.factorize(cells)
     texts = [cell.strip().lower() for cell in distinct]
     allowed = ", ".join(text or "empty" for text in values)
-    refuse_cells(
-        np.array([text not in values for text in texts], dtype=bool)[codes], cells, path, f"is none of: {allowed}"
-    )
+    is_wrong = np.array([text not in values for text in texts], dtype=bool)[codes]
+    refuse_cells(is_wrong, cells, path, f"is none of: {allowed}{advice}")
     return np.array([values[text] for text in texts], dtype=np.float32)[codes]
 
 

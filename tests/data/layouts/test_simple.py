@@ -144,6 +144,7 @@ def test_split_takes_patients_as_text_and_leaves_out_unknown_images(tmp_path):
         ({"images": IMAGES.replace("q,test", "q,later")}, "images.csv, line 4, column 'split': 'later'"),
         ({"images": IMAGES.replace("b.png,p1,val,0,", "b.png,p1")}, "images.csv, line 3, has fewer"),
         ({"images": IMAGES.replace(",0,1", ",0,1,1")}, "images.csv, line 4, has more"),
+        ({"images": IMAGES.replace(",Mass", ",Ward").replace(",1,0", ",W7,0")}, "'Ward': 'W7'.*delete the column"),
         ({"images": IMAGES.replace("image,", "file,")}, "images.csv has no column 'image'"),
         ({"images": IMAGES.replace("Lung Opacity", "Mass")}, "images.csv has several columns 'Mass'"),
         ({"images": "image,patient,split\na.png,p,train\n"}, "images.csv has no column of a finding"),
@@ -152,6 +153,7 @@ def test_split_takes_patients_as_text_and_leaves_out_unknown_images(tmp_path):
         ({"images": IMAGES.encode("utf-16")}, "images.csv is not UTF-8"),
         ({"boxes": BOXES.replace("Lung Opacity", "Edema")}, "boxes.csv, line 2, column 'finding': 'Edema'"),
         ({"boxes": BOXES.replace("20,10", "x,10")}, "boxes.csv, line 2, column 'x': 'x'"),
+        ({"boxes": BOXES.replace(",", ";").replace("20", "20,5")}, "boxes.csv, line 2, column 'x': '20,5' .* 12.5"),
         ({"boxes": BOXES.replace("20,10", "-2,10")}, "boxes.csv, line 2: the box of sub/c.png leaves.*200x100"),
         ({"boxes": BOXES.replace("40,30", "40,92")}, "boxes.csv, line 2: the box of sub/c.png leaves"),
         ({"boxes": BOXES.replace("40,30", "40,0")}, "boxes.csv, line 2: the box of sub/c.png has no width or height"),
@@ -180,6 +182,6 @@ def test_detection_says_which_tables_are_looked_for(tmp_path):
         load_dataset(tmp_path, layout="coko")
     write(tmp_path)
     (tmp_path / "Data_Entry_2017.csv").write_text("")
-    with pytest.raises(InputError, match="nih and simple"):
+    with pytest.raises(InputError, match=r"nih and simple.*load_dataset\(folder, layout=NAME\)"):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="simple").name == "simple"

@@ -104,6 +104,20 @@ def test_bad_input_is_one_line_and_status_2(words, named, capsys):
     assert named in error and error.count("\n") == 1
 
 
+def test_a_warning_is_printed_once(tmp_path):
+    """`train` reads the tables to prepare the images and to split them; each time the reader warns of two names."""
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    for name in "abcd":
+        Image.effect_noise((80, 80), 50).save(data / "images" / f"{name}.png")
+    rows = "a.jpg,a,train,1\nb.png,b,train,1\nc.jpg,c,train,1\nd.png,d,train,1\n"
+    (data / "images.csv").write_text(f"image,patient,split,Mass\n{rows}")
+    words = ["train", "multires_tiny_pcm", "--data", str(data), "--output", str(tmp_path / "output")]
+    run = subprocess.run([sys.executable, "-m", "cxr_seam", *words], capture_output=True, text=True)
+    assert "3 training images, 1 validation images" in run.stdout  # then it misses the model to begin with
+    assert run.returncode == 2 and run.stderr.count("a.jpg is a.png, c.jpg is c.png") == 1
+
+
 def test_module_lists_verbs():
     run = subprocess.run([sys.executable, "-m", "cxr_seam", "--help"], capture_output=True, text=True, check=True)
     verbs = ("models", "demo-data", "prepare", "download", "train", "evaluate", "compare", "selfcheck", "predict")

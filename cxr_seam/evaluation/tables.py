@@ -127,8 +127,8 @@ def comparability(results: Mapping[str, Any]) -> str:
     """Say whether the results compare with published values, and which findings or boxes were not evaluated."""
     notes = []
     for task, boxed, key, images in (
-        ("Classification", False, "test_images", "images of the official test list"),
-        ("Localization", True, "boxed_images", "boxed images"),
+        ("Classification", False, "test_images", "images of NIH's official test list"),
+        ("Localization", True, "boxed_images", "images that NIH drew boxes on"),
     ):
         count, total = results["data"][key], (OFFICIAL_BOXES if boxed else OFFICIAL_TEST)[key]
         if not count:

@@ -165,7 +165,8 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
 
     Returns:
         Index: the evaluated findings and "Mean". Columns: two levels, source and model. "not defined" where no test
-        image is positive, or none negative.
+        image is positive, or none negative. Printed columns are left out if none of NIH's findings was evaluated, and
+        their means unless all were.
     """
     findings = results["data"]["findings"]
     columns: dict[tuple[str, str], Sequence[str]] = {}
@@ -174,6 +175,9 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
         values = [*(scores["findings"][finding]["auc"] for finding in findings), scores["mean"]["auc"]]
         columns[_here(results), model] = [format_estimate(value) or "not defined" for value in values]
     printed = printed_cells("table_1", metric="auc").reindex(columns=[*findings, "mean"], fill_value="")
+    if set(findings) != set(FINDINGS):  # a mean of others does not compare
+        printed["mean"] = ""
+    printed = printed[(printed != "").any(axis=1)]
     not_comparable = [model.name for model in literature("auc") if not model.comparable]
     for (source, name), cells in printed.iterrows():
         marked = name.split(" [")[0] in not_comparable

@@ -30,6 +30,7 @@ import torch
 from cxr_seam.data.cache import IMAGES_FILE, CacheIndex, ImageCache
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.device import select_device
+from cxr_seam.findings import FINDINGS
 
 Row = dict[str, Any]
 MIB = 2**20
@@ -158,8 +159,9 @@ def repeated_images(folder: Path, pixels: np.ndarray, *, count: int) -> ChestXra
 def all_images(folder: Path) -> ChestXrayDataset:
     """Open a cache, with random labels (a tenth positive)."""
     cache = ImageCache.open(folder)
-    labels = (np.random.default_rng(0).random((len(cache), 14)) < 0.1).astype(np.uint8)
-    return ChestXrayDataset(cache, SimpleNamespace(labels=lambda names: labels), image_index=cache.image_index)
+    labels = (np.random.default_rng(0).random((len(cache), len(FINDINGS))) < 0.1).astype(np.float32)
+    metadata = SimpleNamespace(findings=FINDINGS, labels=lambda names: labels)
+    return ChestXrayDataset(cache, metadata, image_index=cache.image_index)
 
 
 @dataclass

@@ -264,9 +264,19 @@ class Workspace:
         return train, val
 
     def test_dataset(self) -> ChestXrayDataset:
-        """Return the images of the official test list that are in the cache."""
+        """Return the test images of the dataset that are in the cache.
+
+        Raises:
+            InputError: there is none.
+        """
         cache, metadata = self.cache(), self.metadata()
-        return ChestXrayDataset(cache, metadata, image_index=[name for name in metadata.test if name in cache])
+        names = [name for name in metadata.test if name in cache]
+        if not names:
+            raise InputError(
+                f"none of the images in {cache.folder} is for the test (NIH: listed in test_list.txt; images.csv: test "
+                "in the column split); prepare images that are"
+            )
+        return ChestXrayDataset(cache, metadata, image_index=names)
 
     def boxed_dataset(self) -> ChestXrayDataset:
         """Return the test images with true boxes that are in the cache; no box of another image is used anywhere."""

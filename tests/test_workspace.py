@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -166,6 +167,19 @@ def test_datasets_follow_official_lists(demo_folder: Path, tmp_path: Path) -> No
     assert set(training.image_index) | set(validation.image_index) <= set(metadata.train_val)
     assert set(workspace.test_dataset().image_index) == set(metadata.test)
     assert set(workspace.boxed_dataset().image_index) == set(metadata.boxes["image_index"]) <= set(metadata.test)
+
+
+def test_images_without_a_test_part_are_refused(demo_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    image = next((demo_folder / "images").iterdir())
+    shutil.copy(image, data / "images")
+    (data / "images.csv").write_text(f"image,patient,split,Mass\n{image.name},1,train,1\n")
+    with pytest.warns(UserWarning, match="no image is for the test"):
+        run = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "output")
+        run.prepare_data()
+        with pytest.raises(InputError, match="none of the images in .* is for the test"):
+            run.test_dataset()
 
 
 def test_image_folders(tmp_path: Path) -> None:

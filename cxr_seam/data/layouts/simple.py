@@ -50,11 +50,12 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
     """Read `images.csv` and, if it exists, `boxes.csv`.
 
     `patient_id` is text. The validation images of `split` belong to `train_val`. Missing columns `patient` and `split`,
-    images without a file, file names with another suffix, and patients in both parts give warnings.
+    images without a file, file names with another suffix, patients in both parts and an empty test give warnings.
 
     Raises:
         InputError: a table is unreadable; a column is missing or occurs twice; a cell has another value; an image is
-            listed twice; a finding of `boxes.csv` is no column of `images.csv`; a box leaves its image.
+            listed twice; a finding of `boxes.csv` is no column of `images.csv`; a box leaves its image or is listed
+            twice.
     """
     folder = Path(folder)
     files = ImageFiles(folder)
@@ -88,6 +89,8 @@ def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
         raise InputError(f"{path}, line {table.index[row]}, lists {image_index[row]} a second time; delete one")
     images = pd.DataFrame(columns, index=pd.Index(image_index, name="image_index"))
     is_test = _is_test(table, images["patient_id"], path)
+    if not is_test.any():
+        warn_guess(path, "no image is for the test, so models can be trained but not evaluated")
     train_val, test = (tuple(images.index[part]) for part in (~is_test, is_test))
     return DatasetMetadata(NAME, findings, images, train_val=train_val, test=test)
 
@@ -131,4 +134,5 @@ def _read_boxes(path: Path, findings: tuple[str, ...], files: ImageFiles) -> pd.
     boxes = pd.DataFrame({"image_index": image_index, "finding": finding}, index=table.index)
     for name in XYWH:
         boxes[name] = parse_floats(table[name], path)
+    refuse_cells(boxes.duplicated(), table["image"], path, "has the same box a second time; delete one line")
     return scale_boxes_by_files(boxes, paths, path)

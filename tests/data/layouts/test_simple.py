@@ -128,6 +128,11 @@ def test_patients_in_both_parts_warn(tmp_path):
         load_dataset(write(tmp_path, IMAGES.replace("p1,val", "p1,test")))
 
 
+def test_a_table_without_test_images_warns(tmp_path):
+    with pytest.warns(UserWarning, match=r"images.csv: no image is for the test.*not evaluated"):
+        assert load_dataset(write(tmp_path, IMAGES.replace("q,test", "q,train"), boxes=None)).test == ()
+
+
 def test_split_takes_patients_as_text_and_leaves_out_unknown_images(tmp_path):
     read = load_dataset(write(tmp_path))
     train, val = train_val_split(read, validation_fraction=0.5, num_normal_images=None, seed=0)
@@ -154,6 +159,7 @@ def test_split_takes_patients_as_text_and_leaves_out_unknown_images(tmp_path):
         ({"boxes": BOXES.replace("Lung Opacity", "Edema")}, "boxes.csv, line 2, column 'finding': 'Edema'"),
         ({"boxes": BOXES.replace("20,10", "x,10")}, "boxes.csv, line 2, column 'x': 'x'"),
         ({"boxes": BOXES.replace(",", ";").replace("20", "20,5")}, "boxes.csv, line 2, column 'x': '20,5' .* 12.5"),
+        ({"boxes": BOXES + BOXES.splitlines()[1]}, "boxes.csv, line 3, column 'image': 'sub/c.png' has the same box"),
         ({"boxes": BOXES.replace("20,10", "-2,10")}, "boxes.csv, line 2: the box of sub/c.png leaves.*200x100"),
         ({"boxes": BOXES.replace("40,30", "40,92")}, "boxes.csv, line 2: the box of sub/c.png leaves"),
         ({"boxes": BOXES.replace("40,30", "40,0")}, "boxes.csv, line 2: the box of sub/c.png has no width or height"),

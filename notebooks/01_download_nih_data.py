@@ -52,7 +52,7 @@ else:
 # %% [markdown]
 # ## Choices
 #
-# - **DATA**: `demo` synthesizes radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` downloads all of them. You can also type the path of a folder with NIH's tables and images, or of a zip archive of them.
+# - **DATA**: `demo` synthesizes radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` downloads all of them. You can also type the path of a folder with NIH's tables and images, of a zip archive of them, or of [your own dataset](https://github.com/cxr-seam/cxr-seam/blob/main/docs/own-data.md).
 # - **PRESET**: `demo` and `small` train on a CPU. `resnet50` and `efficientnet_b4` are the paper's models. `strong_small` and `strong` are `small` and `resnet50` with [our improvements](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md).
 # - **OUTPUT**: the folder for models, figures and results. Empty means `runs/` and the name of the data.
 # - **SAVE_TO_DRIVE** (Colab only): puts this folder on Google Drive, where the next runtime finds it.

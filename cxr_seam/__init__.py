@@ -12,7 +12,7 @@ The method in ten files, in reading order:
 1. `recipes.py`: the paper's numbers as validated defaults; presets.py has EfficientNet-B4's two and our variants
 2. `models/multires.py`: backbone, merge blocks (Eq. 1), pooling and classifier as one network
 3. `models/pooling.py`: log-sum-exp pooling
-4. `models/cam.py`: class activation maps, suppression of non-maximum classes, background channel
+4. `models/cam.py`: normalised class activation maps, suppression of non-maximum classes, background channel
 5. `models/pcm.py`: the pixel correlation module (Eq. 2)
 6. `training/losses.py`: balanced cross-entropy (Eq. 3-5), ECR and OHEM (Eq. 6), MSML (Eq. 7)
 7. `training/seam.py`: one Siamese step
@@ -24,11 +24,11 @@ Where to change what:
 
 - hyper-parameters: the defaults in `recipes.py` for the paper, `presets.py` for one preset
 - a new pooling or refiner: a file in `models/extras/`, its name in `models/registry.py` and `recipes.py`
-- a new dataset layout: a reader in `data/layouts/` that returns a `DatasetMetadata`, listed in its `READERS`
+- a new dataset layout: a reader in `data/layouts/` that returns a `DatasetMetadata`, listed in `layouts/__init__.py`
 - how a file becomes grey pixels: `data/dicom/display.py` for DICOM (windows, MONOCHROME1), else `data/image_io.py`
 - overlap of boxes (IoU, IoBB) and matching: `metrics/matching.py`; box rules: `inference/boxes.py`
 - which epoch is the best: `training/fit.py` compares, `training/objectives.py` and `training/seam.py` score
-- the denominators of Tables 2 and 3, counted from the true boxes: `metrics/localization.py`
+- the denominators of Table 2 (true boxes) and Table 3 (scored images), counted at run time: `metrics/localization.py`
 - numbers printed in the paper, with its 880 images and 984 boxes: `evaluation/published.py`
 
 Names in `__all__` are loaded at first use, so `import cxr_seam` is fast.

@@ -3,9 +3,8 @@
     python benchmarks/external_test.py --models runs/real/models --preset small --output runs/external
 
 ChestX-Det are boxes and outlines that three radiologists drew on NIH images. Nothing is trained on them or chosen by
-them. The images are evaluated in three sets: those of NIH's test list; and those of its train_val list, whose NIH
-labels the models may have seen, but whose boxes nobody has, once with at least 256 pixels and once known at 128 pixels
-only.
+them. There are four sets of images: those of NIH's test list, and those of its train_val list, whose NIH labels the
+models may have been trained on; each with at least 256 pixels, and known at 128 pixels only.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ def image_sets(metadata: DatasetMetadata, data: Path) -> dict[str, list[str]]:
         size: {f"{path.stem}.png" for folder in folders for path in (data / folder).iterdir()}
         for size, folders in (("large", LARGE), ("small", SMALL))
     }
-    train_val = [name for name in metadata.train_val if name in present["large"]]
+    parts = {"test list": metadata.test, "train_val list": metadata.train_val}
     return {
-        "test list": [name for name in metadata.test if name in present["large"] | present["small"]],
-        "train_val, 256 pixels": train_val,
-        "train_val, 128 pixels": [name for name in metadata.train_val if name in present["small"] - {*train_val}],
+        f"{part}, {title}": [name for name in names if name in chosen]
+        for title, chosen in (("256 pixels", present["large"]), ("128 pixels", present["small"] - present["large"]))
+        for part, names in parts.items()
     }
 
 

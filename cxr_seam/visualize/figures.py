@@ -245,7 +245,7 @@ def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.3", path: Figur
         results: of `evaluation.evaluate` (results.json).
         score: "iou>0.3", "iou>0.1" or "iobb>0.1".
 
-    Without true boxes the figure says that there are none.
+    Without true boxes, the figure is one sentence that says so.
 
     Raises:
         InputError: the results have no such curve.

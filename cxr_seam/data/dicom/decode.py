@@ -201,7 +201,7 @@ def correct_from_pixels(header: Header) -> None:
             true = ExplicitVRLittleEndian
     if true:
         dataset.file_meta.TransferSyntaxUID = UID(true)
-        header.warn(f"its header tells the compression {told.name}, but its pixels are {UID(true).name}")
+        header.warn(f"its header names the compression {told.name}, but its pixels are {UID(true).name}")
 
 
 def _first_bytes(stream: bytes) -> tuple[str, tuple[int, int] | None]:

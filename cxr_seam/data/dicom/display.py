@@ -53,7 +53,7 @@ def full_scale(largest: int, told: int, *, header: Header, name: str) -> int:
     """
     bits = min(bits for bits in (*_DEPTHS, told) if 0 <= largest < 2**bits)
     if bits != told:
-        header.warn(f"its {name} is told to have {told} bits, but reaches {largest}; {bits} bits were used")
+        header.warn(f"its header gives {told} bits for the {name}, but a value is {largest}; {bits} bits were used")
     return 2**bits - 1
 
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlug
 
 from ..errors import InputError
 from ..io import readable, user_path
-from .dicom import PREAMBLE, is_dicom, read_header, to_display_uint8
+from .dicom import PREAMBLE, bit_depth, is_dicom, read_header, to_display_uint8
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -105,7 +105,7 @@ def load_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, name: str |
                 (b"tRNS", b"acTL")
             ):  # 8-bit grey, neither alpha nor frames
                 return Radiograph(_decode_grey_png(data, name))
-        elif is_dicom(data, "" if _pillow_reader(data) else name):  # the name decides only if the bytes do not
+        elif is_dicom(data, "" if pillow_reader(data) else name):  # the name decides only if the bytes do not
             return _load_dicom(data, name)
         return _load_with_pillow(data, name)
     except InputError:
@@ -202,7 +202,7 @@ def has_image_suffix(name: str) -> bool:
 
 def starts_as_image(head: bytes) -> bool:
     """Return whether the first `PREAMBLE` bytes of a file are those of a PNG, JPEG, TIFF or DICOM file."""
-    return _pillow_reader(head) is not None or is_dicom(head, "")
+    return pillow_reader(head) is not None or is_dicom(head, "")
 
 
 def warn_left_out(files: Sequence[str | Path]) -> None:
@@ -291,12 +291,13 @@ def _load_dicom(data: bytes, name: str) -> Radiograph:
     return Radiograph(pixels, color_fraction, header.dataset, tuple(header.warnings))
 
 
-def _pillow_reader(data: bytes) -> type[ImageFile.ImageFile] | None:
+def pillow_reader(data: bytes) -> type[ImageFile.ImageFile] | None:
+    """Return the reader of an image file by its first bytes; None for DICOM and other files."""
     return next((reader for start, reader in PILLOW_READERS if data.startswith(start)), None)
 
 
 def _load_with_pillow(data: bytes, name: str) -> Radiograph:
-    reader = _pillow_reader(data)
+    reader = pillow_reader(data)
     if reader is None:
         guess = " but a web page or XML text" if data.lstrip()[:1] == b"<" else ""
         raise InputError(f"{name} is neither a PNG nor a JPEG, TIFF or DICOM image{guess}; convert it")
@@ -362,7 +363,7 @@ def _decode_deep_colour(data: bytes, name: str) -> Radiograph:
     grey = pixels[..., :3].astype(np.float32) @ np.array(BLUE_GREEN_RED, np.float32)
     if pixels.shape[2] == 4:
         grey *= pixels[..., 3] / np.float32(2**16 - 1)
-    white = _full_scale(int(pixels[..., :3].max()))
+    white = 2 ** bit_depth(int(pixels[..., :3].max())) - 1
     return Radiograph((grey * (255 / white) + 0.5).astype(np.uint8), _color_fraction(colours))
 
 
@@ -399,9 +400,4 @@ def _scale_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     largest = int(values.max())
     if values.min() < 0 or largest >= 2**16:
         raise InputError(f"{name} has values outside 0 to 65535, which have no white; save it with 8 or 16 bits")
-    return (values.astype(np.float32) * (255 / _full_scale(largest)) + 0.5).astype(np.uint8)
-
-
-def _full_scale(largest: int) -> int:
-    """Return the largest value of the smallest of 8, 10, 12, 14 and 16 bits that holds a value."""
-    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
+    return (values.astype(np.float32) * (255 / (2 ** bit_depth(largest) - 1)) + 0.5).astype(np.uint8)

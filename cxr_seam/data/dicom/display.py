@@ -14,8 +14,6 @@ from ...errors import InputError
 from .decode import decode_pixels
 from .elements import Header, one_line
 
-_DEPTHS = (8, 10, 12, 14, 16, 32)
-
 
 def to_display_uint8(header: Header, name: str) -> np.ndarray:
     """Decode the pixels and convert them to the greys that a viewer would show.
@@ -46,12 +44,17 @@ def to_display_uint8(header: Header, name: str) -> np.ndarray:
         raise InputError(f"{name} has a header that contradicts itself ({one_line(error)}); export it again") from error
 
 
+def bit_depth(largest: int, *others: int) -> int:
+    """Return the smallest of 8, 10, 12, 14, 16 and 32 bits, and of other depths, that holds a value of at least 0."""
+    return min(bits for bits in (8, 10, 12, 14, 16, 32, *others) if 0 <= largest < 2**bits)
+
+
 def full_scale(largest: int, told: int, *, header: Header, name: str) -> int:
     """Return the value of white from the largest value: exporters write, for example, 16 bits for tables of 12.
 
     The depth is the smallest that holds the value, of 8, 10, 12, 14 and 16 bits and the depth that the header tells.
     """
-    bits = min(bits for bits in (*_DEPTHS, told) if 0 <= largest < 2**bits)
+    bits = bit_depth(largest, told)
     if bits != told:
         header.warn(f"its header gives {told} bits for the {name}, but a value is {largest}; {bits} bits were used")
     return 2**bits - 1

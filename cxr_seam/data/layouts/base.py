@@ -14,7 +14,7 @@ import pandas as pd
 from ...errors import InputError
 from ...findings import XYWH
 from ..dicom import PREAMBLE, is_dicom
-from ..image_io import PILLOW_READERS, SUFFIXES, first_names, open_file, sort_files
+from ..image_io import SUFFIXES, first_names, open_file, pillow_reader, sort_files
 
 BOX_COLUMNS = ["image_index", "finding", *XYWH]
 MASK_COLUMNS = ["image_index", "finding", "polygon"]
@@ -112,7 +112,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with open_file(path) as file:
             head = file.read(PREAMBLE)
             file.seek(0)
-            reader = next((reader for start, reader in PILLOW_READERS if head.startswith(start)), None)
+            reader = pillow_reader(head)
             if reader is not None:
                 with reader(file) as image:
                     return image.height, image.width

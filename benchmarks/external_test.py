@@ -23,12 +23,10 @@ from cxr_seam.data.layouts.base import DatasetMetadata
 from cxr_seam.data.layouts.chestx_det import LINES_FILE, load_metadata
 from cxr_seam.data.layouts.nih import TEST_LIST, TRAIN_VAL_LIST
 from cxr_seam.evaluation import tables
-from cxr_seam.evaluation.evaluate import evaluate_models, load_predictors, shared_findings, true_boxes
-from cxr_seam.evaluation.methods import Targets
+from cxr_seam.evaluation.evaluate import evaluate_models, find_targets, load_predictors, shared_findings
 from cxr_seam.evaluation.results import format_estimate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
-from cxr_seam.metrics.matching import boxed_findings
 from cxr_seam.presets import get_preset
 
 LARGE, SMALL = ("images", "images_256"), ("images_128",)
@@ -63,13 +61,9 @@ def evaluate_set(
     predictors: dict[str, Predictor], metadata: DatasetMetadata, cache: ImageCache, names: list[str], *, seed: int = 0
 ) -> dict:
     """Evaluate all models and baselines on some images; the findings are those of both label sets."""
-    part = replace(metadata, test=tuple(names))
-    findings = shared_findings(predictors, part)
-    boxes = true_boxes(part.boxes, names, findings=findings)
-    boxed = ChestXrayDataset(cache, part, image_index=list(boxes["image_index"].unique()))
-    masks = true_boxes(part.masks, boxed.image_index, findings=findings)
-    targets = Targets(boxed_findings(findings, boxes), boxed, boxes, masks)
+    part = replace(metadata, test=tuple(names), boxes=metadata.boxes[metadata.boxes["image_index"].isin(names)])
     dataset = ChestXrayDataset(cache, part, image_index=names)
+    targets = find_targets(part, dataset, findings=shared_findings(predictors, part))
     return evaluate_models(predictors, part, dataset, targets, n_bootstrap=N_BOOTSTRAP, seed=seed).results
 
 

@@ -107,7 +107,7 @@ class Study:
         Raises:
             InputError: there are none.
         """
-        targets = find_targets(self.run, self.metadata, self.test_set, findings=self.metadata.findings)
+        targets = find_targets(self.metadata, self.test_set, findings=self.metadata.findings)
         if targets is None:
             raise InputError(f"{self.run.data_dir} has no test image with a true box; a study needs some")
         return targets

@@ -328,20 +328,21 @@ class _Found:
                 stacklevel=3,
             )
         if self.guessed:
-            names = sorted(self.guessed)
-            warnings.warn(
-                f"{len(names)} image{'s were' if len(names) > 1 else ' was'} repaired or guessed while reading: "
-                f"{first_names(names)} (the first: {self.guessed[names[0]]})",
-                stacklevel=3,
-            )
+            count = f"{len(self.guessed)} images were" if len(self.guessed) > 1 else "1 image was"
+            warnings.warn(f"{count} repaired or guessed while reading: {_with_first(self.guessed)}", stacklevel=3)
         if self.broken:
-            names = sorted(self.broken)
+            count = f"{len(self.broken)} images" if len(self.broken) > 1 else "1 image"
             warnings.warn(
-                f"{len(names)} image{'s' if len(names) > 1 else ''} could not be read and stayed out of the cache: "
-                f"{first_names(names)} (the first: {self.broken[names[0]]})",
+                f"{count} could not be read and stayed out of the cache: {_with_first(self.broken)}",
                 BrokenImageWarning,
                 stacklevel=3,
             )
+
+
+def _with_first(reasons: dict[str, str]) -> str:
+    """List the names of images, and the reason of the first."""
+    names = sorted(reasons)
+    return f"{first_names(names)} (the first: {reasons[names[0]]})"
 
 
 def _decode_ahead(

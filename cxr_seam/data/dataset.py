@@ -24,6 +24,7 @@ class ChestXrayDataset(Dataset):
         findings: names of the K findings.
         labels: (N, K) float32, 0, 1, or NaN where unknown, in the order of `findings`.
         size: side of the images in pixels.
+        cache: the image cache.
     """
 
     def __init__(self, cache: ImageCache, metadata: DatasetMetadata, *, image_index: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class ChestXrayDataset(Dataset):
         self.findings = metadata.findings
         self.labels = metadata.labels(self.image_index)
         self.size = cache.size
-        self._cache = cache
+        self.cache = cache
         self._rows = cache.indices(self.image_index)
 
     def __len__(self) -> int:
@@ -54,7 +55,7 @@ class ChestXrayDataset(Dataset):
         If there is a GPU, the images lie in pinned memory, so that it can copy them while the CPU goes on.
         """
         indices = np.asarray(indices)
-        images = torch.from_numpy(self._cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
+        images = torch.from_numpy(self.cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
         labels = torch.from_numpy(self.labels[indices])  # (B, K)
         return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
 
@@ -64,7 +65,7 @@ class ChestXrayDataset(Dataset):
 
         It differs if images of the same names were prepared in another way. No pixel is read.
         """
-        return f"{zlib.crc32(np.array(self._cache.crc32, dtype=np.uint32)[self._rows].tobytes()):08x}"
+        return f"{zlib.crc32(np.array(self.cache.crc32, dtype=np.uint32)[self._rows].tobytes()):08x}"
 
 
 class BatchSampler:

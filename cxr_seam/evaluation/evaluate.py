@@ -93,7 +93,7 @@ def evaluate(run: Workspace, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -
     """
     predictors = load_predictors(run.recipes, run.models)
     metadata, test_set = run.metadata(), run.test_dataset()
-    targets = find_targets(run, metadata, test_set, findings=shared_findings(predictors, metadata))
+    targets = find_targets(metadata, test_set, findings=shared_findings(predictors, metadata))
     evaluation = evaluate_models(predictors, metadata, test_set, targets, n_bootstrap=n_bootstrap, seed=seed)
     header = {
         "format": FORMAT,
@@ -101,7 +101,7 @@ def evaluate(run: Workspace, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -
         "n_bootstrap": n_bootstrap,
         "seed": seed,
         "data": describe_data(run, metadata, test_set, targets, labels=evaluation.labels)
-        | describe_findings(predictors, metadata, targets)
+        | describe_findings(evaluation, metadata)
         | count_training_images(run, predictors, metadata),
         "checkpoints": describe_checkpoints(run, predictors),
         "versions": installed_versions(),
@@ -204,9 +204,7 @@ def shared_findings(predictors: Mapping[str, Predictor], metadata: DatasetMetada
     )
 
 
-def find_targets(
-    run: Workspace, metadata: DatasetMetadata, test_set: ChestXrayDataset, *, findings: Sequence[str]
-) -> Targets | None:
+def find_targets(metadata: DatasetMetadata, test_set: ChestXrayDataset, *, findings: Sequence[str]) -> Targets | None:
     """Select the test images with true boxes of some findings; None without such images.
 
     Boxes of images outside the test list are left out with a warning.
@@ -216,7 +214,7 @@ def find_targets(
     boxes = true_boxes(metadata.boxes, test_set.image_index, findings=findings)
     if not len(boxes):
         return None
-    dataset = ChestXrayDataset(run.cache(), metadata, image_index=list(boxes["image_index"].unique()))
+    dataset = ChestXrayDataset(test_set.cache, metadata, image_index=list(boxes["image_index"].unique()))
     masks = true_boxes(metadata.masks, dataset.image_index, findings=findings)
     return Targets(boxed_findings(findings, boxes), dataset, boxes, masks)
 
@@ -319,14 +317,12 @@ def describe_data(
     }
 
 
-def describe_findings(
-    predictors: Mapping[str, Predictor], metadata: DatasetMetadata, targets: Targets | None
-) -> dict[str, list[str]]:
+def describe_findings(evaluation: Evaluation, metadata: DatasetMetadata) -> dict[str, list[str]]:
     """List the evaluated findings, those with boxes, and those that only the models or only the dataset have."""
-    known, shared = next(iter(predictors.values())).findings, shared_findings(predictors, metadata)
+    known, shared = next(iter(evaluation.predictors.values())).findings, evaluation.findings
     return {
         "findings": list(shared),
-        "boxed_findings": [] if targets is None else list(targets.findings),
+        "boxed_findings": [] if evaluation.targets is None else list(evaluation.targets.findings),
         "findings_without_labels": [finding for finding in known if finding not in shared],
         "findings_not_predicted": [finding for finding in metadata.findings if finding not in shared],
     }

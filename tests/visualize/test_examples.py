@@ -84,7 +84,7 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
     for predictor in predictors.values():
         predictor.recipe = replace(predictor.recipe, cam_threshold=q)
     examples = load_examples(workspace, per_finding=2, predictors=predictors)
-    targets = find_targets(workspace, workspace.metadata(), workspace.test_dataset(), findings=FINDINGS)
+    targets = find_targets(workspace.metadata(), workspace.test_dataset(), findings=FINDINGS)
     probabilities = pd.DataFrame(0.5, targets.dataset.image_index, FINDINGS)
     methods = model_methods(predictors, targets, probabilities=dict.fromkeys(examples[0].models, probabilities))
     count = 0

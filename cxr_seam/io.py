@@ -1,15 +1,16 @@
-"""Write files whole or not at all, list folders, and validate values read from JSON."""
+"""Open files, write them whole or not at all, list folders, and validate values read from JSON."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, BinaryIO, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -41,6 +42,20 @@ def user_path(path: str | os.PathLike[str], *, what: str = "path") -> Path:
     if not text or text.isspace() or "\0" in text:
         raise InputError(f"the {what} is {text!r}; give a file or a folder")
     return Path(os.path.expanduser(text))
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; refuse folders, and pipes and devices, which may never answer or never end.
+
+    Raises:
+        OSError: the file cannot be opened; `strerror` says why.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    return open(path, "rb")
 
 
 @contextmanager

@@ -77,8 +77,17 @@ def test_empty_path_is_refused(reader: str, path: str) -> None:
         READERS[reader](path)
 
 
-@pytest.mark.parametrize("reader", ["image", "checkpoint", "results", "weights", "workspace"])
+FILES = ("image", "checkpoint", "results", "weights")
+
+
+@pytest.mark.parametrize("reader", [*FILES, "workspace"])
 def test_named_pipe_does_not_block(reader: str, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe"):
-        READERS[reader](str(tmp_path / "pipe"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError, match="fifo" if reader == "workspace" else "fifo .*pipe or a device"):
+        READERS[reader](str(tmp_path / "fifo"))
+
+
+@pytest.mark.parametrize("reader", FILES)
+def test_folder_is_no_file(reader: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path} .*it is a folder"):
+        READERS[reader](str(tmp_path))

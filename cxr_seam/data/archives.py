@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import InputError
-from ..io import atomic_write, readable, user_path
+from ..io import atomic_write, open_file, readable, user_path
 from .dicom import PREAMBLE
-from .image_io import MAX_BYTES, TABLE_SUFFIXES, has_image_suffix, is_hidden, open_file, sort_files, starts_as_image
+from .image_io import MAX_BYTES, TABLE_SUFFIXES, has_image_suffix, is_hidden, sort_files, starts_as_image
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Archives that are looked for in folders; by their bytes, documents of office programs are zip archives too."""

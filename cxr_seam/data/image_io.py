@@ -6,10 +6,8 @@ TIFFs, hospitals DICOM. Every file becomes an (H, W) array of uint8 in which bon
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ..errors import InputError
-from ..io import readable, user_path
+from ..io import open_file, readable, user_path
 from .dicom import PREAMBLE, bit_depth, is_dicom, read_header, to_display_uint8
 
 if TYPE_CHECKING:
@@ -227,18 +225,6 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return user_path(path).is_dir()
     except (OSError, ValueError):  # a name that is too long or contains a zero byte
         return False
-
-
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading; refuse pipes and devices, which may never answer or never end.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
-    return open(path, "rb")
 
 
 def _is_image_file(path: Path) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ..errors import InputError
-from ..io import atomic_write, user_path
+from ..io import atomic_write, open_file, user_path
 from ..metrics.bootstrap import Estimate, difference
 from ..metrics.froc import SUMMARY_RATE
 from ..metrics.localization import MetricKey
@@ -135,11 +135,15 @@ def load_results(path: Path | str) -> dict[str, Any]:
         InputError: it is missing, damaged, or of another format.
     """
     path = user_path(path, what="path of the results")
-    if not path.is_file():
-        raise InputError(f"there is no {path}; run notebook 04 (or python -m cxr_seam evaluate) first")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        with open_file(path) as file:
+            results = json.load(file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot read {path} ({reason}); run notebook 04 (or python -m cxr_seam evaluate) first"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); evaluate again") from error
     file_format = results.get("format") if isinstance(results, dict) else None
     if file_format != FORMAT:

@@ -19,7 +19,7 @@ from torch.hub import load_state_dict_from_url
 from torchvision import models
 
 from ..errors import InputError
-from ..io import user_path
+from ..io import open_file, user_path
 
 STRIDES = (2, 4, 8, 16, 32)
 B4_WEIGHTS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b4-6ed6700e.pth"
@@ -293,15 +293,14 @@ def read_weights(path: str, name: str) -> dict[str, Tensor]:
         InputError: the file is missing or holds something else.
     """
     file = user_path(path, what="path of the weights")
-    if file.exists() and not file.is_file():
-        raise InputError(f"{path} is not a file; give the path of a {name} state dict")
     try:
-        with warnings.catch_warnings():
+        with open_file(file) as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch advises to load pickles that execute code
             is_safetensors = file.suffix == ".safetensors"
-            state = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no weights file {path}; give the path of a {name} state dict") from error
+            state = load_file(file) if is_safetensors else torch.load(opened, map_location="cpu", weights_only=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot read the weights {path} ({reason}); give the path of a {name} state dict") from error
     except Exception as error:  # broken files raise a dozen kinds of exceptions
         raise InputError(
             f"{path} is not a file of plain weights ({type(error).__name__}); give the path of a {name} state dict"

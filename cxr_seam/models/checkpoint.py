@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..findings import FINDINGS, check_findings
-from ..io import atomic_write, from_plain, user_path, validated
+from ..io import atomic_write, from_plain, open_file, user_path, validated
 from ..recipes import CountOr0, Fraction, ImageSize, Recipe
 from .build import build_from_recipe
 from .multires import LocalizationModel, ModelOutput
@@ -115,19 +115,16 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
             damaged.
     """
     path = user_path(path, what="path of the checkpoint")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a checkpoint in it, such as NAME.best.safetensors")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is a pipe or a device; give a checkpoint file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_file(path), safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"there is no checkpoint {path}; train a model first or correct the path") from error
     except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} is not a readable safetensors checkpoint ({error}); only files written by cxr_seam can be loaded, "
-            "never pickles"
+            f"{path} is not a readable safetensors checkpoint ({reason}); give a file NAME.best.safetensors that "
+            "cxr_seam wrote; pickles are never loaded"
         ) from error
     if text is None:
         raise InputError(f"{path} holds weights but no {HEADER} header; only checkpoints of this program can be loaded")

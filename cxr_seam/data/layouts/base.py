@@ -13,8 +13,9 @@ import pandas as pd
 
 from ...errors import InputError
 from ...findings import XYWH
+from ...io import open_file
 from ..dicom import PREAMBLE, is_dicom
-from ..image_io import SUFFIXES, first_names, open_file, pillow_reader, sort_files
+from ..image_io import SUFFIXES, first_names, pillow_reader, sort_files
 
 BOX_COLUMNS = ["image_index", "finding", *XYWH]
 MASK_COLUMNS = ["image_index", "finding", "polygon"]

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 
 from .errors import InputError
 from .io import readable
@@ -243,16 +242,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
 
 
-@cache
-def print_once(sentence: str) -> None:
-    """Print a sentence on the standard error, the first time only: tables that warn are read several times."""
-    print(sentence, file=sys.stderr)
-
-
 def show_warning(message: Warning | str, category: type[Warning], *location: object) -> None:
     """Print this package's warnings as sentences, other warnings with their line of code."""
     if category is UserWarning:
-        print_once(f"cxr_seam: {message}")
+        print(f"cxr_seam: {message}", file=sys.stderr)
     else:
         show_other_warning(message, category, *location)
 

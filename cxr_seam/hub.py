@@ -28,6 +28,7 @@ from .evaluation.results import (
     load_results,
     summary_metrics,
 )
+from .evaluation.tables import NO_BOXES
 from .inference.predictor import Predictor
 from .io import atomic_write, user_path
 from .models.checkpoint import read_header
@@ -164,6 +165,7 @@ def model_card(
             "dataset": _dataset_name(measured),
             "synthetic": measured["data"]["description"] in DEMO_PATIENTS,
             "localization": _localization_rows(measured, model),
+            "no_boxes": NO_BOXES,
             "classification": _classification_rows(measured["classification"][model]),
         }
     card_data = ModelCardData(

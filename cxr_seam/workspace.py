@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -198,6 +199,7 @@ class Workspace:
         """
         from .data.cache import prepare
 
+        self.__dict__.pop("_metadata", None)  # the tables may have changed
         for folder in (self.output_dir, self.data_dir):
             path = folder / DATASET_FILE
             if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
@@ -243,11 +245,15 @@ class Workspace:
         return ImageCache.open(self.cache_folder)
 
     def metadata(self) -> DatasetMetadata:
-        """Read the tables of the dataset; its layout is detected.
+        """Return the tables of the dataset; they are read at the first call and again by `prepare_data`.
 
         Raises:
             InputError: see `layouts.load_dataset`.
         """
+        return self._metadata
+
+    @cached_property
+    def _metadata(self) -> DatasetMetadata:
         return load_dataset(self.metadata_folder)
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
@@ -276,13 +282,6 @@ class Workspace:
                 f"none of the images in {cache.folder} is for the test (NIH: listed in test_list.txt; images.csv: test "
                 "in the column split); prepare images that are"
             )
-        return ChestXrayDataset(cache, metadata, image_index=names)
-
-    def boxed_dataset(self) -> ChestXrayDataset:
-        """Return the test images with true boxes that are in the cache; no box of another image is used anywhere."""
-        cache, metadata = self.cache(), self.metadata()
-        test = set(metadata.test)
-        names = [name for name in dict.fromkeys(metadata.boxes["image_index"]) if name in test and name in cache]
         return ChestXrayDataset(cache, metadata, image_index=names)
 
     def _check_folder(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ from helpers.results import make_results, method
 from huggingface_hub import HfApi, ModelCard
 
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.results import ranking
+from cxr_seam.evaluation.results import metric_definitions, ranking
 from cxr_seam.hub import from_pretrained, push_to_hub, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
@@ -126,7 +126,9 @@ def test_card_tables(checkpoint: Path, results: Path, tmp_path: Path) -> None:
     assert "Grad-CAM" not in text
     assert "| Mass | 3 | 0.750 (0.610-0.840) | 0.500 (0.400-0.600) | 0.500 (0.400-0.600) | 0.250 |" in lines
     assert "| Hernia | 0 |  |  |  |  |" in lines  # not defined is empty, never 0
-    assert "718 of 25,596 listed images, of 600 patients; 499 true boxes on 438" in text.replace("\n", " ")
+    assert "718 of 25,596 listed images, of 600 patients; 499 true boxes on 438 of the images." in text.replace(
+        "\n", " "
+    )
     for sentence in ("not a medical device", "Never decide about a patient by it", "## Intended use", "## Limits"):
         assert sentence in text
 
@@ -152,6 +154,21 @@ def test_card_without_results(checkpoint: Path, tmp_path: Path) -> None:
     text = (save_pretrained(checkpoint, tmp_path / "shared") / "README.md").read_text()
     assert "No evaluation was given" in text and "eval_results" not in text and "model-index" not in text
     assert "license" not in ModelCard(text).data.to_dict()
+
+
+def test_card_without_true_boxes(checkpoint: Path, results: Path, tmp_path: Path) -> None:
+    content = json.loads(results.read_text())
+    content["localization"], content["data"]["boxed_images"], content["data"]["true_boxes"] = {}, 0, 0
+    content["bootstrap"], content["differences"] = {}, []
+    content["metrics"] = metric_definitions(boxes=False)
+    content["ranking"] = ranking(content)
+    results.write_text(json.dumps(content))
+    text = (save_pretrained(checkpoint, tmp_path / "shared", results=results) / "README.md").read_text()
+    assert "of 600 patients.\n" in text and "no true boxes of the evaluated findings" in text
+    assert "| Mass | 3 | 0.750" in text
+    for word in ("accura", "false positives", "aseline", "IoU", "0 true"):
+        assert word not in text
+    assert {result.metric_type for result in ModelCard(text).data.eval_results} == {"roc_auc"}
 
 
 def test_card_of_synthetic_images(checkpoint: Path, results: Path, tmp_path: Path) -> None:

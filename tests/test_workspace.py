@@ -103,7 +103,7 @@ def test_drive_outside_colab() -> None:
 
 def test_data_that_is_not_prepared(tmp_path: Path) -> None:
     workspace = Workspace.open(data="demo", preset="tiny", output_dir=tmp_path)
-    for step in (workspace.cache, workspace.test_dataset, workspace.boxed_dataset):
+    for step in (workspace.cache, workspace.test_dataset):
         with pytest.raises(InputError, match="notebook 01"):
             step()
     with pytest.raises(InputError, match="notebook 01"):
@@ -166,7 +166,17 @@ def test_datasets_follow_official_lists(demo_folder: Path, tmp_path: Path) -> No
     training, validation = workspace.train_val_datasets(workspace.recipes[0])
     assert set(training.image_index) | set(validation.image_index) <= set(metadata.train_val)
     assert set(workspace.test_dataset().image_index) == set(metadata.test)
-    assert set(workspace.boxed_dataset().image_index) == set(metadata.boxes["image_index"]) <= set(metadata.test)
+
+
+def test_tables_are_read_once_and_again_by_prepare_data(demo_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(demo_folder, tmp_path / "data")
+    run = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "output")
+    metadata = run.metadata()
+    table = data / "BBox_List_2017.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    assert run.metadata() is metadata
+    run.prepare_data()
+    assert len(run.metadata().boxes) == len(metadata.boxes) - 1
 
 
 def test_images_without_a_test_part_are_refused(demo_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, load_predictors
+from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, find_targets, load_predictors
 from cxr_seam.evaluation.methods import baseline_methods
 from cxr_seam.evaluation.results import (
     LOCALIZATION,
@@ -302,7 +302,7 @@ def test_load_predictors_refuses_old_pcm(tmp_path):
 
 def test_predict_file_equals_batch(models, workspace, demo_folder):
     predictor = Predictor.load(best_path(models, RECIPES[2].name))
-    images = workspace.boxed_dataset()
+    images = find_targets(workspace.metadata(), workspace.test_dataset(), findings=FINDINGS).dataset
     prediction = predictor.predict(demo_folder / "images" / images.image_index[0])
     batch = predictor.logits(images)
     expected = 1 / (1 + np.exp(-batch[0]))

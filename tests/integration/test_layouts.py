@@ -83,12 +83,13 @@ def test_own_findings_from_the_folder_to_the_prediction(demo_folder, tmp_path, c
     assert "3 findings" in card and "White patch, Large heart, Dark area" in card and "Cardiomegaly" not in card
 
     table.rename(columns={"Dark area": "Fracture"}).to_csv(data / "images.csv", index=False)
+    run.prepare_data()  # reads the tables again
     for name in ("multires", "multires_pcm"):
         with pytest.raises(InputError, match=r"only the file has Dark area, only the data have Fracture"):
             train(run, name, callbacks=[])
-    boxed = run.boxed_dataset()  # of the test alone, although training images have boxes too
-    assert boxed.findings == ("White patch", "Large heart", "Fracture")
-    assert set(boxed.image_index) <= set(table.loc[table["split"] == "test", "image"])
+    test_set = Workspace.open(data=str(data), preset="tiny", output_dir=output).test_dataset()
+    assert test_set.findings == ("White patch", "Large heart", "Fracture")
+    assert set(test_set.image_index) <= set(table.loc[table["split"] == "test", "image"])
 
 
 def write_rsna(source: Path, folder: Path) -> None:

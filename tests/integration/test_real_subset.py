@@ -3,9 +3,8 @@
 import pytest
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.split import train_val_split
-from cxr_seam.evaluation.evaluate import evaluate
+from cxr_seam.evaluation.evaluate import evaluate, find_targets
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS
 from cxr_seam.training.fit import fit
@@ -50,8 +49,8 @@ def test_training_never_sees_a_test_image_and_no_patient_twice(workspace):
 
 
 def test_evaluation_and_figure_7_on_boxed_test_images(workspace, tmp_path):
-    boxed = workspace.boxed_dataset()
-    assert isinstance(boxed, ChestXrayDataset) and set(boxed.image_index) <= set(workspace.metadata().test)
+    targets = find_targets(workspace.metadata(), workspace.test_dataset(), findings=BOXED_FINDINGS)
+    assert targets is not None and set(targets.dataset.image_index) <= set(workspace.metadata().test)
     results = evaluate(workspace, n_bootstrap=100).results
     assert {STANDARD, MULTIRES, REFINED} <= set(results["localization"])
     rows = one_per_finding(load_examples(workspace, per_finding=1))

@@ -71,9 +71,8 @@ def test_examples_hold_the_output_of_the_models(workspace: Workspace) -> None:
         # The PCM refines maps and does not change probabilities (Sect. 4.1).
         assert np.array_equal(example.outputs[MULTIRES].probabilities, example.outputs[REFINED].probabilities)
         assert not np.array_equal(example.outputs[MULTIRES].cam, example.outputs[REFINED].cam)
-    logits = predictor.logits(workspace.boxed_dataset())[
-        workspace.boxed_dataset().image_index.index(examples[0].image_index)
-    ]
+    images = workspace.test_dataset()
+    logits = predictor.logits(images)[images.image_index.index(examples[0].image_index)]
     assert np.allclose(examples[0].outputs[REFINED].probabilities, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
-from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
@@ -45,16 +45,17 @@ def example(number: int, size: int) -> Example:
     cells = size // 8
     fine = torch.nn.functional.avg_pool2d(torch.randn(14, cells, cells), 3, 1, 1).numpy()
     standard, refined = generator.random((2, len(FINDINGS)))
-    thresholds = np.full(len(FINDINGS), 0.5)
+    calibrated = np.full(len(FINDINGS), 0.1)
+    thresholds = dict.fromkeys(OPERATING_POINTS, np.full(len(FINDINGS), 0.5))
     finding = BOXED_FINDINGS[number % len(BOXED_FINDINGS)]
     return Example(
         image_index=f"{number:08d}_000.png",
         image=generator.integers(0, 255, (size, size)).astype(np.uint8),
         labels=(finding,),
         outputs={
-            STANDARD: ModelOutput(standard, fine[:, ::4, ::4].copy(), HeatmapOptions(), thresholds),
-            MULTIRES: ModelOutput(refined, fine, HeatmapOptions(), thresholds),
-            REFINED: ModelOutput(refined, fine, HeatmapOptions(), thresholds),
+            STANDARD: ModelOutput(standard, fine[:, ::4, ::4].copy(), HeatmapOptions(), calibrated, thresholds),
+            MULTIRES: ModelOutput(refined, fine, HeatmapOptions(), calibrated, thresholds),
+            REFINED: ModelOutput(refined, fine, HeatmapOptions(), calibrated, thresholds),
         },
         true_boxes=pd.DataFrame({"finding": [finding], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.5]}),
         patient_id=number,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .errors import InputError
+from .findings import OPERATING_POINTS
 from .io import readable
 from .presets import PRESETS, get_recipe
 
@@ -147,11 +148,14 @@ def predict(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .inference.predictor import Predictor
-    from .visualize.export import output_stems, predict_files
+    from .visualize.export import output_stems, predict_files, score_lines
 
     files = output_stems(arguments.files)
-    predictor = Predictor.load(arguments.checkpoint)
-    width = max(20, *(len(finding) + 2 for finding in predictor.findings))
+    predictor = Predictor.load(
+        arguments.checkpoint,
+        operating_point=arguments.operating_point,
+        prevalence=parse_prevalence(arguments.prevalence),
+    )
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):
         if isinstance(answer, InputError):
@@ -159,12 +163,29 @@ def predict(arguments: argparse.Namespace) -> int:
             tqdm.write(f"cxr_seam: {answer}", file=sys.stderr)  # above the progress bar
             continue
         tqdm.write(readable(path))
-        for finding in answer.top_k(len(answer.probabilities)):
-            tqdm.write(f"  {finding:<{width}}{answer.probabilities[finding]:.3f}  {answer.decision(finding)}")
+        tqdm.write("\n".join(f"  {line}" for line in score_lines(answer)))
         for image_warning in answer.image_warnings:
             tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
-    print(f"heat maps, boxes and probabilities of {len(files) - failed} images are in {arguments.out}")
+    for finding, reason in predictor.calibrator.missing.items():
+        print(f"no calibrated probability of {finding}: {reason}")
+    print(f"heat maps, boxes and scores of {len(files) - failed} images are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
+
+
+def parse_prevalence(texts: Sequence[str]) -> dict[str, float]:
+    """Read FINDING=FRACTION; names and range are checked by the calibrator.
+
+    Raises:
+        InputError: a text has no number.
+    """
+    prevalence = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            prevalence[name] = float(number)
+        except ValueError as error:
+            raise InputError(f"--prevalence {text} has no number; write, for example, Effusion=0.05") from error
+    return prevalence
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
@@ -218,11 +239,27 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_verb(selfcheck, "selfcheck")
 
-    verb = add_verb(predict, "predict")
+    _add_predict_options(add_verb(predict, "predict"))
+    return parser
+
+
+def _add_predict_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
     verb.add_argument("--checkpoint", required=True, help="a .safetensors file of this package")
+    verb.add_argument(
+        "--operating-point",
+        default="youden",
+        choices=OPERATING_POINTS,
+        help="rule of the decisions: largest sensitivity + specificity, or 90 %% of one of them (%(default)s)",
+    )
+    verb.add_argument(
+        "--prevalence",
+        nargs="+",
+        default=(),
+        metavar="FINDING=FRACTION",
+        help="how frequent findings are where you use the model (default: as among the validation images)",
+    )
     verb.add_argument("--out", default="predictions", help="folder for the results (%(default)s)")
-    return parser
 
 
 def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:

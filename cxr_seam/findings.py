@@ -1,4 +1,4 @@
-"""The fourteen findings of ChestX-ray14 in NIH's order, and the spelling of their names.
+"""The fourteen findings of ChestX-ray14 in NIH's order, the spelling of their names, and how they are decided.
 
 Source: Wang et al. 2017 and NIH's release notes. The box table writes "Infiltrate" for the label table's
 "Infiltration". Names are always compared as a whole, because "Pneumo" is a part of two of them.
@@ -32,6 +32,13 @@ BOXED_FINDINGS = FINDINGS[:8]
 
 ORIGINAL_SIZE = 1024
 """Side of NIH's images in pixels; the box table uses these pixels."""
+
+OPERATING_POINTS = {
+    "youden": "largest sensitivity + specificity",
+    "sensitivity_90": "90 % sensitivity",
+    "specificity_90": "90 % specificity",
+}
+"""The rules that choose the threshold of a finding on the validation images, with their titles."""
 
 XYWH = ["x", "y", "w", "h"]
 NO_FINDING = "No Finding"

@@ -168,7 +168,7 @@ cxr.figures.plot_loss_curves(histories, path=run.figures / "loss_both_stages.png
 # %% [markdown]
 # ## Before and after refinement
 #
-# The same images and findings by all trained models. The number in the corner is the probability. The PCM does not change it.
+# The same images and findings by all trained models. The number in the corner is the raw score. The PCM does not change it.
 
 # %%
 examples = cxr.examples.load_examples(run, per_finding=1)

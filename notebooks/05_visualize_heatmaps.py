@@ -24,7 +24,7 @@
 #
 # Shows heat maps: Fig. 7 for eight findings, an interactive viewer, and an image of your own.
 #
-# ![The viewer: a synthetic chest X-ray with the heat maps and boxes of three models, the PCM's weights for one position, and the probabilities of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
+# ![The viewer: a synthetic chest X-ray with the heat maps and boxes of three models, the PCM's weights for one position, and the raw scores of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
 #
 # | | |
 # |---|---|
@@ -80,7 +80,7 @@ examples = cxr.examples.load_examples(run, per_finding=8, predictors=predictors)
 # %% [markdown]
 # ## Fig. 7
 #
-# One image for each finding with boxes, the first of the box table. The number in the corner is the probability. A heat map is divided by its own maximum: it shows *where* the evidence is, not how strong it is. If the probability is low, the map means little. An image without colours has a map without a positive value.
+# One image for each finding with boxes, the first of the box table. The number in the corner is the raw score. A heat map is divided by its own maximum: it shows *where* the evidence is, not how strong it is. If the score is low, the map means little. An image without colours has a map without a positive value.
 
 # %%
 cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.figures / "heatmaps.png")
@@ -94,7 +94,7 @@ cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.f
 # - **Threshold Q**: a region above this share of the map's maximum gives a box. The start value is the recipe's (0.7 in the paper). At lower values boxes grow and merge.
 # - **Opacity** is the strength of the colours.
 # - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The refined map at this position is the mean of the raw map with these weights.
-# - **The bars** are probabilities. The tick is the threshold from the validation images. A full bar means "present".
+# - **The bars** are raw scores. The tick is the threshold from the validation images. A full bar means "present". **Decide at** selects the rule that chose the threshold.
 # - **Your image** accepts a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. The file goes only to the machine that runs this notebook. For files above 10 MB (1 MB on Colab) use the next section.
 # - **Narrow page** is a layout for small screens.
 
@@ -117,9 +117,9 @@ prediction = cxr.Predictor.load(run.checkpoint("multires_pcm")).predict(path)
 cxr.notebook.show_prediction(prediction)
 
 # %% [markdown]
-# ## Probabilities
+# ## Scores
 #
-# They rank images. They are not calibrated, and 0.5 is not a threshold. *Present* is the decision with the saved thresholds.
+# The raw score ranks images; 0.5 is not a threshold. The calibrated probability says how many of such images have the finding, if they are like the validation images ([its limits](https://github.com/cxr-seam/cxr-seam/blob/main/docs/reading-results.md)). The other columns are decisions: thresholds of the raw score were chosen on the validation images for the largest sensitivity + specificity, for 90 % sensitivity and for 90 % specificity.
 
 # %%
 cxr.tables.probabilities(prediction)

@@ -49,7 +49,7 @@ def test_commands_find_the_home_folder(home: Path, checkpoint: Path, demo_folder
     assert main(["prepare", "~/data/images", "--cache", "~/cache", "--size", "32"]) == 0
     assert len(ImageCache.open("~/cache")) == len(list((home / "data" / "images").glob("*.png")))
     assert main(["predict", f"~/data/images/{image}", "--checkpoint=~/model.safetensors", "--out=~/out"]) == 0
-    assert (home / "out" / "probabilities.csv").is_file()
+    assert (home / "out" / "scores.csv").is_file()
     run = Workspace.open(data="~/data", preset="tiny", output_dir="~/runs")
     assert (run.folder, run.output_dir) == (home / "data", home / "runs")
     assert len(load_dataset("~/data").images) == len(run.metadata().images)

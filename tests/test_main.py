@@ -81,7 +81,7 @@ def test_every_verb(tmp_path, capsys):
     assert main(["predict", *map(str, images), "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     assert "Effusion" in capsys.readouterr().out
     written = {path.name for path in out.iterdir()}
-    tables = {"images.csv", "probabilities.csv", "boxes.csv"}
+    tables = {"images.csv", "scores.csv", "boxes.csv"}
     assert written == tables | {f"{image.stem}_heatmaps.png" for image in images}
 
 

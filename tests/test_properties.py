@@ -36,9 +36,17 @@ from cxr_seam.data.transforms import (
     valid_mask,
 )
 from cxr_seam.errors import InputError
-from cxr_seam.findings import ALIASES, BOXED_FINDINGS, FINDINGS, NO_FINDING, canonical_finding, split_labels
+from cxr_seam.findings import (
+    ALIASES,
+    BOXED_FINDINGS,
+    FINDINGS,
+    NO_FINDING,
+    OPERATING_POINTS,
+    canonical_finding,
+    split_labels,
+)
 from cxr_seam.metrics.matching import iobb, iou
-from cxr_seam.models.checkpoint import Checkpoint, read_header, save_checkpoint
+from cxr_seam.models.checkpoint import Checkpoint, ScoreCalibration, read_header, save_checkpoint
 from cxr_seam.presets import get_recipe, list_recipes
 from cxr_seam.recipes import Augmentation, recipe_from_dict, recipe_to_dict
 
@@ -430,18 +438,26 @@ def test_a_field_of_another_type_is_refused_or_read_as_what_it_is(name, odd):
 
 
 numbers = st.one_of(st.none(), st.floats(0, 1))
+score_values = st.builds(
+    ScoreCalibration,
+    st.integers(1, 10**9),
+    st.integers(1, 10**9),
+    slope=st.floats(0, 1e300, exclude_min=True),
+    intercept=st.floats(-1e300, 1e300),
+    thresholds=st.dictionaries(st.sampled_from(list(OPERATING_POINTS)), numbers),
+)
 
 
 @given(
     recipe_names,
     st.integers(0, 99),
     st.dictionaries(st.text(max_size=9), numbers),
-    st.dictionaries(st.text(min_size=1, max_size=9), numbers, min_size=1),
+    st.dictionaries(st.text(min_size=1, max_size=9), score_values, min_size=1),
 )
 @settings(max_examples=25)
-def test_what_a_checkpoint_says_of_itself_is_read_as_it_was_written(name, epoch, metrics, thresholds):
-    findings = tuple(thresholds)
-    metadata = Checkpoint(get_recipe(name), findings=findings, epoch=epoch, metrics=metrics, thresholds=thresholds)
+def test_what_a_checkpoint_says_of_itself_is_read_as_it_was_written(name, epoch, metrics, scores):
+    findings = tuple(scores)
+    metadata = Checkpoint(get_recipe(name), findings=findings, epoch=epoch, metrics=metrics, scores=scores)
     weights = SimpleNamespace(state_dict=lambda: {"w": torch.ones(2)}, findings=findings)
     with tempfile.TemporaryDirectory() as folder:
         assert read_header(save_checkpoint(Path(folder) / "a.safetensors", weights, metadata=metadata)) == metadata

@@ -277,7 +277,7 @@ def classify(
     for key, predictor in predictors.items():
         columns = [predictor.findings.index(finding) for finding in findings]
         values = predictor.probabilities(test_set, desc=f"classify, {key}")[:, columns]
-        thresholds = predictor.thresholds_array[columns]
+        thresholds = predictor.calibrator.thresholds("youden")[columns]
         table, samples = classification_scores(
             labels, values, bootstrap=bootstrap, thresholds=thresholds, findings=findings
         )

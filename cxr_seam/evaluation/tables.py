@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..data.split import label_counts
 from ..device import installed_versions
 from ..errors import InputError
-from ..findings import BOXED_FINDINGS, FINDINGS
+from ..findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from ..inference.predictor import Prediction
 from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
 from ..models.checkpoint import history_path, read_history
@@ -451,9 +452,16 @@ def checkpoints(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def probabilities(prediction: Prediction) -> pd.DataFrame:
-    """Tabulate the probabilities and decisions of one image, the most probable finding first."""
-    table = pd.DataFrame({"probability": prediction.probabilities, "present": prediction.decisions})
-    return table.sort_values("probability", ascending=False).round(3)
+    """Tabulate scores and decisions of one image, the finding with the highest raw score first.
+
+    Returns:
+        Index: finding. Columns: the raw score; the calibrated probability, NaN without one; for each operating point
+        whether the finding is present, None without a threshold.
+    """
+    columns = {"raw score": prediction.probabilities, "calibrated probability": prediction.calibrated}
+    decisions = {f"present at {title}": prediction.decisions_at(p) for p, title in OPERATING_POINTS.items()}
+    table = pd.DataFrame(columns, dtype=np.float64).join(pd.DataFrame(decisions, dtype=object))
+    return table.sort_values("raw score", ascending=False).round(3)
 
 
 def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Calibrate a trained model on the validation set: thresholds, and the mean CAM of negative images.
+"""Calibrate a trained model on the validation set: scores, thresholds, and the mean CAM of negative images.
 
 Both are computed with the test-time augmentation of the recipe, because prediction uses it and it changes logits and
 CAMs.
@@ -6,7 +6,6 @@ CAMs.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
-from ..metrics.classification import choose_thresholds
+from ..models.checkpoint import ScoreCalibration
 from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
 from ..recipes import Recipe
+from .scores import fit_scores
 
 
 class Calibration(NamedTuple):
@@ -26,15 +26,14 @@ class Calibration(NamedTuple):
 
     Attributes:
         logits: (N, K) float32, with test-time augmentation.
-        thresholds: for each finding the probability from which it counts as present (Youden's index), None if it is
-            undefined.
+        scores: Platt scaling and thresholds of each finding, see `scores.fit_scores`.
         negative_mean: mean CAM of the images without the finding, for "cam" and, if the model has a refiner, "refined":
             (K, h, w) float32 each, 0 if no image is known not to show the finding. None unless `cam_baseline` is
             "negative_mean".
     """
 
     logits: np.ndarray
-    thresholds: dict[str, float | None]
+    scores: dict[str, ScoreCalibration]
     negative_mean: dict[str, Tensor] | None
 
 
@@ -42,7 +41,7 @@ class Calibration(NamedTuple):
 def calibrate(
     model: LocalizationModel, dataset: ChestXrayDataset, *, recipe: Recipe, batch_size: int = 32
 ) -> Calibration:
-    """Choose thresholds and compute mean CAMs in one pass over the validation set; unknown labels are left out.
+    """Fit scores and compute mean CAMs in one pass over the validation set; unknown labels are left out.
 
     Args:
         model: in evaluation mode, on any device.
@@ -64,7 +63,5 @@ def calibrate(
     logits = torch.cat(logits)
     counts = torch.from_numpy(dataset.labels == 0).sum(dim=0).clamp_min(1)[:, None, None].double()  # (K, 1, 1)
     negative_mean = {name: (total.cpu() / counts).float() for name, total in sums.items()} if with_maps else None
-    findings = dataset.findings
-    chosen = choose_thresholds(dataset.labels, logits.double().sigmoid().numpy(), findings=findings)
-    thresholds = {f: None if math.isnan(value) else float(value) for f, value in zip(findings, chosen, strict=True)}
-    return Calibration(logits.numpy(), thresholds, negative_mean)
+    scores = fit_scores(dataset.labels, logits.numpy(), findings=dataset.findings)
+    return Calibration(logits.numpy(), scores, negative_mean)

@@ -1,4 +1,4 @@
-"""Predict images with a trained model: probabilities, decisions, heat maps, boxes."""
+"""Predict images with a trained model: scores, calibrated probabilities, decisions, heat maps, boxes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from ..data.transforms import eval_transform
 from ..device import select_device
 from ..errors import InputError
 from ..findings import XYWH, canonical_finding
-from ..models.checkpoint import Checkpoint, load_checkpoint
+from ..models.checkpoint import Checkpoint, ScoreCalibration, load_checkpoint
 from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
 from ..recipes import Recipe
 from .boxes import predicted_boxes
 from .heatmaps import PAPER_SIZE, HeatmapOptions
+from .scores import Calibrator, raw_scores
 from .view_check import check_frontal
 
 BATCH_SIZE = 32
@@ -38,11 +39,11 @@ class ImageWarning(UserWarning):
 
 
 class PredictorOutput(NamedTuple):
-    """Output of a model for a batch, after test-time augmentation; float32 on the CPU.
+    """Output of a model for a batch, after test-time augmentation; on the CPU, float32 except the probabilities.
 
     Attributes:
         logits: (B, K), in the order of the model's findings.
-        probabilities: (B, K), sigmoid of the logits.
+        probabilities: (B, K) float64, the raw scores: sigmoid of the logits.
         cam: (B, K, h, w) raw class activation maps; None if they were not requested.
         refined: (B, K, h, w) maps of the refiner; None without a refiner.
     """
@@ -66,9 +67,10 @@ class Prediction:
         path: the image file.
         size: (H, W) of the image in pixels.
         image: (S, S) uint8, the image at the size of the training cache, before normalisation.
-        probabilities: one value in [0, 1] for each finding. They rank images; they are not calibrated.
-        decisions: whether the probability of each finding reaches its threshold, which was chosen on the validation
-            images and is stored in the checkpoint; None without a threshold.
+        probabilities: the raw score of each finding in [0, 1], the sigmoid of its logit. It ranks images; it is not
+            calibrated.
+        calibrated: the calibrated probability of each finding, None without one; `calibrator.missing` says why.
+        calibrator: the calibration of the model, with the operating point and the prevalence that were chosen.
         final_cam: (K, h, w) float32, refined by the PCM if it was trained, else raw; see `heat_map`.
         options: how the CAM becomes heat maps and boxes.
         boxes: columns finding, x, y, w, h (pixels of the given image), score; best box of each finding first.
@@ -79,7 +81,8 @@ class Prediction:
     size: tuple[int, int]
     image: np.ndarray
     probabilities: dict[str, float]
-    decisions: dict[str, bool | None]
+    calibrated: dict[str, float | None]
+    calibrator: Calibrator
     final_cam: np.ndarray
     options: HeatmapOptions
     boxes: pd.DataFrame
@@ -104,12 +107,30 @@ class Prediction:
         return self.boxes.loc[self.boxes["finding"] == name, XYWH].to_numpy(dtype=np.float64)
 
     def top_k(self, k: int) -> list[str]:
-        """Return the `k` most probable findings, most probable first."""
+        """Return the `k` findings with the highest raw scores, the highest first."""
         return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:k]
+
+    @property
+    def decisions(self) -> dict[str, bool | None]:
+        """Whether each finding is present at the chosen operating point, see `decisions_at`."""
+        return self.decisions_at(self.calibrator.operating_point)
+
+    def decisions_at(self, operating_point: str) -> dict[str, bool | None]:
+        """Return whether the raw score of each finding reaches its threshold, None without a threshold.
+
+        Args:
+            operating_point: "youden", "sensitivity_90" or "specificity_90", whose thresholds were chosen on the
+                validation images and are stored in the checkpoint.
+
+        Raises:
+            InputError: the operating point is unknown.
+        """
+        pairs = zip(self.probabilities.items(), self.calibrator.thresholds(operating_point), strict=True)
+        return {finding: None if np.isnan(t) else bool(score >= t) for (finding, score), t in pairs}
 
     def decision(self, finding: str) -> str:
         """Return the decision about a finding in words: "present", "not present" or "no threshold"."""
-        decision = self.decisions[canonical_finding(finding, list(self.decisions))]
+        decision = self.decisions[canonical_finding(finding, list(self.probabilities))]
         return {True: "present", False: "not present", None: "no threshold"}[decision]
 
 
@@ -125,9 +146,16 @@ class Predictions(list[Prediction]):
         self.failures = failures
 
     def table(self) -> pd.DataFrame:
-        """Return the probabilities: index path, one column for each finding."""
+        """Return the raw scores: index path, one column for each finding."""
+        return self._table([p.probabilities for p in self])
+
+    def calibrated(self) -> pd.DataFrame:
+        """Return the calibrated probabilities: index path, one column for each finding; NaN without one."""
+        return self._table([p.calibrated for p in self]).astype(np.float64)
+
+    def _table(self, rows: Sequence[Mapping[str, float | None]]) -> pd.DataFrame:
         index = pd.Index([prediction.path for prediction in self], name="path", dtype=object)
-        return pd.DataFrame([p.probabilities for p in self], index=index)
+        return pd.DataFrame(rows, index=index)
 
     def boxes(self) -> pd.DataFrame:
         """Return all boxes: path, finding, x, y, w, h in pixels of each image, score."""
@@ -142,16 +170,20 @@ class Predictor:
     Args:
         model: the model; it is switched to evaluation mode.
         recipe: the recipe that trained it.
-        thresholds: finding -> threshold of its probability, or None.
+        scores: finding -> calibration and thresholds of its score.
+        operating_point: rule of the decisions: "youden" (largest sensitivity + specificity), "sensitivity_90" or
+            "specificity_90".
+        prevalence: finding -> fraction of images with the finding where the model is used, for calibrated
+            probabilities; by default that of the validation images.
         negative_mean: "cam" and "refined" -> (K, h, w) mean CAM of negative images, for recipes that subtract it.
         cache_size: edge of the cached images that the model was trained on; by default `recipe.image_size`.
 
     Raises:
-        InputError: the recipe subtracts the mean CAM of negative images, and there is none.
+        InputError: the recipe subtracts the mean CAM of negative images, and there is none; or see `Calibrator`.
 
     Example:
-        >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors")
-        >>> predictor.predict("image.dcm").probabilities["Effusion"]
+        >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors", prevalence={"Effusion": 0.05})
+        >>> predictor.predict("image.dcm").calibrated["Effusion"]
         >>> predictor.predict("folder").table()
     """
 
@@ -160,7 +192,9 @@ class Predictor:
         model: LocalizationModel,
         recipe: Recipe,
         *,
-        thresholds: Mapping[str, float | None] | None = None,
+        scores: Mapping[str, ScoreCalibration] | None = None,
+        operating_point: str = "youden",
+        prevalence: Mapping[str, float] | None = None,
         negative_mean: Mapping[str, Tensor] | None = None,
         cache_size: int | None = None,
     ) -> None:
@@ -172,22 +206,29 @@ class Predictor:
         self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
-        self.thresholds = dict.fromkeys(self.findings) | dict(thresholds or {})
+        self.calibrator = Calibrator(self.findings, dict(scores or {}), operating_point, dict(prevalence or {}))
         self.negative_mean = dict(negative_mean or {})
         self.cache_size = cache_size or recipe.image_size
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Predictor:
-        """Load a checkpoint file, see `load_checkpoint`."""
-        return cls.from_checkpoint(*load_checkpoint(path))
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        operating_point: str = "youden",
+        prevalence: Mapping[str, float] | None = None,
+    ) -> Predictor:
+        """Load a checkpoint file, see `load_checkpoint`; the options are those of the class."""
+        return cls.from_checkpoint(*load_checkpoint(path), operating_point=operating_point, prevalence=prevalence)
 
     @classmethod
-    def from_checkpoint(cls, model: LocalizationModel, metadata: Checkpoint) -> Predictor:
-        """Make a predictor from a loaded checkpoint."""
+    def from_checkpoint(cls, model: LocalizationModel, metadata: Checkpoint, **options: Any) -> Predictor:
+        """Make a predictor from a loaded checkpoint; the options are those of the class."""
         return cls(
             model,
             metadata.recipe,
-            thresholds=metadata.thresholds,
+            **options,
+            scores=metadata.scores,
             negative_mean=metadata.negative_mean,
             cache_size=metadata.cache_size,
         )
@@ -196,11 +237,6 @@ class Predictor:
     def findings(self) -> tuple[str, ...]:
         """Names of the K findings of the model."""
         return self.model.findings
-
-    @property
-    def thresholds_array(self) -> np.ndarray:
-        """The thresholds as (K,) float64 in the order of `findings`; NaN = no threshold."""
-        return np.array([np.nan if self.thresholds[f] is None else self.thresholds[f] for f in self.findings])
 
     def heatmap_options(self, *, refined: bool) -> HeatmapOptions:
         """Return how the recipe turns raw or refined CAMs into heat maps and boxes."""
@@ -218,7 +254,7 @@ class Predictor:
         images = eval_transform(images.to(self.device), size=self.recipe.image_size)
         output = tta_forward(self.model, images, scales=self.recipe.tta_scales, flip=self.recipe.tta_flip, maps=maps)
         logits, cam, refined = (None if part is None else part.float().cpu() for part in output)
-        return PredictorOutput(logits, logits.sigmoid(), cam, refined)
+        return PredictorOutput(logits, torch.from_numpy(raw_scores(logits.numpy())), cam, refined)
 
     def forward_dataset(
         self, dataset: ChestXrayDataset, *, maps: bool = True, desc: str
@@ -232,8 +268,8 @@ class Predictor:
         return torch.cat([output.logits for _, output in self.forward_dataset(dataset, maps=False, desc=desc)]).numpy()
 
     def probabilities(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
-        """Return the probabilities of a dataset, (N, K) float64."""
-        return 1 / (1 + np.exp(-self.logits(dataset, desc=desc).astype(np.float64)))
+        """Return the raw scores of a dataset, (N, K) float64 in [0, 1]."""
+        return raw_scores(self.logits(dataset, desc=desc))
 
     def predict(self, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Prediction | Predictions:
         """Predict an image file, several, or a folder: PNG, JPEG, TIFF or DICOM.
@@ -294,11 +330,12 @@ class Predictor:
         boxes = predicted_boxes(heatmaps, file["path"], self.findings, threshold=options.threshold)
         height, width = file["size"]
         boxes[XYWH] *= [width, height, width, height]
-        probabilities = dict(zip(self.findings, output.probabilities[0].tolist(), strict=True))
+        calibrated = self.calibrator.probabilities(output.logits[0].numpy()).tolist()
         return Prediction(
             **file,
-            probabilities=probabilities,
-            decisions={f: None if t is None else probabilities[f] >= t for f, t in self.thresholds.items()},
+            probabilities=dict(zip(self.findings, output.probabilities[0].tolist(), strict=True)),
+            calibrated={f: None if np.isnan(p) else p for f, p in zip(self.findings, calibrated, strict=True)},
+            calibrator=self.calibrator,
             final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory
             options=options,
             boxes=boxes.drop(columns="image_index"),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..findings import FINDINGS
+from ..findings import FINDINGS, OPERATING_POINTS
 from .bootstrap import PatientBootstrap, estimate, macro_mean, num_valid
 
 MAX_VALUES = 2**22
@@ -54,11 +54,14 @@ def classification_table(
 
 def choose_thresholds(
     labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str] = FINDINGS
-) -> np.ndarray:
-    """Choose the threshold of each finding that maximises the Youden index on validation images.
+) -> dict[str, np.ndarray]:
+    """Choose the thresholds of each finding on validation images, one for each operating point.
 
-    The Youden index is sensitivity + specificity - 1, where a finding is positive if probability >= threshold. Of equal
-    thresholds the highest is chosen. Do not choose thresholds on the images that are then scored.
+    A finding is positive if probability >= threshold. "youden" has the largest sensitivity + specificity (Youden's
+    index), the highest threshold of equal ones. "sensitivity_90" is the highest threshold with a sensitivity of at
+    least 90 %. "specificity_90" is the lowest threshold with a specificity of at least 90 %; there is none if more than
+    10 % of the negative images share the highest probability. Do not choose thresholds on the images that are then
+    scored.
 
     Args:
         labels: (N, K) of 0, 1 and NaN.
@@ -66,7 +69,8 @@ def choose_thresholds(
         findings: names of the K findings.
 
     Returns:
-        (K,) float64, probabilities of images; NaN without positive or without negative images.
+        (K,) float64 for each of `OPERATING_POINTS`, probabilities of images; NaN where there is none, for example
+        without positive or without negative images.
 
     Raises:
         InputError: see `check_scores`.
@@ -75,13 +79,18 @@ def choose_thresholds(
 
     labels, probabilities = check_scores(labels, probabilities, findings=findings)
     positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-    thresholds = np.full(len(findings), np.nan)
+    thresholds = {point: np.full(len(findings), np.nan) for point in OPERATING_POINTS}
     for i in np.flatnonzero((positives > 0) & (negatives > 0)):
         known = ~np.isnan(labels[:, i])
-        fpr, tpr, candidates = roc_curve(labels[known, i], probabilities[known, i], drop_intermediate=False)
-        # in numbers of images, so that equal indices are exactly equal
-        youden = np.rint(tpr * positives[i]) * negatives[i] - np.rint(fpr * negatives[i]) * positives[i]
-        thresholds[i] = candidates[1:][youden[1:].argmax()]  # the first candidate is infinite
+        rates = roc_curve(labels[known, i], probabilities[known, i], drop_intermediate=False)
+        fpr, tpr, candidates = (rate[1:] for rate in rates)  # the first candidate is infinite; then highest first
+        # in numbers of images, so that equal rates are exactly equal
+        true, false = np.rint(tpr * positives[i]), np.rint(fpr * negatives[i])
+        youden = true * negatives[i] - false * positives[i]
+        thresholds["youden"][i] = candidates[youden.argmax()]
+        thresholds["sensitivity_90"][i] = candidates[10 * true >= 9 * positives[i]][0]
+        specific = candidates[10 * false <= negatives[i]]
+        thresholds["specificity_90"][i] = specific[-1] if specific.size else np.nan
     return thresholds
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -20,16 +20,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
-from ..findings import FINDINGS, check_findings
+from ..findings import FINDINGS, OPERATING_POINTS, check_findings
 from ..io import atomic_write, from_plain, open_file, user_path, validated
-from ..recipes import CountOr0, Fraction, ImageSize, Recipe
+from ..recipes import CountOr0, Fraction, ImageSize, Positive, Recipe
 from .build import build_from_recipe
 from .multires import LocalizationModel, ModelOutput
 
 HEADER = "cxr_seam"
-FORMAT = 3
+FORMAT = 4
 NEGATIVE_MEAN = "negative_mean."
 """Prefix of the names of mean CAMs among a checkpoint's tensors."""
+OperatingPoint = Literal[tuple(OPERATING_POINTS)]
 
 
 @validated
@@ -51,6 +52,33 @@ class TrainingData:
 
 
 @validated
+class ScoreCalibration:
+    """Meaning of the scores of one finding, measured on the validation images with a known label.
+
+    The raw score of an image is the sigmoid of its logit. `inference.scores` fits and applies these values.
+
+    Attributes:
+        positives, negatives: numbers of these images with and without the finding.
+        slope, intercept: the calibrated probability is sigmoid(slope * logit + intercept); None if it has none.
+        thresholds: for each operating point the raw score from which the finding counts as present; None without one.
+    """
+
+    positives: CountOr0
+    negatives: CountOr0
+    slope: Positive | None = None
+    intercept: float | None = None
+    thresholds: dict[OperatingPoint, Fraction | None] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ScoreCalibration:
+        if (self.slope is None) != (self.intercept is None):
+            raise ValueError("slope and intercept belong together")
+        if self.slope is not None and not (self.positives and self.negatives):
+            raise ValueError("a calibration needs positive and negative images")
+        return self
+
+
+@validated
 class Checkpoint:
     """Metadata of a trained model.
 
@@ -59,8 +87,7 @@ class Checkpoint:
         findings: names of the findings, in the order of the model's outputs.
         epoch: number of finished epochs.
         metrics: values measured in that epoch, such as "validation_auc".
-        thresholds: for each finding the probability from which it counts as present, chosen on the validation images;
-            None for a finding without a threshold, or if the classifier was not validated.
+        scores: calibration and thresholds of each finding; None before they are measured, which completes a training.
         data: what the model was trained on; None if it is unknown.
         negative_mean: mean CAM of negative images for "cam" and "refined", (K, h, w) each, if the recipe's
             `cam_baseline` is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
@@ -70,15 +97,15 @@ class Checkpoint:
     findings: tuple[str, ...] = FINDINGS
     epoch: CountOr0 = 0
     metrics: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, Fraction | None] | None = None
+    scores: dict[str, ScoreCalibration] | None = None
     data: TrainingData | None = None
     negative_mean: dict[str, Tensor] | None = field(default=None, compare=False)
 
     @model_validator(mode="after")
     def _has_known_findings(self) -> Checkpoint:
         check_findings(self.findings)
-        if unknown := [name for name in self.thresholds or {} if name not in self.findings]:
-            raise ValueError(f"thresholds name {unknown[0]!r}, which is none of {', '.join(self.findings)}")
+        if unknown := [name for name in self.scores or {} if name not in self.findings]:
+            raise ValueError(f"scores name {unknown[0]!r}, which is none of {', '.join(self.findings)}")
         return self
 
     @property

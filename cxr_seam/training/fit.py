@@ -196,7 +196,7 @@ def fit(
     best, found, history = None, None, None
     if not overwrite:
         best = files.best(run)
-        if best is not None and best.thresholds is not None:  # the calibrated checkpoint is written last
+        if best is not None and best.scores is not None:  # the calibrated checkpoint is written last
             history = files.complete_history(epochs=recipe.stage.epochs)
         else:
             found = latest_state(files.states(), run)
@@ -257,7 +257,7 @@ def run_epochs(trainer: Trainer, val_set: ChestXrayDataset, *, callbacks: Sequen
 
 
 def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch_size: int) -> None:
-    """Compute thresholds and mean CAMs of the best checkpoint and store them in it; this completes the run.
+    """Fit scores and compute mean CAMs of the best checkpoint, and store both in it; this completes the run.
 
     Raises:
         InputError: a file cannot be written.
@@ -267,7 +267,7 @@ def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch
     model, metadata = load_checkpoint(path)
     model.to(select_device().device, memory_format=torch.channels_last)
     result = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
-    metadata = replace(metadata, thresholds=result.thresholds, negative_mean=result.negative_mean)
+    metadata = replace(metadata, scores=result.scores, negative_mean=result.negative_mean)
     writer.write(path.name, checkpoint_bytes(model, metadata=metadata))
 
 
@@ -405,4 +405,4 @@ def train_missing(run: Workspace, **options: Any) -> dict[str, list[dict[str, An
 def is_trained(run: Workspace, name: str) -> bool:
     """Return whether a workspace contains the calibrated checkpoint of a recipe."""
     path = best_path(run.models, run.recipe(name).name)
-    return path.exists() and read_header(path).thresholds is not None
+    return path.exists() and read_header(path).scores is not None

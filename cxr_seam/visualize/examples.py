@@ -1,4 +1,4 @@
-"""Build examples: an image with its labels, its true boxes, and the probabilities and heat maps of each model."""
+"""Build examples: an image with its labels, its true boxes, and the scores and heat maps of each model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
 from ..evaluation.results import REFINED
-from ..findings import XYWH
+from ..findings import OPERATING_POINTS, XYWH
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
@@ -38,10 +38,11 @@ ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 class ModelOutput(NamedTuple):
     """Output of one model for one image."""
 
-    probabilities: np.ndarray  # (K,) in [0, 1]
+    probabilities: np.ndarray  # (K,) in [0, 1], the raw scores
     cam: np.ndarray  # (K, h, w) float, raw or refined
     options: HeatmapOptions  # how the recipe turns CAMs into heat maps and boxes, and the K findings
-    thresholds: np.ndarray  # (K,) of the probabilities; NaN: no threshold
+    calibrated: np.ndarray  # (K,) calibrated probabilities; NaN: none
+    thresholds: Mapping[str, np.ndarray]  # operating point -> (K,) of the raw scores; NaN: no threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,13 @@ class Example:
         return f"{self.image_index}: {labels}"
 
     def probability(self, model: str, finding: str) -> float:
-        """Return the probability of a finding, in [0, 1]."""
+        """Return the raw score of a finding, in [0, 1]."""
         return float(self.outputs[model].probabilities[self.findings.index(finding)])
+
+    def calibrated(self, model: str, finding: str) -> float | None:
+        """Return the calibrated probability of a finding; None without one."""
+        value = float(self.outputs[model].calibrated[self.findings.index(finding)])
+        return None if np.isnan(value) else value
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
         """Return the heat map of a finding, float in [0, 1], at `size` or else at the size of the image."""
@@ -239,10 +245,16 @@ def example_from_file(predictors: Mapping[str, Predictor], data: bytes, *, name:
 
 def _output_by_model(key: str, predictor: Predictor, output: PredictorOutput) -> dict[str, ModelOutput]:
     """Return the output of a predictor for one image by model: one model, or two with raw and refined maps."""
-    probabilities, thresholds = output.probabilities[0].numpy(), predictor.thresholds_array
+    calibrator = predictor.calibrator
+    calibrated = calibrator.probabilities(output.logits[0].numpy())
+    thresholds = {point: calibrator.thresholds(point) for point in OPERATING_POINTS}
     return {
         model: ModelOutput(
-            probabilities, maps[0].numpy(), predictor.heatmap_options(refined=model == REFINED), thresholds
+            output.probabilities[0].numpy(),
+            maps[0].numpy(),
+            predictor.heatmap_options(refined=model == REFINED),
+            calibrated,
+            thresholds,
         )
         for model, maps in maps_by_model(key, output).items()
     }
@@ -264,7 +276,7 @@ def one_per_finding(examples: Sequence[Example]) -> list[tuple[Example, str]]:
 
 
 def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, width: int = PANEL_WIDTH) -> bytes:
-    """Render heat maps and boxes of the three most probable findings of one prediction as a PNG.
+    """Render heat maps and boxes of the three findings with the highest raw scores of one prediction as a PNG.
 
     Args:
         prediction: of one image.
@@ -281,13 +293,22 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
         pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
     for finding in prediction.top_k(3):
-        caption = f"probability {prediction.probabilities[finding]:.2f}"
+        calibrated = format_calibrated(prediction.calibrated[finding])
+        caption = f"raw score {prediction.probabilities[finding]:.2f}, calibrated probability {calibrated}"
         if prediction.decisions[finding] is not None:
-            caption += f", {prediction.decision(finding)}"
+            title = OPERATING_POINTS[prediction.calibrator.operating_point]
+            caption += f"\n{prediction.decision(finding)} at {title}"
         boxes = prediction.boxes_of(finding) / [across, height, across, height]
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
         panels.append(Panel(finding.replace("_", " "), caption, heatmap, boxes))
     return render_png(pixels, panels, width=width)
+
+
+def format_calibrated(probability: float | None) -> str:
+    """Format a calibrated probability: "0.212", "< 0.001" for a smaller one, "none" without one."""
+    if probability is None:
+        return "none"
+    return "< 0.001" if probability < 0.001 else f"{probability:.3f}"
 
 
 def save_image(example: Example, path: str | os.PathLike[str]) -> Path:

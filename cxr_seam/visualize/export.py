@@ -14,14 +14,16 @@ from PIL import Image, ImageDraw, ImageOps
 
 from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
-from ..findings import XYWH
+from ..findings import OPERATING_POINTS, XYWH
 from ..inference.predictor import Prediction, Predictor
 from ..io import WriteError, atomic_write, is_name_refused, readable, user_path
-from .examples import prediction_png
+from .examples import format_calibrated, prediction_png
 from .render import MARGIN, write_text
 from .secondary_capture import SERIES_DESCRIPTION, secondary_capture
 
-IMAGES, PROBABILITIES, BOXES = "images.csv", "probabilities.csv", "boxes.csv"
+IMAGES, SCORES, BOXES = "images.csv", "scores.csv", "boxes.csv"
+
+SCORE_COLUMNS = ["finding", "raw_score", "calibrated_probability", "operating_point", "present"]
 
 BOX_COLUMNS = ["finding", *XYWH, "score"]
 
@@ -75,7 +77,7 @@ def predict_files(
     """Predict files one after another and write the results to a folder.
 
     For each image, NAME_heatmaps.png has the three most probable findings, and NAME_heatmaps.dcm has the same picture
-    if the image is DICOM. At the end, `IMAGES` (size, warnings, or the error), `PROBABILITIES` and `BOXES` have one
+    if the image is DICOM. At the end, `IMAGES` (size, warnings, or the error), `SCORES` and `BOXES` have one
     table each for all images, also if the caller stops earlier. An image whose pictures cannot be written, for example
     because its name is too long, has its error in `IMAGES`; the others are written.
 
@@ -90,7 +92,7 @@ def predict_files(
     Raises:
         WriteError: the folder cannot be written.
     """
-    images, probabilities, boxes = [], [], []
+    images, scores, boxes = [], [], []
     output_dir = user_path(output_dir, what="folder of the results")
     try:
         for name, (path, result) in zip(files, predictor.predict_iter(list(files.values())), strict=True):
@@ -102,8 +104,7 @@ def predict_files(
                     if isinstance(failure, WriteError) and not is_name_refused(failure):
                         raise
                     error = failure  # of this image alone
-                values = result.probabilities
-                probabilities += [(name, finding, values[finding], yes) for finding, yes in result.decisions.items()]
+                scores += [(name, *row) for row in score_rows(result)]
                 boxes += [(name, *row) for row in result.boxes[BOX_COLUMNS].itertuples(index=False)]
             height, width = result.size if isinstance(result, Prediction) else (None, None)
             cautions = "" if isinstance(result, InputError) else "; ".join(result.image_warnings)
@@ -113,15 +114,14 @@ def predict_files(
         columns = ["image", "path", "width", "height", "warnings", "error"]
         table = pd.DataFrame(images, columns=columns).astype({"width": "Int64", "height": "Int64"})
         _write_table(table, output_dir / IMAGES)
-        columns = ["image", "finding", "probability", "present"]
-        _write_table(pd.DataFrame(probabilities, columns=columns), output_dir / PROBABILITIES)
+        _write_table(pd.DataFrame(scores, columns=["image", *SCORE_COLUMNS]), output_dir / SCORES)
         _write_table(pd.DataFrame(boxes, columns=["image", *BOX_COLUMNS]), output_dir / BOXES)
 
 
 def write_pictures(prediction: Prediction, stem: Path) -> None:
     """Write STEM_heatmaps.png and, if the image is DICOM, STEM_heatmaps.dcm.
 
-    The second is a secondary capture of the same picture, with probabilities and boxes as text in its header. The
+    The second is a secondary capture of the same picture, with scores and boxes as text in its header. The
     notice "research use only" is also in its pixels, because viewers hide headers.
     """
     radiograph = load_image(prediction.path)
@@ -143,12 +143,33 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
             raise InputError(f"the header of {prediction.path} cannot be written to a DICOM file ({reason})") from error
 
 
+def score_rows(prediction: Prediction) -> list[tuple[str, float, float | None, str, bool | None]]:
+    """Return the `SCORE_COLUMNS` of each finding, in the order of the model."""
+    scores, point = prediction.probabilities, prediction.calibrator.operating_point
+    return [(name, scores[name], prediction.calibrated[name], point, yes) for name, yes in prediction.decisions.items()]
+
+
+def score_lines(prediction: Prediction) -> list[str]:
+    """Format raw score, calibrated probability and decision of each finding, highest raw score first, with a head."""
+    width = 2 + max(map(len, prediction.probabilities))
+    title = OPERATING_POINTS[prediction.calibrator.operating_point]
+    lines = [f"{'':<{width}}raw score  calibrated probability  at {title}"]
+    for finding in prediction.top_k(len(prediction.probabilities)):
+        score, calibrated = prediction.probabilities[finding], format_calibrated(prediction.calibrated[finding])
+        lines.append(f"{finding:<{width}}{score:9.3f}  {calibrated:>22}  {prediction.decision(finding)}")
+    return lines
+
+
 def prediction_text(prediction: Prediction) -> str:
-    """Format probability, decision and best box of each finding, one line each, then the warnings."""
-    lines = ["Probability, decision, best box in pixels of the image (x, y, width, height)"]
+    """Format scores, decision and best box of each finding, one line each, then the warnings."""
+    title = OPERATING_POINTS[prediction.calibrator.operating_point]
+    lines = [
+        f"Raw score, calibrated probability, decision at {title}, best box in pixels of the image (x, y, width, height)"
+    ]
     for finding in prediction.top_k(len(prediction.probabilities)):
         box = ", ".join(f"{value:.0f}" for value in prediction.boxes_of(finding)[:1].ravel()) or "none"
-        lines.append(f"{finding}: {prediction.probabilities[finding]:.3f}, {prediction.decision(finding)}, box {box}")
+        score, calibrated = prediction.probabilities[finding], format_calibrated(prediction.calibrated[finding])
+        lines.append(f"{finding}: {score:.3f}, {calibrated}, {prediction.decision(finding)}, box {box}")
     return "\r\n".join([*lines, *(f"Warning: {warning}" for warning in prediction.image_warnings)])
 
 

@@ -296,7 +296,7 @@ def _froc_style(kind: str, number: int) -> dict[str, Any]:
 def plot_heatmap_grid(rows: Sequence[tuple[Example, str]], *, path: FigurePath = None) -> Figure:
     """Plot heat maps and boxes: one row for each image and finding, one column for each model (Fig. 7).
 
-    Predicted boxes are red, true boxes are green and dashed. The number in the corner is the probability.
+    Predicted boxes are red, true boxes are green and dashed. The number in the corner is the raw score.
 
     Args:
         rows: examples with the finding to show; all examples have the same models.

@@ -1,4 +1,4 @@
-"""Render the picture of the viewer as one PNG: panels with heat maps and boxes, and probabilities as bars.
+"""Render the picture of the viewer as one PNG: panels with heat maps and boxes, and raw scores as bars.
 
 It uses OpenCV and Pillow instead of matplotlib, so that the picture follows a slider. The background is dark.
 """
@@ -50,19 +50,21 @@ class Panel(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Probabilities of one model for the bar chart.
+    """Raw scores of one model for the bar chart.
 
     Attributes:
         title: name of the model.
         probabilities: (K,) in [0, 1].
         thresholds: (K,) in [0, 1]; a finding counts as present from its threshold on. NaN: no threshold.
         findings: names of the K findings, the same for all models.
+        operating_point: title of the rule that chose the thresholds; "" if there are none.
     """
 
     title: str
     probabilities: np.ndarray
     thresholds: np.ndarray
     findings: tuple[str, ...] = FINDINGS
+    operating_point: str = ""
 
 
 def render_png(
@@ -89,7 +91,7 @@ def render_png(
         colour_map: one of `style.COLOUR_MAPS`.
         narrow: put two panels in a row and the bar chart below them.
         attention: a panel without true boxes, placed after the others.
-        bars: probabilities, one for each model.
+        bars: raw scores, one for each model.
         finding: highlighted in the bar chart.
 
     Returns:
@@ -190,10 +192,10 @@ def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_
 def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, int, int], selected: str | None) -> None:
     """Draw the bar chart at (left, top, right): a row for each finding, a bar with its number for each model."""
     left, top, right = at
-    write_text(draw, (left, top + 20), "Probabilities", size=15)
-    legend = "filled: present (probability reaches the threshold, white tick)"
+    write_text(draw, (left, top + 20), "Raw scores", size=15)
+    legend = f"filled: present at {bars[0].operating_point} (white tick)" if bars[0].operating_point else ""
     write_text(draw, (right, top + 20), legend, size=11, colour=MUTED, anchor="rs")
-    # where probabilities of 0 and 1 end
+    # where scores of 0 and 1 end
     zero, one = left + _label_width(bars[0].findings), right - NUMBER_WIDTH * len(bars)
     x = zero
     for number, model in enumerate(bars):

@@ -21,13 +21,22 @@ from ..data.image_io import resize_square
 from ..data.transforms import eval_transform
 from ..errors import InputError
 from ..evaluation.results import REFINED
-from ..findings import canonical_finding
+from ..findings import OPERATING_POINTS, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Predictor
 from ..metrics.localization import best_iou
 from ..models.pcm import PCM, affinity_rows, l2_normalise
-from .examples import ALL, CORRECT, LABELLED, WRONG, Example, example_from_file, filter_examples
+from .examples import (
+    ALL,
+    CORRECT,
+    LABELLED,
+    WRONG,
+    Example,
+    example_from_file,
+    filter_examples,
+    format_calibrated,
+)
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .style import COLOUR_MAPS, OPACITY
 
@@ -49,7 +58,7 @@ const timer = setInterval(() => {
         if (name && handle) handle.setAttribute("aria-label", name);
     }
     for (const picture of document.querySelectorAll("img.widget-image:not([alt])"))
-        picture.alt = "Images with heat maps, boxes and probabilities; the caption below describes them.";
+        picture.alt = "Images with heat maps, boxes and raw scores; the caption below describes them.";
     if (!--attempts) clearInterval(timer);
 }, 500);
 """
@@ -62,9 +71,9 @@ class Controls:
     Attributes:
         subset, model, patient: menus that choose the images to offer.
         finding, image: menus; the value of `image` is an index into the examples (None if no image fits).
-        threshold, opacity, colours, narrow: options of boxes, heat maps and layout.
+        threshold, opacity, colours, operating_point, narrow: options of boxes, heat maps, decisions and layout.
         x, y: sliders, per cent of the image: the point for which the attention of the PCM is shown.
-        all: the eleven widgets above.
+        all: the twelve widgets above.
         upload: button for an image file.
         picture, caption: an image, and HTML below it.
         widget: the box with all of them.
@@ -91,6 +100,9 @@ class Controls:
         self.opacity = slider("Opacity", "Opacity of the heat map", value=OPACITY, min=0.0)
         self.colours = menu("Colours", "Colour map of the heat map; the paper uses jet", options=COLOUR_MAPS)
         text = "Two images in a row, for a narrow page"
+        text = "Rule that chose the thresholds of the raw scores on the validation images"
+        points = [(title, point) for point, title in OPERATING_POINTS.items()]
+        self.operating_point = menu("Decide at", text, options=points)
         self.narrow = make_control(widgets.Checkbox, "Narrow page", text, value=False)
         self.x = percent("PCM x (%)", "Point for the PCM: per cent of the image width, from the left")
         self.y = percent("PCM y (%)", "Point for the PCM: per cent of the image height, from the top")
@@ -100,7 +112,7 @@ class Controls:
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.caption = widgets.HTML()
         filters = [self.subset, self.model, self.patient, self.finding, self.image]
-        options = [self.colours, self.threshold, self.opacity, self.narrow]
+        options = [self.colours, self.threshold, self.opacity, self.operating_point, self.narrow]
         self.all = [*filters, *options, self.x, self.y]
         shown = [*filters, *options, *([self.x, self.y] if with_pcm else []), *([self.upload] if with_upload else [])]
         grid = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(290px, 1fr))", grid_gap="2px 12px")
@@ -242,11 +254,11 @@ class Viewer(Controls):
             narrow=self.narrow.value,
             colour_map=self.colours.value,
             attention=attention,
-            bars=make_bars(example),
+            bars=make_bars(example, self.operating_point.value),
             finding=finding,
         )
         self.picture.layout.display = None
-        text = describe(example, finding, panels)
+        text = describe(example, finding, panels, operating_point=self.operating_point.value)
         if attention is not None:
             text += f" For the ringed point, the PCM puts {attention.caption}.".replace("\n", " ")
         self.caption.value = caption_html(text)
@@ -257,9 +269,9 @@ class Viewer(Controls):
         heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
         boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value).xywh
         true_boxes = example.gt_boxes(finding)
-        probability = f"{finding.replace('_', ' ')} {example.probability(model, finding):.2f}"
         overlap = f", IoU {best_iou(boxes, true_boxes):.2f}" if len(true_boxes) else ""
-        return Panel(model, f"{probability}\n{count_boxes(len(boxes))}{overlap}", heatmap, boxes)
+        caption = f"{format_scores(example, model, finding)}\n{count_boxes(len(boxes))}{overlap}"
+        return Panel(model, caption, heatmap, boxes)
 
     def _attention(self, example: Example) -> Panel | None:
         """Build the panel with the attention of the PCM for the point of the sliders; None without a PCM."""
@@ -296,19 +308,27 @@ def findings_of(example: Example) -> tuple[str, ...]:
     return next(iter(example.outputs.values())).options.findings
 
 
-def make_bars(example: Example) -> list[Bars]:
-    """Make the bars; models with the same probabilities (MultiRes with and without PCM) share bars."""
+def format_scores(example: Example, model: str, finding: str) -> str:
+    """Format both numbers of a finding: "raw score 0.73, calibrated 0.212"."""
+    calibrated = example.calibrated(model, finding)
+    text = "" if calibrated is None else f", calibrated {format_calibrated(calibrated)}"
+    return f"raw score {example.probability(model, finding):.2f}{text}"
+
+
+def make_bars(example: Example, operating_point: str) -> list[Bars]:
+    """Make the bars; models with the same scores (MultiRes with and without PCM) share bars."""
     bars: list[Bars] = []
     for model, output in example.outputs.items():
         if bars and np.array_equal(output.probabilities, bars[-1].probabilities):
             bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
         else:
-            bars.append(Bars(model, output.probabilities, output.thresholds, output.options.findings))
+            thresholds, title = output.thresholds[operating_point], OPERATING_POINTS[operating_point]
+            bars.append(Bars(model, output.probabilities, thresholds, output.options.findings, title))
     return bars
 
 
-def describe(example: Example, finding: str, panels: Sequence[Panel]) -> str:
-    """Describe the picture in sentences: the image and its labels, then probability, decision and boxes by model."""
+def describe(example: Example, finding: str, panels: Sequence[Panel], *, operating_point: str) -> str:
+    """Describe the picture in sentences: the image and its labels, then scores, decision and boxes by model."""
     if example.patient_id is None:
         known = "your image, without labels or true boxes."
         if example.image_warnings:
@@ -318,11 +338,12 @@ def describe(example: Example, finding: str, panels: Sequence[Panel]) -> str:
         known = f"{label}, {count_boxes(len(example.gt_boxes(finding)), kind='true ')}."
     models = []
     for panel in panels:
-        probability = example.probability(panel.title, finding)
-        threshold = example.outputs[panel.title].thresholds[findings_of(example).index(finding)]
-        decision = f", {'present' if probability >= threshold else 'absent'} (threshold {threshold:.2f})"
-        boxes = panel.caption.split("\n")[1]
-        models.append(f"{panel.title}: {probability:.2f}{'' if np.isnan(threshold) else decision}, {boxes}")
+        score = example.probability(panel.title, finding)
+        threshold = example.outputs[panel.title].thresholds[operating_point][findings_of(example).index(finding)]
+        decision = f", {'present' if score >= threshold else 'absent'} at {OPERATING_POINTS[operating_point]}"
+        decision = "" if np.isnan(threshold) else f"{decision} (threshold {threshold:.2f})"
+        scores, boxes = panel.caption.split("\n")
+        models.append(f"{panel.title}: {scores}{decision}, {boxes}")
     return f"{finding.replace('_', ' ')} on {example.image_index}, {known} {'; '.join(models)}."
 
 

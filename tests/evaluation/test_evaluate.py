@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.batches import ROOT
+from helpers.checkpoints import make_scores
 from sklearn.metrics import roc_auc_score
 
 from cxr_seam.data.layouts.nih import load_metadata
@@ -46,7 +47,7 @@ def workspace(demo_folder, demo_cache, tmp_path_factory):
     for recipe in (RECIPES[0], RECIPES[2]):
         torch.manual_seed(0)
         model = build_model(recipe.model, weights="none")
-        metadata = Checkpoint(recipe, epoch=1, thresholds=dict.fromkeys(FINDINGS, THRESHOLD))
+        metadata = Checkpoint(recipe, epoch=1, scores=make_scores(THRESHOLD))
         save_checkpoint(best_path(workspace.models, recipe.name), model, metadata=metadata)
     return workspace
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.checkpoints import make_scores
 from sklearn.metrics import roc_auc_score
 
 from cxr_seam.data.layouts.base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata
@@ -34,7 +35,7 @@ def save_model(run: Workspace, recipe_number: int, findings: tuple[str, ...]) ->
     torch.manual_seed(0)
     recipe = RECIPES[recipe_number]
     model = build_model(recipe.model, weights="none", findings=findings)
-    metadata = Checkpoint(recipe, findings=findings, thresholds=dict.fromkeys(findings, 0.5))
+    metadata = Checkpoint(recipe, findings=findings, scores=make_scores(findings=findings))
     save_checkpoint(best_path(run.models, recipe.name), model, metadata=metadata)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_seam.findings import FINDINGS
+from cxr_seam.findings import FINDINGS, OPERATING_POINTS
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.visualize.examples import Example, ModelOutput
 
-NO_THRESHOLDS = np.full(14, np.nan)
+NONE = np.full(14, np.nan)
+NO_THRESHOLDS = dict.fromkeys(OPERATING_POINTS, NONE)
 IMAGE = np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
 
 
@@ -23,7 +24,9 @@ def peak_example(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes: 
         "image_index": "00000001_000.png",
         "image": IMAGE,
         "labels": ("Mass",),
-        "outputs": dict.fromkeys(models, ModelOutput(np.linspace(0, 0.65, 14), cam, HeatmapOptions(), NO_THRESHOLDS)),
+        "outputs": dict.fromkeys(
+            models, ModelOutput(np.linspace(0, 0.65, 14), cam, HeatmapOptions(), NONE, NO_THRESHOLDS)
+        ),
         "true_boxes": pd.DataFrame({"finding": ["Mass"], "x": [0.5], "y": [0.25], "w": [0.25], "h": [0.25]}),
         "patient_id": 1,
     }
@@ -42,7 +45,7 @@ def random_example(name: str = "00000001_000.png", *, labels: tuple[str, ...] = 
         image=generator.integers(0, 255, (96, 96)).astype(np.uint8),
         labels=labels,
         outputs={
-            model: ModelOutput(generator.random(14), cam, HeatmapOptions(), NO_THRESHOLDS)
+            model: ModelOutput(generator.random(14), cam, HeatmapOptions(), NONE, NO_THRESHOLDS)
             for model, cam in cams.items()
         },
         true_boxes=pd.DataFrame({"finding": ["Mass"], "x": [0.25], "y": [0.125], "w": [0.5], "h": [0.625]}),

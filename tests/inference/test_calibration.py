@@ -31,17 +31,18 @@ def folder(datasets, tmp_path_factory):
     return path
 
 
-def as_array(thresholds):
-    return np.array([np.nan if thresholds[name] is None else thresholds[name] for name in FINDINGS])
+def as_array(scores):
+    values = [scores[name].thresholds["youden"] for name in FINDINGS]
+    return np.array([np.nan if value is None else value for value in values])
 
 
 def test_thresholds_are_those_of_prediction(folder, datasets):
     path = best_path(folder, RECIPE.name)
     model, metadata = load_checkpoint(path)
-    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))
-    np.testing.assert_allclose(as_array(metadata.thresholds), expected, atol=1e-6)
+    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))["youden"]
+    np.testing.assert_allclose(as_array(metadata.scores), expected, atol=1e-6)
     one_view = Predictor(model, get_recipe("multires_tiny")).probabilities(datasets[1])
-    assert np.nanmax(np.abs(choose_thresholds(datasets[1].labels, one_view) - expected)) > 1e-3
+    assert np.nanmax(np.abs(choose_thresholds(datasets[1].labels, one_view)["youden"] - expected)) > 1e-3
 
 
 def test_logits_are_those_of_prediction_for_any_batch_size(folder, datasets):
@@ -55,8 +56,8 @@ def test_seam_stage_with_its_own_augmentation_has_its_own_thresholds(folder, dat
     recipe = replace(get_recipe("multires_tiny_pcm"), tta_scales=(1.5,))
     fit(recipe, folder, train_set=datasets[0], val_set=datasets[1])
     path = best_path(folder, recipe.name)
-    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))
-    np.testing.assert_allclose(as_array(load_checkpoint(path)[1].thresholds), expected, atol=1e-6)
+    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))["youden"]
+    np.testing.assert_allclose(as_array(load_checkpoint(path)[1].scores), expected, atol=1e-6)
 
 
 def test_calibration_samples_no_random_number(folder, datasets):

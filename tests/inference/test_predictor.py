@@ -23,7 +23,7 @@ from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.inference.predictor import ImageWarning, Prediction, Predictions, Predictor
-from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
+from cxr_seam.models.checkpoint import Checkpoint, ScoreCalibration, save_checkpoint
 from cxr_seam.presets import get_preset
 from cxr_seam.training.resume import data_fingerprint
 from cxr_seam.visualize.export import output_stems
@@ -41,7 +41,7 @@ def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path
     output = predictor.forward(pixels)
     assert np.array_equal(np.stack([p.final_cam for p in predictions]), output.refined.numpy())
     assert np.array_equal(
-        [list(p.probabilities.values()) for p in predictions], output.logits.sigmoid().numpy().astype(float)
+        [list(p.probabilities.values()) for p in predictions], output.logits.double().sigmoid().numpy()
     )
 
 
@@ -90,11 +90,32 @@ def test_decisions_use_stored_thresholds(predictor, paths):
     assert prediction.decisions["Hernia"] is None
     for finding in FINDINGS[:-1]:
         assert prediction.decisions[finding] is (prediction.probabilities[finding] >= 0.5)
-    exactly = Predictor(predictor.model, RECIPE, thresholds={f: prediction.probabilities[f] for f in FINDINGS}).predict(
-        paths[0]
-    )
+    scores = {f: ScoreCalibration(1, 1, thresholds={"youden": prediction.probabilities[f]}) for f in FINDINGS}
+    exactly = Predictor(predictor.model, RECIPE, scores=scores).predict(paths[0])
     assert all(exactly.decisions.values())  # "from which on"
+    assert set(exactly.decisions_at("sensitivity_90").values()) == {None}
     assert set(Predictor(predictor.model, RECIPE).predict(paths[0]).decisions.values()) == {None}
+
+
+def test_calibrated_probabilities_and_other_prevalence(predictor, checkpoint, paths):
+    """The checkpoint has slope 0.5, intercept -1 and ten of forty positives; a prevalence of 1/2 triples the odds."""
+    prediction = predictor.predict(paths[0])
+    assert prediction.calibrated["Hernia"] is None and "0 positive" in predictor.calibrator.missing["Hernia"]
+    logit = np.log(prediction.probabilities["Mass"] / (1 - prediction.probabilities["Mass"]))
+    odds = np.exp(0.5 * logit - 1)
+    assert prediction.calibrated["Mass"] == pytest.approx(odds / (1 + odds))
+    other = Predictor.load(checkpoint, operating_point="specificity_90", prevalence={"Mass": 0.5})
+    changed = other.predict(paths[0])
+    assert changed.calibrated["Mass"] == pytest.approx(3 * odds / (1 + 3 * odds))
+    assert changed.calibrated | {"Mass": 0} == prediction.calibrated | {"Mass": 0}
+    assert changed.probabilities == prediction.probabilities
+    assert changed.decisions == prediction.decisions_at("specificity_90")
+    assert changed.decisions["Mass"] is (prediction.probabilities["Mass"] >= 0.6)
+    with pytest.raises(InputError, match="best"):
+        prediction.decisions_at("best")
+    table = predictor.predict(paths[:2]).calibrated()
+    assert table.loc[str(paths[0]), "Mass"] == pytest.approx(prediction.calibrated["Mass"], abs=1e-6)
+    assert table["Hernia"].isna().all() and len(table) == 2
 
 
 def test_list_folder_and_single_files_agree(predictor, paths, tmp_path):

@@ -67,12 +67,12 @@ def test_own_findings_from_the_folder_to_the_prediction(demo_folder, tmp_path, c
     path = run.checkpoint("multires_pcm")
     model, metadata = load_checkpoint(path)
     assert model.findings == metadata.findings == tuple(OWN) and model.classifier.out_channels == 4
-    assert set(metadata.thresholds) == set(OWN)
+    assert set(metadata.scores) == set(OWN)
 
     image = data / "images" / table["image"][0]
     assert main(["predict", str(image), "--checkpoint", str(path), "--out", str(out)]) == 0
     assert "Large heart" in capsys.readouterr().out
-    probabilities = pd.read_csv(out / "probabilities.csv")
+    probabilities = pd.read_csv(out / "scores.csv")
     assert list(probabilities["finding"]) == list(OWN)
     assert set(pd.read_csv(out / "boxes.csv")["finding"]) <= set(OWN)
     prediction = Predictor.load(path).predict(image)

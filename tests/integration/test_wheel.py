@@ -18,7 +18,6 @@ from helpers.archives import name, png, tree
 from helpers.batches import ROOT
 from helpers.server import FIRST, TABLES, nih_server
 
-from cxr_seam.findings import FINDINGS
 from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
 from cxr_seam.presets import get_recipe
@@ -83,8 +82,8 @@ def test_models(python, tmp_path):
 def test_predict(python, tmp_path):
     torch.manual_seed(0)
     recipe = get_recipe("tiny")
-    metadata = Checkpoint(recipe, epoch=1, metrics={}, thresholds=dict.fromkeys(FINDINGS, 0.5))
+    metadata = Checkpoint(recipe, epoch=1, metrics={})
     save_checkpoint(tmp_path / "m.safetensors", build_model(recipe.model, weights="none"), metadata=metadata)
     (tmp_path / "a.png").write_bytes(png(7, side=64))
     run(python, "-m", "cxr_seam", "predict", "a.png", "--checkpoint", "m.safetensors", cwd=tmp_path)
-    assert {path.name for path in (tmp_path / "predictions").iterdir()} >= {"probabilities.csv", "a_heatmaps.png"}
+    assert {path.name for path in (tmp_path / "predictions").iterdir()} >= {"scores.csv", "a_heatmaps.png"}

@@ -155,7 +155,7 @@ def test_mean_leaves_out_replicates_without_a_finding() -> None:
 def test_thresholds_maximise_youden_index() -> None:
     labels, probabilities = _scores(50, seed=7)
     labels[:, 13] = 0
-    thresholds = choose_thresholds(labels, probabilities)
+    thresholds = choose_thresholds(labels, probabilities)["youden"]
     assert np.isnan(thresholds[13])
     for i in range(13):
         true = labels[:, i] == 1
@@ -165,6 +165,30 @@ def test_thresholds_maximise_youden_index() -> None:
             youden[threshold] = called[true].mean() + (~called[~true]).mean() - 1
         best = max(youden.values())
         assert thresholds[i] == max(threshold for threshold, value in youden.items() if value >= best - 1e-12)
+
+
+def test_thresholds_of_90_per_cent_by_hand() -> None:
+    """Positives 0.1, ..., 1.0: nine of ten from 0.2. Negatives 0.05, ..., 1.0: eighteen of twenty below 0.95."""
+    scores = np.r_[np.arange(1, 11) / 10, np.arange(1, 21) / 20, 0.99]
+    labels = np.r_[np.ones(10), np.zeros(20), np.nan]
+    found = choose_thresholds(labels[:, None], scores[:, None], findings=["Mass"])
+    assert (found["sensitivity_90"], found["specificity_90"]) == (pytest.approx([0.2]), pytest.approx([0.95]))
+    tied = choose_thresholds(np.array([[1], [0], [0]]), np.ones((3, 1)), findings=["Mass"])
+    assert tied["sensitivity_90"] == [1] and np.isnan(tied["specificity_90"])  # no score is above the negatives
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_of_90_per_cent_are_the_best_ones(seed: int) -> None:
+    """Search all scores: the highest threshold that is sensitive enough, the lowest that is specific enough."""
+    labels, probabilities = _scores(50, seed=seed)
+    thresholds = choose_thresholds(labels, probabilities)
+    for i in range(14):
+        positive, negative = (probabilities[labels[:, i] == value, i] for value in (1, 0))
+        candidates = np.unique(probabilities[:, i])
+        sensitive = [t for t in candidates if 10 * (positive >= t).sum() >= 9 * len(positive)]
+        specific = [t for t in candidates if 10 * (negative < t).sum() >= 9 * len(negative)]
+        assert thresholds["sensitivity_90"][i] == max(sensitive)
+        assert thresholds["specificity_90"][i] == min(specific)
 
 
 def test_scores_refuse_bad_input():
@@ -190,7 +214,7 @@ def test_unknown_labels_are_left_out_of_every_score() -> None:
     labels[:, 2] = np.nan
     probabilities = np.round(generator.random((60, 3)), 2)
     bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=20)
-    thresholds = choose_thresholds(labels, probabilities, findings=findings)
+    thresholds = choose_thresholds(labels, probabilities, findings=findings)["youden"]
     arguments = {"bootstrap": bootstrap, "thresholds": thresholds, "findings": findings}
     scores, samples = classification_scores(labels, probabilities, **arguments)
     replicates = []

@@ -1,6 +1,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -8,10 +9,21 @@ from safetensors.torch import load_file, save_file
 
 from cxr_seam.errors import InputError
 from cxr_seam.models.build import build_model
-from cxr_seam.models.checkpoint import HEADER, Checkpoint, TrainingData, load_checkpoint, read_header, save_checkpoint
+from cxr_seam.models.checkpoint import (
+    HEADER,
+    Checkpoint,
+    ScoreCalibration,
+    TrainingData,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+)
 from cxr_seam.presets import get_recipe
 
 RECIPE = get_recipe("multires_tiny")
+SCORE = ScoreCalibration(
+    12, 88, slope=1 / 3, intercept=-np.pi, thresholds={"youden": 0.1 + 0.2, "specificity_90": 1e-300}
+)
 DATA = TrainingData(cache_size=128, train_fingerprint="a", val_fingerprint="b", pixel_crc="c", init_fingerprint=None)
 
 
@@ -24,7 +36,11 @@ def model():
 def test_loaded_model_equals_saved_model(model, tmp_path):
     path = tmp_path / "a model ä.safetensors"
     saved = Checkpoint(
-        RECIPE, epoch=3, metrics={"validation_auc": 0.75}, thresholds={"Mass": 0.25, "Hernia": None}, data=DATA
+        RECIPE,
+        epoch=3,
+        metrics={"validation_auc": 0.75},
+        scores={"Mass": SCORE, "Hernia": ScoreCalibration(0, 9)},
+        data=DATA,
     )
     save_checkpoint(path, model, metadata=saved)
     loaded, metadata = load_checkpoint(path)
@@ -81,18 +97,18 @@ def test_tensor_names_and_header_keys_are_plain(model, tmp_path):
     assert {key.split(".")[0] for key in load_file(path)} == {"backbone", "merges", "classifier", "refiner"}
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()[HEADER])
-    assert set(header) == {"format", "findings", "recipe", "epoch", "metrics", "thresholds", "data"}
+    assert set(header) == {"format", "findings", "recipe", "epoch", "metrics", "scores", "data"}
     assert header["data"]["cache_size"] == 128
 
 
 @pytest.mark.parametrize("name", ["tiny", "multires_tiny"])
 def test_model_of_other_findings_survives(name, tmp_path):
-    findings, thresholds = ("Bruch der Rippe", "fluid"), {"fluid": 0.5, "Bruch der Rippe": None}
+    findings, scores = ("Bruch der Rippe", "fluid"), {"fluid": SCORE}
     recipe = get_recipe(name)
     model = build_model(recipe.model, weights="none", findings=findings).eval()
-    metadata = Checkpoint(recipe, findings=findings, thresholds=thresholds)
+    metadata = Checkpoint(recipe, findings=findings, scores=scores)
     loaded, found = load_checkpoint(save_checkpoint(tmp_path / "m.safetensors", model, metadata=metadata))
-    assert loaded.findings == found.findings == findings and found.thresholds == thresholds
+    assert loaded.findings == found.findings == findings and found.scores == scores
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert [output.shape[1] for output in loaded(images) if output is not None] == [2] * (3 if loaded.merges else 2)
@@ -109,7 +125,7 @@ def test_model_of_other_findings_survives(name, tmp_path):
         lambda header: header.update(findings=["Mass", ""]),
         lambda header: header.update(findings="Mass"),
         lambda header: header.update(findings=[1, 2]),
-        lambda header: header.update(thresholds={"Fracture": 0.5}),
+        lambda header: header.update(scores={"Fracture": {"positives": 1, "negatives": 1}}),
         lambda header: header.update(findings=header["findings"][:13]),  # the weights have fourteen outputs
     ],
 )
@@ -120,7 +136,7 @@ def test_header_with_wrong_findings_is_refused(change, model, tmp_path):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("old", [2, None])
+@pytest.mark.parametrize("old", [3, None])
 def test_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(model, tmp_path, old):
     path = save_checkpoint(tmp_path / "old.safetensors", model, metadata=Checkpoint(RECIPE))
     rewrite_header(path, lambda header: header.update(format=old))

@@ -101,7 +101,7 @@ image, grey = {"image.png": radiograph()}, {"image.png": GREY}
 add("predict: no checkpoint", refused("m.safetensors"), predicted, grey)
 add("predict: an empty checkpoint", refused("m.safetensors"), predicted, {"m.safetensors": b""} | grey)
 add("predict: a pickle for a checkpoint", refused("m.safetensors"), predict_pickle, grey)
-reports = ("out", "out/images.csv", "out/probabilities.csv", "out/boxes.csv")  # these report the missing image
+reports = ("out", "out/images.csv", "out/scores.csv", "out/boxes.csv")  # these report the missing image
 add("predict: no image", refused("image.png"), predict("image.png"), leaves=(*reports, "out/images.csv"))
 add(
     "predict: spaces and umlauts",

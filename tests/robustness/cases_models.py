@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from helpers.archives import png
+from helpers.checkpoints import make_scores
 from helpers.results import make_results
 from runner import Action, Expected, Sandbox, case, file_size_limit, refused, warns, works
 from safetensors.torch import load, save
 
 from cxr_seam.evaluation.results import compare, load_results
-from cxr_seam.findings import FINDINGS
 from cxr_seam.hub import from_pretrained, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.backbones import build_backbone
@@ -43,7 +43,7 @@ Data = bytes | Callable[[Sandbox], bytes]
 def checkpoint() -> bytes:
     """Return a checkpoint of a small model with random weights."""
     torch.manual_seed(0)
-    metadata = Checkpoint(TINY, epoch=1, metrics={}, thresholds=dict.fromkeys(FINDINGS, 0.5))
+    metadata = Checkpoint(TINY, epoch=1, metrics={}, scores=make_scores())
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(TINY.model, weights="none")
         return save_checkpoint(Path(folder) / FILE, model, metadata=metadata).read_bytes()
@@ -88,6 +88,11 @@ def header() -> dict[str, Any]:
 def with_header(**changed: object) -> Data:
     """Return a checkpoint with changed metadata."""
     return lambda sandbox: save(load(checkpoint()), metadata={HEADER: json.dumps(header() | changed)})
+
+
+def with_score(**changed: object) -> Data:
+    """Return a checkpoint with changed scores of one finding."""
+    return lambda sandbox: with_header(scores={"Mass": header()["scores"]["Mass"] | changed})(sandbox)
 
 
 def with_recipe(**changed: object) -> Data:
@@ -161,9 +166,9 @@ add("a header that claims 2^63 bytes", refused(FILE), claims(2**63))
 add("a header that claims 90 MB", refused(FILE), claims(90_000_000))
 add("weights of another program", refused(FILE), save({"w": torch.ones(1)}))
 add("another format", refused(FILE), with_header(format=1))
-add("other findings than the outputs", refused(FILE), with_header(findings=["Cat", "Dog"], thresholds=None))
-add("a finding twice", refused(FILE, "findings"), with_header(findings=["Cat", "Cat"], thresholds=None))
-add("findings that are one text", refused(FILE, "findings"), with_header(findings="Cat", thresholds=None))
+add("other findings than the outputs", refused(FILE), with_header(findings=["Cat", "Dog"], scores=None))
+add("a finding twice", refused(FILE, "findings"), with_header(findings=["Cat", "Cat"], scores=None))
+add("findings that are one text", refused(FILE, "findings"), with_header(findings="Cat", scores=None))
 add("a header that is a list", refused(FILE), lambda sandbox: save(load(checkpoint()), metadata={HEADER: "[]"}))
 add("a header of 100,000 brackets", refused(FILE), brackets(HEADER))
 add("no recipe", refused(FILE), with_header(recipe=None))
@@ -172,8 +177,17 @@ add("an unknown model", refused(FILE, "'vgg'"), with_recipe(model="vgg"))
 add("a model in a list", refused(FILE, "model"), with_recipe(model=["tiny"]))
 add("a recipe called ../../x", refused(FILE, "../../x"), with_recipe(name="../../x"))
 add("an image size of 10^9", refused(FILE, "image_size"), with_recipe(image_size=10**9))
-add("a threshold of 7", refused(FILE, "thresholds"), with_header(thresholds={"Mass": 7}))
-add("thresholds of unknown findings", refused(FILE, "Cat"), with_header(thresholds={"Cat": 0.5}))
+add("a threshold of 7", refused(FILE, "thresholds"), with_score(thresholds={"youden": 7}))
+add("an unknown operating point", refused(FILE, "best"), with_score(thresholds={"best": 0.5}))
+add("a slope without an intercept", refused(FILE, "slope"), with_score(slope=2.0, intercept=None))
+add("a negative slope", refused(FILE, "slope"), with_score(slope=-2.0, intercept=0.0))
+add("a slope that is no number", refused(FILE, "slope"), with_score(slope=float("nan"), intercept=0.0))
+add(
+    "a calibration without a positive image",
+    refused(FILE, "positive"),
+    with_score(positives=0, slope=1.0, intercept=0.0),
+)
+add("scores of unknown findings", refused(FILE, "Cat"), with_header(scores={"Cat": {"positives": 1, "negatives": 1}}))
 add("an epoch in letters", refused(FILE, "epoch"), with_header(epoch="one"))
 add("a missing tensor", refused(FILE), with_weights(lambda state: state.pop(max(state))))
 add("an extra tensor", refused(FILE), with_weights(lambda state: state.update(x=torch.ones(1))))

@@ -66,7 +66,7 @@ def test_thresholds_maximise_youden_on_the_validation_set(trained, datasets):
         scores = model(eval_transform(pixels, size=64), maps=False).logits.sigmoid().numpy()
     for place, finding in enumerate(FINDINGS):
         truth = datasets[1].labels[:, place] == 1
-        threshold = metadata.thresholds[finding]
+        threshold = metadata.scores[finding].thresholds["youden"]
         if truth.all() or not truth.any():
             assert threshold is None
             continue
@@ -75,7 +75,7 @@ def test_thresholds_maximise_youden_on_the_validation_set(trained, datasets):
             return (scores[truth, place] >= value).mean() + (scores[~truth, place] < value).mean() - 1
 
         assert youden(threshold - 1e-6) == pytest.approx(max(youden(value - 1e-6) for value in scores[:, place]))
-    assert read_header(best_path(folder, "multires_tiny_pcm")).thresholds == metadata.thresholds
+    assert read_header(best_path(folder, "multires_tiny_pcm")).scores == metadata.scores
 
 
 def save_epochs(aucs, models, folder, *, monkeypatch, breaks):
@@ -216,8 +216,8 @@ def test_calibration_runs_once_on_the_best_checkpoint(datasets, tmp_path, monkey
     recipe = replace(MULTIRES, classifier_stage=replace(MULTIRES.classifier_stage, epochs=3))
     fit(recipe, tmp_path, train_set=datasets[0], val_set=datasets[1], callbacks=[])
     best = read_header(best_path(tmp_path, MULTIRES.name))
-    assert calibrated == [2] and best.epoch == 2 and best.thresholds is not None
-    assert read_header(last_path(tmp_path, MULTIRES.name)).thresholds is None
+    assert calibrated == [2] and best.epoch == 2 and best.scores is not None
+    assert read_header(last_path(tmp_path, MULTIRES.name)).scores is None
 
 
 def test_train_trains_what_a_recipe_begins_with(demo_folder, tmp_path, capsys):
@@ -229,5 +229,5 @@ def test_train_trains_what_a_recipe_begins_with(demo_folder, tmp_path, capsys):
     before = first.stat().st_mtime_ns
     assert list(train_missing(run, callbacks=[])) == ["tiny"]
     assert train_missing(run, callbacks=[]) == {} and first.stat().st_mtime_ns == before
-    save_checkpoint(first, load_checkpoint(first)[0], metadata=replace(read_header(first), thresholds=None))
+    save_checkpoint(first, load_checkpoint(first)[0], metadata=replace(read_header(first), scores=None))
     assert list(train_missing(run, callbacks=[])) == ["multires_tiny"]  # it was not finished

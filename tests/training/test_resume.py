@@ -355,7 +355,7 @@ def test_run_killed_in_calibration_ends_with_the_same_bits(datasets, tmp_path, m
     with monkeypatch.context() as patch, pytest.raises(KillInCalibrationError):
         patch.setattr(fitting, "calibrate", killed)
         fit(MULTIRES, tmp_path / "killed", datasets, save_minutes=0)
-    assert read_header(best_path(tmp_path / "killed", "multires_tiny")).thresholds is None
+    assert read_header(best_path(tmp_path / "killed", "multires_tiny")).scores is None
     for folder in ("killed", "whole"):
         fit(MULTIRES, tmp_path / folder, datasets, save_minutes=0)
     for path in (best_path, last_path):
@@ -363,7 +363,7 @@ def test_run_killed_in_calibration_ends_with_the_same_bits(datasets, tmp_path, m
         ours, theirs = (load_file(path) for path in (ours, theirs))
         assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
     ours, theirs = (read_header(best_path(tmp_path / folder, "multires_tiny")) for folder in ("killed", "whole"))
-    assert ours.thresholds == theirs.thresholds is not None and not states(tmp_path / "killed")
+    assert ours.scores == theirs.scores is not None and not states(tmp_path / "killed")
 
 
 def test_complete_run_is_not_trained_again(datasets, tmp_path, capsys):

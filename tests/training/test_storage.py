@@ -203,7 +203,7 @@ def test_run_killed_between_its_last_files_continues(after, datasets, whole, tmp
     expected, found = (load_file(last_path(folder, RECIPE.name)) for folder in (whole, tmp_path))
     best = load_file(best_path(tmp_path, RECIPE.name))
     assert all(torch.equal(expected[key], found[key]) and torch.equal(expected[key], best[key]) for key in expected)
-    assert read_header(best_path(tmp_path, RECIPE.name)).thresholds is not None
+    assert read_header(best_path(tmp_path, RECIPE.name)).scores is not None
     assert not RunFolder(tmp_path, RECIPE.name).states()
 
 

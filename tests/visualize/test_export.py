@@ -59,7 +59,7 @@ def test_output_folder_may_be_input_folder(checkpoint, paths, tmp_path, monkeypa
     for _ in range(2):
         assert main(["predict", ".", "--checkpoint", str(checkpoint), "--out", "."]) == 0
         assert {path.name for path in tmp_path.iterdir()} == {
-            "a.png", "a_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
+            "a.png", "a_heatmaps.png", "images.csv", "scores.csv", "boxes.csv",
         }  # fmt: skip
         assert list(pd.read_csv("images.csv")["image"]) == ["a"]
 
@@ -68,7 +68,7 @@ def test_interrupted_export_writes_tables(predictor, paths, tmp_path):
     for _ in predict_files(predictor, output_stems(paths[:3]), tmp_path):
         break
     assert list(pd.read_csv(tmp_path / "images.csv")["image"]) == [paths[0].stem]
-    assert len(pd.read_csv(tmp_path / "probabilities.csv")) == len(FINDINGS)
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == len(FINDINGS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 can be made on Linux only")
@@ -84,7 +84,7 @@ def test_odd_names_cost_no_other_image(checkpoint, paths, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "images.csv", keep_default_na=False).set_index("image")
     assert sorted(table.index) == sorted(["R\\xf6ntgen", "a", "n" * 240, "o" * 251, "z"])
     assert [name for name, error in table["error"].items() if error] == ["o" * 251]
-    values = pd.read_csv(tmp_path / "out" / "probabilities.csv").groupby("finding")["probability"]
+    values = pd.read_csv(tmp_path / "out" / "scores.csv").groupby("finding")["raw_score"]
     assert (values.count() == 5).all() and (values.nunique() == 1).all()  # the same picture five times
     pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert pictures == {f"{name}_heatmaps.png" for name in ("R\\xf6ntgen", "a", "n" * 240, "z")}
@@ -101,7 +101,7 @@ def test_header_that_cannot_be_copied_costs_one_file(predictor, paths, tmp_path)
     assert {path.name for path in (tmp_path / "out").glob("*heat*")} == {
         "a_heatmaps.png", "b_heatmaps.png", "b_heatmaps.dcm",
     }  # fmt: skip
-    assert (pd.read_csv(tmp_path / "out" / "probabilities.csv")["image"].value_counts() == len(FINDINGS)).all()
+    assert (pd.read_csv(tmp_path / "out" / "scores.csv")["image"].value_counts() == len(FINDINGS)).all()
 
 
 def test_prediction_png_refuses_several_predictions(predictor, paths):
@@ -120,13 +120,18 @@ def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, paths, tmp
     printed = capsys.readouterr()
     assert "frames.dcm holds 30 frames" in printed.err and "of 2 images are in" in printed.out
     assert {path.name for path in out.iterdir()} == {
-        "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "images.csv", "probabilities.csv", "boxes.csv",
+        "a_heatmaps.png", "a_heatmaps.dcm", "b_heatmaps.png", "images.csv", "scores.csv", "boxes.csv",
     }  # fmt: skip
     table = pd.read_csv(out / "images.csv").set_index("image")
     assert list(table.index) == ["a", "b", "frames"] and "30 frames" in table.loc["frames", "error"]
     prediction = Predictor.load(checkpoint).predict(given / "b.png")
-    rows = pd.read_csv(out / "probabilities.csv").query("image == 'b'").set_index("finding")["probability"]
-    assert rows.to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
+    rows = pd.read_csv(out / "scores.csv").query("image == 'b'").set_index("finding")
+    assert rows["raw_score"].to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
+    calibrated = rows["calibrated_probability"].drop("Hernia")  # has no calibration
+    assert calibrated.to_dict() == pytest.approx({f: prediction.calibrated[f] for f in calibrated.index}, rel=1e-4)
+    assert rows["calibrated_probability"].isna()["Hernia"] and set(rows["operating_point"]) == {"youden"}
+    decisions = {finding: None if yes is None else str(yes) for finding, yes in prediction.decisions.items()}
+    assert rows["present"].dropna().astype(str).to_dict() == {f: yes for f, yes in decisions.items() if yes}
     boxes = pd.read_csv(out / "boxes.csv").query("image == 'b'").drop(columns="image").reset_index(drop=True)
     pd.testing.assert_frame_equal(boxes, prediction.boxes, check_dtype=False, atol=1e-3)
 
@@ -137,6 +142,24 @@ def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, paths, tmp
     assert made.pixel_array[len(picture) :].max() == 255
     for finding in FINDINGS:
         assert f"{finding}: " in made.ImageComments
+
+
+def test_predict_command_at_another_operating_point_and_prevalence(checkpoint, paths, tmp_path, capsys):
+    words = ["predict", str(paths[0]), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*words, "--operating-point", "sensitivity_90", "--prevalence", "Mass=0.5", "Nodule=0.01"]) == 0
+    printed = capsys.readouterr().out
+    options = {"operating_point": "sensitivity_90", "prevalence": {"Mass": 0.5, "Nodule": 0.01}}
+    prediction = Predictor.load(checkpoint, **options).predict(paths[0])
+    rows = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("finding")
+    for finding in ("Mass", "Nodule"):
+        assert rows.loc[finding, "calibrated_probability"] == pytest.approx(prediction.calibrated[finding], rel=1e-4)
+        (line,) = re.findall(rf"^ +{finding} .*$", printed, re.MULTILINE)
+        assert f"{prediction.probabilities[finding]:.3f}" in line and f"{prediction.calibrated[finding]:.3f}" in line
+        assert line.endswith(prediction.decision(finding))
+    assert "no calibrated probability of Hernia: 0 positive validation images" in printed
+    for wrong in ("Mass=0", "Mass=1", "Mass=much", "Cough=0.5", "Hernia=0.5", "Mass"):
+        assert main([*words, "--prevalence", wrong]) == 2
+        assert wrong.split("=")[0] in capsys.readouterr().err
 
 
 def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):

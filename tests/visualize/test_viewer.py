@@ -13,7 +13,7 @@ from helpers.examples import random_example
 
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import REFINED, STANDARD
-from cxr_seam.findings import FINDINGS, XYWH
+from cxr_seam.findings import FINDINGS, OPERATING_POINTS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
@@ -101,7 +101,7 @@ def test_every_control_changes_the_picture(viewer, control, value):
 
 def test_caption_follows_the_controls(viewer):
     example = random_example()
-    assert f"Standard: {example.probability('Standard', 'Mass'):.2f}" in viewer.caption.value
+    assert f"Standard: raw score {example.probability('Standard', 'Mass'):.2f}, " in viewer.caption.value
     assert "1 true box" in viewer.caption.value
     viewer.image.value = 1
     assert "00000002_000.png, not labelled with it" in viewer.caption.value
@@ -219,10 +219,16 @@ def test_caption_has_the_decision_of_the_stored_threshold():
     for model, above in ((STANDARD, 0), (REFINED, 1e-6)):
         thresholds = np.full(14, np.nan)
         thresholds[FINDINGS.index("Mass")] = example.probability(model, "Mass") + above
-        outputs[model] = example.outputs[model]._replace(thresholds=thresholds)
+        points = dict.fromkeys(OPERATING_POINTS, thresholds) | {"specificity_90": thresholds + 1e-6}
+        outputs[model] = example.outputs[model]._replace(thresholds=points, calibrated=np.full(14, 0.125))
     viewer = Viewer([replace(example, outputs=outputs)], width=128)
     standard, refined = viewer.caption.value.split("; ")
     assert "present" in standard and "absent" in refined  # a probability at its threshold is present
+    assert "calibrated 0.125" in standard
+    picture = viewer.picture.value
+    viewer.operating_point.value = "specificity_90"  # its thresholds are higher
+    assert "present" not in viewer.caption.value and "90 % specificity" in viewer.caption.value
+    assert viewer.picture.value != picture
     viewer.finding.value = "Nodule"
     assert "present" not in viewer.caption.value and "absent" not in viewer.caption.value
 

@@ -5,7 +5,7 @@
 Both stages are trained on a few synthetic images by a network that samples random numbers in training (drop connect):
 once undisturbed, and then in processes that are killed (SIGKILL) at a random moment, or half-way through writing a
 file. Each is started again until the run is complete, and runs are repeated until there were enough kills. A run with a
-state must continue from it. Every tensor of the last and best checkpoints, their thresholds and the histories must have
+state must continue from it. Every tensor of the last and best checkpoints, their scores and the histories must have
 the same bits.
 """
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .errors import InputError
+from .errors import InputError, count_of
 from .findings import OPERATING_POINTS
 from .io import readable
 from .presets import PRESETS, get_recipe
@@ -63,14 +63,14 @@ def prepare(arguments: argparse.Namespace) -> int:
         cache = fill_cache(arguments.sources, arguments.cache, size=arguments.size)
     for warning in caught:
         print(f"cxr_seam: {warning.message}", file=sys.stderr)
-    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {arguments.cache}")
+    print(f"in {arguments.cache}: {count_of(len(cache), 'image')} of {cache.size}x{cache.size} pixels")
     return 3 if any(issubclass(warning.category, BrokenImageWarning) for warning in caught) else 0
 
 
 def download(arguments: argparse.Namespace) -> None:
     """Prepare the data of a workspace: synthesize, download or read the images, and fill the image cache."""
     cache = open_workspace(arguments).prepare_data()
-    print(f"{len(cache)} images of {cache.size}x{cache.size} pixels are in {cache.folder}")
+    print(f"in {cache.folder}: {count_of(len(cache), 'image')} of {cache.size}x{cache.size} pixels")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -93,7 +93,8 @@ def train(arguments: argparse.Namespace) -> None:
     process.wait_for_everyone()
     training, validation = workspace.train_val_datasets(recipe)
     if main:
-        print(f"{recipe.name}: {len(training)} training images, {len(validation)} validation images")
+        counts = f"{count_of(len(training), 'training image')}, {count_of(len(validation), 'validation image')}"
+        print(f"{recipe.name}: {counts}")
     fit(
         recipe,
         workspace.models,
@@ -168,7 +169,7 @@ def predict(arguments: argparse.Namespace) -> int:
             tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
     for finding, reason in predictor.calibrator.missing.items():
         print(f"no calibrated probability of {finding}: {reason}")
-    print(f"heat maps, boxes and scores of {len(files) - failed} images are in {arguments.out}")
+    print(f"heat maps, boxes and scores of {count_of(len(files) - failed, 'image')} are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
 

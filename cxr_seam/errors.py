@@ -1,4 +1,4 @@
-"""The exception for errors that the user can correct."""
+"""The exception for errors that the user can correct, and counts in sentences."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ class InputError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython shows instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def count_of(number: int, one: str, many: str = "") -> str:
+    """Join a number and what it counts: "1 image", "2,000 images"; `many` is the plural, by default with an "s"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -114,7 +114,7 @@ def test_a_warning_is_printed_once(tmp_path):
     (data / "images.csv").write_text(f"image,patient,split,Mass\n{rows}")
     words = ["train", "multires_tiny_pcm", "--data", str(data), "--output", str(tmp_path / "output")]
     run = subprocess.run([sys.executable, "-m", "cxr_seam", *words], capture_output=True, text=True)
-    assert "3 training images, 1 validation images" in run.stdout  # then it misses the model to begin with
+    assert "3 training images, 1 validation image\n" in run.stdout  # then it misses the model to begin with
     assert run.returncode == 2 and run.stderr.count("a.jpg is a.png, c.jpg is c.png") == 1
 
 

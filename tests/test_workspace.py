@@ -179,6 +179,20 @@ def test_tables_are_read_once_and_again_by_prepare_data(demo_folder: Path, tmp_p
     assert len(run.metadata().boxes) == len(metadata.boxes) - 1
 
 
+@pytest.mark.filterwarnings("ignore:.*without a column")
+def test_listed_images_without_a_file(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", {"images/a.png": png(90), "images/b.png": png(60)})
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    (data / "images.csv").write_text("image,Mass\n" + "".join(f"{name},1\n" for name in names))
+    with pytest.warns(UserWarning, match=r"^2 listed images have no file in .*/images and .*: c.png, d.png$"):
+        cache = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "output").prepare_data()
+    assert cache.image_index == names[:2]
+    for name in names[:2]:
+        (data / "images" / name).rename(data / "images" / f"other {name}")
+    with pytest.raises(InputError, match=r"none of the listed images \(a.png, b.png, c.png, d.png\) has a file in"):
+        Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "other").prepare_data()
+
+
 def test_images_without_a_test_part_are_refused(demo_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, count_of
 from ..io import atomic_write, readable, user_path
 from .archives import ArchiveImage, ImageName, Source, name_by_stem, open_sources
 from .image_io import MAX_PIXELS, Radiograph, first_names, load_image, resize_square, warn_left_out
@@ -224,7 +224,7 @@ def prepare(
         source: a folder (searched recursively, also for archives), a .tar.gz, .tar or .zip archive, or a list of these.
         folder: folder of the cache; created if missing.
         size: side of the prepared images in pixels.
-        names: `image_index` of the images to add, by default all. Names that no source contains are ignored.
+        names: `image_index` of the images to add, by default all.
         image_name: names an image: `archives.name_by_stem` as in NIH's tables ("00000001_000.png" for any suffix and
             folder), or `archives.name_by_path` by its path below the source, as in the tables of other layouts.
         workers: decoding threads, by default one per core.
@@ -240,7 +240,8 @@ def prepare(
     Warns:
         BrokenImageWarning: one sentence for all images that could not be read.
         UserWarning: one sentence for all files that are neither images nor tables, one for further images of a name,
-            one for all images that were repaired or guessed while reading (`Radiograph.warnings`).
+            one for `names` that no source contains, one for all images that were repaired or guessed while reading
+            (`Radiograph.warnings`).
     """
     check_size(size)
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
@@ -311,27 +312,39 @@ class _Found:
 
     def report(self, location: str, *, is_empty: bool) -> None:
         """Refuse sources without a readable image; warn of files that are not in the cache."""
-        if not self.met:
-            which = "" if self.names is None else " of those asked for"
+        missing = sorted((self.names or frozenset()) - self.known - self.broken.keys())
+        if not self.met and missing:
             raise InputError(
-                f"{location} holds no PNG, JPEG, TIFF or DICOM image{which}; name the folder or archive that does"
+                f"none of the listed images ({first_names(missing)}) has a file in {location}; correct the names in "
+                "the table, or name the folder or archive of the images"
+            )
+        if not self.met:
+            raise InputError(
+                f"{location} holds no PNG, JPEG, TIFF or DICOM image; name the folder or archive that does"
             )
         if self.broken and is_empty:
             first = next(iter(self.broken.values()))
             raise InputError(f"none of the images of {location} could be read; the first: {first}")
         warn_left_out(self.left_out)
+        if missing:
+            count = count_of(len(missing), "listed image has", "listed images have")
+            warnings.warn(
+                f"{count} no file in {location} and stayed out of the cache, so of training and test: "
+                f"{first_names(missing)}",
+                stacklevel=3,
+            )
         if self.repeated:
-            count = f"{len(self.repeated)} images have" if len(self.repeated) > 1 else "1 image has"
+            count = count_of(len(self.repeated), "image has", "images have")
             warnings.warn(
                 f"{count} the name of an earlier one and stayed out of the cache: {first_names(self.repeated)}; "
                 "rename what differs",
                 stacklevel=3,
             )
         if self.guessed:
-            count = f"{len(self.guessed)} images were" if len(self.guessed) > 1 else "1 image was"
+            count = count_of(len(self.guessed), "image was", "images were")
             warnings.warn(f"{count} repaired or guessed while reading: {_with_first(self.guessed)}", stacklevel=3)
         if self.broken:
-            count = f"{len(self.broken)} images" if len(self.broken) > 1 else "1 image"
+            count = count_of(len(self.broken), "image")
             warnings.warn(
                 f"{count} could not be read and stayed out of the cache: {_with_first(self.broken)}",
                 BrokenImageWarning,

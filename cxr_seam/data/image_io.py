@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from ..errors import InputError
+from ..errors import InputError, count_of
 from ..io import open_file, readable, user_path
 from .dicom import PREAMBLE, bit_depth, is_dicom, read_header, to_display_uint8
 
@@ -207,7 +207,7 @@ def warn_left_out(files: Sequence[str | Path]) -> None:
     """Warn of files that are neither images nor tables: their number and the names of the first ten."""
     others = [file for file in files if not str(file).lower().endswith(TABLE_SUFFIXES)]
     if others:
-        count = f"{len(others)} files are" if len(others) > 1 else "1 file is"
+        count = count_of(len(others), "file is", "files are")
         warnings.warn(
             f"{count} left out, not being PNG, JPEG, TIFF or DICOM images: {first_names(others)}", stacklevel=3
         )

@@ -24,7 +24,7 @@ import torch
 
 from ..data.split import label_counts
 from ..device import installed_versions
-from ..errors import InputError
+from ..errors import InputError, count_of
 from ..findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from ..inference.predictor import Prediction
 from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
@@ -137,7 +137,9 @@ def comparability(results: Mapping[str, Any]) -> str:
         elif is_official(results, boxed=boxed):
             notes.append(f"{task}: all {total:,} {images} were evaluated: comparable with published values.")
         else:
-            notes.append(f"{task}: {count:,} images instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked.")
+            notes.append(
+                f"{task}: {count_of(count, 'image')} instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked."
+            )
     for key, sentence in NOT_EVALUATED.items():
         if value := results["data"][key]:
             notes.append(sentence.format(", ".join(value) if isinstance(value, list) else f"{value:,}"))

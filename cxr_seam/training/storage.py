@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, count_of
 from ..io import WriteError, atomic_write, list_files
 from ..models.checkpoint import Checkpoint, best_path, history_path, last_path, read_header, read_history
 from .resume import require_same_run, run_fingerprint
@@ -147,7 +147,9 @@ class CheckpointWriter:
                 self.pending[name] = None
         failed = self.flush()
         if failed is not None:
-            warnings.warn(f"{failed}; training continues, {len(self.pending)} files are written later", stacklevel=2)
+            warnings.warn(
+                f"{failed}; training continues, {count_of(len(self.pending), 'file')} written later", stacklevel=2
+            )
         return self.pending.get(name) is None and any((folder / name).exists() for folder in self.files.folders)
 
     def flush(self) -> WriteError | None:

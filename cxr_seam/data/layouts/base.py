@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...errors import InputError
+from ...errors import InputError, count_of
 from ...findings import XYWH
 from ...io import open_file
 from ..dicom import PREAMBLE, is_dicom
@@ -141,7 +141,9 @@ def scale_boxes_by_files(boxes: pd.DataFrame, files: Mapping[str, Path], path: P
     """
     exists = boxes["image_index"].isin(files.keys())
     if missing := list(dict.fromkeys(boxes["image_index"][~exists])):
-        warn_guess(path, f"boxes of {len(missing)} images without a file are left out: {first_names(missing)}")
+        warn_guess(
+            path, f"boxes of {count_of(len(missing), 'image')} without a file are left out: {first_names(missing)}"
+        )
     boxes = boxes[exists]
     sizes = {name: image_size(files[name]) for name in boxes["image_index"].unique()}
     return scale_boxes(boxes, np.array([sizes[name] for name in boxes["image_index"]]).reshape(-1, 2), path)
@@ -188,7 +190,8 @@ class ImageFiles:
         """
         found = {name: self.find(name) for name in names.unique()}
         if guessed := [f"{name} is {index}" for name, (index, _) in found.items() if not _ends_with(name, index)]:
-            warn_guess(path, f"{len(guessed)} images have another name than their file: {first_names(guessed)}")
+            count = count_of(len(guessed), "image has", "images have")
+            warn_guess(path, f"{count} another name in the table than the file: {first_names(guessed)}")
         return [found[name][0] for name in names], {index: file for index, file in found.values() if file is not None}
 
     @staticmethod
@@ -214,12 +217,6 @@ def split_by_hash(patients: Sequence[str]) -> np.ndarray:
         (N,) bool, True for the test.
     """
     return np.array([int(hashlib.sha256(str(name).encode()).hexdigest()[:8], 16) % 5 == 0 for name in patients], bool)
-
-
-def warn_missing(image_index: Sequence[str], files: Mapping[str, Path], root: Path, path: Path) -> None:
-    """Warn of images of a table that have no file."""
-    if missing := [name for name in image_index if name not in files]:
-        warn_guess(path, f"{len(missing)} images have no file in {root}: {first_names(missing)}")
 
 
 def warn_guess(path: Path, sentence: str) -> None:

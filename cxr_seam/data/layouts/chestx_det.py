@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
-from ...errors import InputError
+from ...errors import InputError, count_of
 from ...findings import ALIASES, ORIGINAL_SIZE
 from ..archives import name_by_stem
 from .base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata, scale_boxes, warn_guess
@@ -83,7 +83,8 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
         raise InputError(f"{folder}: {names[names.duplicated()][0]} is listed twice; fetch the annotations again")
     matched = [_NIH_NAME.fullmatch(name) for name in names]
     if others := [name for name, match in zip(names, matched, strict=True) if match is None]:
-        warn_guess(folder, f"{len(others)} names, such as {others[0]}, tell no patient; each image counts as its own")
+        count = count_of(len(others), "name tells", "names tell")
+        warn_guess(folder, f"{count} no patient, such as {others[0]}; each image counts as its own")
     rows, columns = names.get_indexer(boxes["image_index"]), pd.Index(FINDINGS).get_indexer(boxes["finding"])
     labels = np.zeros((len(names), len(FINDINGS)), dtype=np.float32)
     labels[rows, columns] = 1

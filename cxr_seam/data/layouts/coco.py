@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, PositiveInt, ValidationError
 
-from ...errors import InputError
+from ...errors import InputError, count_of
 from ..archives import name_by_path
 from .base import (
     BOX_COLUMNS,
@@ -26,10 +26,9 @@ from .base import (
     scale_boxes,
     split_by_hash,
     warn_guess,
-    warn_missing,
 )
 from .simple import BOX_TABLE, IMAGE_TABLE, load_images
-from .tables import find_table, read_text
+from .tables import find_table, read_text, refuse_similar
 
 NAME = "coco"
 IMAGE_FOLDERS = ("images",)
@@ -97,15 +96,15 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
         raise InputError(f"{path} is not in COCO's format: {where}: {problem['msg']}; export it again") from error
     if len({category.name for category in coco.categories}) < len({category.id for category in coco.categories}):
         raise InputError(f"{path} has two categories of one name; export it again")
+    refuse_similar([category.name for category in coco.categories], path)
     files = ImageFiles(folder)
-    names, paths = files.find_all(pd.Series([image.file_name for image in coco.images], dtype=object), path)
+    names, _ = files.find_all(pd.Series([image.file_name for image in coco.images], dtype=object), path)
     index = dict(zip((image.id for image in coco.images), names, strict=True))
     if len(set(index.values())) < len(coco.images):
         raise InputError(f"{path} lists an image or an id of an image twice; export it again")
     boxes, masks = _read_annotations(coco, index, path)
     if find_table(folder, IMAGE_TABLE) is None:
         table = _labels_of_boxes(coco, index, boxes, path)
-        warn_missing(names, paths, files.root, path)
     else:
         table = load_images(folder, files)
     if unknown := set(boxes["finding"]) - set(table.findings):
@@ -135,7 +134,7 @@ def _read_annotations(coco: CocoFile, index: dict[int | str, str], path: Path) -
             polygon = np.clip(np.reshape(corners, (-1, 2)) / (width, height), 0, 1)
             masks.append((image, finding, [tuple(corner) for corner in polygon.tolist()]))
     if run_lengths:
-        warn_guess(path, f"{run_lengths} run-length masks are left out; export polygons")
+        warn_guess(path, f"left out: {count_of(run_lengths, 'run-length mask')}; export polygons")
     numbers = pd.RangeIndex(1, len(boxes) + 1, name="annotation")
     in_pixels = pd.DataFrame(boxes, columns=BOX_COLUMNS, index=numbers)
     return (

@@ -10,7 +10,8 @@
 
 `boxes.csv` is optional: `image`, `finding`, `x`, `y`, `w`, `h` in pixels of the image file.
 
-Commas, semicolons or tabs may separate the cells; a column without a name is ignored, because pandas writes one.
+Commas, semicolons or tabs may separate the cells, and a first line "sep=;" may say which; a column without a name is
+ignored, because pandas writes one.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...errors import InputError
+from ...errors import InputError, count_of
 from ...findings import NO_FINDING, XYWH
 from ..archives import name_by_path
-from .base import DatasetMetadata, ImageFiles, scale_boxes_by_files, split_by_hash, warn_guess, warn_missing
-from .tables import find_table, parse_floats, parse_labels, parse_texts, read_csv, refuse_cells, require_columns
+from .base import DatasetMetadata, ImageFiles, scale_boxes_by_files, split_by_hash, warn_guess
+from .tables import (
+    find_table,
+    parse_floats,
+    parse_labels,
+    parse_texts,
+    read_csv,
+    refuse_cells,
+    refuse_similar,
+    require_columns,
+)
 
 NAME = "simple"
 IMAGE_FOLDERS = ("images",)
@@ -50,12 +60,12 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
     """Read `images.csv` and, if it exists, `boxes.csv`.
 
     `patient_id` is text. The validation images of `split` belong to `train_val`. Missing columns `patient` and `split`,
-    images without a file, file names with another suffix, patients in both parts and an empty test give warnings.
+    file names with another suffix, patients in both parts and an empty test give warnings.
 
     Raises:
-        InputError: a table is unreadable; a column is missing or occurs twice; a cell has another value; an image is
-            listed twice; a finding of `boxes.csv` is no column of `images.csv`; a box leaves its image or is listed
-            twice.
+        InputError: a table is unreadable; a column is missing or occurs twice; two findings differ only in case; a cell
+            has another value; an image is listed twice; a finding of `boxes.csv` is no column of `images.csv`; a box
+            leaves its image or is listed twice.
     """
     folder = Path(folder)
     files = ImageFiles(folder)
@@ -75,6 +85,7 @@ def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
     require_columns(table, ["image"], path)
     findings = tuple(name for name in table.columns if name not in _NO_FINDINGS and name.lower() != NO_FINDING.lower())
     require_columns(table, findings, path)
+    refuse_similar(findings, path)
     if not findings:
         raise InputError(f"{path} has no column of a finding; add one with 0 and 1 for each finding")
     columns: dict[str, object] = {"patient_id": _patients(table, path)}
@@ -82,8 +93,7 @@ def load_images(folder: Path, files: ImageFiles) -> DatasetMetadata:
         columns["age"] = pd.to_numeric(table["age"], errors="coerce").to_numpy(np.float64)
     columns |= {name: table[name].to_numpy() for name in ("sex", "view") if name in table}
     columns |= {name: parse_labels(table[name], path, LABELS, advice=_NOT_A_LABEL) for name in findings}
-    image_index, paths = files.find_all(parse_texts(table["image"], path), path)
-    warn_missing(image_index, paths, files.root, path)
+    image_index, _ = files.find_all(parse_texts(table["image"], path), path)
     if (twice := pd.Index(image_index).duplicated()).any():
         row = int(np.argmax(twice))
         raise InputError(f"{path}, line {table.index[row]}, lists {image_index[row]} a second time; delete one")
@@ -121,7 +131,7 @@ def _is_test(table: pd.DataFrame, patients: pd.Series, path: Path) -> np.ndarray
     refuse_cells(part.isna(), table["split"], path, f"is none of {', '.join(SPLITS)}")
     is_test = (part == "test").to_numpy()
     if both := set(patients[is_test]) & set(patients[~is_test]):
-        warn_guess(path, f"{len(both)} patients, such as {min(both)}, are in both parts, so scores may be too high")
+        warn_guess(path, f"{count_of(len(both), 'patient')} in both parts, such as {min(both)}: scores may be too high")
     return is_test
 
 

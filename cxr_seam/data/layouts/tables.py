@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -17,6 +18,8 @@ from ...errors import InputError
 MAX_BYTES = 64 * 2**20
 """Longest table that is read, also after decompression; NIH's longest has 8 MB."""
 
+_NAMED_SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?(?=\r?\n)', re.IGNORECASE)
+
 
 def find_table(folder: Path, *names: str) -> Path | None:
     """Return the first file of these names, plain or gzipped, in a folder; None if there is none."""
@@ -29,7 +32,8 @@ def read_csv(path: Path, *, separators: str = ",") -> pd.DataFrame:
 
     Args:
         path: the file.
-        separators: characters that may separate cells; the most frequent one in the header does.
+        separators: characters that may separate cells; the most frequent one in the header does, unless the first line
+            names one, as Excel writes it ("sep=;").
 
     Returns:
         One row per line of the file, indexed by its number in the file ("line"; the header is line 1). Lines without
@@ -40,8 +44,10 @@ def read_csv(path: Path, *, separators: str = ",") -> pd.DataFrame:
             for example if the file was cut.
     """
     text = read_text(path)
-    header_text = text.lstrip().partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=max(separators, key=header_text.count), strict=True)
+    separator = max(separators, key=text.lstrip().partition("\n")[0].count)
+    if named_separator := _NAMED_SEPARATOR.match(text):
+        separator, text = named_separator[1], text[named_separator.end() :]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
     lines, rows = [], []
     try:
         for row in reader:
@@ -73,6 +79,14 @@ def require_columns(table: pd.DataFrame, names: Sequence[str], path: Path, *, ma
             raise InputError(f"{path} has {'several columns' if count else 'no column'} {name!r}; correct its header")
     if table.empty and not may_be_empty:
         raise InputError(f"{path} has no row; fetch it again")
+
+
+def refuse_similar(names: Sequence[str], path: Path) -> None:
+    """Raise an InputError if two findings differ only in the case of their letters."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(name.lower(), name)) != name:
+            raise InputError(f"{path} has the findings {other!r} and {name!r}, which differ only in case; join them")
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -47,7 +47,7 @@ def write(folder, train=TRAIN, test=TEST):
 
 
 def test_lists_as_published(tmp_path):
-    with pytest.warns(UserWarning, match="3 names, such as 36199.png, tell no patient"):
+    with pytest.warns(UserWarning, match="3 names tell no patient, such as 36199.png"):
         read = load_dataset(write(tmp_path))
     assert read.name == "chestx-det" and len(read.findings) == 13
     assert (read.train_val, read.test) == (("36199.png", "36200.png"), ("36300.png",))

@@ -62,7 +62,7 @@ def test_two_of_four_readers_are_no_majority(tmp_path):
 
 
 def test_boxes_of_missing_images_are_left_out_with_a_warning(tmp_path):
-    with pytest.warns(UserWarning, match=r"boxes of 1 images without a file are left out: train/aaa.dicom"):
+    with pytest.warns(UserWarning, match=r"boxes of 1 image without a file are left out: train/aaa.dicom"):
         read = load_dataset(write(tmp_path, files={"test/ccc.dicom": (80, 100)}))
     assert read.boxes["image_index"].tolist() == ["test/ccc.dicom"] and len(read.images) == 3
 

@@ -190,10 +190,12 @@ def parse_prevalence(texts: Sequence[str]) -> dict[str, float]:
 
 
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
-    """Open the workspace of --data, --preset and --output."""
+    """Open the workspace of --data, --preset, --output and --layout."""
     from .workspace import Workspace
 
-    return Workspace.open(data=arguments.data, preset=arguments.preset, output_dir=arguments.output)
+    return Workspace.open(
+        data=arguments.data, preset=arguments.preset, output_dir=arguments.output, layout=arguments.layout
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -268,6 +270,9 @@ def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True
     if preset:
         verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
     verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
+    verb.add_argument(
+        "--layout", default="", help="nih, simple, coco, chexpert, chexpert:zeros, ... (default: as the tables show)"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:

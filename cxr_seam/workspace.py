@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .data.archives import is_zip, name_by_stem, unpack_tables
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
-from .data.layouts import READERS, detect_layout, load_dataset
+from .data.image_io import TABLE_SUFFIXES
+from .data.layouts import READERS, check_layout, detect_layout, load_dataset, nih
 from .data.layouts.base import DatasetMetadata
 from .data.split import train_val_split
 from .device import select_device
 from .errors import InputError
-from .io import atomic_write, user_path
+from .io import atomic_write, list_files, user_path
 from .models.checkpoint import best_path
 from .presets import get_preset, get_recipe
 from .recipes import Recipe
@@ -50,13 +52,14 @@ OLD_DATASET_FILE = "data.json"
 
 
 class DatasetFile(BaseModel):
-    """The content of `dataset.json`."""
+    """The content of `dataset.json`; `layout` is empty in files of earlier versions."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     format: Literal["cxr-seam dataset"] = "cxr-seam dataset"
     version: Literal[2] = 2
     dataset: str
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,24 @@ class Workspace:
         folder: the absolute path of that folder or archive; None for synthetic and downloaded data.
         recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.
         output_dir: folder for models, figures and results; on Colab it may be on Google Drive.
+        chosen_layout: see `open`.
     """
 
     data: str
     folder: Path | None
     recipes: tuple[Recipe, Recipe, Recipe]
     output_dir: Path
+    chosen_layout: str = ""
 
     @classmethod
     def open(
-        cls, *, data: str, preset: str, output_dir: str | os.PathLike[str] = "", save_to_drive: bool = False
+        cls,
+        *,
+        data: str,
+        preset: str,
+        output_dir: str | os.PathLike[str] = "",
+        layout: str = "",
+        save_to_drive: bool = False,
     ) -> Workspace:
         """Open a workspace; the environment variables of `ENVIRONMENT` have priority over the arguments.
 
@@ -88,10 +99,12 @@ class Workspace:
             preset: a name in `presets.PRESETS`.
             output_dir: folder for models, figures and results, relative to the current folder; "" is `runs/` and the
                 name of the data.
+            layout: one of `data.layouts.LAYOUTS`, for example "chexpert:ones"; "" is that of the last `prepare_data`,
+                at first the one that the folder's tables show.
             save_to_drive: on Colab, mount Google Drive and put `output_dir` into its folder `cxr-seam`.
 
         Raises:
-            InputError: the preset or the data is unknown, or `save_to_drive` is set outside Colab.
+            InputError: the preset, the data or the layout is unknown, or `save_to_drive` is set outside Colab.
         """
         data = os.environ.get(ENVIRONMENT["data"], data)
         folder = None if data in DEMO_PATIENTS or data in ARCHIVES else user_path(data, what="DATA").absolute()
@@ -100,10 +113,12 @@ class Workspace:
             raise InputError(
                 f"data {data!r} is neither one of {known} nor a folder or .zip file; choose one or give a path"
             )
+        if layout and check_layout(layout) != nih.NAME and folder is None:
+            raise InputError(f"{data} has the layout {nih.NAME}, not {layout}; leave the layout empty")
         recipes = get_preset(os.environ.get(ENVIRONMENT["preset"], preset))
         output_dir = os.environ.get(ENVIRONMENT["output_dir"], os.fspath(output_dir)) or f"runs/{Path(data).name}"
         parent = mount_drive() if save_to_drive else Path.cwd()
-        return cls(data, folder, recipes, parent / user_path(output_dir, what="OUTPUT"))
+        return cls(data, folder, recipes, parent / user_path(output_dir, what="OUTPUT"), layout)
 
     @property
     def summary(self) -> str:
@@ -156,12 +171,20 @@ class Workspace:
         if self.folder is None:
             return self.data_dir
         is_archive = self.folder.is_file()
-        if not is_archive and any(self.folder.glob("*.csv*")):
+        if not is_archive and any(path.name.endswith(TABLE_SUFFIXES) for path in list_files(self.folder)):
             return self.folder
         archives = [self.folder] if is_archive else sorted(self.folder.glob("*.zip"))
-        if unpack_tables(archives, self.data_dir):
-            return self.data_dir
+        if unpack_tables(archives, self.data_dir / "tables"):
+            return self.data_dir / "tables"
         return self.folder.parent if is_archive else self.folder
+
+    @property
+    def layout(self) -> str:
+        """The layout of the dataset: as chosen, as in the last `prepare_data`, or as the tables show."""
+        stored = self._check_folder(self.output_dir)
+        if layout := self.chosen_layout or stored:
+            return layout
+        return nih.NAME if self.folder is None else detect_layout(self.metadata_folder)
 
     @property
     def cache_folder(self) -> Path:
@@ -201,11 +224,14 @@ class Workspace:
 
         self.__dict__.pop("_metadata", None)  # the tables may have changed
         for folder in (self.output_dir, self.data_dir):
-            path = folder / DATASET_FILE
-            if not path.exists() and not (folder / OLD_DATASET_FILE).exists():
-                with atomic_write(path) as temporary:
-                    temporary.write_text(DatasetFile(dataset=self.data_id).model_dump_json() + "\n", encoding="utf-8")
             self._check_folder(folder)
+        layout = self.layout
+        reader = READERS[layout.partition(":")[0]]
+        for folder, text in ((self.output_dir, layout), (self.data_dir, reader.NAME)):
+            if not (path := folder / DATASET_FILE).exists():
+                content = DatasetFile(dataset=self.data_id, layout=text).model_dump_json()
+                with atomic_write(path) as temporary:
+                    temporary.write_text(content + "\n", encoding="utf-8")
         cache_folder = self.cache_folder
         size = int(cache_folder.name[6:])
         if self.data in ARCHIVES:
@@ -219,14 +245,13 @@ class Workspace:
                 write_demo_data(self.data_dir, patients=DEMO_PATIENTS[self.data])
             return prepare(self.data_dir / "images", cache_folder, size=size)
         elif cache_folder.parent != self.folder:
-            layout = detect_layout(self.metadata_folder)
-            sources = image_folders(self.folder, layout)
-            if READERS[layout].IMAGE_NAME is name_by_stem:
+            sources = image_folders(self.folder, reader.IMAGE_FOLDERS)
+            if reader.IMAGE_NAME is name_by_stem:
                 return prepare(sources, cache_folder, size=size)
             if self.metadata_folder != self.folder:
-                raise InputError(f"{self.folder} has the layout {layout} in an archive; unpack it and give the folder")
+                raise InputError(f"{self.folder} is an archive of the layout {reader.NAME}; unpack it, give the folder")
             names = frozenset(self.metadata().images.index)
-            return prepare(sources, cache_folder, size=size, names=names, image_name=READERS[layout].IMAGE_NAME)
+            return prepare(sources, cache_folder, size=size, names=names, image_name=reader.IMAGE_NAME)
         return ImageCache.open(cache_folder)
 
     def cache(self) -> ImageCache:
@@ -254,7 +279,7 @@ class Workspace:
 
     @cached_property
     def _metadata(self) -> DatasetMetadata:
-        return load_dataset(self.metadata_folder)
+        return load_dataset(self.metadata_folder, layout=self.layout)
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """Select the training and the validation images by the recipe's split."""
@@ -284,21 +309,29 @@ class Workspace:
             )
         return ChestXrayDataset(cache, metadata, image_index=names)
 
-    def _check_folder(self, folder: Path) -> None:
-        """Refuse a folder of another dataset or of an earlier version."""
+    def _check_folder(self, folder: Path) -> str:
+        """Return the layout in `dataset.json`, or ""; refuse a folder of other data or of an earlier version."""
         path = folder / DATASET_FILE
         if not path.exists():
             if (folder / OLD_DATASET_FILE).exists():
                 raise InputError(f"{folder} is of an earlier version; choose another OUTPUT or delete that folder")
-            return
+            return ""
         try:
-            dataset = DatasetFile.model_validate_json(path.read_bytes()).dataset
+            stored = DatasetFile.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise InputError(f"{path} is damaged; delete it if {folder} belongs to {self.data_id}") from error
-        if dataset != self.data_id:
+        if stored.dataset != self.data_id:
             raise InputError(
-                f"{folder} belongs to {dataset}, not to {self.data_id}; choose another OUTPUT or delete that folder"
+                f"{folder} belongs to {stored.dataset}, not to {self.data_id}; choose another OUTPUT or delete that "
+                "folder"
             )
+        chosen = self.chosen_layout if folder == self.output_dir else self.chosen_layout.partition(":")[0]
+        if chosen and stored.layout not in ("", chosen):
+            raise InputError(
+                f"{folder} was made with the layout {stored.layout}, not {chosen}; choose another OUTPUT or delete "
+                "that folder"
+            )
+        return stored.layout
 
 
 def mount_drive() -> Path:
@@ -315,10 +348,10 @@ def mount_drive() -> Path:
     return DRIVE / "MyDrive" / "cxr-seam"
 
 
-def image_folders(folder: Path, layout: str) -> list[Path]:
-    """Return the image folders of a dataset: those of its layout that exist, or else the folder itself.
+def image_folders(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the image folders of a dataset: those of some names that exist, or else the folder itself.
 
     Of NIH's the originals come first, so that the larger of two copies of an image is used.
     """
-    named = [folder / name for name in READERS[layout].IMAGE_FOLDERS if (folder / name).is_dir()]
+    named = [folder / name for name in names if (folder / name).is_dir()]
     return named or [folder]

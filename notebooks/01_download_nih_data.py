@@ -55,6 +55,7 @@ else:
 # - **DATA**: `demo` synthesizes radiographs, `nih-subset` downloads two of NIH's twelve archives, `nih` downloads all of them. You can also type the path of a folder with NIH's tables and images, of a zip archive of them, or of [your own dataset](https://github.com/cxr-seam/cxr-seam/blob/main/docs/own-data.md).
 # - **PRESET**: `demo` and `small` train on a CPU. `resnet50` and `efficientnet_b4` are the paper's models. `strong_small` and `strong` are `small` and `resnet50` with [our improvements](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md).
 # - **OUTPUT**: the folder for models, figures and results. Empty means `runs/` and the name of the data.
+# - **LAYOUT**: only for [your own dataset](https://github.com/cxr-seam/cxr-seam/blob/main/docs/own-data.md), if its tables fit two layouts or its labels are uncertain. Empty means as the tables show.
 # - **SAVE_TO_DRIVE** (Colab only): puts this folder on Google Drive, where the next runtime finds it.
 #
 # The lines below the form name the hardware and the folder.
@@ -64,11 +65,12 @@ else:
 DATA = "demo"  # @param ["demo", "nih-subset", "nih"] {allow-input: true}
 PRESET = "demo"  # @param ["demo", "small", "strong_small", "resnet50", "efficientnet_b4", "strong"]
 OUTPUT = ""  # @param {type: "string"}
+LAYOUT = ""  # @param {type: "string"}
 SAVE_TO_DRIVE = False  # @param {type: "boolean"}
 
 import cxr_seam as cxr
 
-run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, save_to_drive=SAVE_TO_DRIVE)
+run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, layout=LAYOUT, save_to_drive=SAVE_TO_DRIVE)
 print(run.summary)
 
 # %% [markdown]

@@ -14,7 +14,7 @@ from helpers.archives import png, tree
 from helpers.dicom_files import dicom_bytes, make_dataset
 
 from cxr_seam.data.cache import prepare
-from cxr_seam.data.layouts import chexpert
+from cxr_seam.data.layouts import READERS, chexpert
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
 from cxr_seam.presets import get_recipe
@@ -207,11 +207,11 @@ def test_images_without_a_test_part_are_refused(demo_folder: Path, tmp_path: Pat
 
 
 def test_image_folders(tmp_path: Path) -> None:
-    assert image_folders(tmp_path, "nih") == image_folders(tmp_path, "rsna") == [tmp_path]
+    assert image_folders(tmp_path, READERS["nih"].IMAGE_FOLDERS) == image_folders(tmp_path, ()) == [tmp_path]
     for name in ("images_256", "images", "images_128"):
         (tmp_path / name).mkdir()
-    assert image_folders(tmp_path, "nih") == [tmp_path / "images", tmp_path / "images_256"]
-    assert image_folders(tmp_path, "simple") == [tmp_path / "images"]
+    assert image_folders(tmp_path, READERS["nih"].IMAGE_FOLDERS) == [tmp_path / "images", tmp_path / "images_256"]
+    assert image_folders(tmp_path, READERS["simple"].IMAGE_FOLDERS) == [tmp_path / "images"]
 
 
 CHEXPERT = [f"train/patient0000{k}/study1/view1_frontal.jpg" for k in (1, 2)] + ["valid/patient9/study1/v.jpg"]
@@ -280,12 +280,79 @@ def test_cache_names_images_as_the_tables(layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_zip_of_chestx_det(tmp_path: Path) -> None:
+    tables, names, files = LAYOUTS["chestx-det"]
+    with ZipFile(tmp_path / "det.zip", "w") as archive:
+        for name, text in tables.items():
+            archive.writestr(f"ChestX-Det/{name}", text)
+        for name in files:
+            archive.writestr(f"ChestX-Det/{name}", png(90))
+    run = Workspace.open(data=str(tmp_path / "det.zip"), preset="tiny", output_dir=tmp_path / "output")
+    assert set(run.prepare_data().image_index) == set(names) == set(run.metadata().images.index)
+
+
+def write_chexpert(folder: Path) -> Path:
+    """Write three images; Edema is uncertain in both for training."""
+    tables, _, files = LAYOUTS["chexpert"]
+    tree(folder, dict.fromkeys(files, png(90, kind="JPEG")))
+    place = chexpert.FINDINGS.index("Edema") + 6
+    for name, text in tables.items():
+        header, *rows = (line.split(",") for line in text.splitlines())
+        for row in rows if name == "train.csv" else []:
+            row[place] = "-1.0"
+        (folder / name).write_text("\n".join(map(",".join, (header, *rows))))
+    return folder
+
+
+def test_layout_is_chosen_once(tmp_path: Path) -> None:
+    """The label of uncertain findings that the models were trained with holds for all later steps."""
+    data = write_chexpert(tmp_path / "data")
+
+    def open_run(layout: str, output: str) -> Workspace:
+        return Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / output, layout=layout)
+
+    def edema(run: Workspace) -> list[float]:
+        return run.metadata().labels(CHEXPERT)[:, chexpert.FINDINGS.index("Edema")].tolist()
+
+    for layout, labels in {"chexpert:ones": [1, 1, 1], "chexpert:zeros": [0, 0, 1]}.items():
+        run = open_run(layout, layout)
+        assert edema(run) == labels
+        run.prepare_data()
+        assert edema(open_run("", layout)) == labels
+    open_run("", "detected").prepare_data()
+    assert np.isnan(edema(open_run("", "detected"))[:2]).all()
+    for output, other in (("chexpert:ones", "chexpert"), ("detected", "chexpert:ones"), ("detected", "simple")):
+        run = open_run(other, output)
+        for step in (run.prepare_data, run.cache, run.metadata):
+            with pytest.raises(InputError, match=f"{output} was made with the layout chexpert.*, not {other}; choose"):
+                step()
+
+
+def test_layout_of_a_folder_with_two_tables(demo_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(demo_folder, tmp_path / "data")
+    names = sorted(path.name for path in (data / "images").iterdir())[:4]
+    (data / "images.csv").write_text("image,patient,split,Clip\n" + "".join(f"{k},{k},test,1\n" for k in names))
+    with pytest.raises(InputError, match="nih and simple; choose one"):
+        Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "out").prepare_data()
+    assert not (tmp_path / "out").exists()  # so another choice can be made
+    run = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "out", layout="simple")
+    assert run.prepare_data().image_index == names and run.metadata().findings == ("Clip",)
+
+
+def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="chexpert:twos.*chexpert:zeros"):
+        Workspace.open(data=str(tmp_path), preset="tiny", layout="chexpert:twos")
+    with pytest.raises(InputError, match="tiny has the layout nih, not simple"):
+        Workspace.open(data="tiny", preset="tiny", layout="simple")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_zip_of_another_layout_is_refused(tmp_path: Path) -> None:
     with ZipFile(tmp_path / "mine.zip", "w") as archive:
         archive.writestr("images.csv", "image,Mass\na.png,1\n")
         archive.writestr("images/a.png", png(90))
     workspace = Workspace.open(data=str(tmp_path / "mine.zip"), preset="tiny", output_dir=tmp_path / "output")
-    with pytest.raises(InputError, match=r"mine.zip has the layout simple in an archive; unpack it"):
+    with pytest.raises(InputError, match=r"mine.zip is an archive of the layout simple; unpack it"):
         workspace.prepare_data()
 
 

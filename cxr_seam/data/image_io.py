@@ -36,7 +36,7 @@ MIN_SIDE = 16
 """Shortest side of a radiograph in pixels."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
-TABLE_SUFFIXES = (".csv", ".csv.gz", ".txt", ".txt.gz")
+TABLE_SUFFIXES = tuple(f".{kind}{zipped}" for kind in ("csv", "txt", "json", "jsonl") for zipped in ("", ".gz"))
 """Tables and lists of a dataset, which lie beside its images."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

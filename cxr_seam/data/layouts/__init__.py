@@ -17,23 +17,30 @@ from .base import DatasetMetadata
 READERS = {reader.NAME: reader for reader in (nih, simple, coco, chexpert, rsna, vindr, chestx_det)}
 """The readers by the names of their layouts."""
 
+LAYOUTS = (*READERS, "chexpert:zeros", "chexpert:ones")
+"""What a user may choose. Uncertain findings of CheXpert are unknown, or count as 0 or 1 with "zeros" or "ones"."""
 
-def load_dataset(folder: str | Path, *, layout: str | None = None) -> DatasetMetadata:
+
+def load_dataset(folder: str | Path, *, layout: str = "") -> DatasetMetadata:
     """Read the labels, the split and the boxes of a dataset.
 
     Args:
         folder: the folder with the dataset's tables.
-        layout: a key of `READERS`; None: detect the layout from the files in the folder.
+        layout: one of `LAYOUTS`; "": detect the layout from the files in the folder.
 
     Raises:
         InputError: the layout is unknown, no layout or several match; else see `load_metadata` of the reader.
     """
     folder = user_path(folder, what="folder of the dataset")
-    if layout is None:
-        layout = detect_layout(folder)
-    if layout not in READERS:
-        raise InputError(f"unknown layout {layout!r}; the known ones are {', '.join(READERS)}")
-    return READERS[layout].load_metadata(folder)
+    name, _, uncertain = check_layout(layout or detect_layout(folder)).partition(":")
+    return chexpert.load_metadata(folder, uncertain=uncertain) if uncertain else READERS[name].load_metadata(folder)
+
+
+def check_layout(layout: str) -> str:
+    """Return a layout; InputError if it is none of `LAYOUTS`."""
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout {layout!r}; the known ones are {', '.join(LAYOUTS)}")
+    return layout
 
 
 def detect_layout(folder: Path) -> str:
@@ -48,7 +55,7 @@ def detect_layout(folder: Path) -> str:
         raise InputError(f"{folder} has none of these tables: {wanted}; add one or choose another folder")
     if len(names) > 1:
         raise InputError(
-            f"{folder} has the tables of {' and '.join(names)}; move those of one to another folder, or choose in "
-            "Python with load_dataset(folder, layout=NAME)"
+            f"{folder} has the tables of {' and '.join(names)}; choose one: layout={names[0]!r} in Python, "
+            f"--layout {names[0]} on the command line, LAYOUT in a notebook"
         )
     return names[0]

@@ -45,7 +45,8 @@ FINDINGS = (
 """The observations in the order of the tables, without the first, "No Finding", which is the absence of the others."""
 
 _PATH = re.compile(r"(?:CheXpert-v1\.0[^/]*/)?((?:train|valid)/(patient\d+)/study\d+/[^/]+)")
-_UNCERTAIN = {"ignore": math.nan, "zeros": 0.0, "ones": 1.0}
+UNCERTAIN = {"ignore": math.nan, "zeros": 0.0, "ones": 1.0}
+"""Label of an uncertain finding by the name of the policy."""
 _VIEWS = ("Frontal", "Lateral")
 
 
@@ -64,20 +65,20 @@ def load_metadata(folder: str | Path, *, uncertain: str = "ignore", frontal_only
 
     Args:
         folder: the folder of the tables.
-        uncertain: label of an uncertain finding: "ignore" (NaN), "zeros" or "ones".
+        uncertain: a key of `UNCERTAIN`.
         frontal_only: leave out the lateral images.
 
     Raises:
         InputError: a table is missing or unreadable, or a cell has another value; `uncertain` is unknown.
     """
-    if uncertain not in _UNCERTAIN:
-        raise InputError(f"uncertain must be one of {', '.join(_UNCERTAIN)}, not {uncertain!r}")
+    if uncertain not in UNCERTAIN:
+        raise InputError(f"uncertain must be one of {', '.join(UNCERTAIN)}, not {uncertain!r}")
     parts = []
     for name in (TRAIN_TABLE, VALID_TABLE):
         path = find_table(Path(folder), name)
         if path is None:
             raise InputError(f"{folder} has no {name}; give CheXpert's folder with {TABLES}")
-        parts.append(_read_table(path, _UNCERTAIN[uncertain], frontal_only=frontal_only))
+        parts.append(_read_table(path, UNCERTAIN[uncertain], frontal_only=frontal_only))
     images = pd.concat(parts)
     if images.index.has_duplicates:
         raise InputError(f"{folder}: {images.index[images.index.duplicated()][0]} is in the tables twice; drop one row")

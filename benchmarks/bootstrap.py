@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import measure
 import numpy as np
 
+from cxr_seam.findings import OPERATING_POINTS
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_patients
 from cxr_seam.metrics.classification import bootstrap_auc_ap, classification_scores
 
@@ -42,7 +43,9 @@ def inputs(*, patients: int, images: int) -> tuple[np.ndarray, np.ndarray, Patie
 
 def ours(labels: np.ndarray, probabilities: np.ndarray, draws: PatientBootstrap) -> None:
     """All draws, all scores."""
-    classification_scores(labels, probabilities, bootstrap=draws, thresholds=np.full(len(POSITIVES), 0.5))
+    classification_scores(
+        labels, probabilities, bootstrap=draws, thresholds=dict.fromkeys(OPERATING_POINTS, np.full(len(POSITIVES), 0.5))
+    )
 
 
 def of_rows(weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple]:

@@ -233,9 +233,13 @@ def _localization_rows(results: Mapping[str, Any], model: str) -> list[list[str]
 
 def _classification_rows(scores: Mapping[str, Any]) -> list[list[Any]]:
     """Return a table of the model's classification by finding."""
-    columns = ("auc", "sensitivity", "specificity")
-    rows: list[list[Any]] = [["finding", "positive images", "AUC", "sensitivity", "specificity", "threshold"]]
+    columns = ["AUC", "sensitivity", "specificity", "threshold of the raw score", "Brier score", "ECE"]
+    rows: list[list[Any]] = [["finding", "positive images", *columns]]
     for finding, row in scores["findings"].items():
-        estimates = [format_estimate(row[column]) for column in columns]
-        rows.append([finding, row["positives"], *estimates, format_value(row["threshold"])])
-    return [*rows, ["mean", "", format_estimate(scores["mean"]["auc"]), "", "", ""]]
+        decisions, calibration = row["operating_points"]["youden"], row["calibration"]
+        decided = [format_estimate(decisions[key]) for key in ("sensitivity", "specificity")]
+        calibrated = [format_estimate(calibration[key]) for key in ("brier", "ece")]
+        threshold = format_value(decisions["threshold"])
+        rows.append([finding, row["positives"], format_estimate(row["auc"]), *decided, threshold, *calibrated])
+    auc, brier, ece = (format_estimate(scores["mean"][key]) for key in ("auc", "brier", "ece"))
+    return [*rows, ["mean", "", auc, "", "", "", brier, ece]]

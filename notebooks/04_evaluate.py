@@ -129,10 +129,24 @@ cxr.figures.plot_roc(evaluation, path=run.figures / "roc.png")
 # %% [markdown]
 # ## Decisions
 #
-# The threshold of each finding was selected on the validation images (largest sensitivity + specificity) and is saved in the checkpoint.
+# The threshold of each finding was selected on the validation images (largest sensitivity + specificity) and is saved in the checkpoint. `point="sensitivity_90"` and `point="specificity_90"` show the decisions at the two other operating points.
 
 # %%
 cxr.tables.operating_points(results)
+
+# %% [markdown]
+# ## Calibrated probabilities
+#
+# AUC, FROC and decisions use the raw score, which is no probability. The calibrated probability was fitted on the validation images (Platt scaling). Each dot is a tenth of the test images. On the dotted line the frequency of the finding is equal to the mean probability. [Its limits](https://github.com/cxr-seam/cxr-seam/blob/main/docs/reading-results.md).
+
+# %%
+cxr.figures.plot_reliability(results, path=run.figures / "reliability.png")
+
+# %% [markdown]
+# The Brier score is the mean squared difference of probability and label. Beside it stands the score of a constant, the prevalence of the test images.
+
+# %%
+cxr.tables.calibration(results)
 
 # %% [markdown]
 # ## Mean AUC beside published results

@@ -23,13 +23,15 @@ from ..data.dataset import ChestXrayDataset
 from ..data.layouts.base import DatasetMetadata
 from ..device import installed_versions
 from ..errors import InputError
-from ..findings import XYWH
+from ..findings import OPERATING_POINTS, XYWH
 from ..inference.predictor import Predictor
+from ..inference.scores import raw_scores
 from ..metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients
+from ..metrics.calibration import calibration_scores
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
 from ..metrics.matching import boxed_findings
-from ..models.checkpoint import NEGATIVE_MEAN, best_path, load_checkpoint, read_header
+from ..models.checkpoint import NEGATIVE_MEAN, ScoreCalibration, best_path, load_checkpoint, read_header
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
 from .methods import Method, Targets, baseline_methods, gradcam_methods, model_methods, models_of
@@ -269,21 +271,38 @@ def classify(
     findings: Sequence[str],
     bootstrap: PatientBootstrap,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Return each model's probabilities (N, K) of `findings`, its scores, and the replicates of its means.
+    """Return each model's raw scores (N, K) of `findings`, its metrics, and the replicates of its means.
 
     The PCM does not change logits, so the two models of a refined checkpoint share them.
     """
     probabilities, tables, replicates = {}, {}, {}
     for key, predictor in predictors.items():
         columns = [predictor.findings.index(finding) for finding in findings]
-        values = predictor.probabilities(test_set, desc=f"classify, {key}")[:, columns]
-        thresholds = predictor.calibrator.thresholds("youden")[columns]
+        logits, calibrator = predictor.logits(test_set, desc=f"classify, {key}"), predictor.calibrator
+        values = raw_scores(logits)[:, columns]
+        thresholds = {point: calibrator.thresholds(point)[columns] for point in OPERATING_POINTS}
         table, samples = classification_scores(
             labels, values, bootstrap=bootstrap, thresholds=thresholds, findings=findings
         )
+        calibrated = calibrator.probabilities(logits)[:, columns]
+        calibration = calibration_scores(labels, calibrated, bootstrap=bootstrap, findings=findings)
+        for finding, row in calibration["findings"].items():
+            table["findings"][finding]["calibration"] = describe_calibration(calibrator.scores.get(finding)) | row
+        table["mean"] |= calibration["mean"]
         for model in models_of(key):
             probabilities[model], tables[model], replicates[model] = values, table, samples
     return probabilities, tables, replicates
+
+
+def describe_calibration(score: ScoreCalibration | None) -> dict[str, Any]:
+    """Return what a checkpoint says of the calibration of a finding."""
+    score = score or ScoreCalibration(0, 0)
+    return {
+        "validation_positives": score.positives,
+        "validation_negatives": score.negatives,
+        "slope": score.slope,
+        "intercept": score.intercept,
+    }
 
 
 def describe_data(

@@ -22,7 +22,7 @@ from ..metrics.froc import SUMMARY_RATE
 from ..metrics.localization import MetricKey
 from .schema import Results
 
-FORMAT = 5
+FORMAT = 6
 
 STANDARD, MULTIRES, REFINED = "Standard", "MultiRes", "MultiRes + PCM"
 """The three models, in the order of the columns of Fig. 7."""

@@ -58,21 +58,45 @@ class _MetricDefinition(_Entry):
     at_fp_rate: float | None
 
 
-class _FindingScores(_Entry):
-    positives: int
-    negatives: int
+class _Decisions(_Entry):
     threshold: float | None
-    auc: _Estimate
-    average_precision: _Estimate
     sensitivity: _Estimate
     specificity: _Estimate
     f1: _Estimate
+
+
+class _Bin(_Entry):
+    images: int
+    probability: float
+    frequency: _Estimate
+
+
+class _Calibration(_Entry):
+    validation_positives: int
+    validation_negatives: int
+    slope: float | None
+    intercept: float | None
+    brier: _Estimate
+    ece: _Estimate
+    bins: list[_Bin]
+
+
+class _FindingScores(_Entry):
+    positives: int
+    negatives: int
+    auc: _Estimate
+    average_precision: _Estimate
+    operating_points: dict[str, _Decisions]
+    calibration: _Calibration
     note: str = ""
 
 
 class _MeanScores(_Entry):
     auc: _Estimate
     average_precision: _Estimate
+    brier: _Estimate
+    ece: _Estimate
+    n_calibrated: int
     n_defined: int
     n_valid_replicates: int
 

@@ -2,7 +2,7 @@
 
 Data: `splits`, `labels`.
 Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
-Classification: `table_1`, `mean_auc`, `operating_points`.
+Classification: `table_1`, `mean_auc`, `operating_points`, `calibration`.
 Localization: `table_2`, `table_3`, `froc`, `masks`, `accuracy_by_threshold`.
 Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
 One image: `probabilities`.
@@ -27,6 +27,7 @@ from ..device import installed_versions
 from ..errors import InputError, count_of
 from ..findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from ..inference.predictor import Prediction
+from ..inference.scores import check_operating_point
 from ..models.build import PAPER_PARAMETERS, build_model, count_parameters
 from ..models.checkpoint import history_path, read_history
 from ..recipes import Recipe, recipe_to_dict
@@ -216,21 +217,64 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     return table.drop(columns=["comparable", "value"])
 
 
-def operating_points(results: Mapping[str, Any], model: str | None = None) -> pd.DataFrame:
-    """Tabulate the classification of a model (None = the last one) at the thresholds of the validation images.
+def operating_points(results: Mapping[str, Any], model: str | None = None, *, point: str = "youden") -> pd.DataFrame:
+    """Tabulate the decisions of a model (None = the last one) at the thresholds of the validation images.
+
+    Args:
+        results: content of results.json.
+        model: name of a model.
+        point: one of `findings.OPERATING_POINTS`.
 
     Returns:
-        Index: finding. Columns: positive images, threshold, average precision, sensitivity, specificity, F1; with 95 %
+        Index: finding. Columns: positive images, threshold of the raw score, sensitivity, specificity, F1; with 95 %
         intervals. "not defined" without a positive image, a negative image, or a threshold.
+
+    Raises:
+        InputError: the operating point is unknown.
     """
-    model = model or list(results["classification"])[-1]
+    check_operating_point(point)
     rows = {}
-    for finding, row in results["classification"][model]["findings"].items():
-        threshold = "not defined" if row["threshold"] is None else format_value(row["threshold"])
-        rows[finding] = {"positive images": f"{row['positives']:,}", "threshold": threshold}
-        for key in ("average_precision", "sensitivity", "specificity", "f1"):
-            rows[finding][key.replace("_", " ").replace("f1", "F1")] = format_estimate(row[key]) or "not defined"
+    for finding, row in _finding_scores(results, model).items():
+        decisions = row["operating_points"][point]
+        rows[finding] = {"positive images": f"{row['positives']:,}"}
+        rows[finding]["threshold of the raw score"] = format_value(decisions["threshold"]) or "not defined"
+        for key in ("sensitivity", "specificity", "f1"):
+            rows[finding][key.replace("f1", "F1")] = format_estimate(decisions[key]) or "not defined"
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def calibration(results: Mapping[str, Any], model: str | None = None) -> pd.DataFrame:
+    """Tabulate the calibrated probabilities of a model (None = the last one) on the test images.
+
+    Returns:
+        Index: finding. Columns: the positive and all validation images that the calibration was fitted to, and their
+        prevalence; the prevalence of the test images and the mean calibrated probability, which is the same if the
+        calibration holds; the Brier score, and that of giving the prevalence of the test images to each image, which
+        knows nothing else; and the expected calibration error. Scores have 95 % intervals.
+    """
+    rows = {}
+    for finding, row in _finding_scores(results, model).items():
+        fit, positives = row["calibration"], row["positives"]
+        fitted, total = fit["validation_positives"] + fit["validation_negatives"], positives + row["negatives"]
+        sums = [each["images"] * each["probability"] for each in fit["bins"]]
+        prevalence = positives / total if total else None
+        rows[finding] = {
+            "positive validation images": f"{fit['validation_positives']:,} of {fitted:,}",
+            "their prevalence": format_value(fit["validation_positives"] / fitted if fitted else None),
+            "test prevalence": format_value(prevalence),
+            "mean probability": format_value(sum(sums) / total) if sums else "not calibrated",
+            "Brier score": format_estimate(fit["brier"]),
+            "Brier score of the test prevalence": format_value(
+                None if prevalence is None else prevalence * (1 - prevalence)
+            ),
+            "calibration error (ECE)": format_estimate(fit["ece"]),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _finding_scores(results: Mapping[str, Any], model: str | None) -> dict[str, dict[str, Any]]:
+    """Return the classification of each finding by a model; None = the last one."""
+    return results["classification"][model or list(results["classification"])[-1]]["findings"]
 
 
 def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: str = "iobb>0.1") -> pd.DataFrame:

@@ -45,6 +45,10 @@ class PatientBootstrap:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def once(self) -> PatientBootstrap:
+        """Return one replicate that has each patient once: the data itself."""
+        return PatientBootstrap(np.ones((1, self.counts.shape[1]), dtype=np.uint8), self.patient_of)
+
     def weights(self, start: int, stop: int) -> np.ndarray:
         """Return how often the replicates `start` to `stop - 1` have each image, (stop - start, N) unsigned."""
         return self.counts[start:stop, self.patient_of]

@@ -9,7 +9,7 @@ Labels are 0, 1 or NaN where unknown. Each finding is scored on the images on wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def classification_scores(
     probabilities: np.ndarray,
     *,
     bootstrap: PatientBootstrap,
-    thresholds: np.ndarray | None = None,
+    thresholds: Mapping[str, np.ndarray] | None = None,
     findings: Sequence[str] = FINDINGS,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute all scores of each finding and their means, with intervals over patients.
@@ -108,13 +108,14 @@ def classification_scores(
         labels: (N, K) of 0, 1 and NaN.
         probabilities: (N, K) finite.
         bootstrap: of the patients of the same N images.
-        thresholds: (K,) from `choose_thresholds` on validation images, NaN = none. Without a threshold sensitivity,
-            specificity and F1 are not defined.
+        thresholds: operating point -> (K,) from `choose_thresholds` on validation images, NaN = none. Without a
+            threshold sensitivity, specificity and F1 are not defined.
         findings: names of the K findings.
 
     Returns:
-        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), `threshold`,
-        estimates of `auc`, `average_precision`, `sensitivity`, `specificity`, `f1`, and `note` if one is not defined.
+        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), estimates of `auc`
+        and `average_precision`, `note` if they are not defined, and `operating_points`, for each of them `threshold`
+        and estimates of `sensitivity`, `specificity` and `f1`.
         Under "mean": estimates of `auc` and `average_precision` over the `n_defined` findings that have them, and the
         `n_valid_replicates` with all of these findings.
         And the replicates (n_bootstrap,) of "mean_auc" and "mean_average_precision", NaN without one of the findings.
@@ -123,23 +124,22 @@ def classification_scores(
         InputError: see `check_scores`.
     """
     labels, probabilities = check_scores(labels, probabilities, findings=findings)
-    thresholds = np.full(len(findings), np.nan) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
-    all_images = PatientBootstrap(np.ones((1, bootstrap.counts.shape[1]), dtype=np.uint8), bootstrap.patient_of)
-    values = _metrics(labels, probabilities, thresholds, all_images)
-    samples = _metrics(labels, probabilities, thresholds, bootstrap)
-    rows = {}
+    once = bootstrap.once()
+    positives, negatives = (once.totals(labels == value)[0].astype(int).tolist() for value in (1, 0))
+    values, samples = (_rank_metrics(labels, probabilities, each) for each in (once, bootstrap))
+    rows: dict[str, dict[str, Any]] = {}
     for i, finding in enumerate(findings):
-        row: dict[str, Any] = {
-            "positives": int((labels[:, i] == 1).sum()),
-            "negatives": int((labels[:, i] == 0).sum()),
-            "threshold": None if np.isnan(thresholds[i]) else float(thresholds[i]),
-        }
-        row |= {name: estimate(values[name][0, i], samples[name][:, i]) for name in values}
-        if not (row["positives"] and row["negatives"]):
-            row["note"] = f"not defined: no {'negative' if row['positives'] else 'positive'} image"
-        elif row["threshold"] is None:
-            row["note"] = "sensitivity, specificity and F1 not defined: no threshold from validation"
-        rows[finding] = row
+        rows[finding] = {"positives": positives[i], "negatives": negatives[i], "operating_points": {}}
+        rows[finding] |= {name: estimate(values[name][0, i], samples[name][:, i]) for name in values}
+        if not (positives[i] and negatives[i]):
+            rows[finding]["note"] = f"not defined: no {'negative' if positives[i] else 'positive'} image"
+    for point in OPERATING_POINTS:
+        chosen = np.full(len(findings), np.nan) if thresholds is None else thresholds[point]
+        decided, sampled = (_decision_metrics(labels, probabilities, chosen, each) for each in (once, bootstrap))
+        for i, finding in enumerate(findings):
+            scores = {name: estimate(decided[name][0, i], sampled[name][:, i]) for name in decided}
+            threshold = None if np.isnan(chosen[i]) else float(chosen[i])
+            rows[finding]["operating_points"][point] = {"threshold": threshold, **scores}
     defined = ~np.isnan(values["auc"][0])
     means = {name: macro_mean(samples[name], defined=defined) for name in ("auc", "average_precision")}
     mean: dict[str, Any] = {
@@ -202,26 +202,27 @@ def bootstrap_auc_ap(
     return auc, average_precision
 
 
-def _metrics(
+def _rank_metrics(labels: np.ndarray, probabilities: np.ndarray, bootstrap: PatientBootstrap) -> dict[str, np.ndarray]:
+    """Compute AUC and average precision, (n_bootstrap, K); NaN = not defined."""
+    columns = zip(labels.T, probabilities.T, strict=True)
+    ranked = [bootstrap_auc_ap(*column, bootstrap=bootstrap) for column in columns]
+    return dict(zip(("auc", "average_precision"), np.array(ranked).transpose(1, 2, 0), strict=True))
+
+
+def _decision_metrics(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
 ) -> dict[str, np.ndarray]:
-    """Compute every metric, (n_bootstrap, K); NaN = not defined."""
+    """Compute sensitivity, specificity and F1 at thresholds (K,), (n_bootstrap, K); NaN = not defined."""
     positive, negative, predicted = labels == 1, labels == 0, probabilities >= thresholds
     positives, negatives = bootstrap.totals(positive), bootstrap.totals(negative)
     true_positives, true_negatives = bootstrap.totals(predicted & positive), bootstrap.totals(~predicted & negative)
     predicted_positives = true_positives + negatives - true_negatives
-    ranked = [
-        bootstrap_auc_ap(*columns, bootstrap=bootstrap) for columns in zip(labels.T, probabilities.T, strict=True)
-    ]
-    auc, average_precision = np.array(ranked).transpose(1, 2, 0)
     defined = (positives > 0) & (negatives > 0) & ~np.isnan(thresholds)
 
     def ratio(count: np.ndarray, total: np.ndarray) -> np.ndarray:
         return np.where(defined, count, np.nan) / np.where(defined, total, 1)
 
     return {
-        "auc": auc,
-        "average_precision": average_precision,
         "sensitivity": ratio(true_positives, positives),
         "specificity": ratio(true_negatives, negatives),
         "f1": ratio(2 * true_positives, predicted_positives + positives),

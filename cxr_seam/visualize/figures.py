@@ -235,6 +235,54 @@ def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
     return finish(figure, path)
 
 
+def plot_reliability(results: Mapping[str, Any], model: str | None = None, *, path: FigurePath = None) -> Figure:
+    """Plot reliability diagrams: a panel for each finding with a calibrated probability.
+
+    Each dot is a bin with a tenth of the test images: the frequency of the finding, with its 95 % interval over
+    patients, against the mean calibrated probability. On the dotted line both are equal. The axes of a panel end where
+    its values end.
+
+    Args:
+        results: of `evaluation.evaluate` (results.json).
+        model: name of a model; None = the last one.
+    """
+    model = model or list(results["classification"])[-1]
+    findings = results["classification"][model]["findings"]
+    shown = {name: row["calibration"] for name, row in findings.items() if row["calibration"]["bins"]}
+    columns = min(5, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = new_figure(max(2.1 * columns, 6), 2.35 * rows + 0.8)
+    missing = [name.replace("_", " ") for name in findings if name not in shown]
+    note = f"\nnot calibrated: {', '.join(missing)}" if missing else ""
+    figure.suptitle(f"{model}: reliability of the calibrated probabilities{note}", fontsize=11)
+    for axes, item in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, shown.items()):
+        if item is None:
+            axes.set_axis_off()
+        else:
+            _draw_reliability(axes, *item)
+    figure.supxlabel("Mean calibrated probability of the bin", fontsize=10)
+    figure.supylabel("Frequency of the finding", fontsize=10)
+    return finish(figure, path)
+
+
+def _draw_reliability(axes: Axes, finding: str, calibration: Mapping[str, Any]) -> None:
+    """Draw the bins of one finding with their intervals."""
+    bins = calibration["bins"]
+    x, y = [each["probability"] for each in bins], [each["frequency"]["value"] for each in bins]
+    for each in bins:
+        if each["frequency"]["low"] is not None:
+            ends = [each["frequency"]["low"], each["frequency"]["high"]]
+            axes.plot(2 * [each["probability"]], ends, color=COLOURS[0], linewidth=1.2, solid_capstyle="butt")
+    axes.plot(x, y, "o-", color=COLOURS[0], markersize=3.5, linewidth=0.8, clip_on=False)
+    end = min(1.0, 1.05 * max(*x, *(each["frequency"]["high"] or each["frequency"]["value"] for each in bins), 0.01))
+    axes.plot([0, end], [0, end], color="0.6", linewidth=1, linestyle=":")
+    axes.set(xlim=(0, end), ylim=(-0.02 * end, end), aspect="equal")
+    axes.locator_params(nbins=3)
+    axes.tick_params(labelsize=8)
+    axes.set_title(f"{finding.replace('_', ' ')}\nECE {format_estimate(calibration['ece'])}", fontsize=9)
+    style_chart(axes)
+
+
 def plot_froc(results: Mapping[str, Any], *, score: str = "iou>0.3", path: FigurePath = None) -> Figure:
     """Plot the FROC curves: macro accuracy against false positives per image and finding, one line for each method.
 

@@ -21,13 +21,14 @@ from ..evaluation import tables
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
+from ..findings import OPERATING_POINTS
 from ..io import atomic_write
 from ..metrics.localization import score_best_boxes
 from ..metrics.matching import rank_by_probability
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
 from .examples import example_pairs, load_examples, most_confident, one_per_finding, pick_boxed
-from .figures import figure_bytes, plot_froc, plot_heatmap_grid, plot_loss_curves, plot_roc
+from .figures import figure_bytes, plot_froc, plot_heatmap_grid, plot_loss_curves, plot_reliability, plot_roc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,7 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
     results = evaluation.results
     figures, best = _example_figures(run, evaluation)
     figures |= {"roc": plot_roc(evaluation), "froc": plot_froc(results), "loss_curves": _loss_curves(run)}
+    figures["reliability"] = plot_reliability(results, evaluation.final_model)
     data = {**results["data"], "created": results["created"]}
     data |= {"bootstrap replicates": results["n_bootstrap"], "bootstrap seed": results["seed"]}
     return render_page(
@@ -59,6 +61,7 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
         synthetic=run.data in DEMO_PATIENTS,
         published_errors=ERRATA,
         final_model=evaluation.final_model,
+        operating_points=OPERATING_POINTS,
         tables=tables,
         data=pd.DataFrame({"value": {key.replace("_", " "): as_text(value) for key, value in data.items()}}),
         recipes=tables.recipe_table(run.recipes).astype(str),

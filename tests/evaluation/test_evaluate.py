@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.batches import ROOT
 from helpers.checkpoints import make_scores
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
@@ -26,7 +26,7 @@ from cxr_seam.evaluation.results import (
     TITLES,
     load_results,
 )
-from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
@@ -126,9 +126,22 @@ def test_sensitivity_and_specificity_at_threshold(results, evaluation):
         positive = evaluation.labels[:, i] == 1
         called = evaluation.probabilities[MULTIRES][:, i] >= THRESHOLD
         if positive.any() and not positive.all():
-            assert row["threshold"] == THRESHOLD
-            assert row["sensitivity"]["value"] == pytest.approx(called[positive].mean())
-            assert row["specificity"]["value"] == pytest.approx((~called)[~positive].mean())
+            decisions = row["operating_points"]["youden"]
+            assert decisions["threshold"] == THRESHOLD
+            assert decisions["sensitivity"]["value"] == pytest.approx(called[positive].mean())
+            assert decisions["specificity"]["value"] == pytest.approx((~called)[~positive].mean())
+
+
+def test_calibration_of_the_checkpoint_is_scored(results, evaluation):
+    """The checkpoints have slope 0.5 and intercept -1, fitted to ten positive and thirty negative images."""
+    for i, finding in enumerate(FINDINGS):
+        scores = evaluation.probabilities[MULTIRES][:, i]
+        calibrated = 1 / (1 + np.exp(1) * ((1 - scores) / scores) ** 0.5)
+        found = results["classification"][MULTIRES]["findings"][finding]["calibration"]
+        assert found["brier"]["value"] == pytest.approx(brier_score_loss(evaluation.labels[:, i], calibrated))
+        assert (found["validation_positives"], found["validation_negatives"], found["slope"]) == (10, 30, 0.5)
+        assert sum(each["images"] for each in found["bins"]) == len(calibrated)
+    assert results["classification"][MULTIRES]["mean"]["n_calibrated"] == 14
 
 
 def test_best_box_counts(results):
@@ -243,6 +256,7 @@ def keys_of(value, path: str = "") -> Iterator[tuple[str, str]]:
     fixed = {"localization": "METHOD", "bootstrap": "METHOD", "checkpoints": "RECIPE", "classification": "MODEL"}
     names = {"all_boxes": "BOXES", "best_box": "BOXES", "filtered_boxes": "BOXES"} | dict.fromkeys(TITLES, "METRIC")
     names |= dict.fromkeys(FINDINGS, "FINDING") | dict.fromkeys(("0.25", "0.5", "1.0"), "RATE")
+    names |= dict.fromkeys(OPERATING_POINTS, "POINT")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         yield from (found for row in value for found in keys_of(row, f"{path}[]"))
     elif not isinstance(value, dict) or kind_of(value) == "estimate" or path in opaque:

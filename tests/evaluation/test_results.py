@@ -30,7 +30,7 @@ from cxr_seam.evaluation.results import (
     ranking,
     save_results,
 )
-from cxr_seam.visualize.figures import plot_froc
+from cxr_seam.visualize.figures import plot_froc, plot_reliability
 
 
 @pytest.fixture
@@ -252,9 +252,36 @@ def test_load_refuses_damaged_entry(results, tmp_path, key, value):
 
 def test_operating_points_and_froc_tables(results):
     table = tables.operating_points(results, STANDARD)
-    assert table.loc["Mass", ["positive images", "threshold", "F1"]].tolist() == ["3", "0.250", "0.500 (0.400-0.600)"]
+    columns = ["positive images", "threshold of the raw score", "F1"]
+    assert table.loc["Mass", columns].tolist() == ["3", "0.250", "0.500 (0.400-0.600)"]
     assert table.loc["Hernia", "sensitivity"] == "not defined"
+    with pytest.raises(InputError, match="best"):
+        tables.operating_points(results, STANDARD, point="best")
     assert tables.froc(results).loc[MULTIRES, "at 0.5"] == "0.300 (0.200-0.400)"
+
+
+def test_calibration_table(results):
+    """Mean probability (6 x 0.125 + 4 x 0.5) / 10; a constant of 0.3 has the Brier score 0.3 x 0.7."""
+    table = tables.calibration(results)
+    assert table.loc["Mass"].tolist() == [
+        "12 of 48", "0.250", "0.300", "0.275", "0.110 (0.070-0.160)", "0.210", "0.175 (0.100-0.300)",
+    ]  # fmt: skip
+    assert table.loc["Hernia", ["positive validation images", "mean probability", "Brier score"]].tolist() == [
+        "3 of 48", "not calibrated", "",
+    ]  # fmt: skip
+
+
+def test_reliability_figure_shows_bins_and_names_findings_without_calibration(results):
+    figure = plot_reliability(results, STANDARD)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == 13 and "not calibrated: Hernia" in figure.get_suptitle()
+    *intervals, points, diagonal = (line.get_xydata().tolist() for line in shown[4].lines)
+    assert points == [[0.125, 0.0], [0.5, 0.75]] and diagonal[0] == [0, 0] and diagonal[1][0] == diagonal[1][1]
+    assert intervals == [[[0.125, 0.0], [0.125, 0.25]], [[0.5, 0.5], [0.5, 1.0]]]
+    assert "Mass" in shown[4].get_title() and "0.175" in shown[4].get_title()
+    for row in results["classification"][STANDARD]["findings"].values():
+        row["calibration"]["bins"] = []
+    assert not [axes for axes in plot_reliability(results, STANDARD).axes if axes.axison]
 
 
 def test_froc_figure_legend_best_first(results):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cxr_seam.evaluation.results import FORMAT, MULTIRES, REFINED, STANDARD, metric_definitions
-from cxr_seam.findings import BOXED_FINDINGS, FINDINGS
+from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 
 OVERLAPS = ("iobb>0.1", "iobb>0.25", "iobb>0.5", "iou>0.1", "iou>0.2", "iou>0.3", "iou>0.4", "iou>0.5")
 IMAGES, BOXES = 4, 80
@@ -55,11 +55,37 @@ def method(
 
 
 def classification() -> dict[str, Any]:
-    """Three of ten images are positive for each finding but the last, which has none."""
-    scores = dict.fromkeys(("average_precision", "sensitivity", "specificity", "f1"), estimate(0.5, 0.4, 0.6))
-    row = {"positives": 3, "negatives": 7, "threshold": 0.25, "auc": estimate(0.75, 0.61, 0.84), **scores}
-    undefined = dict.fromkeys(row, estimate(None)) | {"positives": 0, "negatives": 10, "threshold": None}
+    """Three of ten images are positive for each finding but the last, which has none and no calibration."""
+
+    def decisions(number: float | None, score: dict[str, Any]) -> dict[str, Any]:
+        each = {"threshold": number} | dict.fromkeys(("sensitivity", "specificity", "f1"), score)
+        return dict.fromkeys(OPERATING_POINTS, each)
+
+    half, none = estimate(0.5, 0.4, 0.6), estimate(None)
+    fit = {"validation_positives": 12, "validation_negatives": 36, "slope": 1.5, "intercept": -2.0}
+    bins = [
+        {"images": 6, "probability": 0.125, "frequency": estimate(0.0, 0.0, 0.25)},
+        {"images": 4, "probability": 0.5, "frequency": estimate(0.75, 0.5, 1.0)},
+    ]
+    row = {
+        "positives": 3,
+        "negatives": 7,
+        "auc": estimate(0.75, 0.61, 0.84),
+        "average_precision": half,
+        "operating_points": decisions(0.25, half),
+        "calibration": fit | {"brier": estimate(0.11, 0.07, 0.16), "ece": estimate(0.175, 0.1, 0.3), "bins": bins},
+    }
+    unfitted = {"validation_positives": 3, "validation_negatives": 45, "slope": None, "intercept": None}
+    undefined = {
+        "positives": 0,
+        "negatives": 10,
+        "auc": none,
+        "average_precision": none,
+        "operating_points": decisions(None, none),
+        "calibration": unfitted | {"brier": none, "ece": none, "bins": []},
+    }
     mean = {"auc": estimate(0.75, 0.7, 0.8), "average_precision": estimate(0.4, 0.3, 0.5)}
+    mean |= {"brier": estimate(0.11, 0.07, 0.16), "ece": estimate(0.175, 0.1, 0.3), "n_calibrated": 13}
     return {
         "findings": {name: row for name in FINDINGS[:-1]} | {FINDINGS[-1]: undefined},
         "mean": mean | {"n_defined": 13, "n_valid_replicates": 5},

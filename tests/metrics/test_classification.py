@@ -74,7 +74,8 @@ def test_metrics_match_repeated_images() -> None:
     labels, probabilities = _scores(60, seed=5)
     bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=30)
     thresholds = np.full(14, 0.4)
-    samples = classification._metrics(labels, probabilities, thresholds, bootstrap)
+    samples = classification._rank_metrics(labels, probabilities, bootstrap)
+    samples |= classification._decision_metrics(labels, probabilities, thresholds, bootstrap)
     for draw, weights in enumerate(bootstrap.weights(0, 30)):
         rows = np.repeat(np.arange(60), weights)
         true, given = labels[rows], probabilities[rows]
@@ -99,17 +100,20 @@ def _four_images() -> tuple[np.ndarray, np.ndarray]:
 def test_scores_match_hand_computed_values() -> None:
     """Pairs: 0.9 beats both, 0.6 ties one and beats one: 3.5 of 4. Steps at 0.9 and 0.6: 1/2 x 1 + 1/2 x 2/3."""
     labels, probabilities = _four_images()
-    thresholds = np.full(14, 0.5)
-    thresholds[3] = np.nan
+    middle, low = np.full(14, 0.5), np.full(14, 0.1)
+    middle[3] = np.nan
+    thresholds = {"youden": middle, "sensitivity_90": low, "specificity_90": middle}
     table, samples = classification_scores(
         labels, probabilities, bootstrap=bootstrap_patients("abcd", n_bootstrap=60), thresholds=thresholds
     )
     row = table["findings"]["Atelectasis"]
-    values = {name: entry["value"] for name, entry in row.items() if isinstance(entry, dict)}
-    assert values == pytest.approx(
-        {"auc": 3.5 / 4, "average_precision": 5 / 6, "sensitivity": 1, "specificity": 1 / 2, "f1": 4 / 5}
-    )
-    assert (row["positives"], row["negatives"], row["threshold"]) == (2, 2, 0.5) and "note" not in row
+    assert [row[name]["value"] for name in ("auc", "average_precision")] == pytest.approx([3.5 / 4, 5 / 6])
+    for point, expected in (("youden", [0.5, 1, 1 / 2, 4 / 5]), ("sensitivity_90", [0.1, 1, 0, 2 / 3])):
+        decisions = row["operating_points"][point]
+        values = [decisions["threshold"], *(decisions[name]["value"] for name in ("sensitivity", "specificity", "f1"))]
+        assert values == pytest.approx(expected)
+    assert (row["positives"], row["negatives"]) == (2, 2) and "note" not in row
+    assert table["findings"]["Infiltration"]["operating_points"]["youden"]["threshold"] is None
     assert row["auc"]["low"] < 3.5 / 4 < row["auc"]["high"] == 1
     assert table["mean"]["n_defined"] == 12
     assert table["mean"]["auc"]["value"] == pytest.approx(3.5 / 4)
@@ -125,11 +129,12 @@ def test_undefined_scores_have_a_note() -> None:
     for finding, missing in (("Cardiomegaly", "positive"), ("Effusion", "negative")):
         row = table["findings"][finding]
         assert row["note"] == f"not defined: no {missing} image"
-        for name in ("auc", "average_precision", "sensitivity", "specificity", "f1"):
-            assert row[name] == undefined
+        assert row["auc"] == row["average_precision"] == undefined
+        for decisions in row["operating_points"].values():
+            assert decisions["sensitivity"] == decisions["specificity"] == decisions["f1"] == undefined
     row = table["findings"]["Mass"]
-    assert row["auc"]["value"] and row["sensitivity"] == row["f1"] == undefined and row["threshold"] is None
-    assert "no threshold" in row["note"]
+    decisions = row["operating_points"]["youden"]
+    assert row["auc"]["value"] and decisions["sensitivity"] == undefined and decisions["threshold"] is None
     nothing, samples = classification_scores(labels * 0, probabilities, bootstrap=bootstrap)
     assert nothing["mean"] == {
         "auc": undefined,
@@ -214,7 +219,7 @@ def test_unknown_labels_are_left_out_of_every_score() -> None:
     labels[:, 2] = np.nan
     probabilities = np.round(generator.random((60, 3)), 2)
     bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=20)
-    thresholds = choose_thresholds(labels, probabilities, findings=findings)["youden"]
+    thresholds = choose_thresholds(labels, probabilities, findings=findings)
     arguments = {"bootstrap": bootstrap, "thresholds": thresholds, "findings": findings}
     scores, samples = classification_scores(labels, probabilities, **arguments)
     replicates = []
@@ -223,18 +228,19 @@ def test_unknown_labels_are_left_out_of_every_score() -> None:
         true, score = labels[known, i].astype(int), probabilities[known, i]
         row = scores["findings"][finding]
         assert (row["positives"], row["negatives"]) == (true.sum(), (1 - true).sum())
-        called = score >= row["threshold"]
+        decisions = row["operating_points"]["youden"]
+        called = score >= decisions["threshold"]
         expected = [roc_auc_score(true, score), average_precision_score(true, score), recall_score(true, called)]
         expected += [recall_score(true, called, pos_label=0), f1_score(true, called)]
         names = ("auc", "average_precision", "sensitivity", "specificity", "f1")
-        assert [row[name]["value"] for name in names] == pytest.approx(expected)
+        assert [(row | decisions)[name]["value"] for name in names] == pytest.approx(expected)
         youden = {t: (score >= t)[true == 1].mean() - (score >= t)[true == 0].mean() for t in np.unique(score)}
-        assert youden[row["threshold"]] == pytest.approx(max(youden.values()))
+        assert youden[decisions["threshold"]] == pytest.approx(max(youden.values()))
         weights = bootstrap.weights(0, 20)[:, known]
         replicates.append([roc_auc_score(true, score, sample_weight=w) for w in weights])
     assert samples["mean_auc"] == pytest.approx(np.mean(replicates, axis=0))
     assert scores["mean"]["n_defined"] == 2
-    assert np.isnan(thresholds[2]) and "not defined" in scores["findings"]["Opacity"]["note"]
+    assert np.isnan(thresholds["youden"][2]) and "not defined" in scores["findings"]["Opacity"]["note"]
     table = classification_table(labels, probabilities, findings=findings)
     aucs = [scores["findings"][finding]["auc"]["value"] for finding in findings[:2]]
     assert table["auc"].tolist()[:2] == pytest.approx(aucs)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_seam.findings import FINDINGS, XYWH
+from cxr_seam.findings import FINDINGS, OPERATING_POINTS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.metrics.bootstrap import bootstrap_patients
@@ -136,7 +136,7 @@ def test_classification():
     mass = FINDINGS.index("Mass")
     labels[:, mass], probabilities[:, mass] = LABELS, PROBABILITIES
     bootstrap = bootstrap_patients(PATIENTS, n_bootstrap=2)
-    thresholds = np.full(len(FINDINGS), 0.5)
+    thresholds = dict.fromkeys(OPERATING_POINTS, np.full(len(FINDINGS), 0.5))
     table, _ = classification_scores(labels, probabilities, bootstrap=bootstrap, thresholds=thresholds)
     expected = {
         "auc": 1 / 6,  # of the pairs (a, c), (b, c), (d, c) one is tied and none is right
@@ -145,4 +145,6 @@ def test_classification():
         "specificity": 0,
         "f1": 2 / 3,
     }
-    assert {name: table["findings"]["Mass"][name]["value"] for name in expected} == pytest.approx(expected)
+    row = table["findings"]["Mass"]
+    row = row | row["operating_points"]["youden"]
+    assert {name: row[name]["value"] for name in expected} == pytest.approx(expected)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from cxr_seam import presets
 from cxr_seam.evaluation.evaluate import evaluate
+from cxr_seam.evaluation.results import load_results
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
 from cxr_seam.models.backbones import backbone_names
@@ -169,7 +170,8 @@ def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     names = run("own-data.md")
     assert list(names["prediction"].probabilities) == columns[3:]
-    results = names["evaluation"].results
+    assert names["prediction"].heat_map("Clip").shape == (100, 200)
+    results = load_results(names["run"].results)
     assert list(results["classification"]["Standard"]["findings"]) == columns[3:]
     known = [row[5] for row in rows[24:] if row[5] != ""]
     notching = results["classification"]["Standard"]["findings"]["Rib notching"]

@@ -149,6 +149,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .inference.predictor import Predictor
+    from .inference.scores import prevalence_of
     from .visualize.export import output_stems, predict_files, score_lines
 
     files = output_stems(arguments.files)
@@ -167,6 +168,9 @@ def predict(arguments: argparse.Namespace) -> int:
         tqdm.write("\n".join(f"  {line}" for line in score_lines(answer)))
         for image_warning in answer.image_warnings:
             tqdm.write(f"cxr_seam: {readable(path)}: {image_warning}", file=sys.stderr)
+    for finding, prevalence in predictor.calibrator.prevalence.items():
+        fitted = prevalence_of(predictor.calibrator.scores[finding])
+        print(f"calibrated probability of {finding}: for a prevalence of {prevalence:g}, fitted at {fitted:.3f}")
     for finding, reason in predictor.calibrator.missing.items():
         print(f"no calibrated probability of {finding}: {reason}")
     print(f"heat maps, boxes and scores of {count_of(len(files) - failed, 'image')} are in {arguments.out}")

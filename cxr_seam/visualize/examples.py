@@ -293,8 +293,13 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
         pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
     for finding in prediction.top_k(3):
-        calibrated = format_calibrated(prediction.calibrated[finding])
-        caption = f"raw score {prediction.probabilities[finding]:.2f}, calibrated probability {calibrated}"
+        calibrated = prediction.calibrated[finding]
+        text = (
+            "no calibrated probability"
+            if calibrated is None
+            else f"calibrated probability {format_calibrated(calibrated)}"
+        )
+        caption = f"raw score {prediction.probabilities[finding]:.2f}, {text}"
         if prediction.decisions[finding] is not None:
             title = OPERATING_POINTS[prediction.calibrator.operating_point]
             caption += f"\n{prediction.decision(finding)} at {title}"

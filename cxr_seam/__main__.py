@@ -193,6 +193,19 @@ def parse_prevalence(texts: Sequence[str]) -> dict[str, float]:
     return prevalence
 
 
+def export(arguments: argparse.Namespace) -> None:
+    """Write a trained model for other programs: ONNX, or torch.export; see docs/export.md."""
+    from .inference.deploy import save_onnx, save_program
+    from .inference.predictor import Predictor
+
+    if not arguments.onnx and not arguments.torch_export:
+        raise InputError("export writes nothing; name a file: --onnx FILE.onnx or --torch-export FILE.pt2")
+    predictor = Predictor.load(arguments.checkpoint)
+    for path, save in ((arguments.onnx, save_onnx), (arguments.torch_export, save_program)):
+        if path:
+            print(f"the model is in {save(predictor, path)}")
+
+
 def open_workspace(arguments: argparse.Namespace):  # noqa: ANN201 (imported late)
     """Open the workspace of --data, --preset, --output and --layout."""
     from .workspace import Workspace
@@ -247,6 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_verb(selfcheck, "selfcheck")
 
     _add_predict_options(add_verb(predict, "predict"))
+    _add_export_options(add_verb(export, "export"))
     return parser
 
 
@@ -267,6 +281,12 @@ def _add_predict_options(verb: argparse.ArgumentParser) -> None:
         help="how frequent findings are where you use the model (default: as among the validation images)",
     )
     verb.add_argument("--out", default="predictions", help="folder for the results (%(default)s)")
+
+
+def _add_export_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("checkpoint", help="a .safetensors file of this package")
+    verb.add_argument("--onnx", metavar="FILE", help="an .onnx file to write; needs the packages onnx and onnxscript")
+    verb.add_argument("--torch-export", metavar="FILE", help="a .pt2 file to write")
 
 
 def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     values = {result.metric_type: result.metric_value for result in ModelCard(card).data.eval_results}
     assert values["roc_auc"] == pytest.approx(scores["auc"].mean(), abs=1e-4)
     assert str(tmp_path) not in card and str(demo_folder) not in card
+
+
+def test_export_page_gives_what_the_predictor_gives(
+    checkpoint: Path, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = best_path(Path("runs/demo/models"), "multires_demo_pcm")
+    named.parent.mkdir(parents=True)
+    named.write_bytes(checkpoint.read_bytes())
+    (tmp_path / "image.png").write_bytes(paths[0].read_bytes())
+    names = run("export.md")
+    expected = names["predictor"].predict("image.png").calibrated
+    assert expected.pop("Hernia") is None
+    for calibrated in (names["calibrated"][0], names["output"]["calibrated"][0]):
+        found = dict(zip(names["findings"], calibrated.tolist(), strict=True))
+        assert math.isnan(found.pop("Hernia")) and found == pytest.approx(expected, abs=1e-4)
 
 
 def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,8 @@ def test_every_verb(tmp_path, capsys):
         (["prepare", "nowhere", "--cache", "s"], "nowhere"),
         (["compare", "a.json", "b.json"], "a.json"),
         (["evaluate", "--data", "nothing-here"], "nothing-here"),
+        (["export", "missing.safetensors", "--onnx", "m.onnx"], "missing.safetensors"),
+        (["export", "m.safetensors"], "--onnx"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(words, named, capsys):
@@ -120,7 +122,18 @@ def test_a_warning_is_printed_once(tmp_path):
 
 def test_module_lists_verbs():
     run = subprocess.run([sys.executable, "-m", "cxr_seam", "--help"], capture_output=True, text=True, check=True)
-    verbs = ("models", "demo-data", "prepare", "download", "train", "evaluate", "compare", "selfcheck", "predict")
+    verbs = (
+        "models",
+        "demo-data",
+        "prepare",
+        "download",
+        "train",
+        "evaluate",
+        "compare",
+        "selfcheck",
+        "predict",
+        "export",
+    )
     assert all(verb in run.stdout for verb in verbs)
 
 

@@ -98,7 +98,7 @@ def apply_affinity(embedding: Tensor, cam: Tensor, *, valid: Tensor | None = Non
         (B, K, H, W) float32, equal to `affinity` times `cam` up to rounding.
     """
     query = l2_normalise(embedding)
-    return apply_in_blocks(refined_rows, query, query, cam, valid=valid, matrices=len(query))
+    return apply_in_blocks(refined_rows, query, query, cam, valid=valid)
 
 
 def refined_rows(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
@@ -108,7 +108,7 @@ def refined_rows(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor 
 
 
 def apply_in_blocks(
-    refine: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, matrices: int
+    refine: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, heads: int = 1
 ) -> Tensor:
     """Refine maps in blocks of pixels, so that at most `BLOCK_VALUES` affinity values exist at one time.
 
@@ -119,7 +119,7 @@ def apply_in_blocks(
         query, key: (B, D, N) float32.
         cam: (B, K, H, W) maps; no gradient is computed with respect to them.
         valid: see `affinity`.
-        matrices: number of N x N affinities of the batch.
+        heads: number of N x N affinities of an image.
 
     Returns:
         (B, K, H, W) float32.
@@ -127,7 +127,8 @@ def apply_in_blocks(
     values = cam.detach().float().flatten(start_dim=2).transpose(1, 2)  # (B, N, K)
     columns = None if valid is None else valid.flatten(start_dim=2)  # (B, 1, N)
     n_pixels = query.shape[-1]
-    n_rows = max(1, BLOCK_VALUES // (matrices * n_pixels))
+    batch = 1 if torch.compiler.is_compiling() else len(query)  # an exported program takes any batch
+    n_rows = max(1, BLOCK_VALUES // (batch * heads * n_pixels))
     blocks = []
     for start in range(0, n_pixels, n_rows):
         inputs = (query[:, :, start : start + n_rows], key, values, columns)

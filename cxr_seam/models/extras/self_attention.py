@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.detach().float()
             query, key = (embed(features).flatten(start_dim=2) for embed in (self.query, self.key))  # (B, D, N)
-            return apply_in_blocks(attend, query, key, cam, valid=valid, matrices=HEADS * len(query))
+            return apply_in_blocks(attend, query, key, cam, valid=valid, heads=HEADS)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
-from cxr_seam.inference.heatmaps import HeatmapOptions
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
 from cxr_seam.presets import get_preset

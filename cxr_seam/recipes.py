@@ -31,6 +31,8 @@ Background = Literal["one_minus_max", "output"]
 Schedule = Literal["plateau", "constant", "one_cycle", "cosine"]
 CamBaseline = Literal["zero", "min", "negative_mean"]
 CAM_BASELINES = get_args(CamBaseline)
+MapPrior = Literal["none", "labels"]
+BoxRule = Literal["contour", "moments"]
 
 CAM_THRESHOLD = 0.7
 """Q: "constant threshold Q=0.7" of the heat map's maximum (Sect. 5.3)."""
@@ -134,6 +136,8 @@ class Recipe:
     background: Background = "one_minus_max"  # 15th map of the PCM; authors' program: "output", which is not trained
     cam_threshold: Fraction = CAM_THRESHOLD  # Q
     cam_baseline: CamBaseline = "zero"  # value that is subtracted from CAMs, see `cam_to_heatmap`
+    map_prior: MapPrior = "none"  # "labels": heat maps are weighted by where the finding usually is, see `calibrate`
+    box_rule: BoxRule = "contour"  # how a heat map becomes boxes: Q and contours (Sect. 5.3), or its moments
     tta_scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)  # scales of test-time augmentation
     tta_flip: bool = False  # each scale mirrored as well
     classifier_stage: ClassifierStage | None = field(default_factory=ClassifierStage)

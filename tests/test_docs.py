@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 from unittest.mock import create_autospec
 
 import numpy as np
@@ -30,7 +31,7 @@ from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, s
 from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.seam_pcm import SeamPCM
 from cxr_seam.models.registry import POOLINGS, REFINERS
-from cxr_seam.recipes import CAM_BASELINES
+from cxr_seam.recipes import CAM_BASELINES, BoxRule, MapPrior
 from cxr_seam.workspace import Workspace
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -120,6 +121,7 @@ def test_other_parts_page_names_all_parts() -> None:
     assert named["pooling"] == set(POOLINGS) and named["refiner"] == set(REFINERS)
     assert named["model"] - {"multires_"} == set(backbone_names())
     assert named["cam_baseline"] == set(CAM_BASELINES)
+    assert named["map_prior"] == set(get_args(MapPrior)) and named["box_rule"] == set(get_args(BoxRule))
     assert named["classifier_stage.optimiser"] == {"adam", "adamw", "weight_decay"}
     assert named["classifier_stage.schedule"] == {"plateau", "constant", "one_cycle", "cosine", "warmup_fraction"}
 

@@ -24,7 +24,6 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.methods import maps_by_model
 from cxr_seam.evaluation.results import REFINED
 from cxr_seam.findings import XYWH
-from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.localization import best_boxes
@@ -113,6 +112,6 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
                     continue
                 heatmaps = options.heatmaps(cam[None], PAPER_SIZE, findings=present)[0].numpy()
                 findings = [dataset.findings[k] for k in present]
-                boxes = predicted_boxes(heatmaps, name, findings, threshold=options.threshold)
+                boxes = options.boxes(heatmaps, name, findings=findings)
                 tables.setdefault(kind, []).append(boxes)
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}

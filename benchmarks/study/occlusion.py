@@ -37,7 +37,7 @@ Judge = Callable[[Tensor], Tensor]
 
 def make_judge(predictor: Predictor) -> Judge:
     """Make a judge without test-time augmentation, so that it is the same for all rows of one model."""
-    recipe = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False, cam_baseline="zero")
+    recipe = replace(predictor.recipe, tta_scales=(1.0,), tta_flip=False, cam_baseline="zero", map_prior="none")
     single = Predictor(predictor.model, recipe)
     return lambda images: single.forward(images, maps=False).logits
 

@@ -151,7 +151,7 @@ STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "with_q_0.9": ("Q of 0.9", {"cam_threshold": 0.9}),
 }
 """Changes of `strong` that need no training."""
-TEST_FIELDS = ("cam_baseline", "tta_scales", "tta_flip", "cam_threshold")
+TEST_FIELDS = ("cam_baseline", "map_prior", "tta_scales", "tta_flip", "cam_threshold", "box_rule")
 """Fields of a recipe that training does not use. Rows set them after training, so that one model serves many rows."""
 
 

@@ -184,9 +184,12 @@ def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXray
     recipe = replace(row.recipes[-1], **row.at_test)
     _, val_set = study.run.train_val_datasets(recipe)
     model, _ = load_checkpoint(best_path(study.run.models, recipe.name))
-    model = Predictor(model, replace(recipe, cam_baseline="zero")).model  # on the device, in evaluation mode
+    model = Predictor(
+        model, replace(recipe, cam_baseline="zero", map_prior="none")
+    ).model  # on the device, in evaluation mode
     calibration = calibrate(model, val_set, recipe=recipe)
-    return Predictor(model, recipe, negative_mean=calibration.negative_mean), calibration.logits, val_set
+    maps = {"negative_mean": calibration.negative_mean, "prior": calibration.prior}
+    return Predictor(model, recipe, **maps), calibration.logits, val_set
 
 
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:

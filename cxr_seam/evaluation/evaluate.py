@@ -31,7 +31,7 @@ from ..metrics.calibration import calibration_scores
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
 from ..metrics.matching import boxed_findings
-from ..models.checkpoint import NEGATIVE_MEAN, ScoreCalibration, best_path, load_checkpoint, read_header
+from ..models.checkpoint import ScoreCalibration, best_path, load_checkpoint, read_header, take_mean_maps
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
 from .methods import Method, Targets, baseline_methods, gradcam_methods, model_methods, models_of
@@ -259,7 +259,8 @@ def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, 
 def same_backbone(model: torch.nn.Module, path: Path) -> bool:
     """Whether a checkpoint holds the weights of `model`, apart from the refiner."""
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("refiner.")}
-    earlier = {key: value for key, value in load_file(path).items() if not key.startswith((NEGATIVE_MEAN, "refiner."))}
+    earlier = {key: value for key, value in load_file(path).items() if not key.startswith("refiner.")}
+    take_mean_maps(earlier)
     return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
-from ..inference.boxes import predicted_boxes
 from ..inference.gradcam import gradcam_maps
-from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
+from ..inference.heatmap_options import HeatmapOptions
+from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes
 from ..metrics.matching import rank_by_probability
@@ -75,7 +75,7 @@ class BoxCollector:
         findings, threshold = self.targets.findings, self.options.threshold
         maps = self.options.heatmaps(cam, PAPER_SIZE)[:, channels].numpy()
         for name, heatmaps in zip(names, maps, strict=True):
-            self.boxes.append(predicted_boxes(heatmaps, name, findings, threshold=threshold))
+            self.boxes.append(self.options.boxes(heatmaps, name, findings=findings))
             self.points.append(points(heatmaps, name, findings, truth=self.targets.boxes))
             self.pixels.append(pixel_rows(heatmaps, name, findings, masks=self.targets.masks, threshold=threshold))
 

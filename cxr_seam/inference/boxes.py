@@ -17,7 +17,8 @@ import pandas as pd
 
 from ..errors import InputError
 from ..findings import XYWH
-from ..recipes import CAM_THRESHOLD
+from ..recipes import CAM_THRESHOLD, BoxRule
+from .moments import moment_box
 
 
 class Boxes(NamedTuple):
@@ -30,7 +31,7 @@ class Boxes(NamedTuple):
     score: np.ndarray  # (K,) float64
 
 
-def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD) -> Boxes:
+def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD, rule: BoxRule = "contour") -> Boxes:
     """Turn one heat map into boxes: threshold, external contours, bounding rectangle of each.
 
     Pixels with `heatmap >= threshold * heatmap.max()` are kept. Pixels that touch at a corner belong to one contour. A
@@ -39,7 +40,8 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD)
 
     Args:
         heatmap: (H, W), finite and not negative, any scale.
-        threshold: Q, above 0 and at most 1.
+        threshold: Q, above 0 and at most 1; the rule "moments" does not use it.
+        rule: "contour" (the paper), or "moments": the one box of `moments.moment_box`.
 
     Raises:
         InputError: the map holds a negative or non-finite value.
@@ -55,6 +57,8 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD)
         raise InputError("a heat map holds a negative or non-finite value; make it with cam_to_heatmap")
     if peak == 0:
         return Boxes(np.zeros((0, 4)), np.zeros(0))
+    if rule == "moments":
+        return Boxes(moment_box(heatmap)[None], np.array([peak], dtype=np.float64))
     mask = heatmap >= threshold * peak
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     xywh = np.array([cv2.boundingRect(contour) for contour in contours], dtype=np.float64)
@@ -84,7 +88,12 @@ def _contour_peaks(heatmap: np.ndarray, mask: np.ndarray, contours: Sequence[np.
 
 
 def predicted_boxes(
-    heatmaps: np.ndarray, image_index: str, findings: Sequence[str], *, threshold: float = CAM_THRESHOLD
+    heatmaps: np.ndarray,
+    image_index: str,
+    findings: Sequence[str],
+    *,
+    threshold: float = CAM_THRESHOLD,
+    rule: BoxRule = "contour",
 ) -> pd.DataFrame:
     """Make the table of boxes of one image from its heat maps.
 
@@ -92,12 +101,12 @@ def predicted_boxes(
         heatmaps: (C, H, W), one image of `cam_to_heatmap`.
         image_index: name of the image.
         findings: C names, one for each map.
-        threshold: Q of `boxes_from_heatmap`.
+        threshold, rule: see `boxes_from_heatmap`.
 
     Returns:
         `PREDICTED_COLUMNS`; findings in the order given, the best box of each first.
     """
-    boxes = [boxes_from_heatmap(heatmap, threshold=threshold) for heatmap in heatmaps]
+    boxes = [boxes_from_heatmap(heatmap, threshold=threshold, rule=rule) for heatmap in heatmaps]
     table = pd.DataFrame(np.concatenate([b.xywh for b in boxes]), columns=XYWH)
     table.insert(0, "image_index", np.full(len(table), image_index, dtype=object))
     table.insert(1, "finding", np.repeat(np.asarray(findings, dtype=object), [len(b.score) for b in boxes]))

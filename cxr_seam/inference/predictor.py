@@ -26,8 +26,8 @@ from ..models.checkpoint import Checkpoint, ScoreCalibration, load_checkpoint
 from ..models.multires import LocalizationModel
 from ..models.tta import tta_forward
 from ..recipes import Recipe
-from .boxes import predicted_boxes
-from .heatmaps import PAPER_SIZE, HeatmapOptions
+from .heatmap_options import HeatmapOptions
+from .heatmaps import PAPER_SIZE
 from .scores import Calibrator, raw_scores
 from .view_check import check_frontal
 
@@ -176,10 +176,12 @@ class Predictor:
         prevalence: finding -> fraction of images with the finding where the model is used, for calibrated
             probabilities; by default that of the validation images.
         negative_mean: "cam" and "refined" -> (K, h, w) mean CAM of negative images, for recipes that subtract it.
+        prior: "cam" and "refined" -> (K, h, w) in [0, 1], for recipes that weight heat maps by it.
         cache_size: edge of the cached images that the model was trained on; by default `recipe.image_size`.
 
     Raises:
-        InputError: the recipe subtracts the mean CAM of negative images, and there is none; or see `Calibrator`.
+        InputError: the recipe needs the mean CAM of negative images or the prior, and there is none; or see
+            `Calibrator`.
 
     Example:
         >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors", prevalence={"Effusion": 0.05})
@@ -196,18 +198,20 @@ class Predictor:
         operating_point: str = "youden",
         prevalence: Mapping[str, float] | None = None,
         negative_mean: Mapping[str, Tensor] | None = None,
+        prior: Mapping[str, Tensor] | None = None,
         cache_size: int | None = None,
     ) -> None:
-        if recipe.cam_baseline == "negative_mean" and not negative_mean:
+        needs = [(recipe.cam_baseline == "negative_mean", negative_mean), (recipe.map_prior == "labels", prior)]
+        if any(needed and not found for needed, found in needs):
             raise InputError(
-                f"the checkpoint of {recipe.name} has no mean CAM of negative images, which its recipe subtracts; "
+                f"the checkpoint of {recipe.name} has no mean CAMs of the validation images, which its heat maps need; "
                 "train it again"
             )
         self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
         self.calibrator = Calibrator(self.findings, dict(scores or {}), operating_point, dict(prevalence or {}))
-        self.negative_mean = dict(negative_mean or {})
+        self.negative_mean, self.prior = dict(negative_mean or {}), dict(prior or {})
         self.cache_size = cache_size or recipe.image_size
 
     @classmethod
@@ -230,6 +234,7 @@ class Predictor:
             **options,
             scores=metadata.scores,
             negative_mean=metadata.negative_mean,
+            prior=metadata.prior,
             cache_size=metadata.cache_size,
         )
 
@@ -240,8 +245,15 @@ class Predictor:
 
     def heatmap_options(self, *, refined: bool) -> HeatmapOptions:
         """Return how the recipe turns raw or refined CAMs into heat maps and boxes."""
-        negative_mean = self.negative_mean.get("refined" if refined else "cam")
-        return HeatmapOptions(self.recipe.cam_baseline, negative_mean, self.recipe.cam_threshold, self.findings)
+        kind = "refined" if refined else "cam"
+        return HeatmapOptions(
+            baseline=self.recipe.cam_baseline,
+            negative_mean=self.negative_mean.get(kind),
+            prior=self.prior.get(kind),
+            threshold=self.recipe.cam_threshold,
+            box_rule=self.recipe.box_rule,
+            findings=self.findings,
+        )
 
     @torch.inference_mode()
     def forward(self, images: Tensor, *, maps: bool = True) -> PredictorOutput:
@@ -327,7 +339,7 @@ class Predictor:
         refined = self.recipe.seam_stage is not None and output.refined is not None
         cam, options = output.refined if refined else output.cam, self.heatmap_options(refined=refined)
         heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
-        boxes = predicted_boxes(heatmaps, file["path"], self.findings, threshold=options.threshold)
+        boxes = options.boxes(heatmaps, file["path"], findings=self.findings)
         height, width = file["size"]
         boxes[XYWH] *= [width, height, width, height]
         calibrated = self.calibrator.probabilities(output.logits[0].numpy()).tolist()

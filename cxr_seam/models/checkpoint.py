@@ -28,8 +28,8 @@ from .multires import LocalizationModel, ModelOutput
 
 HEADER = "cxr_seam"
 FORMAT = 4
-NEGATIVE_MEAN = "negative_mean."
-"""Prefix of the names of mean CAMs among a checkpoint's tensors."""
+MEAN_MAPS = ("negative_mean", "prior")
+"""Fields of `Checkpoint` that are tensors beside the weights, called FIELD.KIND, such as "prior.cam"."""
 OperatingPoint = Literal[tuple(OPERATING_POINTS)]
 
 
@@ -91,6 +91,7 @@ class Checkpoint:
         data: what the model was trained on; None if it is unknown.
         negative_mean: mean CAM of negative images for "cam" and "refined", (K, h, w) each, if the recipe's
             `cam_baseline` is "negative_mean". They are tensors beside the weights; `read_header` does not read them.
+        prior: where each finding usually is, in the same form, if the recipe's `map_prior` is "labels".
     """
 
     recipe: Recipe
@@ -100,6 +101,7 @@ class Checkpoint:
     scores: dict[str, ScoreCalibration] | None = None
     data: TrainingData | None = None
     negative_mean: dict[str, Tensor] | None = field(default=None, compare=False)
+    prior: dict[str, Tensor] | None = field(default=None, compare=False)
 
     @model_validator(mode="after")
     def _has_known_findings(self) -> Checkpoint:
@@ -126,10 +128,10 @@ def save_checkpoint(path: str | os.PathLike[str], model: LocalizationModel, *, m
 
 def checkpoint_bytes(model: LocalizationModel, *, metadata: Checkpoint) -> bytes:
     """Return the content of a checkpoint file."""
-    metadata_of_model = replace(metadata, findings=model.findings, negative_mean=None)
-    header = {"format": FORMAT, "findings": [], **asdict(metadata_of_model)}
-    del header["negative_mean"]
-    tensors = model.state_dict() | {NEGATIVE_MEAN + key: value for key, value in (metadata.negative_mean or {}).items()}
+    header = {"format": FORMAT, "findings": [], **asdict(replace(metadata, findings=model.findings))}
+    tensors = model.state_dict()
+    for name in MEAN_MAPS:
+        tensors |= {f"{name}.{kind}": value for kind, value in (header.pop(name) or {}).items()}
     state = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return save(state, metadata={HEADER: json.dumps(header)})
 
@@ -188,12 +190,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         raise InputError(f"the model in {path} cannot be built: {error}") from error
     if wrong := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise InputError(f"the weights in {path} hold NaN or infinite numbers ({wrong[0]}); train again")
-    negative_mean = {
-        key.removeprefix(NEGATIVE_MEAN): state.pop(key) for key in list(state) if key.startswith(NEGATIVE_MEAN)
-    }
-    for key, value in negative_mean.items():
-        if key not in ModelOutput._fields or value.ndim != 3 or len(value) != len(metadata.findings):
-            raise InputError(f"the mean CAM {key} in {path} has the shape {tuple(value.shape)}; train again")
+    mean_maps = take_mean_maps(state)
+    for name, maps in mean_maps.items():
+        for kind, value in (maps or {}).items():
+            if kind not in ModelOutput._fields or value.ndim != 3 or len(value) != len(metadata.findings):
+                raise InputError(f"{name}.{kind} in {path} has the shape {tuple(value.shape)}; train again")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -201,7 +202,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
         raise InputError(
             f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
         ) from error
-    return model.eval(), replace(metadata, negative_mean=negative_mean or None)
+    return model.eval(), replace(metadata, **mean_maps)
+
+
+def take_mean_maps(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor] | None]:
+    """Remove the `MEAN_MAPS` from the tensors of a checkpoint and return them by field, None where there are none."""
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in MEAN_MAPS}
+    for key in list(state):
+        name, _, kind = key.partition(".")
+        if name in found:
+            found[name][kind] = state.pop(key)
+    return {name: maps or None for name, maps in found.items()}
 
 
 def require_findings(path: Path, *, found: Sequence[str], expected: Sequence[str]) -> None:

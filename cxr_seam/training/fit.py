@@ -267,7 +267,7 @@ def calibrate_best(writer: CheckpointWriter, val_set: ChestXrayDataset, *, batch
     model, metadata = load_checkpoint(path)
     model.to(select_device().device, memory_format=torch.channels_last)
     result = calibrate(model, val_set, recipe=metadata.recipe, batch_size=batch_size)
-    metadata = replace(metadata, scores=result.scores, negative_mean=result.negative_mean)
+    metadata = replace(metadata, scores=result.scores, negative_mean=result.negative_mean, prior=result.prior)
     writer.write(path.name, checkpoint_bytes(model, metadata=metadata))
 
 

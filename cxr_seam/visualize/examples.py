@@ -22,7 +22,8 @@ from ..evaluation.methods import maps_by_model
 from ..evaluation.results import REFINED
 from ..findings import OPERATING_POINTS, XYWH
 from ..inference.boxes import boxes_from_heatmap
-from ..inference.heatmaps import PAPER_SIZE, HeatmapOptions
+from ..inference.heatmap_options import HeatmapOptions
+from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..inference.view_check import check_frontal
 from ..io import atomic_write
@@ -101,11 +102,11 @@ class Example:
     def pred_boxes(self, model: str, finding: str) -> np.ndarray:
         """Return the predicted boxes of a finding, (K, 4) x, y, w, h in [0, 1], best first.
 
-        They come from a heat map of the paper's size and the threshold Q of the recipe, so that the boxes in figures
-        are the boxes that are scored.
+        They come from a heat map of the paper's size and the rule and threshold Q of the recipe, so that the boxes in
+        figures are the boxes that are scored.
         """
-        heatmap = self.heatmap(model, finding, size=PAPER_SIZE)
-        return boxes_from_heatmap(heatmap, threshold=self.outputs[model].options.threshold).xywh
+        heatmap, options = self.heatmap(model, finding, size=PAPER_SIZE), self.outputs[model].options
+        return boxes_from_heatmap(heatmap, threshold=options.threshold, rule=options.box_rule).xywh
 
     def gt_boxes(self, finding: str) -> np.ndarray:
         """Return the true boxes of a finding, (M, 4) x, y, w, h in [0, 1]."""

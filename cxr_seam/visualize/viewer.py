@@ -267,7 +267,8 @@ class Viewer(Controls):
         """Build the panel of one model, with boxes at the threshold of the slider."""
         finding = self.finding.value
         heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
-        boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value).xywh
+        rule = example.outputs[model].options.box_rule
+        boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value, rule=rule).xywh
         true_boxes = example.gt_boxes(finding)
         overlap = f", IoU {best_iou(boxes, true_boxes):.2f}" if len(true_boxes) else ""
         caption = f"{format_scores(example, model, finding)}\n{count_boxes(len(boxes))}{overlap}"

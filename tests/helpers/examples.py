@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_seam.findings import FINDINGS, OPERATING_POINTS
-from cxr_seam.inference.heatmaps import HeatmapOptions
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.visualize.examples import Example, ModelOutput
 
 NONE = np.full(14, np.nan)

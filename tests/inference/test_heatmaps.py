@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cxr_seam.errors import InputError
-from cxr_seam.inference.heatmaps import HeatmapOptions, cam_to_heatmap
+from cxr_seam.inference.heatmap_options import HeatmapOptions
+from cxr_seam.inference.heatmaps import cam_to_heatmap
 from cxr_seam.presets import get_recipe
 
 

@@ -15,7 +15,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import REFINED, STANDARD
 from cxr_seam.findings import FINDINGS, OPERATING_POINTS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
-from cxr_seam.inference.heatmaps import HeatmapOptions
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.matching import iou
 from cxr_seam.models.build import build_from_recipe, build_model

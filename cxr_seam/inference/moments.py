@@ -1,6 +1,6 @@
 """Turn a heat map into one box by its moments: centre and spread of the strongest evidence.
 
-With weights w = heatmap^6, divided by their sum, along each axis:
+With weights w = heatmap^4, divided by their sum, along each axis:
 
     centre = sum(w x),    variance = sum(w (x - centre)^2),    width = 3 sqrt(variance),
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-EXPONENT = 6
+EXPONENT = 4
 DEVIATIONS = 3.0
 """Width and height of a box in standard deviations."""
 

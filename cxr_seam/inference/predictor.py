@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.image_io import image_files, is_folder, load_image, resize_square
 from ..data.transforms import eval_transform
+from ..data.view_check import check_frontal
 from ..device import select_device
 from ..errors import InputError
 from ..findings import XYWH, canonical_finding
@@ -29,7 +30,6 @@ from ..recipes import Recipe
 from .heatmap_options import HeatmapOptions
 from .heatmaps import PAPER_SIZE
 from .scores import Calibrator, raw_scores
-from .view_check import check_frontal
 
 BATCH_SIZE = 32
 

@@ -16,6 +16,7 @@ from PIL import Image
 from ..data.dataset import ChestXrayDataset
 from ..data.image_io import load_image, resize_square
 from ..data.layouts.base import DatasetMetadata
+from ..data.view_check import check_frontal
 from ..errors import InputError
 from ..evaluation.evaluate import load_predictors
 from ..evaluation.methods import maps_by_model
@@ -25,7 +26,6 @@ from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmap_options import HeatmapOptions
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
-from ..inference.view_check import check_frontal
 from ..io import atomic_write
 from ..metrics.localization import is_correct
 from ..workspace import Workspace
@@ -57,7 +57,7 @@ class Example:
         labels: the findings that the image is labelled with, those of the models first.
         true_boxes: of the models' findings; columns `finding`, `x`, `y`, `w`, `h` as fractions; may be empty.
         patient_id: None for an uploaded image, which has no labels and no true boxes.
-        image_warnings: sentences why the image may not be a frontal chest radiograph (`inference.view_check`).
+        image_warnings: sentences why the image may not be a frontal chest radiograph (`data.view_check`).
     """
 
     image_index: str

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 
 from cxr_seam.data.image_io import Radiograph, load_image
-from cxr_seam.inference.view_check import check_frontal
+from cxr_seam.data.view_check import check_frontal
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 GREY = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)

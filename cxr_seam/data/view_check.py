@@ -11,7 +11,7 @@ Four rules give warnings; none of them refuses an image.
 The third rule does most of the work. It warns for 44 (1.7 %) of the 2,610 real NIH images at 256 pixels, some of them
 rightly: two have black and white exchanged, one is lateral. It warns for 10 (1.4 %) of the 718 test images among them,
 which are not part of the mean image. It detects 99.9 % of the 2,610 images if they are upside down, 98.7 % on their
-side, and all but one with black and white exchanged (`tests/inference/test_view_check.py` counts them). It does not
+side, and all but one with black and white exchanged (`tests/data/test_view_check.py` counts them). It does not
 detect lateral views, children's images, or other body parts that happen to be bright at the bottom and in the middle:
 no such collection was available for a measurement. An image without a warning is not necessarily suitable.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.image_io import Radiograph, resize_square
+from .image_io import Radiograph, resize_square
 
 if TYPE_CHECKING:
     from pydicom import Dataset

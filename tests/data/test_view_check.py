@@ -12,7 +12,7 @@ import pytest
 from helpers.dicom_files import dicom_bytes, make_dataset, pydicom_data_file
 
 from cxr_seam.data.image_io import Radiograph, load_image
-from cxr_seam.inference.view_check import MAX_ASPECT, MEAN_IMAGE, check_frontal
+from cxr_seam.data.view_check import MAX_ASPECT, MEAN_IMAGE, check_frontal
 
 
 @pytest.fixture(scope="module")

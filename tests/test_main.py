@@ -96,6 +96,7 @@ def test_every_verb(tmp_path, capsys):
         (["prepare", "nowhere", "--cache", "s"], "nowhere"),
         (["compare", "a.json", "b.json"], "a.json"),
         (["evaluate", "--data", "nothing-here"], "nothing-here"),
+        (["download", "--layout", "chexpert:twos"], "chexpert:twos"),
         (["export", "missing.safetensors", "--onnx", "m.onnx"], "missing.safetensors"),
         (["export", "m.safetensors"], "--onnx"),
     ],
@@ -107,7 +108,7 @@ def test_bad_input_is_one_line_and_status_2(words, named, capsys):
 
 
 def test_a_warning_is_printed_once(tmp_path):
-    """`train` reads the tables to prepare the images and to split them; each time the reader warns of two names."""
+    """`train` needs the tables to prepare the images and to split them; the reader warns of two names."""
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     for name in "abcd":

@@ -68,7 +68,7 @@ class Workspace:
 
     Attributes:
         data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with the tables and images of a dataset in a
-            layout of `data.layouts`. With NIH's layout also that of a zip archive of them, or of a folder of zip
+            layout of `data.layouts`. With NIH's or ChestX-Det's also that of a zip archive, or of a folder of zip
             archives; the tables may also lie beside the archives.
         folder: the absolute path of that folder or archive; None for synthetic and downloaded data.
         recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.

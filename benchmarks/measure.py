@@ -2,8 +2,8 @@
 only).
 
 Candidates run A B A B ... in one process, so that other work of the machine affects all of them, and are compared pair
-by pair. Peak memory is VmHWM in /proc/self/status, in a fresh process for each candidate; ru_maxrss of getrusage is
-inherited from the parent process, so it starts too high.
+by pair. Peak memory on the CPU is VmHWM in /proc/self/status, in a fresh process for each candidate; ru_maxrss of
+getrusage is inherited from the parent process, so it starts too high. On a GPU it is PyTorch's count.
 """
 
 from __future__ import annotations
@@ -109,8 +109,11 @@ def compare(what: str, over: Sequence[float], under: Sequence[float], *, goal: s
 
 
 def in_fresh_process(memory: Callable[..., Row], *, quick: bool, **task: Any) -> Row:
-    """Call the function `memory(**task)` of a script in a fresh process (--child), or with `quick` in this process."""
-    if quick:
+    """Call the function `memory(**task)` of a script in a fresh process (--child); `quick` or on a GPU in this one.
+
+    PyTorch counts the memory of a GPU itself, so earlier work in the process does not change it.
+    """
+    if quick or device() == "cuda":
         return memory(**task)
     script = Path(inspect.getfile(memory))
     result = subprocess.run([sys.executable, script, "--child", json.dumps(task)], capture_output=True, text=True)

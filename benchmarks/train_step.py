@@ -1,7 +1,7 @@
 """Compare the training loop with its limit and with a plain step.
 
     python benchmarks/train_step.py [--json] [--quick] [--rounds N] [--model NAME] [--size S] [--batch B]
-                                    [--epoch IMAGES] [--peak-only]
+                                    [--epoch IMAGES] [--peak-only] [--seam] [--fp16]
 
 - loop: an epoch of `fit` (`Trainer.train_epoch`): batches from a cache, augmentation, classifier objective,
   Adam, gradients accumulated over three batches, mixed precision on a GPU.
@@ -9,8 +9,10 @@
 - plain step: the same model with every stage trainable, so that the graph is whole, in float32 as PyTorch's defaults
   compute it, in the contiguous layout; fed one resident batch too.
 
-With --epoch a whole epoch of so many made-up images is run as well (the paper's training set has about 32,000). With
---peak-only nothing is timed, for models that would take long. Operations are counted as in inference.py.
+With --epoch a whole epoch of so many made-up images is run as well (the paper's training set has 32,800), and the time
+of all epochs is projected. With --peak-only nothing is timed, for models that would take long. With --seam the step is
+that of the SEAM stage; it has no plain step. --fp16 computes as on a T4, which has no bfloat16: float16 with a gradient
+scaler. Operations are counted as in inference.py.
 """
 
 from __future__ import annotations
@@ -29,36 +31,41 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_seam.data.transforms import train_transform
+from cxr_seam.data.transforms import AffineParams, train_transform
 from cxr_seam.device import select_device
 from cxr_seam.models.build import build_model
-from cxr_seam.recipes import Recipe
+from cxr_seam.recipes import Recipe, SeamStage
 from cxr_seam.training.batch_split import optimiser_step
 from cxr_seam.training.losses import class_weights
-from cxr_seam.training.objectives import ClassifierObjective
+from cxr_seam.training.objectives import ClassifierObjective, make_objective
+from cxr_seam.training.seam import SeamObjective
 from cxr_seam.training.trainer import Trainer
 
 DEFAULT_MODELS = {"cpu": "multires_efficientnet_lite0", "cuda": "multires_resnet50"}
 EVERY_STAGE = 2
 """Smallest stride: nothing is frozen."""
 
+PAPER_IMAGES = 32_800
+"""Training images of the paper, 80 % of about 41,000."""
+
 Step = Callable[..., Tensor]
+Objective = ClassifierObjective | SeamObjective
 
 
-def recipe_of(model: str, *, size: int, batch: int) -> Recipe:
-    """Make the paper's classifier stage with random weights."""
+def recipe_of(model: str, *, size: int, batch: int, seam: bool = False) -> Recipe:
+    """Make the paper's classifier stage, or its SEAM stage, with random weights."""
     recipe = Recipe("benchmark", model, image_size=size, weights="none")
-    return replace(recipe, classifier_stage=replace(recipe.classifier_stage, batch_size=batch))
+    stage = replace(SeamStage() if seam else recipe.classifier_stage, batch_size=batch)
+    return replace(recipe, **{"seam_stage" if seam else "classifier_stage": stage})
 
 
-def objective_of(recipe: Recipe, *, from_stride: int) -> ClassifierObjective:
-    """Make the objective of the classifier stage in training mode, on the CPU."""
+def objective_of(recipe: Recipe) -> Objective:
+    """Make the objective of the recipe's stage in training mode, on the CPU."""
     torch.manual_seed(recipe.seed)
-    stage = replace(recipe.classifier_stage, freeze_below_stride=from_stride)
-    return ClassifierObjective(build_model(recipe.model, weights="none"), stage).train()
+    return make_objective(build_model(recipe.model, weights="none"), recipe).train()
 
 
-def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:
+def adam_of(objective: Objective, recipe: Recipe) -> torch.optim.Adam:
     """Make the optimiser of the recipe."""
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return torch.optim.Adam(trainable, lr=recipe.stage.learning_rate, betas=recipe.stage.betas)
@@ -66,8 +73,7 @@ def adam_of(objective: ClassifierObjective, recipe: Recipe) -> torch.optim.Adam:
 
 def ours(recipe: Recipe, cache: Path) -> Trainer:
     """The trainer that `fit` runs, over the images of a cache."""
-    objective = objective_of(recipe, from_stride=recipe.stage.freeze_below_stride)
-    return Trainer(objective, recipe, measure.all_images(cache))
+    return Trainer(objective_of(recipe), recipe, measure.all_images(cache))
 
 
 def epoch(trainer: Trainer) -> None:
@@ -77,12 +83,12 @@ def epoch(trainer: Trainer) -> None:
         pass
 
 
-def resident_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
-    """Return one augmented batch and its labels on the device."""
+def resident_batch(trainer: Trainer) -> tuple[Tensor, Tensor, AffineParams | None]:
+    """Return one augmented batch and its labels on the device, and the rotation of the SEAM step."""
     indices = next(trainer.sampler.batches())
     params = trainer.sample_params(trainer.train_set, indices, trainer.generator)
     images, labels = (values.to(trainer.accelerator.device) for values in trainer.train_set.load(indices))
-    return train_transform(images, params.augmentation, size=trainer.recipe.image_size), labels
+    return train_transform(images, params.augmentation, size=trainer.recipe.image_size), labels, params.rotation
 
 
 class Resident:
@@ -91,13 +97,15 @@ class Resident:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.done = trainer, 0
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, rotation: AffineParams | None) -> Tensor:
         """Learn from one batch."""
-        trainer, steps = self.trainer, self.trainer.recipe.stage.grad_accum_steps
-        loss = trainer.objective(images, labels, class_weights=class_weights(labels))["loss"]
-        trainer.accelerator.backward(loss / steps)
+        trainer, stage = self.trainer, self.trainer.recipe.stage
+        loss = trainer.objective(images, labels, class_weights=class_weights(labels), rotation=rotation)["loss"]
+        trainer.accelerator.backward(loss / stage.grad_accum_steps)
         self.done += 1
-        if self.done % steps == 0:
+        if self.done % stage.grad_accum_steps == 0:
+            if stage.max_grad_norm is not None:
+                trainer.accelerator.clip_grad_norm_(trainer.objective.parameters(), stage.max_grad_norm)
             optimiser_step(trainer.optimiser)
             trainer.optimiser.zero_grad()
         return loss.detach()
@@ -108,10 +116,11 @@ class Plain:
 
     def __init__(self, recipe: Recipe) -> None:
         self.grad_accum_steps, self.done = recipe.stage.grad_accum_steps, 0
-        self.objective = objective_of(recipe, from_stride=EVERY_STAGE).to(measure.device())
+        whole = replace(recipe, classifier_stage=replace(recipe.classifier_stage, freeze_below_stride=EVERY_STAGE))
+        self.objective = objective_of(whole).to(measure.device())
         self.optimiser = adam_of(self.objective, recipe)
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, images: Tensor, labels: Tensor, _: AffineParams | None) -> Tensor:
         """Learn from one batch."""
         loss = self.objective(images, labels, class_weights=class_weights(labels))["loss"]
         (loss / self.grad_accum_steps).backward()
@@ -122,9 +131,9 @@ class Plain:
         return loss.detach()
 
 
-def again(step: Step, images: Tensor, labels: Tensor, *, count: int) -> None:
+def again(step: Step, *batch: Tensor | AffineParams | None, count: int) -> None:
     """The same batch `count` times."""
-    check([step(images, labels) for _ in range(count)])
+    check([step(*batch) for _ in range(count)])
 
 
 def check(losses: list[Tensor]) -> None:
@@ -154,15 +163,15 @@ def gflops(objective: ClassifierObjective, *, size: int) -> float:
     return (counter.get_total_flops() + 2 * sum(sum(counts[name].values()) for name in trained if name in counts)) / 1e9
 
 
-def memory(*, candidate: str, model: str, size: int, batch: int, cache: str) -> dict[str, int]:
-    """Measure the peak memory of one update with model and optimiser; runs in a fresh process."""
-    recipe = recipe_of(model, size=size, batch=batch)
+def memory(*, candidate: str, model: str, size: int, batch: int, seam: bool, cache: str) -> dict[str, int]:
+    """Measure the peak memory of one update with model and optimiser; on the CPU in a fresh process."""
+    recipe = recipe_of(model, size=size, batch=batch, seam=seam)
 
     def work() -> None:
         if candidate == "plain step":
             images = torch.randn(batch, 3, size, size, device=measure.device())
             labels = torch.zeros(batch, 14, device=measure.device())
-            again(Plain(recipe).step, images, labels, count=recipe.stage.grad_accum_steps)
+            again(Plain(recipe).step, images, labels, None, count=recipe.stage.grad_accum_steps)
         else:
             trainer = ours(recipe, Path(cache))
             if candidate == "loop":
@@ -171,6 +180,21 @@ def memory(*, candidate: str, model: str, size: int, batch: int, cache: str) -> 
                 again(Resident(trainer).step, *resident_batch(trainer), count=recipe.stage.grad_accum_steps)
 
     return {"bytes": measure.peak_bytes(work)}
+
+
+def ratios(
+    seconds: dict[str, list[float]], peaks: dict[str, float], *, device: str, timed: bool
+) -> list[dict[str, object]]:
+    """Compare the candidates pair by pair; each has the same images in a round."""
+    goal = "at least 0.90" if device == "cuda" else "at least 0.95"
+    rows = [measure.compare("images/s, loop / step", seconds["step"], seconds["loop"], goal=goal)] if timed else []
+    if "plain step" not in seconds:
+        return rows
+    if timed:
+        rows.append(measure.compare("time, step / plain step", seconds["step"], seconds["plain step"]))
+    for name in ("step", "loop"):
+        rows.append(measure.compare(f"memory, {name} / plain step", [peaks[name]], [peaks["plain step"]]))
+    return rows
 
 
 def main() -> None:
@@ -185,42 +209,57 @@ def main() -> None:
         "--epoch", type=int, default=0, metavar="IMAGES", help="also time an epoch with this number of images"
     )
     parser.add_argument("--peak-only", action="store_true", help="measure memory and operations, no time")
+    parser.add_argument("--seam", action="store_true", help="the SEAM stage instead of the classifier stage")
+    parser.add_argument("--fp16", action="store_true", help="float16 with a gradient scaler on a GPU, as on a T4")
     options = parser.parse_args()
     if options.child:
         print(json.dumps(memory(**options.child)))
         return
+    if options.fp16:
+        torch.cuda.is_bf16_supported = lambda **_: False  # what select_device asks
     device = measure.device()
     model = options.model or DEFAULT_MODELS["cpu" if options.quick else device]
     size, batch, rounds = (64, 4, 2) if options.quick else (options.size, options.batch, options.rounds)
-    recipe = recipe_of(model, size=size, batch=batch)
+    recipe = recipe_of(model, size=size, batch=batch, seam=options.seam)
     steps = recipe.stage.grad_accum_steps * (20 if device == "cuda" and not options.quick else 2)
     images = steps * batch
-    not_measured = ["the SEAM stage; validation and checkpoints after an epoch; ImageNet weights (they cost no time)"]
+    not_measured = ["validation and checkpoints after an epoch; ImageNet weights (they cost no time)"]
+    names = ("loop", "step") if options.seam else ("loop", "step", "plain step")
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
         cache = Path(folder, "cache")
         measure.repeated_images(cache, pixels, count=images)
-        trainer, plain = ours(recipe, cache), Plain(recipe)
-        operations = {"step": gflops(trainer.objective, size=size), "plain step": gflops(plain.objective, size=size)}
-        operations["loop"] = operations["step"]
-        seconds: dict[str, list[float]] = {name: [] for name in ("loop", "step", "plain step")}
+        trainer = ours(recipe, cache)
+        plain = None if options.seam else Plain(recipe)
+        operations = dict.fromkeys(names)
+        if plain is None:
+            not_measured.append("the operations of the SEAM stage")
+        else:
+            operations["loop"] = operations["step"] = gflops(trainer.objective, size=size)
+            operations["plain step"] = gflops(plain.objective, size=size)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
         if options.peak_only:
             not_measured.append("time (--peak-only)")
         else:
             resident = resident_batch(trainer)
-            contiguous = resident[0].contiguous(), resident[1]
-            seconds = measure.in_turn(
-                {
-                    "loop": lambda: epoch(trainer),
-                    "step": lambda: again(Resident(trainer).step, *resident, count=steps),
-                    "plain step": lambda: again(plain.step, *contiguous, count=steps),
-                },
-                rounds=rounds,
-            )
+            contiguous = (resident[0].contiguous(), *resident[1:])
+            candidates = {
+                "loop": lambda: epoch(trainer),
+                "step": lambda: again(Resident(trainer).step, *resident, count=steps),
+                "plain step": lambda: again(plain.step, *contiguous, count=steps),
+            }
+            seconds = measure.in_turn({name: candidates[name] for name in names}, rounds=rounds)
         rates = {name: [images / value for value in values] for name, values in seconds.items()}
         peaks = {
             name: measure.in_fresh_process(
-                memory, quick=options.quick, candidate=name, model=model, size=size, batch=batch, cache=str(cache)
+                memory,
+                quick=options.quick,
+                candidate=name,
+                model=model,
+                size=size,
+                batch=batch,
+                seam=options.seam,
+                cache=str(cache),
             )["bytes"]
             for name in seconds
         }
@@ -234,23 +273,7 @@ def main() -> None:
                 }
                 for name in seconds
             ],
-            "Ratios, pair by pair": [
-                *(
-                    []
-                    if options.peak_only
-                    else [
-                        measure.compare(
-                            "images/s, loop / step",
-                            rates["loop"],
-                            rates["step"],
-                            goal="at least 0.90" if device == "cuda" else "at least 0.95",
-                        ),
-                        measure.compare("time, step / plain step", seconds["step"], seconds["plain step"]),
-                    ]
-                ),
-                measure.compare("memory, step / plain step", [peaks["step"]], [peaks["plain step"]]),
-                measure.compare("memory, loop / plain step", [peaks["loop"]], [peaks["plain step"]]),
-            ],
+            "Ratios, pair by pair": ratios(seconds, peaks, device=device, timed=not options.peak_only),
         }
         if options.epoch:
             measure.repeated_images(Path(folder, "epoch"), pixels, count=options.epoch)
@@ -258,18 +281,25 @@ def main() -> None:
             started = time.perf_counter()
             epoch(whole)
             measure.finish_work()
-            tables["A whole epoch"] = [{"images": options.epoch, "seconds": time.perf_counter() - started}]
+            taken, epochs = time.perf_counter() - started, recipe.stage.epochs
+            projected = taken * epochs * PAPER_IMAGES / options.epoch / 3600
+            tables["A whole epoch"] = [
+                {"images": options.epoch, "seconds": taken, "epochs": epochs, "projected hours": projected}
+            ]
+            not_measured.append(f"the projected hours are for {epochs} epochs of {PAPER_IMAGES:,} images")
         else:
-            not_measured.append("the wall time of a whole epoch (--epoch 32000)")
+            not_measured.append(f"the wall time of a whole epoch (--epoch {PAPER_IMAGES})")
     measure.Report(
         "train_step",
         {
             "device": device,
             "model": model,
+            "stage": "SEAM" if options.seam else "classifier",
             "size": size,
             "batch": batch,
             "grad_accum_steps": recipe.stage.grad_accum_steps,
             "precision": select_device().mixed_precision,
+            "gradient scale": trainer.accelerator.scaler.get_scale() if trainer.accelerator.scaler else None,
             "batches a round": steps,
             "rounds": rounds,
         },

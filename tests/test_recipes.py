@@ -79,6 +79,8 @@ def test_strong_differs_from_the_paper_in_these_fields():
         "pooling": "pcam",
         "data.num_normal_images": None,
         "cam_baseline": "negative_mean",
+        "map_prior": "labels",
+        "box_rule": "moments",
         "cam_threshold": 0.8,
         "tta_scales": (1.0, 1.5),
         "tta_flip": True,

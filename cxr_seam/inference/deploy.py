@@ -89,6 +89,8 @@ def describe(predictor: Predictor) -> dict[str, str]:
         "heat_maps": f"(batch, findings, {PAPER_SIZE}, {PAPER_SIZE}) in [0, 1] of the "
         f"{'refined' if _is_refined(predictor) else 'raw'} class activation maps, stretched over the image; each is "
         "divided by its own maximum",
+        "map_prior": recipe.map_prior,
+        "box_rule": recipe.box_rule,
         "test_time_augmentation": scales if len(recipe.tta_scales) > 1 or recipe.tta_flip else "none",
         "not_calibrated": json.dumps(calibrator.missing),
         "given_prevalence": json.dumps(dict(calibrator.prevalence)),

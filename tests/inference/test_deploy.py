@@ -67,15 +67,16 @@ def untrained(recipe: Recipe) -> LocalizationModel:
 
 
 def make_checkpoint(folder: Path, name: str) -> Path:
-    """Save a model for images of 64 pixels; of `strong`, with the mean CAMs and a larger cache."""
+    """Save a model for images of 64 pixels; of `strong`, with mean CAMs, a prior and a larger cache."""
     recipe = replace(get_recipe(name), image_size=SIDE)
-    means = torch.rand(2, len(FINDINGS), 8, 8, generator=torch.Generator().manual_seed(1)) / 100
-    strong = recipe.cam_baseline == "negative_mean"
+    values = torch.rand(4, len(FINDINGS), 8, 8, generator=torch.Generator().manual_seed(1))
+    strong = recipe.cam_baseline == "negative_mean" and recipe.map_prior == "labels"
     metadata = Checkpoint(
         recipe,
         scores=make_scores(0.25) | {"Hernia": ScoreCalibration(0, 40)},
         data=TrainingData(CACHE_SIDE if strong else SIDE, "", "", ""),
-        negative_mean=dict(zip(("cam", "refined"), means, strict=True)) if strong else None,
+        negative_mean={"cam": values[0] / 100, "refined": values[1] / 100} if strong else None,
+        prior={"cam": values[2], "refined": values[3]} if strong else None,
     )
     return save_checkpoint(folder / "model.safetensors", untrained(recipe), metadata=metadata)
 
@@ -102,6 +103,7 @@ def expected(predictor: Predictor, images: torch.Tensor) -> dict[str, torch.Tens
         256,
         baseline=predictor.recipe.cam_baseline,
         negative_mean=predictor.negative_mean.get(kind),
+        prior=predictor.prior.get(kind),
     )
     calibrated = torch.sigmoid(0.5 * output.logits - 1)  # slope and intercept of make_scores
     calibrated[:, FINDINGS.index("Hernia")] = torch.nan
@@ -136,6 +138,7 @@ def test_files_describe_themselves_and_name_no_path(exported: Exported) -> None:
     assert metadata["model"] == exported.predictor.recipe.model
     assert int(metadata["image_size"]) == exported.predictor.cache_size
     assert float(metadata["box_threshold"]) == exported.predictor.recipe.cam_threshold
+    assert metadata["box_rule"] == ("moments" if "strong" in exported.predictor.recipe.name else "contour")
     content = exported.onnx.read_bytes() + b"".join(map(archive.read, archive.namelist()))
     package = importlib.util.find_spec("cxr_seam").submodule_search_locations[0]
     assert package.encode() not in content and str(exported.onnx.parent).encode() not in content

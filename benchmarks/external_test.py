@@ -1,6 +1,7 @@
 """Evaluate models that were trained on NIH's labels on the boxes and outlines of ChestX-Det (docs/external-test.md).
 
     python benchmarks/external_test.py --models runs/real/models --preset small --output runs/external
+    python benchmarks/external_test.py --checkpoint runs/strong.s0.safetensors --output runs/external
 
 ChestX-Det are boxes and outlines that three radiologists drew on NIH images. Nothing is trained on them or chosen by
 them. There are four sets of images: those of NIH's test list, and those of its train_val list, whose NIH labels the
@@ -24,7 +25,7 @@ from cxr_seam.data.layouts.chestx_det import LINES_FILE, load_metadata
 from cxr_seam.data.layouts.nih import TEST_LIST, TRAIN_VAL_LIST
 from cxr_seam.evaluation import tables
 from cxr_seam.evaluation.evaluate import evaluate_models, find_targets, load_predictors, shared_findings
-from cxr_seam.evaluation.results import format_estimate
+from cxr_seam.evaluation.results import MULTIRES, format_estimate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.presets import get_preset
@@ -85,11 +86,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--models", type=Path, default=Path("runs/real/models"), help="folder of the checkpoints")
     options.add_argument("--preset", default="small")
+    options.add_argument("--checkpoint", type=Path, help="one MultiRes checkpoint instead of a preset's models")
     options.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH's lists and images")
     options.add_argument("--annotations", type=Path, default=Path("../shared/chestxdet"))
     options.add_argument("--output", type=Path, default=Path("runs/external"))
     chosen = options.parse_args()
-    predictors = load_predictors(get_preset(chosen.preset), chosen.models)
+    if chosen.checkpoint:
+        predictors = {MULTIRES: Predictor.load(chosen.checkpoint)}
+    else:
+        predictors = load_predictors(get_preset(chosen.preset), chosen.models)
     metadata = load_annotations(chosen.data, chosen.annotations, chosen.output / "tables")
     sources = [chosen.data / name for name in (*LARGE, *SMALL)]
     names = [*metadata.train_val, *metadata.test]
@@ -98,9 +103,8 @@ def main() -> None:
         cache = prepare(sources, chosen.output / "cache_256", size=256, names=names)
     for title, images in image_sets(metadata, chosen.data).items():
         results = evaluate_set(predictors, metadata, cache, images)
-        boxes = sum(
-            row["boxes"] for row in results["localization"]["Standard"]["best_box"]["iou>0.3"]["findings"].values()
-        )
+        method = next(iter(results["localization"].values()))
+        boxes = sum(row["boxes"] for row in method["best_box"]["iou>0.3"]["findings"].values())
         print(f"\n{title}: {len(images)} images, {boxes} boxes\n")
         for table in (tables.summary(results), tables.differences(results), tables.masks(results), by_finding(results)):
             print(table.to_string(na_rep=""), end="\n\n")

@@ -24,7 +24,7 @@ from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.workspace import Workspace
 
 from .rows import BASE, PAPER, QUESTIONS, STRONG, ablation_rows, beyond_rows, count_passes, paper_recipe
-from .runner import Study, run_agreement, run_baselines, run_row
+from .runner import Study, run_agreement, run_baselines, run_row, save_model
 from .tables import plot_froc, write_tables
 
 SMALL_IMAGES = {"images_128": 128}
@@ -126,6 +126,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         study.add_argument("--rows", help="names separated by commas; by default all")
         study.add_argument("--seeds", default=seeds, help="numbers separated by commas (%(default)s)")
         study.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
+        study.add_argument("--save-models", metavar="FOLDER", help="write the model of each row, ready for prediction")
         study.add_argument("--list", action="store_true", help="print the rows and their costs; train nothing")
     return parser.parse_args(arguments)
 
@@ -143,7 +144,10 @@ def run(options: argparse.Namespace) -> None:
     run_baselines(study)
     for seed in seeds:
         for name in names:
-            run_row(study, study.rows(seed)[name], seed=seed)
+            row = study.rows(seed)[name]
+            run_row(study, row, seed=seed)
+            if options.save_models:
+                print(save_model(study, row, folder=Path(options.save_models), seed=seed))
             if seed == seeds[-1]:
                 run_agreement(study, name, seeds)
             write_tables(study)

@@ -8,7 +8,7 @@ Checkpoints are in the folder of models of the workspace.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,22 +16,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.base import DatasetMetadata
+from cxr_seam.device import select_device
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import describe_data, find_targets
 from cxr_seam.evaluation.methods import Targets, model_methods, models_of
 from cxr_seam.evaluation.results import FORMAT, FROC, LOCALIZATION, MASKS, MEAN_AUC
-from cxr_seam.inference.calibration import calibrate
-from cxr_seam.inference.predictor import Predictor
+from cxr_seam.inference.calibration import Calibration, calibrate
+from cxr_seam.inference.predictor import Predictor, PredictorOutput
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
 from cxr_seam.metrics.classification import classification_scores, classification_table
 from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.metrics.matching import rank_by_probability
-from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_history
+from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, read_history, save_checkpoint
+from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import fit
 from cxr_seam.workspace import Workspace
@@ -74,6 +77,7 @@ class Study:
     small_sources: Sequence[str] = ()
     _rows: dict[int, dict[str, Row]] = field(default_factory=dict)
     _counts: dict[Any, int] = field(default_factory=dict)
+    _memory: dict[Any, tuple[list[Calibration], dict]] = field(default_factory=dict)
 
     def rows(self, seed: int) -> dict[str, Row]:
         """Return all rows by name."""
@@ -87,6 +91,16 @@ class Study:
         if key not in self._counts:
             self._counts[key] = len(self.run.train_val_datasets(recipe)[0])
         return self._counts[key]
+
+    def memory(self, recipe: Recipe) -> tuple[list[Calibration], dict]:
+        """Return what is kept of a model and its test-time augmentation: its calibration, and its outputs.
+
+        Only the last model is kept.
+        """
+        key = (recipe.name, recipe.tta_scales, recipe.tta_flip)
+        if key not in self._memory:
+            self._memory.clear()
+        return self._memory.setdefault(key, ([], {}))
 
     def path(self, name: str) -> Path:
         """Return the path of a file about rows."""
@@ -179,17 +193,55 @@ def study_data(study: Study) -> dict[str, str]:
     return {key: data[key] for key in ("test_sha256", "boxed_sha256")}
 
 
-def load_model(study: Study, row: Row) -> tuple[Predictor, np.ndarray, ChestXrayDataset]:
+class RecordedPredictor(Predictor):
+    """A predictor that keeps its outputs, for rows that use one model in several ways at test.
+
+    Attributes:
+        record: (names of images, whether maps) -> batches of (names, output) of this model and its augmentation.
+    """
+
+    record: dict[tuple[tuple[str, ...], bool], list[tuple[list[str], PredictorOutput]]]
+
+    def forward_dataset(
+        self, dataset: ChestXrayDataset, *, maps: bool = True, desc: str
+    ) -> Iterator[tuple[list[str], PredictorOutput]]:
+        """Yield (image names, output) of a dataset batch by batch; the model runs once for each dataset."""
+        key = (tuple(dataset.image_index), maps)
+        if key not in self.record:
+            self.record[key] = list(super().forward_dataset(dataset, maps=maps, desc=desc))
+        yield from self.record[key]
+
+
+def load_model(study: Study, row: Row) -> tuple[RecordedPredictor, np.ndarray, ChestXrayDataset]:
     """Load the trained model of a row, calibrated for its use at test, its validation logits and validation images."""
+    model, metadata, logits, val_set = load_calibrated(study, row)
+    predictor = RecordedPredictor.from_checkpoint(model, metadata)
+    predictor.record = study.memory(metadata.recipe)[1]
+    return predictor, logits, val_set
+
+
+def load_calibrated(study: Study, row: Row) -> tuple[LocalizationModel, Checkpoint, np.ndarray, ChestXrayDataset]:
+    """Load model and metadata as `load_model`, with the fields of the recipe that change after training."""
     recipe = replace(row.recipes[-1], **row.at_test)
     _, val_set = study.run.train_val_datasets(recipe)
-    model, _ = load_checkpoint(best_path(study.run.models, recipe.name))
-    model = Predictor(
-        model, replace(recipe, cam_baseline="zero", map_prior="none")
-    ).model  # on the device, in evaluation mode
-    calibration = calibrate(model, val_set, recipe=recipe)
-    maps = {"negative_mean": calibration.negative_mean, "prior": calibration.prior}
-    return Predictor(model, recipe, **maps), calibration.logits, val_set
+    model, metadata = load_checkpoint(best_path(study.run.models, recipe.name))
+    model.to(select_device().device, memory_format=torch.channels_last)
+    found, _ = study.memory(recipe)
+    if not found:
+        everything = replace(recipe, cam_baseline="negative_mean", map_prior="labels")
+        found.append(calibrate(model, val_set, recipe=everything))
+    measured = {
+        "scores": found[0].scores,
+        "negative_mean": found[0].negative_mean if recipe.cam_baseline == "negative_mean" else None,
+        "prior": found[0].prior if recipe.map_prior == "labels" else None,
+    }
+    return model, replace(metadata, recipe=recipe, **measured), found[0].logits, val_set
+
+
+def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:
+    """Write the trained model of a row, ready for prediction, as ROW.sSEED.safetensors."""
+    model, metadata, _, _ = load_calibrated(study, row)
+    return save_checkpoint(folder / f"{row.name}.s{seed}.safetensors", model, metadata=metadata)
 
 
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Split a batch over processes and micro-batches, so that the training step sees one batch of any size.
 
 A batch of the recipe (32 images in the paper) stays one batch however it is computed. Each process takes a slice of it.
-If a GPU runs out of memory, its slice is computed in smaller micro-batches, with the same gradients. This is possible
-because everything that concerns the whole batch, its random parameters and class weights, is in `BatchParams`.
+If a GPU runs out of memory, its slice is computed in smaller micro-batches, with the same gradients, except that
+batch normalisation of trained stages uses the statistics of each micro-batch. This is possible because everything else
+that concerns the whole batch, its random parameters and class weights, is in `BatchParams`.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ class BatchSplit:
             self.micro_batches *= 2
             warnings.warn(
                 f"the GPU's memory is too small for {too_many} images of {self.name} at once; continuing with "
-                f"micro-batches of {math.ceil(n_images / self.micro_batches)} and the same gradients",
+                f"micro-batches of {math.ceil(n_images / self.micro_batches)}; gradients are added up, but batch "
+                "normalisation of trained stages sees each micro-batch alone",
                 stacklevel=3,
             )
 

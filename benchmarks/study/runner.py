@@ -25,7 +25,16 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.baselines import HALF_IMAGE, centre_boxes, random_map_boxes
 from cxr_seam.evaluation.evaluate import describe_data, find_targets
 from cxr_seam.evaluation.methods import Targets, model_methods, models_of
-from cxr_seam.evaluation.results import FORMAT, FROC, LOCALIZATION, MASKS, MEAN_AUC
+from cxr_seam.evaluation.results import (
+    BEST_BOX,
+    FORMAT,
+    FROC,
+    LOCALIZATION,
+    LOOSE_BEST_BOX,
+    LOOSE_FROC,
+    MASKS,
+    MEAN_AUC,
+)
 from cxr_seam.inference.calibration import Calibration, calibrate
 from cxr_seam.inference.predictor import Predictor, PredictorOutput
 from cxr_seam.io import atomic_write
@@ -44,6 +53,9 @@ from .occlusion import make_judge, mean_drop, occlusion_drops
 from .rows import Row, count_passes
 
 LARGE_AUC, CENTRE_FROC = "mean_auc_large_images", "centre_box_froc"
+OVER_CENTRE = "_over_centre"
+"""Ends the names of differences from the centred half of the image, ranked by the same probabilities."""
+COMPARED = (FROC, LOOSE_FROC, BEST_BOX, LOOSE_BEST_BOX)
 IOBB_BEST, IOU_ALL = "best_box_iobb_0.1", "all_boxes_iou_0.3"
 COST = "_false_positives"
 LOCALIZED = {name: key for name, key in LOCALIZATION.items() if name not in MASKS} | {
@@ -251,13 +263,15 @@ def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, V
     shared = measure_classification(study, probabilities)
     images, findings = study.targets.dataset.image_index, study.targets.findings
     half = rank_by_probability(centre_boxes(images, extent=HALF_IMAGE, findings=findings), table)
-    shared[CENTRE_FROC] = measure_boxes(study, half)[0][FROC]
+    centre = measure_boxes(study, half)[0]
+    shared[CENTRE_FROC] = centre[FROC]
     tables = dict.fromkeys(models_of(model), table)
     methods = model_methods({model: predictor}, study.targets, probabilities=tables)
     values, curves = {}, {}
     for kind, method in methods.items():
         localized, curves[kind] = measure_boxes(study, method.boxes)
-        values[kind] = shared | localized
+        over_centre = {metric + OVER_CENTRE: subtract(localized[metric], centre[metric]) for metric in COMPARED}
+        values[kind] = shared | localized | over_centre
     return values, curves
 
 
@@ -291,6 +305,12 @@ def measure_boxes(study: Study, boxes: pd.DataFrame) -> tuple[Values, dict[str, 
     scores, samples = localization_scores(boxes, study.targets.boxes, **options)
     values = {name: as_value(key.value(scores)["value"], samples[key]) for name, key in LOCALIZED.items()}
     return values, scores["froc"][LOCALIZATION[FROC].overlap]["curve"]
+
+
+def subtract(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Subtract values and, replicate by replicate, their bootstraps over the same patients."""
+    replicates = [np.array(side["replicates"], dtype=np.float64) for side in (one, other)]
+    return as_value(one["value"] - other["value"], replicates[0] - replicates[1])
 
 
 def as_value(value: float | None, replicates: np.ndarray) -> dict[str, Any]:

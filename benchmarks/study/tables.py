@@ -32,10 +32,12 @@ from cxr_seam.metrics.bootstrap import difference, estimate
 from .rows import Row
 from .runner import (
     CENTRE_FROC,
+    COMPARED,
     COST,
     IOBB_BEST,
     IOU_ALL,
     LARGE_AUC,
+    OVER_CENTRE,
     Study,
     agreement_path,
     read_row,
@@ -53,6 +55,7 @@ METRICS = {
     IOBB_BEST: "best box (IoBB>0.1)",
     ALL_BOXES: TITLES[ALL_BOXES],
     IOU_ALL: "all boxes (IoU>0.3)",
+    **{metric + OVER_CENTRE: f"{TITLES[metric]}, minus the centred half" for metric in COMPARED},
 }
 """Metrics with their titles."""
 FALSE_POSITIVES = COSTS | {name: name + COST for name in (IOBB_BEST, IOU_ALL)}

@@ -148,6 +148,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Predict image files or folders; write heat maps as PNG and DICOM, tables as CSV; exit status 3 if some fail."""
     from tqdm import tqdm
 
+    from .inference.maps.registry import MAPS
     from .inference.predictor import Predictor
     from .inference.scores import prevalence_of
     from .visualize.export import output_stems, predict_files, score_lines
@@ -157,6 +158,7 @@ def predict(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         operating_point=arguments.operating_point,
         prevalence=parse_prevalence(arguments.prevalence),
+        map=arguments.map,
     )
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):
@@ -173,7 +175,8 @@ def predict(arguments: argparse.Namespace) -> int:
         print(f"calibrated probability of {finding}: for a prevalence of {prevalence:g}, fitted at {fitted:.3f}")
     for finding, reason in predictor.calibrator.missing.items():
         print(f"no calibrated probability of {finding}: {reason}")
-    print(f"heat maps, boxes and scores of {count_of(len(files) - failed, 'image')} are in {arguments.out}")
+    images = count_of(len(files) - failed, "image")
+    print(f"heat maps ({MAPS[predictor.map]}), boxes and scores of {images} are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
 
@@ -267,6 +270,11 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_predict_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
     verb.add_argument("--checkpoint", required=True, help="a .safetensors file of this package")
+    verb.add_argument(
+        "--map",
+        help="map of heat maps and boxes: cam, refined, layercam, gradcam or mean (default: refined CAM of a model "
+        "with a trained PCM, else CAM)",
+    )
     verb.add_argument(
         "--operating-point",
         default="youden",

@@ -93,6 +93,7 @@ cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.f
 #
 # - **Images** selects all images, images with the finding, or images where the best box of a model is correct or wrong (IoU above 0.3 with a true box). **Patient** selects one patient.
 # - **Threshold Q**: a region above this share of the map's maximum gives a box. The start value is the recipe's (0.7 in the paper). At lower values boxes grow and merge.
+# - **Map** selects the CAM, the refined CAM, LayerCAM, Grad-CAM or their mean for all models that have it. Maps with gradients take a moment.
 # - **Opacity** is the strength of the colours.
 # - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The refined map at this position is the mean of the raw map with these weights.
 # - **The bars** are raw scores. The tick is the threshold from the validation images. A full bar means "present". **Decide at** selects the rule that chose the threshold.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
-from ..inference.gradcam import gradcam_maps
 from ..inference.heatmap_options import HeatmapOptions
 from ..inference.heatmaps import PAPER_SIZE
+from ..inference.maps.gradcam import gradcam_maps
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes
 from ..metrics.matching import rank_by_probability

@@ -29,6 +29,7 @@ from ..models.tta import tta_forward
 from ..recipes import Recipe
 from .heatmap_options import HeatmapOptions
 from .heatmaps import PAPER_SIZE
+from .maps.registry import GRADIENT_MAPS, LocalizationMap, available_maps, choose_map, gradient_map, mean_map
 from .scores import Calibrator, raw_scores
 
 BATCH_SIZE = 32
@@ -71,7 +72,8 @@ class Prediction:
             calibrated.
         calibrated: the calibrated probability of each finding, None without one; `calibrator.missing` says why.
         calibrator: the calibration of the model, with the operating point and the prevalence that were chosen.
-        final_cam: (K, h, w) float32, refined by the PCM if it was trained, else raw; see `heat_map`.
+        map: name of the map, one of `maps.registry.MAPS`.
+        final_cam: (K, h, w) float32, this map; see `heat_map`.
         options: how the CAM becomes heat maps and boxes.
         boxes: columns finding, x, y, w, h (pixels of the given image), score; best box of each finding first.
         image_warnings: reasons why the image may not be a frontal chest X-ray, one sentence each.
@@ -83,6 +85,7 @@ class Prediction:
     probabilities: dict[str, float]
     calibrated: dict[str, float | None]
     calibrator: Calibrator
+    map: str
     final_cam: np.ndarray
     options: HeatmapOptions
     boxes: pd.DataFrame
@@ -175,13 +178,15 @@ class Predictor:
             "specificity_90".
         prevalence: finding -> fraction of images with the finding where the model is used, for calibrated
             probabilities; by default that of the validation images.
+        map: of the heat maps and boxes: "cam", "refined", "layercam", "gradcam" or "mean"; by default the refined CAM
+            of a model with a trained refiner, else the CAM.
         negative_mean: "cam" and "refined" -> (K, h, w) mean CAM of negative images, for recipes that subtract it.
         prior: "cam" and "refined" -> (K, h, w) in [0, 1], for recipes that weight heat maps by it.
         cache_size: edge of the cached images that the model was trained on; by default `recipe.image_size`.
 
     Raises:
-        InputError: the recipe needs the mean CAM of negative images or the prior, and there is none; or see
-            `Calibrator`.
+        InputError: the recipe needs the mean CAM of negative images or the prior, and there is none; the model has no
+            such map; or see `Calibrator`.
 
     Example:
         >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors", prevalence={"Effusion": 0.05})
@@ -197,6 +202,7 @@ class Predictor:
         scores: Mapping[str, ScoreCalibration] | None = None,
         operating_point: str = "youden",
         prevalence: Mapping[str, float] | None = None,
+        map: str | None = None,
         negative_mean: Mapping[str, Tensor] | None = None,
         prior: Mapping[str, Tensor] | None = None,
         cache_size: int | None = None,
@@ -210,6 +216,7 @@ class Predictor:
         self.device = torch.device(select_device().device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.recipe = recipe
+        self.map = choose_map(map, model, recipe)
         self.calibrator = Calibrator(self.findings, dict(scores or {}), operating_point, dict(prevalence or {}))
         self.negative_mean, self.prior = dict(negative_mean or {}), dict(prior or {})
         self.cache_size = cache_size or recipe.image_size
@@ -221,9 +228,12 @@ class Predictor:
         *,
         operating_point: str = "youden",
         prevalence: Mapping[str, float] | None = None,
+        map: str | None = None,
     ) -> Predictor:
         """Load a checkpoint file, see `load_checkpoint`; the options are those of the class."""
-        return cls.from_checkpoint(*load_checkpoint(path), operating_point=operating_point, prevalence=prevalence)
+        model, metadata = load_checkpoint(path)
+        options = {"operating_point": operating_point, "prevalence": prevalence, "map": map}
+        return cls.from_checkpoint(model, metadata, **options)
 
     @classmethod
     def from_checkpoint(cls, model: LocalizationModel, metadata: Checkpoint, **options: Any) -> Predictor:
@@ -267,6 +277,42 @@ class Predictor:
         output = tta_forward(self.model, images, scales=self.recipe.tta_scales, flip=self.recipe.tta_flip, maps=maps)
         logits, cam, refined = (None if part is None else part.float().cpu() for part in output)
         return PredictorOutput(logits, torch.from_numpy(raw_scores(logits.numpy())), cam, refined)
+
+    def compute_map(
+        self,
+        name: str,
+        images: Tensor,
+        *,
+        output: PredictorOutput | None = None,
+        findings: Sequence[str] | None = None,
+    ) -> LocalizationMap:
+        """Compute a map of images with the test-time augmentation of the recipe.
+
+        Args:
+            name: one of `available_maps`.
+            images: (B, 1, S, S) uint8, as in the cache.
+            output: of `forward` for the same images, if it is known.
+            findings: names of the findings of the map, in this order; by default all of the model.
+
+        Raises:
+            InputError: the model has no such map.
+        """
+        findings = self.findings if findings is None else findings
+        choose_map(name, self.model, self.recipe)
+        if name in GRADIENT_MAPS:
+            inputs = eval_transform(images.to(self.device), size=self.recipe.image_size)
+            return gradient_map(name, self.model, inputs, recipe=self.recipe, findings=findings)
+        output = output or self.forward(images)
+        if name == "mean":
+            names = [each for each in self.available_maps if each != "mean"]
+            return mean_map([self.compute_map(each, images, output=output, findings=findings) for each in names])
+        cam = output.refined if name == "refined" else output.cam
+        return LocalizationMap(cam, self.heatmap_options(refined=name == "refined")).select(findings)
+
+    @property
+    def available_maps(self) -> tuple[str, ...]:
+        """Names of the maps that the model has; "refined" needs a trained refiner."""
+        return available_maps(self.model, self.recipe)
 
     def forward_dataset(
         self, dataset: ChestXrayDataset, *, maps: bool = True, desc: str
@@ -335,9 +381,8 @@ class Predictor:
 
     def _predict_one(self, file: dict[str, Any], output: PredictorOutput) -> Prediction:
         """Make the prediction of one file from its content (`_read`) and the output for its image, (1, K)."""
-        # The maps of an untrained refiner are random.
-        refined = self.recipe.seam_stage is not None and output.refined is not None
-        cam, options = output.refined if refined else output.cam, self.heatmap_options(refined=refined)
+        pixels = torch.from_numpy(file["image"])[None, None]
+        cam, options = self.compute_map(self.map, pixels, output=output)
         heatmaps = options.heatmaps(cam, PAPER_SIZE)[0].numpy()
         boxes = options.boxes(heatmaps, file["path"], findings=self.findings)
         height, width = file["size"]
@@ -348,6 +393,7 @@ class Predictor:
             probabilities=dict(zip(self.findings, output.probabilities[0].tolist(), strict=True)),
             calibrated={f: None if np.isnan(p) else p for f, p in zip(self.findings, calibrated, strict=True)},
             calibrator=self.calibrator,
+            map=self.map,
             final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory
             options=options,
             boxes=boxes.drop(columns="image_index"),

@@ -25,6 +25,7 @@ from ..findings import OPERATING_POINTS, XYWH
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmap_options import HeatmapOptions
 from ..inference.heatmaps import PAPER_SIZE
+from ..inference.maps.registry import MAPS
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..io import atomic_write
 from ..metrics.localization import is_correct
@@ -307,7 +308,7 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
         boxes = prediction.boxes_of(finding) / [across, height, across, height]
         heatmap = prediction.heat_map(finding, size=PAPER_SIZE)
         panels.append(Panel(finding.replace("_", " "), caption, heatmap, boxes))
-    return render_png(pixels, panels, width=width)
+    return render_png(pixels, panels, width=width, heat=MAPS[prediction.map])
 
 
 def format_calibrated(probability: float | None) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 from ..data.image_io import SUFFIXES, image_files, load_image
 from ..errors import InputError
 from ..findings import OPERATING_POINTS, XYWH
+from ..inference.maps.registry import MAPS
 from ..inference.predictor import Prediction, Predictor
 from ..io import WriteError, atomic_write, is_name_refused, readable, user_path
 from .examples import format_calibrated, prediction_png
@@ -164,7 +165,8 @@ def prediction_text(prediction: Prediction) -> str:
     """Format scores, decision and best box of each finding, one line each, then the warnings."""
     title = OPERATING_POINTS[prediction.calibrator.operating_point]
     lines = [
-        f"Raw score, calibrated probability, decision at {title}, best box in pixels of the image (x, y, width, height)"
+        f"Raw score, calibrated probability, decision at {title}, best box in pixels (x, y, width, height)",
+        f"Heat maps and boxes: {MAPS[prediction.map]}",
     ]
     for finding in prediction.top_k(len(prediction.probabilities)):
         box = ", ".join(f"{value:.0f}" for value in prediction.boxes_of(finding)[:1].ravel()) or "none"

@@ -79,6 +79,7 @@ def render_png(
     attention: Panel | None = None,
     bars: Sequence[Bars] = (),
     finding: str | None = None,
+    heat: str = "heat",
 ) -> bytes:
     """Render panels side by side, then the attention panel and the bar chart.
 
@@ -93,6 +94,7 @@ def render_png(
         attention: a panel without true boxes, placed after the others.
         bars: raw scores, one for each model.
         finding: highlighted in the bar chart.
+        heat: title of the heat maps in the legend.
 
     Returns:
         The bytes of an RGB PNG.
@@ -124,7 +126,7 @@ def render_png(
             line = _shorten(line, size=12, width=width)
             write_text(draw, (left, top + 38 + CAPTION_LINE * number), line, size=12, colour=MUTED)
     kinds = {"predicted": any(len(panel.boxes) for panel in panels), "true": len(true_boxes) > 0}
-    _draw_legend(canvas, row_height + FOOT // 2, [kind for kind, present in kinds.items() if present], colour_map)
+    _draw_legend(canvas, row_height + FOOT // 2, [kind for kind, present in kinds.items() if present], colour_map, heat)
     if bars:
         _draw_bars(draw, bars, (bars_left, bars_top, right), finding)
     # One fixed filter: the adaptive choice takes longer than all the drawing and saves little.
@@ -176,14 +178,15 @@ def _draw_ring(picture: np.ndarray, point: tuple[float, float]) -> None:
         cv2.circle(picture, centre, 8, colour, thickness, cv2.LINE_AA)
 
 
-def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_map: str) -> None:
+def _draw_legend(canvas: Image.Image, middle: int, kinds: Sequence[str], colour_map: str, heat: str) -> None:
     """Draw the colour bar and a small box for each kind of box: "predicted", "true"."""
     draw = ImageDraw.Draw(canvas)
     bar = apply_colour_map(np.linspace(0, 1, 90)[None].repeat(10, axis=0), colour_map)
     canvas.paste(Image.fromarray(bar), (MARGIN, middle - 5))
-    write_text(draw, (MARGIN + 98, middle), "heat: 0 to maximum", size=11, colour=MUTED, anchor="lm")
+    text = f"{heat}: 0 to maximum"
+    write_text(draw, (MARGIN + 98, middle), text, size=11, colour=MUTED, anchor="lm")
     for number, kind in enumerate(kinds):
-        left = MARGIN + 240 + 140 * number
+        left = MARGIN + max(240, 114 + int(_font(11).getlength(text))) + 140 * number
         box = draw_boxes(np.full((14, 28, 3), DARK, dtype=np.uint8), **{kind: np.array([[0, 0, 1, 1]])})
         canvas.paste(Image.fromarray(box), (left, middle - 7))
         write_text(draw, (left + 36, middle), f"{kind} box", size=11, colour=MUTED, anchor="lm")

@@ -24,6 +24,7 @@ from ..evaluation.results import REFINED
 from ..findings import OPERATING_POINTS, canonical_finding
 from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
+from ..inference.maps.registry import MAPS
 from ..inference.predictor import Predictor
 from ..metrics.localization import best_iou
 from ..models.pcm import PCM, affinity_rows, l2_normalise
@@ -71,15 +72,24 @@ class Controls:
     Attributes:
         subset, model, patient: menus that choose the images to offer.
         finding, image: menus; the value of `image` is an index into the examples (None if no image fits).
+        map: menu of `inference.maps.registry.MAPS`; "" shows the CAM or refined CAM of each model, as in Fig. 7.
         threshold, opacity, colours, operating_point, narrow: options of boxes, heat maps, decisions and layout.
         x, y: sliders, per cent of the image: the point for which the attention of the PCM is shown.
-        all: the twelve widgets above.
+        all: the thirteen widgets above.
         upload: button for an image file.
         picture, caption: an image, and HTML below it.
         widget: the box with all of them.
     """
 
-    def __init__(self, examples: Sequence[Example], *, finding: str, with_pcm: bool, with_upload: bool) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        finding: str,
+        maps: Sequence[tuple[str, str]],
+        with_pcm: bool,
+        with_upload: bool,
+    ) -> None:
         import ipywidgets as widgets
 
         menu = partial(make_control, widgets.Dropdown)
@@ -93,6 +103,7 @@ class Controls:
         self.patient = menu("Patient", "Patient of the images", options=options)
         findings = findings_of(examples[0])
         self.finding = menu("Finding", "Finding of the heat maps and boxes", options=findings, value=finding)
+        self.map = menu("Map", "Map of the heat maps and boxes", options=[("of each model", ""), *maps])
         self.image = menu("Image", "Image to show, with its labels", options=[("", 0)])
         text = "A pixel belongs to a box if its heat is at least this fraction of the maximum; at first the recipe's Q"
         recipe_q = next(iter(examples[0].outputs.values())).options.threshold
@@ -113,8 +124,14 @@ class Controls:
         self.caption = widgets.HTML()
         filters = [self.subset, self.model, self.patient, self.finding, self.image]
         options = [self.colours, self.threshold, self.opacity, self.operating_point, self.narrow]
-        self.all = [*filters, *options, self.x, self.y]
-        shown = [*filters, *options, *([self.x, self.y] if with_pcm else []), *([self.upload] if with_upload else [])]
+        self.all = [*filters, self.map, *options, self.x, self.y]
+        shown = [
+            *filters,
+            *([self.map] if maps else []),
+            *options,
+            *([self.x, self.y] if with_pcm else []),
+            *([self.upload] if with_upload else []),
+        ]
         grid = widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(290px, 1fr))", grid_gap="2px 12px")
         self.widget = widgets.VBox([widgets.GridBox(shown, layout=grid), self.picture, self.caption])
 
@@ -176,12 +193,15 @@ class Viewer(Controls):
         self._pcm = refined if refined is not None and isinstance(refined.model.refiner, PCM) else None
         # Of the current image and finding, for the sliders.
         self._heatmap, self._embedding = lru_cache(maxsize=8)(Example.heatmap), lru_cache(maxsize=1)(pcm_embedding)
+        self._map = lru_cache(maxsize=8)(heatmap_of_map)
         self._busy, self._lock = False, RLock()
         first = self.examples[0]
         findings = findings_of(first)
         finding = finding or next(iter([*first.true_boxes["finding"], *first.labels, *findings]))
         finding = canonical_finding(finding, findings)
-        options = {"with_pcm": self._pcm is not None, "with_upload": bool(self._predictors)}
+        names = {name for predictor in self._predictors.values() for name in predictor.available_maps}
+        maps = [(title, name) for name, title in MAPS.items() if name in names]
+        options = {"maps": maps, "with_pcm": self._pcm is not None, "with_upload": bool(self._predictors)}
         super().__init__(self.examples, finding=finding, **options)
         for control in self.all:
             control.observe(lambda change: self._update({change["owner"]}), names="value")
@@ -243,7 +263,7 @@ class Viewer(Controls):
             self.caption.value = caption_html("No image fits. Choose another finding or patient, or show all images.")
             return
         example = self.examples[self.image.value]
-        panels = [self._panel(example, model) for model in example.models]
+        panels = self._panels(example)
         attention = self._attention(example)
         self.picture.value = render_png(
             example.image,
@@ -256,17 +276,29 @@ class Viewer(Controls):
             attention=attention,
             bars=make_bars(example, self.operating_point.value),
             finding=finding,
+            heat=MAPS[self.map.value] if self.map.value else "heat",
         )
         self.picture.layout.display = None
         text = describe(example, finding, panels, operating_point=self.operating_point.value)
+        if self.map.value:
+            text += f" Map: {MAPS[self.map.value]}."
         if attention is not None:
             text += f" For the ringed point, the PCM puts {attention.caption}.".replace("\n", " ")
         self.caption.value = caption_html(text)
 
-    def _panel(self, example: Example, model: str) -> Panel:
+    def _panels(self, example: Example) -> list[Panel]:
+        """Build a panel for each model; with a chosen map one for each network that has it."""
+        finding, name = self.finding.value, self.map.value
+        if not name:
+            models = {model: self._heatmap(example, model, finding, size=PAPER_SIZE) for model in example.models}
+        else:
+            networks = {key: each for key, each in self._predictors.items() if name in each.available_maps}
+            models = {key: self._map(network, example, name, finding) for key, network in networks.items()}
+        return [self._panel(example, model, heatmap) for model, heatmap in models.items()]
+
+    def _panel(self, example: Example, model: str, heatmap: np.ndarray) -> Panel:
         """Build the panel of one model, with boxes at the threshold of the slider."""
         finding = self.finding.value
-        heatmap = self._heatmap(example, model, finding, size=PAPER_SIZE)
         rule = example.outputs[model].options.box_rule
         boxes = boxes_from_heatmap(heatmap, threshold=self.threshold.value, rule=rule).xywh
         true_boxes = example.gt_boxes(finding)
@@ -302,6 +334,13 @@ class Viewer(Controls):
         from IPython.display import Javascript, display
 
         display(self.widget, Javascript(NAME_SLIDERS))
+
+
+def heatmap_of_map(predictor: Predictor, example: Example, name: str, finding: str) -> np.ndarray:
+    """Compute the heat map of a finding from a chosen map, float32 in [0, 1] at the paper's size."""
+    pixels = torch.from_numpy(resize_square(example.image, predictor.cache_size))[None, None]
+    cam, options = predictor.compute_map(name, pixels, findings=[finding])
+    return options.heatmaps(cam, PAPER_SIZE)[0, 0].numpy()
 
 
 def findings_of(example: Example) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.inference.gradcam import gradcam_maps
+from cxr_seam.inference.maps.gradcam import gradcam_maps
 from cxr_seam.models.build import build_model
 
 

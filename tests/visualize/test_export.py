@@ -20,6 +20,7 @@ from cxr_seam.__main__ import main
 from cxr_seam.data.image_io import load_image
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.maps.registry import MAPS
 from cxr_seam.inference.predictor import Prediction, Predictor
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.examples import prediction_png
@@ -160,6 +161,21 @@ def test_predict_command_at_another_operating_point_and_prevalence(checkpoint, p
     for wrong in ("Mass=0", "Mass=1", "Mass=much", "Cough=0.5", "Hernia=0.5", "Mass"):
         assert main([*words, "--prevalence", wrong]) == 2
         assert wrong.split("=")[0] in capsys.readouterr().err
+
+
+def test_predict_command_with_another_map(checkpoint, paths, tmp_path, capsys):
+    words = ["predict", str(paths[0]), "--checkpoint", str(checkpoint), "--out"]
+    pictures = {}
+    for name in ("refined", "cam", "layercam", "gradcam", "mean"):
+        assert main([*words, str(tmp_path / name), "--map", name]) == 0
+        assert MAPS[name] in capsys.readouterr().out
+        boxes = pd.read_csv(tmp_path / name / "boxes.csv").drop(columns="image")
+        expected = Predictor.load(checkpoint, map=name).predict(paths[0]).boxes
+        pd.testing.assert_frame_equal(boxes, expected.reset_index(drop=True), check_dtype=False, atol=1e-3)
+        pictures[name] = (tmp_path / name / f"{paths[0].stem}_heatmaps.png").read_bytes()
+    assert len(set(pictures.values())) == 5
+    assert main([*words, str(tmp_path / "default")]) == 0
+    assert (tmp_path / "default" / f"{paths[0].stem}_heatmaps.png").read_bytes() == pictures["refined"]
 
 
 def test_predict_command_without_readable_file(checkpoint, tmp_path, capsys):

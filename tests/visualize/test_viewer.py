@@ -9,8 +9,10 @@ from threading import Event, Thread
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers.examples import random_example
 
+from cxr_seam.data.image_io import resize_square
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import REFINED, STANDARD
 from cxr_seam.findings import FINDINGS, OPERATING_POINTS, XYWH
@@ -242,6 +244,30 @@ def test_other_refiners_have_no_attention_panel():
         width=128,
     )
     assert viewer.picture.value and viewer.x not in viewer.widget.children[0].children
+
+
+@pytest.mark.parametrize("name", ["cam", "refined", "layercam", "gradcam", "mean"])
+def test_chosen_map_is_drawn_for_the_networks_that_have_it(predictors, name):
+    pytest.importorskip("ipywidgets")
+    example = random_example()
+    viewer = Viewer([example], predictors=predictors, width=128)
+    before = viewer.picture.value
+    viewer.map.value = name
+    panels = {panel.title: panel for panel in viewer._panels(example)}
+    assert list(panels) == ([REFINED] if name == "refined" else [STANDARD, REFINED])
+    for model, panel in panels.items():
+        pixels = torch.from_numpy(resize_square(example.image, predictors[model].cache_size))[None, None]
+        found = predictors[model].compute_map(name, pixels)
+        expected = found.options.heatmaps(found.cam, 256)[0, FINDINGS.index("Mass")].numpy()
+        np.testing.assert_allclose(panel.heatmap, expected, atol=1e-4)
+        assert f"{model}: raw score" in viewer.caption.value
+    assert viewer.picture.value != before
+    viewer.map.value = ""
+    assert viewer.picture.value == before
+
+
+def test_viewer_without_models_offers_no_map(viewer):
+    assert viewer.map not in viewer.widget.children[0].children and len(viewer.map.options) == 1
 
 
 def test_point_changes_only_the_attention_panel(predictors):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..findings import canonical_finding
-from ..models.multires import LocalizationModel
+from ...errors import InputError
+from ...findings import canonical_finding
+from ...models.multires import LocalizationModel
 
 
 def gradcam_weights(features: Tensor, gradient: Tensor) -> Tensor:

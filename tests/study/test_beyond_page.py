@@ -12,9 +12,7 @@ from benchmarks.study.runner import OVER_CENTRE
 from cxr_seam.evaluation.results import BEST_BOX, FROC, LOOSE_FROC, MEAN_AUC
 
 PAGE = (ROOT / "docs" / "beyond-the-paper.md").read_text()
-LINES = (
-    pd.read_csv(ROOT / "docs" / "beyond-the-paper" / "table.csv").fillna({"maps": ""}).set_index(["row", "maps"])
-)
+LINES = pd.read_csv(ROOT / "docs" / "beyond-the-paper" / "table.csv").fillna({"maps": ""}).set_index(["row", "maps"])
 COLUMNS = (MEAN_AUC, FROC, FROC + OVER_CENTRE, LOOSE_FROC, LOOSE_FROC + OVER_CENTRE, BEST_BOX)
 
 

@@ -70,6 +70,23 @@ Values = dict[str, dict[str, Any]]
 """Metric -> {"value": float, "replicates": list}."""
 
 
+Outputs = list[tuple[list[str], PredictorOutput]]
+"""Batches of image names and outputs, as `Predictor.forward_dataset` yields them."""
+
+
+@dataclass(eq=False)
+class ModelMemory:
+    """Results of a model that rows with the same model and test-time augmentation share.
+
+    Attributes:
+        calibration: with all mean CAMs; None before it is measured.
+        outputs: (names of images, whether maps were computed) -> outputs.
+    """
+
+    calibration: Calibration | None = None
+    outputs: dict[tuple[tuple[str, ...], bool], Outputs] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class Study:
     """The data and the rows of a study.
@@ -89,7 +106,7 @@ class Study:
     small_sources: Sequence[str] = ()
     _rows: dict[int, dict[str, Row]] = field(default_factory=dict)
     _counts: dict[Any, int] = field(default_factory=dict)
-    _memory: dict[Any, tuple[list[Calibration], dict]] = field(default_factory=dict)
+    _memory: dict[Any, ModelMemory] = field(default_factory=dict)
 
     def rows(self, seed: int) -> dict[str, Row]:
         """Return all rows by name."""
@@ -104,15 +121,12 @@ class Study:
             self._counts[key] = len(self.run.train_val_datasets(recipe)[0])
         return self._counts[key]
 
-    def memory(self, recipe: Recipe) -> tuple[list[Calibration], dict]:
-        """Return what is kept of a model and its test-time augmentation: its calibration, and its outputs.
-
-        Only the last model is kept.
-        """
+    def memory(self, recipe: Recipe) -> ModelMemory:
+        """Return the memory of a model with its test-time augmentation; only the last one is kept."""
         key = (recipe.name, recipe.tta_scales, recipe.tta_flip)
         if key not in self._memory:
             self._memory.clear()
-        return self._memory.setdefault(key, ([], {}))
+        return self._memory.setdefault(key, ModelMemory())
 
     def path(self, name: str) -> Path:
         """Return the path of a file about rows."""
@@ -206,29 +220,26 @@ def study_data(study: Study) -> dict[str, str]:
 
 
 class RecordedPredictor(Predictor):
-    """A predictor that keeps its outputs, for rows that use one model in several ways at test.
+    """A predictor that keeps its outputs in `memory`, for rows that use one model in several ways at test."""
 
-    Attributes:
-        record: (names of images, whether maps) -> batches of (names, output) of this model and its augmentation.
-    """
-
-    record: dict[tuple[tuple[str, ...], bool], list[tuple[list[str], PredictorOutput]]]
+    memory: ModelMemory
 
     def forward_dataset(
         self, dataset: ChestXrayDataset, *, maps: bool = True, desc: str
     ) -> Iterator[tuple[list[str], PredictorOutput]]:
         """Yield (image names, output) of a dataset batch by batch; the model runs once for each dataset."""
         key = (tuple(dataset.image_index), maps)
-        if key not in self.record:
-            self.record[key] = list(super().forward_dataset(dataset, maps=maps, desc=desc))
-        yield from self.record[key]
+        outputs = self.memory.outputs
+        if key not in outputs:
+            outputs[key] = list(super().forward_dataset(dataset, maps=maps, desc=desc))
+        yield from outputs[key]
 
 
 def load_model(study: Study, row: Row) -> tuple[RecordedPredictor, np.ndarray, ChestXrayDataset]:
     """Load the trained model of a row, calibrated for its use at test, its validation logits and validation images."""
     model, metadata, logits, val_set = load_calibrated(study, row)
     predictor = RecordedPredictor.from_checkpoint(model, metadata)
-    predictor.record = study.memory(metadata.recipe)[1]
+    predictor.memory = study.memory(metadata.recipe)
     return predictor, logits, val_set
 
 
@@ -238,16 +249,17 @@ def load_calibrated(study: Study, row: Row) -> tuple[LocalizationModel, Checkpoi
     _, val_set = study.run.train_val_datasets(recipe)
     model, metadata = load_checkpoint(best_path(study.run.models, recipe.name))
     model.to(select_device().device, memory_format=torch.channels_last)
-    found, _ = study.memory(recipe)
-    if not found:
+    memory = study.memory(recipe)
+    if memory.calibration is None:
         everything = replace(recipe, cam_baseline="negative_mean", map_prior="labels")
-        found.append(calibrate(model, val_set, recipe=everything))
+        memory.calibration = calibrate(model, val_set, recipe=everything)
+    found = memory.calibration
     measured = {
-        "scores": found[0].scores,
-        "negative_mean": found[0].negative_mean if recipe.cam_baseline == "negative_mean" else None,
-        "prior": found[0].prior if recipe.map_prior == "labels" else None,
+        "scores": found.scores,
+        "negative_mean": found.negative_mean if recipe.cam_baseline == "negative_mean" else None,
+        "prior": found.prior if recipe.map_prior == "labels" else None,
     }
-    return model, replace(metadata, recipe=recipe, **measured), found[0].logits, val_set
+    return model, replace(metadata, recipe=recipe, **measured), found.logits, val_set
 
 
 def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:

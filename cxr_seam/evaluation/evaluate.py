@@ -296,7 +296,7 @@ def classify(
 
 
 def describe_calibration(score: ScoreCalibration | None) -> dict[str, Any]:
-    """Return what a checkpoint says of the calibration of a finding."""
+    """Return counts, slope and intercept of the calibration of a finding, for JSON; zeros and None without one."""
     score = score or ScoreCalibration(0, 0)
     return {
         "validation_positives": score.positives,

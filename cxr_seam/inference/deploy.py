@@ -27,6 +27,7 @@ from ..findings import OPERATING_POINTS
 from ..io import atomic_write, user_path
 from ..models.tta import tta_forward
 from .heatmaps import PAPER_SIZE
+from .maps.registry import has_trained_refiner
 from .predictor import Predictor
 
 INPUT, OUTPUTS = "images", ("logits", "calibrated", "heat_maps")
@@ -45,7 +46,7 @@ class ExportedModel(nn.Module):
         super().__init__()
         self.recipe = predictor.recipe
         self.model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
-        self.refined = _is_refined(predictor)
+        self.refined = has_trained_refiner(predictor.model, predictor.recipe)
         self.options = predictor.heatmap_options(refined=self.refined)
         slopes, intercepts = map(torch.from_numpy, predictor.calibrator.coefficients())  # (K,) each
         self.register_buffer("slopes", slopes.float())
@@ -69,6 +70,7 @@ class ExportedModel(nn.Module):
 def describe(predictor: Predictor) -> dict[str, str]:
     """Describe an exported model for the metadata of its file; lists and objects are JSON."""
     recipe, size, calibrator = predictor.recipe, predictor.cache_size, predictor.calibrator
+    kind = "refined" if has_trained_refiner(predictor.model, recipe) else "raw"
     scales = f"mean of scales {' and '.join(map(str, recipe.tta_scales))}{', also mirrored' * recipe.tta_flip}"
     thresholds = {
         point: {f: None if math.isnan(t) else t for f, t in zip(predictor.findings, values, strict=True)}
@@ -87,7 +89,7 @@ def describe(predictor: Predictor) -> dict[str, str]:
         "calibrated": "(batch, findings) in [0, 1]: calibrated probability at the prevalence of the validation images, "
         "or at the given one; NaN without a calibration",
         "heat_maps": f"(batch, findings, {PAPER_SIZE}, {PAPER_SIZE}) in [0, 1] of the "
-        f"{'refined' if _is_refined(predictor) else 'raw'} class activation maps, stretched over the image; each is "
+        f"{kind} class activation maps, stretched over the image; each is "
         "divided by its own maximum",
         "map_prior": recipe.map_prior,
         "box_rule": recipe.box_rule,
@@ -147,11 +149,6 @@ def save_onnx(predictor: Predictor, path: str | os.PathLike[str]) -> Path:
     with atomic_write(path) as temporary:
         program.save(temporary)
     return path
-
-
-def _is_refined(predictor: Predictor) -> bool:
-    """Return whether the recipe trained a refiner; the maps of an untrained one are random."""
-    return predictor.recipe.seam_stage is not None and predictor.model.refiner is not None
 
 
 def _with_suffix(path: str | os.PathLike[str], suffix: str) -> Path:

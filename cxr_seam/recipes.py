@@ -26,7 +26,8 @@ ImageSize = Annotated[int, Field(ge=32, le=8192)]
 RecipeName = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # becomes part of file names
 
 Pooling = Literal["lse", "lse_lba", "pcam", "attention", "max_min"]
-Refiner = Literal["pcm", "seam_pcm", "self_attention", "none"]
+Refiner = Literal["pcm", "residual_pcm", "seam_pcm", "self_attention", "none"]
+RefinerInput = Literal["suppressed", "cam"]
 Background = Literal["one_minus_max", "output"]
 Schedule = Literal["plateau", "constant", "one_cycle", "cosine"]
 CamBaseline = Literal["zero", "min", "negative_mean"]
@@ -132,6 +133,7 @@ class Recipe:
     weights: str = "imagenet"  # "pre-trained on ImageNet" (Sect. 5.1); or "none", or a path
     pooling: Pooling = "lse"
     refiner: Refiner = "pcm"
+    refiner_input: RefinerInput = "suppressed"  # at test (Sect. 4.1); "cam": raw maps, of absent findings as well
     lse_gamma: Positive = 10.0  # "LSE pooling with gamma = 10" (Sect. 5.1)
     background: Background = "one_minus_max"  # 15th map of the PCM; authors' program: "output", which is not trained
     cam_threshold: Fraction = CAM_THRESHOLD  # Q

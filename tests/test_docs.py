@@ -31,7 +31,7 @@ from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, s
 from cxr_seam.models.extras.attention import GatedAttentionPool
 from cxr_seam.models.extras.seam_pcm import SeamPCM
 from cxr_seam.models.registry import POOLINGS, REFINERS
-from cxr_seam.recipes import CAM_BASELINES, BoxRule, MapPrior
+from cxr_seam.recipes import CAM_BASELINES, BoxRule, MapPrior, RefinerInput
 from cxr_seam.workspace import Workspace
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -119,6 +119,7 @@ def test_other_parts_page_names_all_parts() -> None:
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", (ROOT / "docs" / "other-parts.md").read_text(), re.MULTILINE))
     named = {field: set(re.findall(r"`(\w+)`", cells)) for field, cells in rows.items()}
     assert named["pooling"] == set(POOLINGS) and named["refiner"] == set(REFINERS)
+    assert named["refiner_input"] == set(get_args(RefinerInput))
     assert named["model"] - {"multires_"} == set(backbone_names())
     assert named["cam_baseline"] == set(CAM_BASELINES)
     assert named["map_prior"] == set(get_args(MapPrior)) and named["box_rule"] == set(get_args(BoxRule))

@@ -9,12 +9,13 @@ from torch import nn
 
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..recipes import Background, Recipe
+from ..recipes import Background, Recipe, RefinerInput
 from .backbones import backbone_names, build_backbone
 from .multires import LocalizationModel
 
 MULTIRES = "multires_"
 BACKGROUNDS = get_args(Background)
+REFINER_INPUTS = get_args(RefinerInput)
 
 
 def model_names() -> list[str]:
@@ -30,6 +31,7 @@ def build_model(
     background: str = "one_minus_max",
     pooling: str = "lse",
     refiner: str = "pcm",
+    refiner_input: str = "suppressed",
     findings: Sequence[str] = FINDINGS,
 ) -> LocalizationModel:
     """Build a model by name.
@@ -42,6 +44,8 @@ def build_model(
         background: last map of the PCM: "one_minus_max" of the findings, or the model's untrained last "output".
         pooling: a name in `registry.POOLINGS`.
         refiner: a name in `registry.REFINERS`; a standard model has none.
+        refiner_input: maps that the refiner refines at test: "suppressed" (the paper) from `cam.make_pcm_input`, or the
+            raw "cam". Training always uses suppressed maps.
         findings: names of the findings, by default NIH's fourteen.
 
     Raises:
@@ -54,6 +58,8 @@ def build_model(
     """
     if background not in BACKGROUNDS:
         raise InputError(f"there is no background {background!r}; choose one of {', '.join(BACKGROUNDS)}")
+    if refiner_input not in REFINER_INPUTS:
+        raise InputError(f"there is no refiner input {refiner_input!r}; choose one of {', '.join(REFINER_INPUTS)}")
     backbone, multires = build_backbone(name.removeprefix(MULTIRES), weights=weights), name.startswith(MULTIRES)
     return LocalizationModel(
         backbone,
@@ -62,6 +68,7 @@ def build_model(
         background=background,
         pooling=pooling,
         refiner=refiner,
+        refiner_input=refiner_input,
         findings=findings,
     )
 
@@ -77,6 +84,7 @@ def build_from_recipe(
         background=recipe.background,
         pooling=recipe.pooling,
         refiner=recipe.refiner,
+        refiner_input=recipe.refiner_input,
         findings=findings,
     )
 

@@ -60,7 +60,8 @@ class ModelOutput(NamedTuple):
     """Output of a model for a batch.
 
     logits: (B, K) before the sigmoid, K findings. cam: (B, K, h, w) raw class activation maps, h = H / 8 for MultiRes
-    models and H / 32 for standard ones. refined: (B, K, h, w) in [0, 1] from the refiner, None for a model without one.
+    models and H / 32 for standard ones. refined: (B, K, h, w) from the refiner, in [0, 1] if it reads suppressed maps,
+    in the range of cam if it reads these; None for a model without one.
     """
 
     logits: Tensor
@@ -89,12 +90,14 @@ class LocalizationModel(nn.Module):
         background: str,
         pooling: str,
         refiner: str,
+        refiner_input: str,
         findings: Sequence[str] = FINDINGS,
     ) -> None:
         super().__init__()
         self.findings = check_findings(findings)
         self.backbone = backbone
         self.background = background
+        self.refiner_input = refiner_input
         self.freeze_bn_stats = True
         stride_8, stride_16, channels = backbone.channels[-3:]
         width = "concatenation" if stride_8 < NARROW else "skip"
@@ -124,7 +127,8 @@ class LocalizationModel(nn.Module):
         cam, n = self.compute_cam(features), len(self.findings)  # (B, K or K + 1, h, w)
         refined = None
         if self.refiner is not None:
-            refined = self.refiner(features, make_pcm_input(cam, findings=n), low_level=low_level)[:, :n]
+            maps = cam if self.refiner_input == "cam" else make_pcm_input(cam, findings=n)
+            refined = self.refiner(features, maps, low_level=low_level)[:, :n]
         return ModelOutput(logits, cam[:, :n], refined)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, LowLevelFeatures]:

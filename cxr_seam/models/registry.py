@@ -61,8 +61,9 @@ def build_refiner(name: str, channels: int, *, low_level: Sequence[int]) -> nn.M
     """Build a refiner, or return None for "none".
 
     Args:
-        name: one of `REFINERS`: "pcm" (the paper), "seam_pcm" (PCM of Wang et al. 2020, which also sees the image and
-            low-level features), "self_attention" (named as future work by the paper).
+        name: one of `REFINERS`: "pcm" (the paper), "residual_pcm" (centred affinity, mixed with the unrefined map),
+            "seam_pcm" (PCM of Wang et al. 2020, which also sees the image and low-level features), "self_attention"
+            (named as future work by the paper).
         channels: number of channels of the features.
         low_level: numbers of channels of the backbone's maps at strides 4 and 8.
 
@@ -72,6 +73,10 @@ def build_refiner(name: str, channels: int, *, low_level: Sequence[int]) -> nn.M
     match name:
         case "pcm":
             return PCM(channels)
+        case "residual_pcm":
+            from .extras.residual_pcm import ResidualPCM
+
+            return ResidualPCM(channels)
         case "seam_pcm":
             from .extras.seam_pcm import SeamPCM
 

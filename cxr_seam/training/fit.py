@@ -339,7 +339,7 @@ def init_model(
             raise InputError(
                 f"{recipe.name} has the {name} {ours!r}, but {init_path} has {theirs!r}; give both the same"
             )
-    model.background = recipe.background
+    model.background, model.refiner_input = recipe.background, recipe.refiner_input
     if recipe.refiner != metadata.recipe.refiner:
         model.set_refiner(recipe.refiner)
     return model

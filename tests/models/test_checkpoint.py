@@ -67,6 +67,16 @@ def test_pickle_is_refused_and_not_executed(tmp_path):
     assert not os.path.exists("/tmp/cxr_seam_bomb_went_off")
 
 
+def test_recipe_of_an_earlier_version_has_the_papers_refiner_input(model, tmp_path):
+    path = save_checkpoint(tmp_path / "m.safetensors", model, metadata=Checkpoint(RECIPE))
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[HEADER])
+    assert header["recipe"].pop("refiner_input")
+    save_file(load_file(path), path, metadata={HEADER: json.dumps(header)})
+    loaded, metadata = load_checkpoint(path)
+    assert metadata.recipe.refiner_input == loaded.refiner_input == "suppressed"
+
+
 def test_missing_foreign_and_truncated_files_are_refused(model, tmp_path):
     with pytest.raises(InputError, match="none.safetensors"):
         read_header(tmp_path / "none.safetensors")

@@ -116,6 +116,28 @@ def test_background_output_is_the_fifteenth_map():
         build_model("multires_timm:resnet18", weights="none", background="sky")
 
 
+def test_refiner_reads_suppressed_or_raw_maps():
+    models = []
+    for refiner_input in ("suppressed", "cam"):
+        torch.manual_seed(0)
+        options = {"refiner_input": refiner_input, "findings": ("a", "b")}
+        models.append(build_model("multires_timm:resnet18", weights="none", **options).eval())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features, low_level = models[0].forward_features(images)
+        cam = models[0].compute_cam(features)
+        positive = cam.relu()
+        normalised = positive / positive.amax(dim=(2, 3), keepdim=True).clamp_min(1e-5)
+        largest = torch.where(normalised == normalised.amax(dim=1, keepdim=True), normalised, torch.tensor(0.0))
+        assert cam.min() < 0 < cam.max() and not torch.equal(largest, normalised)
+        for model, read in zip(models, (largest, cam), strict=True):
+            expected = models[0].refiner(features, read, low_level=low_level)
+            assert torch.allclose(model(images).refined, expected, atol=1e-6)
+            assert torch.equal(model(images).cam, cam)
+    with pytest.raises(InputError, match="sky"):
+        build_model("multires_timm:resnet18", weights="none", refiner_input="sky")
+
+
 def test_unknown_model_is_refused():
     with pytest.raises(InputError, match="resnet51"):
         build_model("resnet51")

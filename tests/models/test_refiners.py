@@ -12,6 +12,7 @@ from cxr_seam.models import pcm
 from cxr_seam.models.backbones import LowLevelFeatures
 from cxr_seam.models.build import build_model
 from cxr_seam.models.cam import make_pcm_input
+from cxr_seam.models.extras.residual_pcm import centre, effective_share
 from cxr_seam.models.extras.seam_pcm import REDUCED, SeamPCM
 from cxr_seam.models.extras.self_attention import HEADS, SelfAttention
 from cxr_seam.models.pcm import PCM
@@ -86,6 +87,58 @@ def test_refiner_ignores_autocast(name):
     plain = refiner(features, cam, low_level=low_level)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(refiner(features, cam, low_level=low_level), plain)
+
+
+def test_residual_pcm_matches_slow_reference():
+    refiner, features, cam, _ = example("residual_pcm")
+    theta = refiner.theta.weight[:, :, 0, 0].detach().double().numpy()
+    embedded = theta @ features.double().numpy().reshape(2, CHANNELS, 12)
+    maps = cam.double().numpy().reshape(2, 15, 12)
+    valid = np.ones((2, 12), dtype=bool)
+    valid[0, [0, 5]] = valid[1, 7] = False
+    for where in (None, torch.from_numpy(valid).reshape(2, 1, 3, 4)):
+        used = np.ones_like(valid) if where is None else valid
+        expected = np.zeros_like(maps)
+        for b in range(2):
+            pixels = [j for j in range(12) if used[b, j]]
+            centred = embedded[b] - np.mean([embedded[b, :, j] for j in pixels], axis=0)[:, None]
+            length = np.sqrt((centred**2).sum(axis=0))
+            for i in range(12):
+                cosines = {j: centred[:, i] @ centred[:, j] / length[i] / length[j] for j in pixels}
+                weights = {j: max(cosine, 0) for j, cosine in cosines.items()}
+                refined = sum(weight * maps[b, :, j] for j, weight in weights.items()) / sum(weights.values())
+                expected[b, :, i] = (maps[b, :, i] * used[b, i] + refined) / 2
+        refined = refiner(features, cam, valid=where).detach().numpy().reshape(expected.shape)
+        np.testing.assert_allclose(refined, expected, atol=1e-5)
+
+
+def test_residual_pcm_follows_an_affine_change_of_the_map():
+    """f(a M + b) = a f(M) + b: a raw CAM keeps its scale and its zero."""
+    refiner, features, cam, _ = example("residual_pcm")
+    assert torch.allclose(refiner(features, 3 * cam - 5), 3 * refiner(features, cam) - 5, atol=1e-5)
+
+
+def test_residual_pcm_of_equal_pixels_leaves_half():
+    """Their centred embedding is 0, up to rounding: exactly 0 for features of 0."""
+    refiner, _, cam, _ = example("residual_pcm")
+    assert torch.equal(refiner(torch.zeros(2, CHANNELS, 3, 4), cam), cam / 2)
+
+
+def test_centre_makes_positive_embeddings_dissimilar():
+    """Cosines of positive vectors are positive; two groups of centred ones are opposite."""
+    group = (torch.arange(12) % 2).reshape(1, 1, 3, 4).float()
+    embedding = torch.cat([10 + group, 10 - group], dim=1)
+    assert torch.allclose(pcm.affinity(embedding), torch.full((1, 12, 12), 1 / 12), atol=1e-3)
+    same = group.flatten()[:, None] == group.flatten()
+    assert torch.allclose(pcm.affinity(centre(embedding))[0], same / 6.0, atol=1e-5)
+    valid = torch.ones(1, 1, 3, 4, dtype=torch.bool)
+    valid[..., 0] = False
+    assert (centre(embedding, valid=valid) * valid).sum(dim=(2, 3)).abs().max() < 1e-4
+
+
+def test_effective_share_of_uniform_and_single_weights():
+    rows = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0.75, 0.25, 0, 0]])
+    assert torch.allclose(effective_share(rows), torch.tensor([1, 0.5, 0.25, 1 / (4 * 0.625)]))
 
 
 def test_self_attention_matches_slow_reference():

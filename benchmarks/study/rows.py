@@ -18,7 +18,8 @@ from cxr_seam.presets import PRESETS, SMALL_PCM, get_preset, improve
 from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 BASE, PAPER, STRONG, SINGLE, ALL_IMAGES = "base", "paper", "strong", "single_forward", "without_all_images"
-ANNEALED = "paper_annealed"
+ANNEALED, TWO_MODELS = "paper_annealed", "two_models"
+PATIENT_SHARES = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
 CountImages = Callable[[Recipe], int]
 """Return the number of training images of a recipe."""
@@ -35,6 +36,8 @@ class Row:
         against: name of the row with which this row is compared.
         at_test: fields of the recipe that change after training.
         untrained_refiner: measure the refined maps although no SEAM stage is trained.
+        patient_share: share of the training patients that the recipes see.
+        average: measure the mean of the models of all recipes instead of the last model.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Row:
     against: str
     at_test: dict[str, Any] = field(default_factory=dict)
     untrained_refiner: bool = False
+    patient_share: float = 1.0
+    average: bool = False
 
     @property
     def model(self) -> str:
@@ -53,7 +58,10 @@ class Row:
     def identity(self) -> dict[str, Any]:
         """Everything that determines the measurement, for JSON."""
         recipes = [recipe_to_dict(recipe) for recipe in self.recipes]
-        return json.loads(json.dumps({"row": self.name, "recipes": recipes, "at_test": self.at_test}))
+        content = {"row": self.name, "recipes": recipes, "at_test": self.at_test}
+        content |= {"patient_share": self.patient_share} if self.patient_share < 1 else {}
+        content |= {"average": True} if self.average else {}
+        return json.loads(json.dumps(content))
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -228,6 +236,19 @@ def beyond_rows(*, backbone: str, size: int, epochs: int, seed: int, count: Coun
     return {row.name: row for row in rows}
 
 
+def strong_recipe(base: Recipe, count: CountImages, *, name: str = STRONG, **changes: Any) -> Recipe:
+    """Make the recipe that trains `strong` with the backbone of `base`; its fields of use at test stay those of `base`.
+
+    Args:
+        base: the paper's classifier stage, see `paper_recipe`.
+        count: number of training images of a recipe.
+        name: of the recipe, without the seed.
+        changes: fields of the recipe.
+    """
+    trained = replace(improve(base), **{name: getattr(base, name) for name in TEST_FIELDS})
+    return limit_epochs(replace(trained, name=f"{name}.s{base.seed}", **changes), base, count)
+
+
 def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
     """Make the rows of `strong`: without each of its parts, and with additional parts.
 
@@ -237,12 +258,7 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
     strong = improve(base)
     test_fields = {name: getattr(strong, name) for name in TEST_FIELDS}
     single = test_fields | STRONG_AT_TEST[SINGLE][1]
-    trained = replace(strong, **{name: getattr(base, name) for name in TEST_FIELDS})
-
-    def first(name: str, **changes: Any) -> Recipe:
-        return limit_epochs(replace(trained, name=f"{name}.s{base.seed}", **changes), base, count)
-
-    stage = trained.classifier_stage
+    stage = strong.classifier_stage
     paper_optimisation = {key: getattr(ClassifierStage(), key) for key in OPTIMISATION}
     changes: dict[str, tuple[str, dict[str, Any]]] = {
         ALL_IMAGES: ("the paper's sample of disease-free images", {"data": base.data}),
@@ -258,10 +274,10 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
         ),
         "with_wide_crops": (
             "crops from half of the image",
-            {"augmentation": replace(trained.augmentation, **WIDE_CROPS)},
+            {"augmentation": replace(strong.augmentation, **WIDE_CROPS)},
         ),
     }
-    ours, annealed = first(STRONG), annealed_recipe(base)
+    ours, annealed = strong_recipe(base, count), annealed_recipe(base)
     rows = [
         Row("paper_strong_at_test", "the classifier stage, used at test as `strong`", (base,), PAPER, test_fields),
         Row(
@@ -274,9 +290,13 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
         Row(STRONG, "all changes of `presets.improve`", (ours,), PAPER, test_fields),
     ]
     rows += [Row(name, text, (ours,), STRONG, test_fields | new) for name, (text, new) in STRONG_AT_TEST.items()]
-    rows += [Row(name, text, (first(name, **new),), SINGLE, single) for name, (text, new) in changes.items()]
+    rows += [
+        Row(name, text, (strong_recipe(base, count, name=name, **new),), SINGLE, single)
+        for name, (text, new) in changes.items()
+    ]
+    rows += data_and_average_rows(base, count, test_fields)
     name = "without_pcam_on_sample"
-    sample = first(name, pooling=base.pooling, data=base.data)
+    sample = strong_recipe(base, count, name=name, pooling=base.pooling, data=base.data)
     rows.append(Row(name, "the paper's pooling", (sample,), ALL_IMAGES, single))
     paper_stage = paper_seam_stage(base.model.removeprefix("multires_"))
     seam: dict[str, tuple[SeamStage, dict[str, Any]]] = {"pcm": (SMALL_PCM, {}), "pcm_papers_rate": (paper_stage, {})}
@@ -288,6 +308,34 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
     return rows
 
 
+def data_and_average_rows(base: Recipe, count: CountImages, test_fields: dict[str, Any]) -> list[Row]:
+    """Make the rows of `strong` with fewer patients, and with the mean of two models of different seeds.
+
+    Fewer patients, same epochs: fewer images and as many fewer updates. The row with seed s averages the models of the
+    seeds 2s and 2s + 1, so that two seeds of this row share no model.
+    """
+    rows = [
+        Row(
+            f"strong_{word}",
+            f"{word} of the training patients, same epochs",
+            (strong_recipe(base, count, name=f"strong_{word}"),),
+            STRONG,
+            test_fields,
+            patient_share=share,
+        )
+        for word, share in PATIENT_SHARES.items()
+    ]
+    pair = tuple(
+        strong_recipe(replace(base, name=f"{PAPER}.s{seed}", seed=seed), count)
+        for seed in (2 * base.seed, 2 * base.seed + 1)
+    )
+    text = "mean logits and CAMs of two models"
+    rows.append(Row(TWO_MODELS, text, pair, STRONG, test_fields, average=True))
+    contours = test_fields | {"box_rule": "contour"}
+    rows.append(Row(f"{TWO_MODELS}_contours", f"{text}, contours at Q 0.8", pair, STRONG, contours, average=True))
+    return rows
+
+
 def count_passes(row: Row, count: CountImages) -> dict[str, int]:
     """Return the number of images that each recipe of a row draws in training."""
-    return {recipe.name: recipe.stage.epochs * count(recipe) for recipe in row.recipes}
+    return {recipe.name: round(recipe.stage.epochs * count(recipe) * row.patient_share) for recipe in row.recipes}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.base import DatasetMetadata
@@ -43,7 +44,7 @@ from cxr_seam.metrics.classification import classification_scores, classificatio
 from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.metrics.matching import rank_by_probability
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, read_history, save_checkpoint
-from cxr_seam.models.multires import LocalizationModel
+from cxr_seam.models.multires import LocalizationModel, ModelOutput
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import fit
 from cxr_seam.workspace import Workspace
@@ -121,9 +122,9 @@ class Study:
             self._counts[key] = len(self.run.train_val_datasets(recipe)[0])
         return self._counts[key]
 
-    def memory(self, recipe: Recipe) -> ModelMemory:
-        """Return the memory of a model with its test-time augmentation; only the last one is kept."""
-        key = (recipe.name, recipe.tta_scales, recipe.tta_flip)
+    def memory(self, recipe: Recipe, *, average: bool = False) -> ModelMemory:
+        """Return the memory of a model, or of an average, with its test-time augmentation; only the last is kept."""
+        key = (recipe.name, recipe.tta_scales, recipe.tta_flip, average)
         if key not in self._memory:
             self._memory.clear()
         return self._memory.setdefault(key, ModelMemory())
@@ -200,6 +201,7 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     models = study.run.models
     for recipe in row.recipes:
         train_set, val_set = study.run.train_val_datasets(recipe)
+        train_set = select_patients(study, train_set, share=row.patient_share, seed=seed)
         fit(recipe, models, train_set=train_set, val_set=val_set)
     predictor, logits, val_set = load_model(study, row)
     history = [record for recipe in row.recipes for record in read_history(models, recipe.name)]
@@ -211,6 +213,17 @@ def run_row(study: Study, row: Row, *, seed: int) -> None:
     )
     content["maps"], content["froc_curves"] = measure(study, row.model, predictor)
     write_json(path, content)
+
+
+def select_patients(study: Study, dataset: ChestXrayDataset, *, share: float, seed: int) -> ChestXrayDataset:
+    """Select the images of a random share of the patients of a dataset."""
+    if share == 1:
+        return dataset
+    patients = study.metadata.images["patient_id"][list(dataset.image_index)].to_numpy()
+    known = np.random.default_rng(seed).permutation(np.unique(patients))
+    chosen = np.isin(patients, known[: round(share * len(known))])
+    names = [name for name, is_chosen in zip(dataset.image_index, chosen, strict=True) if is_chosen]
+    return ChestXrayDataset(study.run.cache(), study.metadata, image_index=names)
 
 
 def study_data(study: Study) -> dict[str, str]:
@@ -239,31 +252,77 @@ def load_model(study: Study, row: Row) -> tuple[RecordedPredictor, np.ndarray, C
     """Load the trained model of a row, calibrated for its use at test, its validation logits and validation images."""
     model, metadata, logits, val_set = load_calibrated(study, row)
     predictor = RecordedPredictor.from_checkpoint(model, metadata)
-    predictor.memory = study.memory(metadata.recipe)
+    predictor.memory = study.memory(metadata.recipe, average=row.average)
     return predictor, logits, val_set
 
 
-def load_calibrated(study: Study, row: Row) -> tuple[LocalizationModel, Checkpoint, np.ndarray, ChestXrayDataset]:
-    """Load model and metadata as `load_model`, with the fields of the recipe that change after training."""
+class MeanModel(nn.Module):
+    """Average the logits and the CAMs of several models; used at test only."""
+
+    def __init__(self, models: Sequence[LocalizationModel]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.findings = models[0].findings
+
+    def forward(self, images: Tensor, *, maps: bool = True) -> ModelOutput:
+        """Return mean logits (B, K) and mean CAMs (B, K, h, w), None without `maps`."""
+        outputs = [model(images, maps=maps) for model in self.models]
+        cam = torch.stack([output.cam for output in outputs]).mean(dim=0) if maps else None
+        return ModelOutput(torch.stack([output.logits for output in outputs]).mean(dim=0), cam, None)
+
+
+def load_calibrated(
+    study: Study, row: Row
+) -> tuple[LocalizationModel | MeanModel, Checkpoint, np.ndarray, ChestXrayDataset]:
+    """Load model and metadata as `load_model`, with the fields of the recipe that change after training.
+
+    Models that are averaged have different validation images, so each is calibrated on its own, and the mean CAMs are
+    averaged. Scores, logits and validation images are those of the last one.
+    """
     recipe = replace(row.recipes[-1], **row.at_test)
-    _, val_set = study.run.train_val_datasets(recipe)
-    model, metadata = load_checkpoint(best_path(study.run.models, recipe.name))
-    model.to(select_device().device, memory_format=torch.channels_last)
-    memory = study.memory(recipe)
-    if memory.calibration is None:
-        everything = replace(recipe, cam_baseline="negative_mean", map_prior="labels")
-        memory.calibration = calibrate(model, val_set, recipe=everything)
-    found = memory.calibration
+    memory = study.memory(recipe, average=row.average)
+    models, found = [], []
+    for trained in row.recipes if row.average else row.recipes[-1:]:
+        model, metadata = load_checkpoint(best_path(study.run.models, trained.name))
+        models.append(model.to(select_device().device, memory_format=torch.channels_last))
+        _, val_set = study.run.train_val_datasets(trained)
+        if memory.calibration is None:
+            found.append(calibrate(model, val_set, recipe=with_all_means(recipe)))
+    if found:
+        memory.calibration = mean_calibration(found)
+    calibration = memory.calibration
     measured = {
-        "scores": found.scores,
-        "negative_mean": found.negative_mean if recipe.cam_baseline == "negative_mean" else None,
-        "prior": found.prior if recipe.map_prior == "labels" else None,
+        "scores": calibration.scores,
+        "negative_mean": calibration.negative_mean if recipe.cam_baseline == "negative_mean" else None,
+        "prior": calibration.prior if recipe.map_prior == "labels" else None,
     }
-    return model, replace(metadata, recipe=recipe, **measured), found.logits, val_set
+    model = MeanModel(models) if row.average else models[0]
+    return model, replace(metadata, recipe=recipe, **measured), calibration.logits, val_set
+
+
+def with_all_means(recipe: Recipe) -> Recipe:
+    """Change a recipe so that its calibration has all mean CAMs."""
+    return replace(recipe, cam_baseline="negative_mean", map_prior="labels")
+
+
+def mean_calibration(found: Sequence[Calibration]) -> Calibration:
+    """Average the mean CAMs and priors of models; scores and logits are those of the last one."""
+
+    def mean(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([one[name] for one in maps]).mean(dim=0) for name in maps[0]}
+
+    negative_mean, prior = mean([one.negative_mean for one in found]), mean([one.prior for one in found])
+    return found[-1]._replace(negative_mean=negative_mean, prior=prior)
 
 
 def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:
-    """Write the trained model of a row, ready for prediction, as ROW.sSEED.safetensors."""
+    """Write the trained model of a row, ready for prediction, as ROW.sSEED.safetensors.
+
+    Raises:
+        InputError: the row averages two models; a checkpoint holds one.
+    """
+    if row.average:
+        raise InputError(f"{row.name} is the mean of two models and has no checkpoint; leave it out of --save-models")
     model, metadata, _, _ = load_calibrated(study, row)
     return save_checkpoint(folder / f"{row.name}.s{seed}.safetensors", model, metadata=metadata)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks.study.__main__ import image_folders, main, open_beyond, parse
-from benchmarks.study.runner import Study, compare_models, load_model, read_row
+from benchmarks.study.rows import PAPER
+from benchmarks.study.runner import MeanModel, Study, compare_models, load_model, read_row, select_patients
 from benchmarks.study.tables import mean_curve, write_tables
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -21,6 +22,7 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import evaluate_models
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED, get_estimate
 from cxr_seam.metrics.matching import box_overlap
+from cxr_seam.models.build import build_model
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +157,22 @@ def test_shrunk_images_with_boxes_are_refused(demo_folder: Path, tmp_path: Path)
 def test_mean_curve() -> None:
     curves = [{"false_positives_per_image": [0, 0.1, 1], "accuracy": [0, a, 2 * a]} for a in (0.2, 0.4)]
     assert mean_curve(curves, np.array([0.01, 5.0])) == pytest.approx([0.03, 0.6])
+
+
+def test_share_of_the_patients_has_all_their_images(study: Study) -> None:
+    train_set, _ = study.run.train_val_datasets(study.rows(0)[PAPER].recipes[0])
+    half = select_patients(study, train_set, share=0.5, seed=0)
+    patient = study.metadata.images["patient_id"]
+    everyone, chosen = (set(patient[list(dataset.image_index)]) for dataset in (train_set, half))
+    assert len(chosen) == round(len(everyone) / 2)
+    assert half.image_index == [name for name in train_set.image_index if patient[name] in chosen]
+
+
+def test_mean_model_averages_logits_and_cams() -> None:
+    models = [build_model("multires_efficientnet_lite0", weights="none").eval() for _ in range(2)]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        one, other, mean = (model(images) for model in (*models, MeanModel(models)))
+    for name in ("logits", "cam"):
+        expected = (getattr(one, name).numpy() + getattr(other, name).numpy()) / 2
+        np.testing.assert_allclose(getattr(mean, name).numpy(), expected, atol=1e-6)

@@ -7,19 +7,21 @@ opens the same workspace and finds the models and results of the previous one.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .data.archives import is_zip, name_by_stem, unpack_tables
+from .data.archives import is_zip, name_by_stem, unpack, unpack_tables
 from .data.cache import ImageCache
 from .data.dataset import ChestXrayDataset
-from .data.image_io import TABLE_SUFFIXES
+from .data.image_io import TABLE_SUFFIXES, sort_files
 from .data.layouts import READERS, check_layout, detect_layout, load_dataset, nih
 from .data.layouts.base import DatasetMetadata
 from .data.split import train_val_split
@@ -68,8 +70,8 @@ class Workspace:
 
     Attributes:
         data: "demo", "tiny", "nih-subset", "nih", or the path of a folder with the tables and images of a dataset in a
-            layout of `data.layouts`. With NIH's or ChestX-Det's also that of a zip archive, or of a folder of zip
-            archives; the tables may also lie beside the archives.
+            layout of `data.layouts`, of a zip archive of it, or of a folder of zip archives; the tables may also lie
+            beside the archives.
         folder: the absolute path of that folder or archive; None for synthetic and downloaded data.
         recipes: the standard, MultiRes and MultiRes + PCM recipes of the preset.
         output_dir: folder for models, figures and results; on Colab it may be on Google Drive.
@@ -173,10 +175,34 @@ class Workspace:
         is_archive = self.folder.is_file()
         if not is_archive and any(path.name.endswith(TABLE_SUFFIXES) for path in list_files(self.folder)):
             return self.folder
-        archives = [self.folder] if is_archive else sorted(self.folder.glob("*.zip"))
-        if unpack_tables(archives, self.data_dir / "tables"):
+        if unpack_tables(self._archives, self.data_dir / "tables"):
             return self.data_dir / "tables"
         return self.folder.parent if is_archive else self.folder
+
+    @property
+    def dataset_folder(self) -> Path:
+        """Folder of the dataset's tables and images.
+
+        Where tables name images by their paths, zip archives are unpacked into `data_dir` at the first use. Tables
+        beside the archives are copied to them.
+        """
+        tables, reader = self.metadata_folder, READERS[self.layout.partition(":")[0]]
+        if reader.IMAGE_NAME is name_by_stem or not self._archives:
+            return tables
+        if self.folder.is_dir() and sort_files(self.folder)[0]:  # archives beside the images that they contain
+            return tables
+        folder = unpack(self._archives, self.data_dir / "unpacked")
+        if tables != self.data_dir / "tables":
+            copy_tables(tables, folder)
+        below = (path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)))
+        return next((path for path in chain([folder], below) if reader.matches(path)), folder)
+
+    @property
+    def _archives(self) -> list[Path]:
+        """The zip archive, or the zip archives in the folder."""
+        if self.folder is None or self.folder.is_file():
+            return [self.folder] if self.folder else []
+        return sorted(path for path in list_files(self.folder) if path.suffix.lower() == ".zip" and is_zip(path))
 
     @property
     def layout(self) -> str:
@@ -245,13 +271,10 @@ class Workspace:
                 write_demo_data(self.data_dir, patients=DEMO_PATIENTS[self.data])
             return prepare(self.data_dir / "images", cache_folder, size=size)
         elif cache_folder.parent != self.folder:
-            sources = image_folders(self.folder, reader.IMAGE_FOLDERS)
             if reader.IMAGE_NAME is name_by_stem:
-                return prepare(sources, cache_folder, size=size)
-            if self.metadata_folder != self.folder:
-                raise InputError(f"{self.folder} is an archive of the layout {reader.NAME}; unpack it, give the folder")
-            names = frozenset(self.metadata().images.index)
-            return prepare(sources, cache_folder, size=size, names=names, image_name=reader.IMAGE_NAME)
+                return prepare(image_folders(self.folder, reader.IMAGE_FOLDERS), cache_folder, size=size)
+            sources, names = image_folders(self.dataset_folder, reader.IMAGE_FOLDERS), self.metadata().images.index
+            return prepare(sources, cache_folder, size=size, names=frozenset(names), image_name=reader.IMAGE_NAME)
         return ImageCache.open(cache_folder)
 
     def cache(self) -> ImageCache:
@@ -279,7 +302,7 @@ class Workspace:
 
     @cached_property
     def _metadata(self) -> DatasetMetadata:
-        return load_dataset(self.metadata_folder, layout=self.layout)
+        return load_dataset(self.dataset_folder, layout=self.layout)
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """Select the training and the validation images by the recipe's split."""
@@ -346,6 +369,17 @@ def mount_drive() -> Path:
 
     drive.mount(str(DRIVE))
     return DRIVE / "MyDrive" / "cxr-seam"
+
+
+def copy_tables(source: Path, folder: Path) -> None:
+    """Copy the tables of a folder, and those in its folder `annotations`, unless `folder` has them as they are."""
+    for path in (*list_files(source), *list_files(source / "annotations")):
+        if path.name.endswith(TABLE_SUFFIXES) and path.is_file():
+            copy, state = folder / path.relative_to(source), path.stat()
+            if copy.exists() and (copy.stat().st_size, copy.stat().st_mtime) == (state.st_size, state.st_mtime):
+                continue
+            with atomic_write(copy) as temporary:
+                shutil.copy2(path, temporary)
 
 
 def image_folders(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from helpers.archives import png, tree
+from helpers.archives import png, tree, zipped
 from helpers.dicom_files import dicom_bytes, make_dataset
 
 from cxr_seam.data.cache import prepare
@@ -265,14 +265,21 @@ LAYOUTS = {
 """By layout: tables, names of the images in the tables, image files."""
 
 
+def write_layout(layout: str, folder: Path) -> Path:
+    """Write a small dataset of a layout."""
+    tables, _, files = LAYOUTS[layout]
+    dicom = make_dataset(np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=10)
+    tree(folder, {name: text.encode() for name, text in tables.items()})
+    for number, file in enumerate(files):
+        kind = {".jpg": "JPEG", ".png": "PNG"}.get(Path(file).suffix)
+        tree(folder, {file: png(90 + 9 * number, kind=kind) if kind else dicom_bytes(dicom)})
+    return folder
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cache_names_images_as_the_tables(layout: str, tmp_path: Path) -> None:
-    tables, names, files = LAYOUTS[layout]
-    dicom = make_dataset(np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=10)
-    content = {".jpg": png(90, kind="JPEG"), ".png": png(90), ".dcm": dicom_bytes(dicom), ".dicom": dicom_bytes(dicom)}
-    data = tree(tmp_path / "data", {name: text.encode() for name, text in tables.items()})
-    tree(data, {file: content[Path(file).suffix] for file in files})
+    data, names = write_layout(layout, tmp_path / "data"), LAYOUTS[layout][1]
     workspace = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "output")
     cache, metadata = workspace.prepare_data(), workspace.metadata()
     assert metadata.name == layout
@@ -280,15 +287,49 @@ def test_cache_names_images_as_the_tables(layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_zip_of_chestx_det(tmp_path: Path) -> None:
-    tables, names, files = LAYOUTS["chestx-det"]
-    with ZipFile(tmp_path / "det.zip", "w") as archive:
-        for name, text in tables.items():
-            archive.writestr(f"ChestX-Det/{name}", text)
-        for name in files:
-            archive.writestr(f"ChestX-Det/{name}", png(90))
-    run = Workspace.open(data=str(tmp_path / "det.zip"), preset="tiny", output_dir=tmp_path / "output")
-    assert set(run.prepare_data().image_index) == set(names) == set(run.metadata().images.index)
+@pytest.mark.parametrize("kind", ["zip", "folder of zips", "folder of zips and tables"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_zipped_layouts_equal_the_folder(layout: str, kind: str, tmp_path: Path) -> None:
+    data = write_layout(layout, tmp_path / "plain")
+    if layout == "simple":
+        (data / "boxes.csv").write_text("image,finding,x,y,w,h\na/x,Mass,8,8,16,4\n")
+    plain = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "plain output")
+    expected = plain.prepare_data()
+    source = tmp_path / "zipped"
+    source.mkdir()
+    paths = sorted(path for path in data.rglob("*") if path.is_file())
+    archives = {path: source / f"part {number if 'folder' in kind else 0}.zip" for number, path in enumerate(paths)}
+    for path, archive in archives.items():
+        name = path.relative_to(data)
+        if "tables" in kind and path.suffix in (".csv", ".json"):
+            (source / name).parent.mkdir(exist_ok=True)
+            shutil.copy(path, source / name)
+            continue
+        with ZipFile(archive, "a") as file:
+            file.write(path, name if "tables" in kind else f"My dataset/{name}")
+            file.writestr(f"__MACOSX/._{path.name}", b"metadata")
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    chosen = source if "folder" in kind else source / "part 0.zip"
+    run = Workspace.open(data=str(chosen), preset="tiny", output_dir=tmp_path / "output")
+    for cache in (run.prepare_data(), run.prepare_data()):
+        assert sorted(cache.image_index) == sorted(expected.image_index)
+        order = cache.indices(expected.image_index)
+        assert np.array_equal(cache.load(order), expected.images)
+    found, original = run.metadata(), plain.metadata()
+    assert found.images.equals(original.images) and found.boxes.equals(original.boxes)
+    assert (found.train_val, found.test) == (original.train_val, original.test)
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.filterwarnings("ignore:.*without a column")
+def test_tables_beside_archives_may_change(tmp_path: Path) -> None:
+    zipped(tree(tmp_path / "data", {"images.csv": b"image,Mass\na,1\n"}) / "images.zip", {"images/a.png": png(90)})
+    run = Workspace.open(data=str(tmp_path / "data"), preset="tiny", output_dir=tmp_path / "output")
+    run.prepare_data()
+    assert run.metadata().findings == ("Mass",)
+    (tmp_path / "data" / "images.csv").write_text("image,Edema,Mass\na,1,0\n")
+    run.prepare_data()
+    assert run.metadata().findings == ("Edema", "Mass")
 
 
 def write_chexpert(folder: Path) -> Path:
@@ -344,16 +385,6 @@ def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
         Workspace.open(data=str(tmp_path), preset="tiny", layout="chexpert:twos")
     with pytest.raises(InputError, match="tiny has the layout nih, not simple"):
         Workspace.open(data="tiny", preset="tiny", layout="simple")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_zip_of_another_layout_is_refused(tmp_path: Path) -> None:
-    with ZipFile(tmp_path / "mine.zip", "w") as archive:
-        archive.writestr("images.csv", "image,Mass\na.png,1\n")
-        archive.writestr("images/a.png", png(90))
-    workspace = Workspace.open(data=str(tmp_path / "mine.zip"), preset="tiny", output_dir=tmp_path / "output")
-    with pytest.raises(InputError, match=r"mine.zip is an archive of the layout simple; unpack it"):
-        workspace.prepare_data()
 
 
 def test_recipe_by_role_and_name() -> None:

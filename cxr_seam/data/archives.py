@@ -1,4 +1,4 @@
-"""Iterate over the images of a folder, a tar or a zip archive in one way, without unpacking to disk.
+"""Iterate over the images of a folder, a tar or a zip archive in one way, or unpack zip archives into a folder.
 
 NIH publishes twelve .tar.gz of about 3.5 GB, mirrors publish .zip, Kaggle a tree `images_001/images/*.png`. The first
 bytes of files and archives decide their kind, not their names.
@@ -9,19 +9,25 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import shutil
 import tarfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ..errors import InputError
-from ..io import atomic_write, open_file, readable, user_path
+from tqdm.auto import tqdm
+
+from ..errors import InputError, count_of
+from ..io import WriteError, atomic_write, is_name_refused, open_file, readable, user_path
 from .dicom import PREAMBLE
-from .image_io import MAX_BYTES, TABLE_SUFFIXES, has_image_suffix, is_hidden, sort_files, starts_as_image
+from .image_io import MAX_BYTES, TABLE_SUFFIXES, first_names, has_image_suffix, is_hidden, sort_files, starts_as_image
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Archives that are looked for in folders; by their bytes, documents of office programs are zip archives too."""
@@ -200,32 +206,109 @@ class _CheckedStream:
 
 
 def unpack_tables(archives: Sequence[Path], folder: Path) -> bool:
-    """Write the tables (`TABLE_SUFFIXES`) of zip archives into a folder; keep those that are in it already.
+    """Write the tables (`TABLE_SUFFIXES`) of zip archives into a folder, without the folders that they are in.
 
     Returns:
         Whether the archives contain tables.
 
     Raises:
-        InputError: an archive is broken, or the folder cannot be written.
+        InputError: see `unpack`; or a table cannot be read.
     """
-    names = set()
+    tables: dict[Path, Member] = {}
+    for path, member, name in _visible_members(archives):
+        if name.name.endswith(TABLE_SUFFIXES):
+            tables.setdefault(folder / name.name, (path, member))
+    if not tables:
+        return False
+    for location, reason in _unpack_members(tables, folder).items():
+        raise InputError(f"cannot read {location} ({reason}); fetch it again")
+    return True
+
+
+def unpack(archives: Sequence[Path], folder: Path) -> Path:
+    """Unpack the visible files of zip archives into a folder, once: it exists when it is complete.
+
+    Until then the files are in `folder`.part, where an interrupted call continues. Members that cannot be read are left
+    out with a warning.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: an archive is broken or contains a path that leads out of it (nothing is written then), two archives
+            have different files of one path, or the disk is too small or cannot be written.
+    """
+    if folder.is_dir():
+        return folder
+    partial, members = folder.with_name(f"{folder.name}.part"), {}
+    for path, member, name in _visible_members(archives):
+        if members.setdefault(partial / name, (path, member))[1].CRC != member.CRC:
+            raise InputError(f"{path} has another file {name} than the archives before it; remove one of them")
+    if broken := _unpack_members(members, partial):
+        count, first = count_of(len(broken), "file"), next(iter(broken.values()))
+        warnings.warn(f"{count} could not be unpacked: {first_names(list(broken))} (the first: {first})", stacklevel=3)
+    with _write_errors(folder):
+        partial.replace(folder)
+    return folder
+
+
+Member = tuple[Path, zipfile.ZipInfo]
+"""An archive and one of its members."""
+
+
+def _visible_members(archives: Sequence[Path]) -> Iterator[tuple[Path, zipfile.ZipInfo, PurePosixPath]]:
+    """Yield the files of zip archives that are not hidden, with their paths."""
     for path in archives:
         with _open_zip(path) as archive:
             for member in archive.infolist():
-                name = PurePosixPath(member.filename).name
-                if is_hidden(name) or not name.endswith(TABLE_SUFFIXES) or member.file_size > MAX_BYTES:
-                    continue
-                names.add(name)
-                if not (folder / name).exists():
+                name = _member_path(member.filename, path)
+                if not member.is_dir() and name is not None:
+                    yield path, member, name
+
+
+def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[str, str]:
+    """Write members of archives to paths below a folder, unless they are there with the right length.
+
+    Returns:
+        The members that could not be read, with the reason.
+    """
+    with _write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        members = {
+            target: (path, member)
+            for target, (path, member) in members.items()
+            if not target.is_file() or target.stat().st_size != member.file_size
+        }
+        needed, room = sum(member.file_size for _, member in members.values()), shutil.disk_usage(folder).free
+    if needed > room:
+        raise InputError(
+            f"{folder} needs {needed / 2**30:.1f} GiB for the files of the archives, and its disk has "
+            f"{room / 2**30:.1f}; make room, or choose an OUTPUT on another disk"
+        )
+    broken = {}
+    with tqdm(desc="unpack", total=needed, unit="B", unit_scale=True, delay=1) as bar:
+        for path, group in groupby(members.items(), key=lambda item: item[1][0]):
+            with _open_zip(path) as archive:
+                for target, (_, member) in group:
                     try:
-                        table = archive.read(member)
-                    except Exception as error:  # each compression raises its own type
-                        raise InputError(
-                            f"cannot read {member.filename} in {path} ({error}); fetch it again"
-                        ) from error
-                    with atomic_write(folder / name) as temporary:
-                        temporary.write_bytes(table)
-    return bool(names)
+                        with archive.open(member) as source, atomic_write(target) as temporary:
+                            with temporary.open("wb") as file:
+                                shutil.copyfileobj(source, file, CHUNK)
+                    except Exception as error:  # a wrong checksum, a password; each compression raises its own type
+                        if isinstance(error, WriteError) and not is_name_refused(error):
+                            raise
+                        broken[f"{path}/{member.filename}"] = str(error) or type(error).__name__
+                    bar.update(member.file_size)
+    return broken
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Convert an OSError into an InputError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {folder} ({error.strerror or error}); choose another OUTPUT") from error
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -261,14 +344,21 @@ def _read_image(file: IO[bytes] | None, name: str) -> bytes | None:
 
 
 def _member_index(name: str, archive: Path, image_name: ImageName) -> str | None:
-    """Return the image name of an archive's member; refuse the archive if the member's path leads out of it.
+    """Return the image name of an archive's member; None if it is hidden."""
+    path = _member_path(name, archive)
+    return None if path is None else image_name(path)
 
-    Nothing is unpacked, so such a path can do no harm; but an archive that contains one is not NIH's.
+
+def _member_path(name: str, archive: Path) -> PurePosixPath | None:
+    """Return the path of an archive's member, None if it is hidden.
+
+    Raises:
+        InputError: the path leads out of the archive. Such an archive is not that of a dataset.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:/", str(path)):
         raise InputError(f"{archive} contains the path {name!r}, which leads out of it; do not use this archive")
-    return None if any(map(is_hidden, path.parts)) else image_name(PurePosixPath(readable(path.as_posix())))
+    return None if any(map(is_hidden, path.parts)) else PurePosixPath(readable(path.as_posix()))
 
 
 def _too_long(size: int) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.archives import content, fill, name, png, tar, zipped
 from PIL import Image
 
+from cxr_seam.data.archives import unpack
 from cxr_seam.data.cache import ImageCache
 from cxr_seam.errors import InputError
 
@@ -126,3 +129,75 @@ def test_other_files(data, tmp_path):
     with pytest.raises(InputError, match="images_001.tar.gz") as error:
         fill(tmp_path / "images_001.tar.gz", tmp_path / "cache")
     assert "\n" not in str(error.value)
+
+
+FILES = {"a/images.csv": b"image,Mass\n", "a/images/x.png": png(10), "a/images/y.png": png(20)}
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_unpack_once(tmp_path, monkeypatch):
+    one = zipped(tmp_path / "1.zip", FILES | {"__MACOSX/a/._x.png": b"x", "a/.DS_Store": b"x"})
+    two = zipped(tmp_path / "2.zip", {"a/images/x.png": png(10), "b/z.dcm": b"z"})
+    folder = unpack([one, two], tmp_path / "out" / "unpacked")
+    assert folder == tmp_path / "out" / "unpacked" and list(folder.parent.iterdir()) == [folder]
+    assert files_below(folder) == FILES | {"b/z.dcm": b"z"}
+    monkeypatch.setattr("cxr_seam.data.archives.zipfile.ZipFile", None)
+    assert unpack([one, two], folder) == folder
+
+
+def test_unpack_continues_after_an_interruption(tmp_path, monkeypatch):
+    archive, copied = zipped(tmp_path / "a.zip", FILES), []
+
+    def interrupted(source, target, *length):
+        if len(copied) == 2:
+            target.write(source.read(5))
+            raise KeyboardInterrupt
+        copied.append(target.name)
+        copyfileobj(source, target, *length)
+
+    copyfileobj = shutil.copyfileobj
+    monkeypatch.setattr("cxr_seam.data.archives.shutil.copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unpack([archive], tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+    copied.pop()
+    assert files_below(unpack([archive], tmp_path / "unpacked")) == FILES and len(copied) == 2
+
+
+@pytest.mark.parametrize("member", ["../x.png", "/tmp/x.png", "images/../../x.png", "..\\x.png", "C:\\x.png"])
+def test_unpack_refuses_paths_that_lead_out(member, tmp_path):
+    archives = [zipped(tmp_path / "good.zip", FILES), zipped(tmp_path / "evil.zip", {member: png(10)})]
+    with pytest.raises(InputError, match="evil.zip contains the path"):
+        unpack(archives, tmp_path / "out" / "unpacked")
+    assert sorted(tmp_path.rglob("*")) == archives[::-1]
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_unpack_needs_room(spare, tmp_path, monkeypatch):
+    archive, usage = zipped(tmp_path / "a.zip", FILES), SimpleNamespace(free=sum(map(len, FILES.values())) + spare)
+    monkeypatch.setattr("cxr_seam.data.archives.shutil.disk_usage", lambda path: usage)
+    if spare < 0:
+        with pytest.raises(InputError, match=r"needs .* GiB .*; make room"):
+            unpack([archive], tmp_path / "unpacked")
+        assert files_below(tmp_path).keys() == {"a.zip"}
+    else:
+        assert files_below(unpack([archive], tmp_path / "unpacked")) == FILES
+
+
+def test_unpack_of_different_files_of_one_path(tmp_path):
+    archives = [zipped(tmp_path / f"{level}.zip", {"x.png": png(level)}) for level in (10, 20)]
+    with pytest.raises(InputError, match=r"20.zip has another file x.png"):
+        unpack(archives, tmp_path / "unpacked")
+
+
+def test_unpack_leaves_out_a_damaged_member(tmp_path):
+    path = zipped(tmp_path / "a.zip", FILES | {"a/" + "n" * 300: b"too long a name for a file"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"2 files could not be unpacked: .*a.zip/a/images/x.png"):
+        folder = unpack([path], tmp_path / "unpacked")
+    assert files_below(folder) == {name: data for name, data in FILES.items() if "x.png" not in name}

@@ -29,7 +29,7 @@
 # | | |
 # |---|---|
 # | **Time** | Demo: 43 s on two CPU cores, 3 min more if notebook 02 has not been run. The paper's presets on a T4: not measured. |
-# | **Shows** | what the PCM computes, one Siamese step with its two losses, loss curves of both stages (Fig. 5), maps before and after refinement |
+# | **Shows** | what the PCM computes and which positions it uses, one Siamese step with its two losses, loss curves of both stages (Fig. 5), maps before and after refinement |
 # | **Needs** | the MultiRes model of notebook 02; without it, this notebook trains it first |
 #
 # The method: G. D'Souza, N. V. S. Reddy, K. N. Manjunath, [*Localization of lung abnormalities on chest X-rays using self-supervised equivariant attention*](https://doi.org/10.1007/s13534-022-00249-5), Biomed. Eng. Lett. 13 (2023), "the paper" below. **This is research software, not a medical device.**
@@ -101,6 +101,8 @@ cxr.tables.training_table(history)
 # So two positions that look alike to the network get similar values. Only $\theta$ is trained. Backbone and classifier are frozen, and the probabilities do not change.
 #
 # Before refinement, only the strongest finding is kept at each position. A background channel, 1 minus the strongest, is added.
+#
+# **The presets `demo`, `small`, `strong` and `strong_small` use a variant, the residual PCM.** With Eq. 2 as it is, a refined map is almost constant: the features are not negative, so all cosines are large. The variant subtracts the mean of $\theta(x)$ over the image before the cosine, refines the whole CAM at test, and mixes the result half and half with it. [docs/pcm.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/pcm.md) explains and measures this. The presets `resnet50` and `efficientnet_b4` have the paper's PCM.
 
 # %% [markdown]
 # ## The PCM in numbers
@@ -156,6 +158,14 @@ cxr.tables.recipe_table(run.recipes[2:])
 # %%
 history = cxr.train(run, "multires_pcm")
 cxr.tables.training_table(history)
+
+# %% [markdown]
+# ## What one position uses
+#
+# The affinity of the position with the largest CAM (ring), with the trained $\theta$. "Uses" is the effective number of positions, $1/\sum_j a_j^2$ for weights $a_j$ that sum to 1, as a share of all positions. Top: with Eq. 2 the position uses almost the whole image. With the mean embedding subtracted, it uses less. Bottom: the CAM, refined in both ways.
+
+# %%
+cxr.figures.plot_affinity(run, path=run.figures / "affinity.png")
 
 # %% [markdown]
 # ## Loss curves of both stages

@@ -93,6 +93,10 @@ def test_preset_is_standard_multires_and_pcm():
         standard, multires, refined = get_preset(name)
         assert multires.model == f"multires_{standard.model}" == refined.model
         assert refined.init_from == multires.name and refined.seam_stage and not standard.seam_stage
+        ours = name not in ("resnet50", "efficientnet_b4")  # the paper's PCM reads suppressed maps
+        expected = ("residual_pcm", "cam") if ours else ("pcm", "suppressed")
+        assert (refined.refiner, refined.refiner_input) == expected
+        assert (multires.refiner, multires.refiner_input) == ("pcm", "suppressed")  # earlier checkpoints stay valid
 
 
 def test_recipes_are_frozen_and_unknown_names_are_refused():

@@ -14,7 +14,7 @@ from typing import Any
 
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import MULTIRES, REFINED
-from cxr_seam.presets import PRESETS, SMALL_PCM, get_preset, improve
+from cxr_seam.presets import PRESETS, RESIDUAL, SMALL_PCM, get_preset, improve
 from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 BASE, PAPER, STRONG, SINGLE, ALL_IMAGES = "base", "paper", "strong", "single_forward", "without_all_images"
@@ -75,12 +75,16 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 def ablation_rows(preset: str, *, seed: int = 0, questions: Sequence[str] = QUESTIONS) -> dict[str, Row]:
     """Make the rows of docs/ablations.md: the preset's own choice (`base`), and one row for each other choice.
 
+    All rows have the paper's PCM, because the questions are about it; a preset with another refiner gets it here.
+
     Sources: D'Souza et al. 2022, sections 4.1, 4.4, 5.1 and 5.3.
 
     Raises:
         InputError: a question or the preset is unknown.
     """
     _, multires, pcm = (with_seed(recipe, seed) for recipe in get_preset(preset))
+    papers = replace(pcm, refiner=Recipe.refiner, refiner_input=Recipe.refiner_input)
+    pcm = pcm if papers == pcm else replace(papers, name=f"{pcm.name}_paper")
     rows = [Row(BASE, f"the recipes of {preset}", (multires, pcm), BASE)]
 
     def seam_stage(name: str, change: str, **changes: Any) -> None:
@@ -143,7 +147,9 @@ OPTIMISATION = (
     "schedule",
     "warmup_fraction",
 )
-POOLINGS, REFINERS = ("lse_lba", "pcam", "attention", "max_min"), ("seam_pcm", "self_attention")
+POOLINGS = ("lse_lba", "pcam", "attention", "max_min")
+REFINERS = {"residual_pcm": RESIDUAL, **{name: {"refiner": name} for name in ("seam_pcm", "self_attention")}}
+"""Other refiners, with the fields of their recipes."""
 WIDE_CROPS = {"crop_area": (0.5, 1.0)}
 AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"q_{q:g}": (f"Q of {q:g}", {"cam_threshold": q}) for q in (0.5, 0.6, 0.8)},
@@ -219,7 +225,8 @@ def beyond_rows(*, backbone: str, size: int, epochs: int, seed: int, count: Coun
     rate = f"rate of theta {SMALL_PCM.learning_rate:g}"
     rows.append(Row("pcm_rate", rate, both(base, "pcm_rate", SMALL_PCM), PAPER))
     rows += [
-        Row(name, f"{rate}, refiner {name}", both(base, name, SMALL_PCM, refiner=name), PAPER) for name in REFINERS
+        Row(name, f"{rate}, refiner {name}", both(base, name, SMALL_PCM, **fields), PAPER)
+        for name, fields in REFINERS.items()
     ]
 
     def first_stage(name: str, change: str, **changes: Any) -> None:
@@ -300,7 +307,7 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
     rows.append(Row(name, "the paper's pooling", (sample,), ALL_IMAGES, single))
     paper_stage = paper_seam_stage(base.model.removeprefix("multires_"))
     seam: dict[str, tuple[SeamStage, dict[str, Any]]] = {"pcm": (SMALL_PCM, {}), "pcm_papers_rate": (paper_stage, {})}
-    seam |= {name: (SMALL_PCM, {"refiner": name}) for name in REFINERS}
+    seam |= {name: (SMALL_PCM, fields) for name, fields in REFINERS.items()}
     for name, (seam_stage, new) in seam.items():
         recipes = both(ours, STRONG if name == "pcm" else f"strong_{name}", seam_stage, **new)
         change = f"a SEAM stage, refiner {name}, rate {seam_stage.learning_rate:g}"

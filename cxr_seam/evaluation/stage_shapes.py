@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.transforms import eval_transform
 from ..models.build import build_from_recipe
+from ..models.extras.residual_pcm import ResidualPCM
 from ..models.multires import LocalizationModel
 from ..models.pcm import affinity
 from ..workspace import Workspace
@@ -68,8 +69,10 @@ def network_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[s
 def refiner_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[str, Tensor, str]]:
     """Yield the stages of the refiner; a PCM also has an embedding and an affinity."""
     features, low_level = model.forward_features(images)
+    centred = isinstance(model.refiner, ResidualPCM)
     if hasattr(model.refiner, "embed"):
         embedding = model.refiner.embed(features, low_level)
-        yield "PCM: embedding theta", embedding, "1 x 1 convolution"
+        yield "PCM: embedding theta", embedding, f"1 x 1 convolution{', minus its mean over the image' * centred}"
         yield "PCM: affinity", affinity(embedding), "cosine of all pairs, ReLU, rows sum to 1"
-    yield "refined maps", model(images).refined, "mean of the maps with the weights of each row"
+    note = "mean of the maps with the weights of each row"
+    yield "refined maps", model(images).refined, f"{note}, mixed half and half with the map" if centred else note

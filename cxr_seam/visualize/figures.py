@@ -34,8 +34,13 @@ from ..evaluation.tables import NO_BOXES
 from ..findings import XYWH
 from ..inference.heatmaps import cam_to_heatmap
 from ..io import atomic_write
+from ..models.cam import max_normalise
 from ..models.checkpoint import load_checkpoint
+from ..models.extras.residual_pcm import ResidualPCM, centre, effective_share
+from ..models.multires import LocalizationModel
+from ..models.pcm import PCM, affinity
 from ..recipes import Recipe
+from ..training.fit import init_model
 from ..training.seam import SeamObjective
 from ..workspace import Workspace
 from .examples import Example, example_pairs, pick_boxed
@@ -112,9 +117,11 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     """
     recipe = run.recipe("multires_pcm")
     stage = recipe.seam_stage
-    model, _ = load_checkpoint(run.checkpoint("multires"))
-    objective = SeamObjective(model, stage).eval()
     train_set, _ = run.train_val_datasets(recipe)
+    with torch.random.fork_rng():  # a new refiner is random
+        torch.manual_seed(recipe.seed)
+        model = init_model(recipe, run.checkpoint("multires"), weights="none", findings=train_set.findings)
+    objective = SeamObjective(model, stage).eval()
     pixels, labels = train_set.load([int(train_set.labels.any(axis=1).argmax())])  # the first image with a finding
     images = eval_transform(pixels, size=recipe.image_size)
     rotation = rotation_params(torch.tensor([25.0]))
@@ -134,6 +141,71 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
         fontsize=11,
     )
     return finish(figure, path)
+
+
+@torch.inference_mode()
+def plot_affinity(run: Workspace, *, path: FigurePath = None) -> Figure:
+    """Plot which positions the trained PCM uses for one position, with and without the mean embedding; `draw_affinity`.
+
+    Shows the most probable finding of the first test image with a finding.
+
+    Raises:
+        InputError: "multires_pcm" is not trained, or its refiner is no PCM.
+    """
+    model, metadata = load_checkpoint(run.checkpoint("multires_pcm"))
+    dataset = run.test_dataset()
+    pixels, labels = dataset.load([int((dataset.labels == 1).any(axis=1).argmax())])
+    images = eval_transform(pixels, size=metadata.recipe.image_size)
+    present = labels[:, [dataset.findings.index(name) for name in model.findings]].nan_to_num(0)
+    finding = int((model(images, maps=False).logits.sigmoid() * present).argmax())
+    return finish(draw_affinity(model, images, finding=finding), path)
+
+
+def draw_affinity(model: LocalizationModel, images: torch.Tensor, *, finding: int) -> Figure:
+    """Draw the affinity (Eq. 2) of the position with the largest CAM, as it is and for centred embeddings.
+
+    Top: the image with this position, and its weights for all positions. Bottom: the CAM, the CAM refined with all
+    weights, and the mean of the CAM and the CAM refined with all centred weights (`extras.residual_pcm`). Each picture
+    is divided by its own maximum.
+
+    Args:
+        model: with a PCM.
+        images: (1, 3, H, W) normalised.
+        finding: index of the finding in `model.findings`.
+
+    Raises:
+        InputError: the refiner is no PCM.
+    """
+    refiner = model.refiner
+    if not isinstance(refiner, PCM):
+        raise InputError("the model has no pixel correlation module; choose a preset whose refiner is one")
+    features, low_level = model.forward_features(images)
+    cam = max_normalise(model.class_scores(features)[:, [finding]])  # (1, 1, h, w)
+    plain = PCM.embed(refiner, features) if isinstance(refiner, ResidualPCM) else refiner.embed(features, low_level)
+    height, width = cam.shape[-2:]
+    peak = int(cam.argmax())
+    weights, refined, shares = [], [], []
+    for embedding in (plain, centre(plain)):
+        rows = affinity(embedding)  # (1, N, N)
+        weights.append(rows[:, peak].reshape(cam.shape))
+        refined.append((rows @ cam.flatten()).reshape(cam.shape))
+        shares.append(float(effective_share(rows[0, peak])))
+    maps = [*weights, cam, refined[0], (cam + refined[1]) / 2]
+    (grey,) = to_grey(images)
+    overlays = [overlay_heatmap(grey, cam_to_heatmap(values, grey.shape)[0, 0].numpy()) for values in maps]
+    name = model.findings[finding].replace("_", " ")
+    titles = [
+        f"{name}: a position",
+        f"its weights (Eq. 2): uses {shares[0]:.0%} of the image",
+        f"centred: uses {shares[1]:.0%} of the image",
+        "CAM",
+        f"refined by Eq. 2: minimum {float(refined[0].min() / refined[0].max()):.0%} of the maximum",
+        "half CAM, half refined with the centred weights",
+    ]
+    figure = plot_images([grey, *overlays], titles, columns=3)
+    x, y = ((peak % width + 0.5) / width * grey.shape[1], (peak // width + 0.5) / height * grey.shape[0])
+    figure.axes[0].plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=COLOURS[1], markeredgewidth=2)
+    return figure
 
 
 def to_grey(inputs: torch.Tensor) -> np.ndarray:

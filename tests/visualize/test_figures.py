@@ -15,9 +15,11 @@ from helpers.examples import IMAGE, peak_example
 from cxr_seam.data.transforms import imagenet_normalise
 from cxr_seam.errors import InputError
 from cxr_seam.findings import FINDINGS
-from cxr_seam.models.build import build_from_recipe
+from cxr_seam.models.build import build_from_recipe, build_model
 from cxr_seam.models.checkpoint import Checkpoint, save_checkpoint
 from cxr_seam.visualize.figures import (
+    draw_affinity,
+    plot_affinity,
     plot_heatmap_grid,
     plot_images,
     plot_loss_curves,
@@ -141,3 +143,31 @@ def test_siamese_step_shows_the_losses_of_eq_7(demo_folder, tmp_path):
     assert (weight, other_weight) == (1.5, 1.0)
     assert loss == pytest.approx(1.5 * msml + ecr, abs=2e-3)
     assert len([axes for axes in figure.axes if axes.images]) == 6
+
+
+def test_affinity_figure_marks_the_peak_and_names_the_share(demo_folder, tmp_path):
+    """Equal embeddings use the whole image; two groups of pixels that differ in sign use half of it when centred."""
+    run = Workspace.open(data=str(demo_folder), preset="tiny", output_dir=tmp_path)
+    run.prepare_data()
+    torch.manual_seed(0)
+    recipe = run.recipe("multires_pcm")
+    model = build_from_recipe(recipe, weights="none").eval()
+    save_checkpoint(run.checkpoint("multires_pcm"), model, metadata=Checkpoint(recipe))
+    figure = plot_affinity(run, path=tmp_path / "affinity.png")
+    assert len([axes for axes in figure.axes if axes.images]) == 6 and (tmp_path / "affinity.png").exists()
+
+    channels = model.classifier.in_channels
+    features = torch.full((1, channels, 8, 8), 10.0)
+    features[..., 4:] += torch.linspace(-1, 1, channels)[None, :, None, None]
+    features[:, 0, 5, 2] += 1e-3
+    model.forward_features = lambda images: (features, None)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.weight[3, 0] = 1
+        model.classifier.bias.zero_()
+        figure = draw_affinity(model, torch.zeros(1, 3, 64, 64), finding=3)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert "100%" in titles[1] and "50%" in titles[2]
+    assert [list(values) for values in figure.axes[0].lines[0].get_data()] == [[20.0], [44.0]]
+    with pytest.raises(InputError, match="pixel correlation"):
+        draw_affinity(build_model(recipe.model, weights="none", refiner="none"), torch.zeros(1, 3, 64, 64), finding=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +55,13 @@ OLD_DATASET_FILE = "data.json"
 
 
 class DatasetFile(BaseModel):
-    """The content of `dataset.json`; `layout` is empty in files of earlier versions."""
+    """The content of `dataset.json`.
+
+    Attributes:
+        dataset: see `Workspace.data_id`.
+        layout: of the dataset; empty in files of earlier versions.
+        warnings: what was guessed when the tables were read; each sentence is shown once.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -62,6 +69,12 @@ class DatasetFile(BaseModel):
     version: Literal[2] = 2
     dataset: str
     layout: str = ""
+    warnings: list[str] = []
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a folder."""
+        with atomic_write(folder / DATASET_FILE) as temporary:
+            temporary.write_text(self.model_dump_json() + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,8 @@ class Workspace:
             preset: a name in `presets.PRESETS`.
             output_dir: folder for models, figures and results, relative to the current folder; "" is `runs/` and the
                 name of the data.
-            layout: one of `data.layouts.LAYOUTS`, for example "chexpert:ones"; "" is that of the last `prepare_data`,
-                at first the one that the folder's tables show.
+            layout: one of `data.layouts.LAYOUTS`, for example "chexpert:ones"; "" is that of the output folder's
+                earlier use, at first the one that the folder's tables show.
             save_to_drive: on Colab, mount Google Drive and put `output_dir` into its folder `cxr-seam`.
 
         Raises:
@@ -206,9 +219,10 @@ class Workspace:
 
     @property
     def layout(self) -> str:
-        """The layout of the dataset: as chosen, as in the last `prepare_data`, or as the tables show."""
+        """The layout of the dataset: as chosen, as when the output folder was used first, or as the tables show."""
         stored = self._check_folder(self.output_dir)
-        if layout := self.chosen_layout or stored:
+        self._check_folder(self.data_dir)
+        if layout := self.chosen_layout or (stored.layout if stored else ""):
             return layout
         return nih.NAME if self.folder is None else detect_layout(self.metadata_folder)
 
@@ -249,15 +263,8 @@ class Workspace:
         from .data.cache import prepare
 
         self.__dict__.pop("_metadata", None)  # the tables may have changed
-        for folder in (self.output_dir, self.data_dir):
-            self._check_folder(folder)
-        layout = self.layout
-        reader = READERS[layout.partition(":")[0]]
-        for folder, text in ((self.output_dir, layout), (self.data_dir, reader.NAME)):
-            if not (path := folder / DATASET_FILE).exists():
-                content = DatasetFile(dataset=self.data_id, layout=text).model_dump_json()
-                with atomic_write(path) as temporary:
-                    temporary.write_text(content + "\n", encoding="utf-8")
+        self._claim_folders()
+        reader = READERS[self.layout.partition(":")[0]]
         cache_folder = self.cache_folder
         size = int(cache_folder.name[6:])
         if self.data in ARCHIVES:
@@ -278,10 +285,11 @@ class Workspace:
         return ImageCache.open(cache_folder)
 
     def cache(self) -> ImageCache:
-        """Open the image cache.
+        """Open the image cache; the output folder then belongs to this dataset and layout.
 
         Raises:
-            InputError: the images have not been prepared, for example in a new Colab runtime.
+            InputError: the images have not been prepared, for example in a new Colab runtime, or `output_dir` belongs
+                to other data.
         """
         for folder in (self.output_dir, self.data_dir):
             self._check_folder(folder)
@@ -290,10 +298,13 @@ class Workspace:
                 f"no images in {self.cache_folder}; run prepare_data(), python -m cxr_seam download, or notebook 01 (a "
                 "new Colab runtime is empty)"
             )
+        self._claim_folders()
         return ImageCache.open(self.cache_folder)
 
     def metadata(self) -> DatasetMetadata:
         """Return the tables of the dataset; they are read at the first call and again by `prepare_data`.
+
+        What was guessed gives a warning, once for each output folder.
 
         Raises:
             InputError: see `layouts.load_dataset`.
@@ -302,7 +313,16 @@ class Workspace:
 
     @cached_property
     def _metadata(self) -> DatasetMetadata:
-        return load_dataset(self.dataset_folder, layout=self.layout)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            metadata = load_dataset(self.dataset_folder, layout=self.layout)
+        stored = self._check_folder(self.output_dir)
+        for warning in caught:
+            if stored is None or str(warning.message) not in stored.warnings:
+                warnings.warn(warning.message, stacklevel=4)  # the caller of `metadata`
+        if stored is not None and (new := {str(warning.message) for warning in caught} - set(stored.warnings)):
+            stored.model_copy(update={"warnings": sorted({*stored.warnings, *new})}).save(self.output_dir)
+        return metadata
 
     def train_val_datasets(self, recipe: Recipe) -> tuple[ChestXrayDataset, ChestXrayDataset]:
         """Select the training and the validation images by the recipe's split."""
@@ -332,13 +352,20 @@ class Workspace:
             )
         return ChestXrayDataset(cache, metadata, image_index=names)
 
-    def _check_folder(self, folder: Path) -> str:
-        """Return the layout in `dataset.json`, or ""; refuse a folder of other data or of an earlier version."""
+    def _claim_folders(self) -> None:
+        """Write `dataset.json` into the output and the data folder; refuse folders of other data."""
+        layout = self.layout
+        for folder, text in ((self.output_dir, layout), (self.data_dir, layout.partition(":")[0])):
+            if not (folder / DATASET_FILE).exists():
+                DatasetFile(dataset=self.data_id, layout=text).save(folder)
+
+    def _check_folder(self, folder: Path) -> DatasetFile | None:
+        """Return the content of `dataset.json` or None; refuse a folder of other data or of an earlier version."""
         path = folder / DATASET_FILE
         if not path.exists():
             if (folder / OLD_DATASET_FILE).exists():
                 raise InputError(f"{folder} is of an earlier version; choose another OUTPUT or delete that folder")
-            return ""
+            return None
         try:
             stored = DatasetFile.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -354,7 +381,7 @@ class Workspace:
                 f"{folder} was made with the layout {stored.layout}, not {chosen}; choose another OUTPUT or delete "
                 "that folder"
             )
-        return stored.layout
+        return stored
 
 
 def mount_drive() -> Path:

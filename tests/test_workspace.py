@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from zipfile import ZipFile
@@ -367,6 +368,40 @@ def test_layout_is_chosen_once(tmp_path: Path) -> None:
         for step in (run.prepare_data, run.cache, run.metadata):
             with pytest.raises(InputError, match=f"{output} was made with the layout chexpert.*, not {other}; choose"):
                 step()
+
+
+def test_guesses_are_told_once_for_each_output_folder(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", {"images/a.png": png(90), "images/b.png": png(60)})
+    (data / "images.csv").write_text("image,patient,split,Mass\na.jpg,1,train,1\nb.png,2,test,0\n")
+
+    def steps(output: str) -> list[str]:
+        """Return the warnings of two notebooks, which each prepare the data and read the tables."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                run = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / output)
+                run.prepare_data()
+                run.test_dataset()
+        return [str(warning.message) for warning in caught]
+
+    for output in ("one", "two"):
+        (told,) = steps(output)
+        assert "a.jpg is a.png" in told
+    (data / "images.csv").write_text("image,patient,split,Mass\na.jpg,1,train,1\nb.jpg,2,test,0\n")
+    (told,) = steps("one")
+    assert "a.jpg is a.png" in told and "b.jpg is b.png" in told
+
+
+def test_layout_chosen_for_prepared_images_is_kept(demo_folder: Path, tmp_path: Path) -> None:
+    """The folder has its own cache, so that `train` and `evaluate` begin without `prepare_data`."""
+    data = shutil.copytree(demo_folder, tmp_path / "data")
+    prepare(data / "images", data / "cache_64", size=64, progress=False)
+    names = sorted(path.name for path in (data / "images").iterdir())[:4]
+    (data / "images.csv").write_text("image,patient,split,Clip\n" + "".join(f"{k},{k},test,1\n" for k in names))
+    run = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "out", layout="simple")
+    assert run.test_dataset().findings == ("Clip",)
+    later = Workspace.open(data=str(data), preset="tiny", output_dir=tmp_path / "out")
+    assert later.layout == "simple" and later.test_dataset().image_index == names
 
 
 def test_layout_of_a_folder_with_two_tables(demo_folder: Path, tmp_path: Path) -> None:

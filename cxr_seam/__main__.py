@@ -151,15 +151,19 @@ def predict(arguments: argparse.Namespace) -> int:
     from .inference.maps.registry import MAPS
     from .inference.predictor import Predictor
     from .inference.scores import prevalence_of
+    from .models.checkpoint import QUICKSTART_FILE
     from .visualize.export import output_stems, predict_files, score_lines
 
-    files = output_stems(arguments.files)
+    files, packaged = output_stems(arguments.files), arguments.checkpoint is None
     predictor = Predictor.load(
-        arguments.checkpoint,
+        QUICKSTART_FILE if packaged else arguments.checkpoint,
         operating_point=arguments.operating_point,
         prevalence=parse_prevalence(arguments.prevalence),
         map=arguments.map,
     )
+    if packaged:
+        size = f"{predictor.recipe.image_size} pixels, research only, not for diagnosis"
+        print(f"cxr_seam: the packaged quick-start model predicts ({size})", file=sys.stderr)
     failed = 0
     for path, answer in predict_files(predictor, files, arguments.out):
         if isinstance(answer, InputError):
@@ -269,7 +273,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_predict_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("files", nargs="+", help="PNG, JPEG, TIFF or DICOM files, or folders of them")
-    verb.add_argument("--checkpoint", required=True, help="a .safetensors file of this package")
+    verb.add_argument(
+        "--checkpoint", help="a .safetensors file of this package (default: the packaged quick-start model)"
+    )
     verb.add_argument(
         "--map",
         help="map of heat maps and boxes: cam, refined, layercam, gradcam or mean (default: refined CAM of a model "
@@ -292,7 +298,7 @@ def _add_predict_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_export_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("checkpoint", help="a .safetensors file of this package")
+    verb.add_argument("checkpoint", help='a .safetensors file of this package, or "quickstart"')
     verb.add_argument("--onnx", metavar="FILE", help="an .onnx file to write; needs the packages onnx and onnxscript")
     verb.add_argument("--torch-export", metavar="FILE", help="a .pt2 file to write")
 

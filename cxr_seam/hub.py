@@ -16,6 +16,7 @@ from typing import Any
 
 from . import __version__
 from .errors import InputError
+from .evaluation.evaluate import OFFICIAL
 from .evaluation.results import (
     BASELINE,
     LOCALIZATION,
@@ -31,7 +32,7 @@ from .evaluation.results import (
 from .evaluation.tables import NO_BOXES
 from .inference.predictor import Predictor
 from .io import atomic_write, user_path
-from .models.checkpoint import read_header
+from .models.checkpoint import checkpoint_path, read_header
 from .workspace import ARCHIVES, DEMO_PATIENTS
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
@@ -47,6 +48,7 @@ def save_pretrained(
     results: PathLike | None = None,
     license: str | None = None,
     repo_id: str = "OWNER/NAME",
+    notes: str = "",
 ) -> Path:
     """Write a model and its card into a folder, and return the folder; nothing is uploaded.
 
@@ -57,12 +59,13 @@ def save_pretrained(
         results: results.json of an evaluation of this checkpoint; without it the card gives no results.
         license: identifier of the licence of the weights, such as "mit".
         repo_id: name on the hub, for the example in the card.
+        notes: Markdown for the card, such as an external test and the credits of the data.
 
     Raises:
         InputError: the checkpoint or the results cannot be read, or the results belong to another checkpoint.
     """
-    checkpoint = user_path(checkpoint, what="path of the checkpoint")
-    card = model_card(checkpoint, results=results, license=license, repo_id=repo_id)
+    checkpoint = checkpoint_path(checkpoint)
+    card = model_card(checkpoint, results=results, license=license, repo_id=repo_id, notes=notes)
     folder = user_path(folder)
     with atomic_write(folder / MODEL_FILE) as temporary:
         shutil.copyfile(checkpoint, temporary)
@@ -146,14 +149,15 @@ def model_card(
     results: PathLike | None = None,
     license: str | None = None,
     repo_id: str = "OWNER/NAME",
+    notes: str = "",
 ) -> str:
     """Write the card of a model in Markdown, with the metadata of the hub at its head; see `save_pretrained`."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    checkpoint = user_path(checkpoint, what="path of the checkpoint")
+    checkpoint = checkpoint_path(checkpoint)
     metadata = read_header(checkpoint)
     name = metadata.recipe.name
-    fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": metadata.findings}
+    fields: dict[str, Any] = {"metadata": metadata, "repo_id": repo_id, "findings": metadata.findings, "notes": notes}
     evaluation: dict[str, Any] = {}
     if results is not None:
         measured = load_results(results)
@@ -188,11 +192,11 @@ def _evaluated_model(results: Mapping[str, Any], checkpoint: Path, name: str) ->
 
 
 def _dataset_name(results: Mapping[str, Any]) -> str:
-    """Return the name of the data; of a folder only the last part of its path, which may be private."""
+    """Return the name of the data; of a folder of other data only the last part of its path, which may be private."""
     description = results["data"]["description"]
     if description in DEMO_PATIENTS:
         return "synthetic images"
-    if description in ARCHIVES:
+    if description in ARCHIVES or results["data"]["split"].endswith(OFFICIAL):
         return "NIH ChestX-ray14" + (", two of its twelve archives" if description == "nih-subset" else "")
     return f"the folder {Path(description).name!r}"
 

@@ -22,7 +22,7 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/cxr-seam/cxr-seam/blob/main/notebooks/05_visualize_heatmaps.ipynb)
 #
-# Shows heat maps: Fig. 7 for eight findings, an interactive viewer, and an image of your own.
+# Shows heat maps: a first one by a model that comes with the package, then those of your models: Fig. 7 for eight findings, an interactive viewer, and an image of your own.
 #
 # ![The viewer: a synthetic chest X-ray with the heat maps and boxes of three models, the PCM's weights for one position, and the raw scores of fourteen findings as bars](https://raw.githubusercontent.com/cxr-seam/cxr-seam/main/docs/pictures/viewer.png)
 #
@@ -66,6 +66,16 @@ import cxr_seam as cxr
 
 run = cxr.Workspace.open(data=DATA, preset=PRESET, output_dir=OUTPUT, layout=LAYOUT, save_to_drive=SAVE_TO_DRIVE)
 print(run.summary)
+
+# %% [markdown]
+# ## First look
+#
+# Nothing is trained yet. The package has a small model that was trained on 8,219 real NIH radiographs, by image labels alone ([what it can and cannot do](https://github.com/cxr-seam/cxr-seam/blob/main/docs/quickstart.md)). It predicts one image: a synthetic one for the demo, otherwise the first test image with a true box if the images are prepared. The three findings with the highest scores are shown.
+
+# %%
+quickstart = cxr.Predictor.load("quickstart")
+first = quickstart.predict(cxr.examples.first_image(run))
+cxr.notebook.show_prediction(first)
 
 # %% [markdown]
 # ## Images and models

@@ -141,7 +141,13 @@ def test_card_metadata(checkpoint: Path, results: Path, tmp_path: Path) -> None:
     values = {result.metric_type: result.metric_value for result in data.eval_results}
     localization = {"froc": 0.321, "best_box_accuracy": 0.456, "froc_iou_0.1": 0.321, "all_boxes_accuracy": 0.789}
     assert values == {"roc_auc": 0.75} | localization
-    assert {result.dataset_name for result in data.eval_results} == {"the folder 'patients'"}
+    assert {result.dataset_name for result in data.eval_results} == {"NIH ChestX-ray14"}  # known by its test list
+    content = json.loads(results.read_text())
+    content["data"]["split"] = "all of the test list of own images"
+    results.write_text(json.dumps(content))
+    card = save_pretrained(checkpoint, tmp_path / "own", results=results, notes="## Credits\n\nTo X.") / "README.md"
+    assert {result.dataset_name for result in ModelCard.load(card).data.eval_results} == {"the folder 'patients'"}
+    assert "\n\n## Credits\n\nTo X.\n\n## Intended use\n" in card.read_text()
 
 
 def test_no_local_path_is_uploaded(checkpoint: Path, results: Path, hub: Hub) -> None:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from cxr_seam.__main__ import main
+from cxr_seam.models.checkpoint import QUICKSTART_FILE
 
 
 def test_models(capsys):
@@ -83,6 +85,18 @@ def test_every_verb(tmp_path, capsys):
     written = {path.name for path in out.iterdir()}
     tables = {"images.csv", "scores.csv", "boxes.csv"}
     assert written == tables | {f"{image.stem}_heatmaps.png" for image in images}
+
+
+def test_predict_uses_the_packaged_model_and_says_so(demo_folder, tmp_path, capsys):
+    image = sorted((demo_folder / "images").iterdir())[0]
+    assert main(["predict", str(image), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "quick-start" in printed.err and "research" in printed.err
+    scores = pd.read_csv(tmp_path / "scores.csv").set_index("finding")["raw_score"]
+    assert main(["predict", str(image), "--checkpoint", str(QUICKSTART_FILE), "--out", str(tmp_path)]) == 0
+    assert "quick-start" not in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "scores.csv").set_index("finding")["raw_score"].equals(scores)
+    assert main(["predict", str(image), "--checkpoint", "", "--out", str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize(

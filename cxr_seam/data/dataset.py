@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -58,6 +59,12 @@ class ChestXrayDataset(Dataset):
         images = torch.from_numpy(self.cache.load(self._rows[indices]))[:, None]  # (B, 1, S, S)
         labels = torch.from_numpy(self.labels[indices])  # (B, K)
         return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else (images, labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Number of the images, and a hash of their names and labels, for example "1497 images, 55d8de6106c075ee"."""
+        digest = hashlib.sha256("\n".join(self.image_index).encode() + self.labels.tobytes())
+        return f"{len(self)} images, {digest.hexdigest()[:16]}"
 
     @property
     def checksum(self) -> str:

@@ -49,6 +49,8 @@ from .results import (
 
 OFFICIAL_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
 """`digest` of the 25,596 names in NIH's test_list.txt."""
+OFFICIAL = "the official test list"
+"""Its name in `data.split` of results.json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,7 +357,7 @@ def describe_split(data: str, listed: Sequence[str], evaluated: Sequence[str]) -
     show this text.
     """
     if digest([name] for name in listed) == OFFICIAL_LIST:
-        test_list = "the official test list"
+        test_list = OFFICIAL
     else:
         test_list = f"the test list of {'the synthetic images' if data in DEMO_PATIENTS else 'own images'}"
     return f"{'part' if set(listed) - set(evaluated) else 'all'} of {test_list}"
@@ -366,12 +368,16 @@ def count_training_images(
 ) -> dict[str, int | None]:
     """Count the images and patients that the recipes choose for training and validation.
 
-    None where they cannot be counted: the images are not in the cache, or the recipes choose different images.
+    None where they cannot be counted: the images are not in the cache, the recipes choose different images, or a model
+    was trained on other images than its recipe chooses here.
     """
     recipes = {(predictor.recipe.data, predictor.recipe.seed): predictor.recipe for predictor in predictors.values()}
     try:
         datasets = run.train_val_datasets(*recipes.values()) if len(recipes) == 1 else (None, None)
     except InputError:
+        datasets = (None, None)
+    trained = [read_header(best_path(run.models, predictor.recipe.name)).data for predictor in predictors.values()]
+    if datasets[0] is not None and any(data and data.train_fingerprint != datasets[0].fingerprint for data in trained):
         datasets = (None, None)
     counts: dict[str, int | None] = {}
     for name, dataset in zip(("training", "validation"), datasets, strict=True):

@@ -189,7 +189,7 @@ class Predictor:
             such map; or see `Calibrator`.
 
     Example:
-        >>> predictor = Predictor.load("multires_resnet50_pcm.best.safetensors", prevalence={"Effusion": 0.05})
+        >>> predictor = Predictor.load("quickstart", prevalence={"Effusion": 0.05})
         >>> predictor.predict("image.dcm").calibrated["Effusion"]
         >>> predictor.predict("folder").table()
     """
@@ -230,7 +230,11 @@ class Predictor:
         prevalence: Mapping[str, float] | None = None,
         map: str | None = None,
     ) -> Predictor:
-        """Load a checkpoint file, see `load_checkpoint`; the options are those of the class."""
+        """Load a checkpoint, or "quickstart", the packaged model; the options are those of the class.
+
+        Raises:
+            InputError: see `load_checkpoint` and the class.
+        """
         model, metadata = load_checkpoint(path)
         options = {"operating_point": operating_point, "prevalence": prevalence, "map": map}
         return cls.from_checkpoint(model, metadata, **options)

@@ -28,6 +28,9 @@ from .multires import LocalizationModel, ModelOutput
 
 HEADER = "cxr_seam"
 FORMAT = 4
+QUICKSTART = "quickstart"
+"""Name of the packaged model, accepted wherever the path of a checkpoint is; see docs/quickstart.md."""
+QUICKSTART_FILE = Path(__file__).parent.parent / "quickstart" / "model.safetensors"
 MEAN_MAPS = ("negative_mean", "prior")
 """Fields of `Checkpoint` that are tensors beside the weights, called FIELD.KIND, such as "prior.cam"."""
 OperatingPoint = Literal[tuple(OPERATING_POINTS)]
@@ -136,14 +139,32 @@ def checkpoint_bytes(model: LocalizationModel, *, metadata: Checkpoint) -> bytes
     return save(state, metadata={HEADER: json.dumps(header)})
 
 
+def checkpoint_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a checkpoint that a user named: a file, or the text "quickstart" for the packaged model.
+
+    "./quickstart" and a `Path` are always a file.
+
+    Raises:
+        InputError: the path is empty, or the current folder has a file called "quickstart".
+    """
+    if path != QUICKSTART:
+        return user_path(path, what="path of the checkpoint")
+    if Path(QUICKSTART).is_file():
+        raise InputError(
+            f"{QUICKSTART} is the name of the packaged model and of a file in this folder; write ./{QUICKSTART} for "
+            "the file, or rename it"
+        )
+    return QUICKSTART_FILE
+
+
 def read_header(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint's metadata without its weights.
+    """Read the metadata of a checkpoint (see `checkpoint_path`) without its weights.
 
     Raises:
         InputError: the file is missing, is not a safetensors file of this program and of this format, or its header is
             damaged.
     """
-    path = user_path(path, what="path of the checkpoint")
+    path = checkpoint_path(path)
     try:
         with open_file(path), safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -172,15 +193,17 @@ def read_header(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Checkpoint]:
-    """Load a model and its metadata.
+    """Load a model and its metadata; see `checkpoint_path`.
 
     Returns:
-        The model, in evaluation mode on the CPU, and the metadata.
+        The model, float32, in evaluation mode on the CPU, and the metadata. Weights that are stored in half precision
+        are converted.
 
     Raises:
         InputError: see `read_header`; also if the weights do not fit the model of the recipe or are not finite.
     """
-    path, metadata = user_path(path, what="path of the checkpoint"), read_header(path)
+    path = checkpoint_path(path)
+    metadata = read_header(path)
     recipe = metadata.recipe
     try:
         model = build_from_recipe(recipe, weights="none", findings=metadata.findings)

@@ -38,15 +38,10 @@ def data_fingerprint(
     train_set: ChestXrayDataset, val_set: ChestXrayDataset, *, init_path: Path | None = None
 ) -> TrainingData:
     """Identify the data of a run, and the checkpoint `init_path` with whose weights it begins."""
-
-    def fingerprint(dataset: ChestXrayDataset) -> str:
-        digest = hashlib.sha256("\n".join(dataset.image_index).encode() + dataset.labels.tobytes())
-        return f"{len(dataset)} images, {digest.hexdigest()[:16]}"
-
     return TrainingData(
         cache_size=train_set.size,
-        train_fingerprint=fingerprint(train_set),
-        val_fingerprint=fingerprint(val_set),
+        train_fingerprint=train_set.fingerprint,
+        val_fingerprint=val_set.fingerprint,
         pixel_crc=f"{train_set.checksum}, {val_set.checksum}",
         init_fingerprint=None if init_path is None else _weights_fingerprint(init_path),
     )

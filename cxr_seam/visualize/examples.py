@@ -29,7 +29,9 @@ from ..inference.maps.registry import MAPS
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..io import atomic_write
 from ..metrics.localization import is_correct
-from ..workspace import Workspace
+from ..synthetic.anatomy import Body
+from ..synthetic.radiograph import synthesize_radiograph
+from ..workspace import DEMO_PATIENTS, Workspace
 from .overlay import resize, scale_to_width
 from .render import PANEL_WIDTH, Panel, render_png
 
@@ -185,6 +187,25 @@ def pick_boxed(
     return picked
 
 
+def first_image(run: Workspace) -> Path:
+    """Write an image to look at before a model is trained, `first_image.png` among the figures, and return its path.
+
+    It is the first test image with a true box (see `example_pairs`) if real images are prepared, else a synthetic
+    radiograph with an effusion of the right lung.
+    """
+    name = None
+    if run.data not in DEMO_PATIENTS and run.cache_folder.exists():
+        cache, metadata = run.cache(), run.metadata()
+        names = example_pairs(metadata, findings=metadata.findings)["image_index"]
+        name = next((name for name in names if name in cache), None)
+    if name is not None:
+        pixels = np.array(cache.images[cache.indices([name])[0]])
+    else:
+        person = Body.sample(np.random.default_rng(2))
+        pixels = synthesize_radiograph(person, ("Effusion",), site_seed=2, image_seed=2).pixels
+    return write_image(pixels, run.figures / "first_image.png")
+
+
 def load_examples(
     run: Workspace,
     *,
@@ -320,8 +341,13 @@ def format_calibrated(probability: float | None) -> str:
 
 def save_image(example: Example, path: str | os.PathLike[str]) -> Path:
     """Write the image of an example as a grey image file and return `path`; the suffix chooses the format."""
+    return write_image(example.image, path)
+
+
+def write_image(pixels: np.ndarray, path: str | os.PathLike[str]) -> Path:
+    """Write grey values (H, W) uint8 as an image file and return `path`."""
     with atomic_write(path) as temporary:
-        Image.fromarray(example.image).save(temporary)
+        Image.fromarray(pixels).save(temporary)
     return Path(path)
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def python(tmp_path_factory):
     run(*pip, "install", "--no-deps", "--target", packages, wheel, cwd=folder)
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     for path in (ROOT / "cxr_seam").rglob("*"):
-        if path.suffix in (".py", ".csv", ".html", ".j2"):
+        if path.is_file() and "__pycache__" not in path.parts:
             assert (packages / path.relative_to(ROOT)).exists(), path
     module = run(python, "-c", "import cxr_seam; print(cxr_seam.__file__)", cwd=folder)
     assert Path(module.strip()).is_relative_to(packages)
@@ -87,3 +88,12 @@ def test_predict(python, tmp_path):
     (tmp_path / "a.png").write_bytes(png(7, side=64))
     run(python, "-m", "cxr_seam", "predict", "a.png", "--checkpoint", "m.safetensors", cwd=tmp_path)
     assert {path.name for path in (tmp_path / "predictions").iterdir()} >= {"scores.csv", "a_heatmaps.png"}
+
+
+def test_predict_with_the_packaged_model(python, tmp_path):
+    """Less than a minute from the installation to the first heat map."""
+    (tmp_path / "a.png").write_bytes(png(7, side=64))
+    started = time.monotonic()
+    run(python, "-m", "cxr_seam", "predict", "a.png", "--out", "out", cwd=tmp_path)
+    assert time.monotonic() - started < 60
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"scores.csv", "boxes.csv", "a_heatmaps.png"}

@@ -1,5 +1,7 @@
+import copy
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from cxr_seam.errors import InputError
 from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import (
     HEADER,
+    QUICKSTART_FILE,
     Checkpoint,
     ScoreCalibration,
     TrainingData,
+    checkpoint_path,
     load_checkpoint,
     read_header,
     save_checkpoint,
@@ -50,6 +54,34 @@ def test_loaded_model_equals_saved_model(model, tmp_path):
             assert torch.equal(ours, theirs)
     assert metadata == saved == read_header(path) and metadata.cache_size == 128
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_half_precision_weights_are_loaded_as_float32(model, tmp_path):
+    half = copy.deepcopy(model)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.half()
+    path = save_checkpoint(tmp_path / "half.safetensors", half, metadata=Checkpoint(RECIPE))
+    loaded, _ = load_checkpoint(path)
+    exact = dict(model.named_parameters())
+    for name, value in loaded.named_parameters():
+        assert value.dtype is torch.float32
+        torch.testing.assert_close(value, exact[name], rtol=2**-11, atol=2**-25)  # rounding of IEEE 754 binary16
+    assert all(torch.equal(value, model.get_buffer(name)) for name, value in loaded.named_buffers())
+
+
+def test_quickstart_is_a_name_and_no_file_is_mistaken_for_it(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()  # a folder is no checkpoint
+    assert checkpoint_path("quickstart") == QUICKSTART_FILE
+    (tmp_path / "quickstart").rmdir()
+    save_checkpoint("quickstart", model, metadata=Checkpoint(RECIPE))
+    for read in (read_header, load_checkpoint):
+        with pytest.raises(InputError, match="./quickstart"):
+            read("quickstart")
+    for path in ("./quickstart", Path("quickstart")):
+        assert load_checkpoint(path)[1].recipe == RECIPE
+    with pytest.raises(InputError):
+        checkpoint_path("")
 
 
 class Bomb:

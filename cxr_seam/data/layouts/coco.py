@@ -28,7 +28,7 @@ from .base import (
     warn_guess,
 )
 from .simple import BOX_TABLE, IMAGE_TABLE, load_images
-from .tables import find_table, read_text, refuse_similar
+from .tables import MAX_JSON_BYTES, find_table, read_text, refuse_similar
 
 NAME = "coco"
 IMAGE_FOLDERS = ("images",)
@@ -89,7 +89,7 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
     if (other := find_table(folder, BOX_TABLE)) is not None:
         raise InputError(f"{folder} has boxes in both {ANNOTATIONS} and {other.name}; keep one of them")
     try:
-        coco = CocoFile.model_validate_json(read_text(path))
+        coco = CocoFile.model_validate_json(read_text(path, most=MAX_JSON_BYTES))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
@@ -152,9 +152,9 @@ def _labels_of_boxes(coco: CocoFile, index: dict[int | str, str], boxes: pd.Data
     )
     findings = tuple(category.name for category in coco.categories)
     names = pd.Index(list(index.values()), name="image_index")
-    labels = pd.DataFrame(np.float32(0), index=names, columns=list(findings))
-    for image, finding in zip(boxes["image_index"], boxes["finding"], strict=True):
-        labels.at[image, finding] = 1
+    values = np.zeros((len(names), len(findings)), dtype=np.float32)
+    values[names.get_indexer(boxes["image_index"]), pd.Index(findings).get_indexer(boxes["finding"])] = 1
+    labels = pd.DataFrame(values, index=names, columns=list(findings))
     labels.insert(0, "patient_id", names.to_numpy())
     is_test = split_by_hash(names)
     return DatasetMetadata(NAME, findings, labels, train_val=tuple(names[~is_test]), test=tuple(names[is_test]))

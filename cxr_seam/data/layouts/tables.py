@@ -18,6 +18,9 @@ from ...errors import InputError
 MAX_BYTES = 64 * 2**20
 """Longest table that is read, also after decompression; NIH's longest has 8 MB."""
 
+MAX_JSON_BYTES = 512 * 2**20
+"""Longest file of boxes and outlines that is read; COCO's own of 118,287 images has 448 MiB."""
+
 _NAMED_SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?(?=\r?\n)', re.IGNORECASE)
 
 
@@ -106,16 +109,16 @@ def first_column(path: Path) -> str:
     return start.split(",")[0].strip().strip('"')
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, most: int = MAX_BYTES) -> str:
     """Read the text of a table, plain or gzipped, without a byte-order mark.
 
     Raises:
-        InputError: it is unreadable, cut short, longer than `MAX_BYTES`, not UTF-8, or contains zero bytes.
+        InputError: it is unreadable, cut short, longer than `most` bytes, not UTF-8, or contains zero bytes.
     """
     try:
-        data = read_bytes(path, MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{path} is longer than {MAX_BYTES >> 20} MiB, more than any such table; fetch it again")
+        data = read_bytes(path, most + 1)
+        if len(data) > most:
+            raise InputError(f"{path} is longer than {most >> 20} MiB, the most that is read; leave out rows or digits")
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error}); save it as UTF-8 (Excel: CSV UTF-8)") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cxr_seam.data.layouts import load_dataset
+from cxr_seam.data.layouts.tables import MAX_BYTES
 from cxr_seam.errors import InputError
 
 COCO = {
@@ -107,6 +109,20 @@ def test_wrong_files(changed, sentence, tmp_path):
 def test_no_json(tmp_path):
     (tmp_path / "annotations.json").write_text("<html>")
     with pytest.raises(InputError, match="annotations.json is not in COCO's format"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_length_of_the_file(tmp_path, monkeypatch):
+    """Annotations are longer than tables: COCO's own have 448 MiB. The limit stops a file that inflates without end."""
+    expected = load_dataset(write(tmp_path))
+    padding = {"info": {"description": "x" * (MAX_BYTES + 1)}}
+    read = load_dataset(write(tmp_path, **padding))
+    assert read.boxes.equals(expected.boxes) and read.masks.equals(expected.masks)
+    monkeypatch.setattr("cxr_seam.data.layouts.coco.MAX_JSON_BYTES", 2**20)
+    (tmp_path / "annotations.json.gz").write_bytes(gzip.compress((tmp_path / "annotations.json").read_bytes()))
+    (tmp_path / "annotations.json").unlink()
+    with pytest.raises(InputError, match=r"annotations.json.gz is longer than 1 MiB"):
         load_dataset(tmp_path)
 
 

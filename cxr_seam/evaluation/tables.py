@@ -138,9 +138,9 @@ def comparability(results: Mapping[str, Any]) -> str:
         elif is_official(results, boxed=boxed):
             notes.append(f"{task}: all {total:,} {images} were evaluated: comparable with published values.")
         else:
-            notes.append(
-                f"{task}: {count_of(count, 'image')} instead of the {total:,} {images}: {NOT_COMPARABLE}, not ranked."
-            )
+            is_part = OFFICIAL in results["data"]["split"]
+            why = f"instead of the {total:,} {images}" if is_part else "of another test list than NIH's official one"
+            notes.append(f"{task}: {count_of(count, 'image')} {why}: {NOT_COMPARABLE}, not ranked.")
     for key, sentence in NOT_EVALUATED.items():
         if value := results["data"][key]:
             notes.append(sentence.format(", ".join(value) if isinstance(value, list) else f"{value:,}"))
@@ -193,13 +193,16 @@ def table_1(results: Mapping[str, Any]) -> pd.DataFrame:
 def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     """Tabulate published mean AUCs and ours, comparable ones ranked; equal printed values share a rank.
 
+    Published rows are left out if none of NIH's findings was evaluated.
+
     Returns:
         Index: model. Columns `rank` ("-" where not comparable), `source`, `split`, `mean AUC`, `note`, which begins
         with NOT COMPARABLE where a row does not compare.
     """
+    published = literature("auc") if set(results["data"]["findings"]) & set(FINDINGS) else []
     rows = [
         (row.comparable, float(row.values[""]), row.name, row.source, row.split, row.values[""], row.note)
-        for row in literature("auc")
+        for row in published
     ]
     official = is_official(results)
     split = OFFICIAL if official else f"{results['data']['test_images']:,} images"
@@ -212,7 +215,7 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["comparable", "value", "model", "source", "split", "mean AUC", "note"])
     table = table.sort_values(["comparable", "value"], ascending=False).set_index("model")
     ranks = table["value"].where(table["comparable"]).rank(method="min", ascending=False)
-    table.insert(0, "rank", ranks.map("{:.0f}".format, na_action="ignore").fillna("-"))
+    table.insert(0, "rank", ranks.map("{:.0f}".format, na_action="ignore").astype(object).fillna("-"))
     table["note"] = table["note"].where(table["comparable"], [_joined(NOT_COMPARABLE, note) for note in table["note"]])
     return table.drop(columns=["comparable", "value"])
 
@@ -403,6 +406,8 @@ def masks(results: Mapping[str, Any]) -> pd.DataFrame:
 def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFrame:
     """Tabulate published macro accuracies and ours by threshold of the measure "iobb" or "iou", not ranked.
 
+    Published rows are left out if none of NIH's findings has true boxes.
+
     Returns:
         Index: model. Columns `source`, `split`; one column a threshold, such as "0.420 at 0.930", an accuracy at its
         false positives; `false positives`, their denominator, or "not printed"; `note`, which begins with NOT
@@ -424,7 +429,7 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
         for metric in (PER_IMAGE, PER_BOX)
         for key, cost in printed_values("table_3", metric=metric, overlap=overlap).mean(axis=1).items()
     }
-    for row in published:
+    for row in published if set(results["data"]["boxed_findings"]) & set(BOXED_FINDINGS) else []:
         cells = [row.values.get(o, "") + costs.get((row.source, row.name, o), "") for o in overlaps]
         unit = {PAPER: "per image and finding", WANG: "per box; known for >0.1 only"}.get(row.source, "not printed")
         note = _joined("" if row.comparable else NOT_COMPARABLE, row.note)

@@ -57,6 +57,19 @@ def test_not_comparable_is_marked_and_not_ranked(results):
     assert table.loc[RANDOM, "note"].endswith("never saw an image")
 
 
+def test_other_datasets_are_not_compared_with_nih(results):
+    """No count of NIH's stands beside a dataset that is no part of it, and no published row beside other findings."""
+    results["data"]["split"] = "all of the test list of own images"
+    note = comparability(results)
+    assert not re.search(r"25,596|880|984", note) and note.count("NOT COMPARABLE") == 2
+    assert "EVA-X-B" in mean_auc(results).index  # a mean of the same findings
+    assert "CLARiTy, 512 px" in accuracy_by_threshold(results, "iou").index
+    results["data"] |= {"findings": ["Opacity"], "boxed_findings": ["Opacity"]}
+    assert set(mean_auc(results)["source"]) == {"here"}
+    for measure in ("iobb", "iou"):
+        assert set(accuracy_by_threshold(results, measure)["source"]) == {"here"}
+
+
 def test_official_list_is_ranked(results):
     make_official(results)
     assert is_official(results) and is_official(results, boxed=True) and "NOT" not in comparability(results)

@@ -1,0 +1,145 @@
+"""Refinement: controls keep what they should keep, the affinity of known embeddings, the whole script on tiny data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers.checkpoints import save_untrained
+from torch import Tensor
+
+from benchmarks.study.refinement import (
+    BLUR,
+    CONSTANT,
+    MAP,
+    MIXED,
+    OTHER,
+    PAPER,
+    REFINED,
+    RESIDUAL,
+    SUPPRESSED,
+    IdentityRefiner,
+    UniformRefiner,
+    candidate_maps,
+    forward_candidates,
+    main,
+    measure_affinity,
+    measure_ecr,
+)
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.models.build import build_model
+from cxr_seam.models.multires import LocalizationModel
+from cxr_seam.presets import SMALL_PCM, get_recipe
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, LocalizationModel]:
+    built = {}
+    for name in (PAPER, RESIDUAL):
+        torch.manual_seed(0)
+        built[name] = build_model("multires_timm:test_resnet", weights="none", refiner=name).eval()
+    return built
+
+
+@pytest.fixture(scope="module")
+def dataset(demo_folder: Path, demo_cache) -> ChestXrayDataset:
+    metadata, names = load_metadata(demo_folder), demo_cache.image_index
+    shown = [name for name, row in zip(names, metadata.labels(names), strict=True) if row.any()][:4]
+    return ChestXrayDataset(demo_cache, metadata, image_index=shown)
+
+
+@pytest.fixture(scope="module")
+def candidates(models: dict[str, LocalizationModel]) -> dict[str, Tensor]:
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return candidate_maps(models, images)[1]
+
+
+def mean(maps: Tensor) -> Tensor:
+    return maps.mean(dim=(2, 3))
+
+
+def test_candidates_are_those_of_the_models(models: dict[str, LocalizationModel]) -> None:
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits, candidates = candidate_maps(models, images)
+        paper = models[PAPER](images)
+        models[RESIDUAL].refiner_input = "cam"
+        residual = models[RESIDUAL](images)
+    assert torch.equal(logits, paper.logits) and torch.equal(candidates[MAP], paper.cam)
+    assert torch.allclose(candidates[REFINED], paper.refined, atol=1e-6)
+    assert torch.allclose(candidates[MIXED], residual.refined, atol=1e-6)
+
+
+def test_controls_keep_what_they_should_keep(candidates: dict[str, Tensor]) -> None:
+    assert torch.allclose(mean(candidates[CONSTANT]), mean(candidates[MIXED]), atol=1e-5)
+    spread = candidates[CONSTANT] - mean(candidates[CONSTANT])[..., None, None]
+    assert torch.allclose(2 * spread, candidates[MAP] - mean(candidates[MAP])[..., None, None], atol=1e-5)
+    own, mixed, other = (candidates[name] for name in (MAP, MIXED, OTHER))
+    assert torch.allclose(2 * other[0] - own[0], 2 * mixed[2] - own[2], atol=1e-5)
+    assert candidates[BLUR].std() < own.std() and torch.allclose(mean(candidates[BLUR]), mean(own), atol=0.2)
+    suppressed, positive = candidates[SUPPRESSED], own.relu()
+    largest = (positive / positive.amax(dim=(2, 3), keepdim=True).clamp_min(1e-5)).amax(dim=1, keepdim=True)
+    assert ((suppressed == 0) | (suppressed == largest)).all() and (suppressed == 0).any()
+
+
+def test_one_view_is_the_batch_itself(models: dict[str, LocalizationModel], dataset: ChestXrayDataset) -> None:
+    pixels, _ = dataset.load([0, 1])
+    logits, candidates = forward_candidates(models, pixels, recipe=get_recipe("multires_tiny"))
+    assert logits.shape == (2, 14) and all(maps.shape == (2, 14, 8, 8) for maps in candidates.values())
+
+
+def test_uniform_and_identity_refiners() -> None:
+    cam = torch.tensor([[[[1.0, 3.0, 8.0]]]])
+    valid = torch.tensor([[[[True, True, False]]]])
+    assert torch.equal(UniformRefiner()(cam, cam), torch.full_like(cam, 4))
+    assert torch.equal(UniformRefiner()(cam, cam, valid=valid), torch.full_like(cam, 2))
+    assert torch.equal(IdentityRefiner()(cam, cam, valid=valid), cam)
+
+
+def test_equal_embeddings_use_the_whole_image(
+    models: dict[str, LocalizationModel], dataset: ChestXrayDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models[PAPER]
+    monkeypatch.setattr(
+        model, "forward_features", lambda x: (torch.ones(len(x), model.classifier.in_channels, 8, 8), None)
+    )
+    row = measure_affinity(model, dataset, size=64).loc["theta(x)"]
+    assert row.filter(like="cosine").tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert row["share of the image"] == pytest.approx(1, abs=1e-5)
+
+
+def test_ecr_of_equal_embeddings_is_that_of_a_uniform_affinity(dataset: ChestXrayDataset) -> None:
+    """Theta sees one channel only, which is 1 everywhere: the PCM averages; the residual PCM leaves half of the map."""
+    built = {name: build_model("multires_timm:test_resnet", weights="none", refiner=name) for name in (PAPER, RESIDUAL)}
+    model, forward_features = built[PAPER], built[PAPER].forward_features
+
+    def with_constant_channel(images: Tensor) -> tuple[Tensor, object]:
+        features, low_level = forward_features(images)
+        return torch.cat([torch.ones_like(features[:, :1]), features[:, 1:]], dim=1), low_level
+
+    model.forward_features = with_constant_channel
+    with torch.no_grad():
+        for each in built.values():
+            each.refiner.theta.weight.zero_()
+            each.refiner.theta.weight[:, 0] = 1
+    losses = measure_ecr(built, SMALL_PCM, dataset, size=64)
+    assert losses["PCM, trained theta"] == pytest.approx(losses["uniform affinity"], abs=1e-4)
+    assert losses["residual PCM, trained"] == pytest.approx(losses["the map as it is"], abs=1e-4)
+    assert abs(losses["uniform affinity"] - losses["the map as it is"]) > 1e-3
+    assert model.refiner.theta.weight[0, 0] == 1  # the trained refiner is back in its place
+
+
+def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> None:
+    recipe = get_recipe("multires_tiny")
+    checkpoint = save_untrained(tmp_path / "first.safetensors", recipe)
+    options = ["--data", str(demo_folder), "--preset", "tiny", "--output", str(tmp_path / "run")]
+    main([*options, "--multires", str(checkpoint), "--n-bootstrap", "20"])
+    folder = tmp_path / "run" / "refinement" / recipe.name
+    boxes = pd.read_csv(folder / "boxes.csv", index_col=0)
+    assert boxes.loc[MIXED].filter(like="minus").tolist() == ["0.000 (0.000-0.000)"] * 2
+    assert {MAP, REFINED, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
+    assert {path.name for path in folder.glob("*.png")} == {"affinity.png", "boxes.png"}

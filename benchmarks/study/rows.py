@@ -38,6 +38,7 @@ class Row:
         untrained_refiner: measure the refined maps although no SEAM stage is trained.
         patient_share: share of the training patients that the recipes see.
         average: measure the mean of the models of all recipes instead of the last model.
+        gradcam: measure Grad-CAM maps in place of CAMs.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     untrained_refiner: bool = False
     patient_share: float = 1.0
     average: bool = False
+    gradcam: bool = False
 
     @property
     def model(self) -> str:
@@ -60,7 +62,7 @@ class Row:
         recipes = [recipe_to_dict(recipe) for recipe in self.recipes]
         content = {"row": self.name, "recipes": recipes, "at_test": self.at_test}
         content |= {"patient_share": self.patient_share} if self.patient_share < 1 else {}
-        content |= {"average": True} if self.average else {}
+        content |= {name: True for name in ("average", "gradcam") if getattr(self, name)}
         return json.loads(json.dumps(content))
 
 
@@ -301,7 +303,7 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
         Row(name, text, (strong_recipe(base, count, name=name, **new),), SINGLE, single)
         for name, (text, new) in changes.items()
     ]
-    rows += data_and_average_rows(base, count, test_fields)
+    rows += derived_rows(base, count, test_fields)
     name = "without_pcam_on_sample"
     sample = strong_recipe(base, count, name=name, pooling=base.pooling, data=base.data)
     rows.append(Row(name, "the paper's pooling", (sample,), ALL_IMAGES, single))
@@ -315,8 +317,8 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
     return rows
 
 
-def data_and_average_rows(base: Recipe, count: CountImages, test_fields: dict[str, Any]) -> list[Row]:
-    """Make the rows of `strong` with fewer patients, and with the mean of two models of different seeds.
+def derived_rows(base: Recipe, count: CountImages, test_fields: dict[str, Any]) -> list[Row]:
+    """Make the rows of `strong` with fewer patients, with Grad-CAM, and with the mean of two models.
 
     Fewer patients, same epochs: fewer images and as many fewer updates. The row with seed s averages the models of the
     seeds 2s and 2s + 1, so that two seeds of this row share no model.
@@ -338,6 +340,9 @@ def data_and_average_rows(base: Recipe, count: CountImages, test_fields: dict[st
     )
     text = "mean logits and CAMs of two models"
     rows.append(Row(TWO_MODELS, text, pair, STRONG, test_fields, average=True))
+    text_gradcam = "Grad-CAM in place of the CAM, same views, baseline, prior and boxes"
+    one = (strong_recipe(base, count),)
+    rows.append(Row("strong_gradcam", text_gradcam, one, STRONG, test_fields, gradcam=True))
     contours = test_fields | {"box_rule": "contour"}
     rows.append(Row(f"{TWO_MODELS}_contours", f"{text}, contours at Q 0.8", pair, STRONG, contours, average=True))
     return rows

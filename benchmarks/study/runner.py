@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.base import DatasetMetadata
@@ -44,11 +44,11 @@ from cxr_seam.metrics.classification import classification_scores, classificatio
 from cxr_seam.metrics.localization import MetricKey, localization_scores
 from cxr_seam.metrics.matching import rank_by_probability
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, read_history, save_checkpoint
-from cxr_seam.models.multires import LocalizationModel, ModelOutput
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import fit
 from cxr_seam.workspace import Workspace
 
+from .derived import GradCamModel, MeanModel, mean_calibration, with_all_means
 from .model_agreement import MIN_IMAGES, agreement, label_table, labelled_boxes
 from .occlusion import make_judge, mean_drop, occlusion_drops
 from .rows import Row, count_passes
@@ -122,9 +122,9 @@ class Study:
             self._counts[key] = len(self.run.train_val_datasets(recipe)[0])
         return self._counts[key]
 
-    def memory(self, recipe: Recipe, *, average: bool = False) -> ModelMemory:
-        """Return the memory of a model, or of an average, with its test-time augmentation; only the last is kept."""
-        key = (recipe.name, recipe.tta_scales, recipe.tta_flip, average)
+    def memory(self, row: Row, recipe: Recipe) -> ModelMemory:
+        """Return the memory of a row's model with the test-time augmentation of `recipe`; only the last is kept."""
+        key = (recipe.name, recipe.tta_scales, recipe.tta_flip, row.average, row.gradcam)
         if key not in self._memory:
             self._memory.clear()
         return self._memory.setdefault(key, ModelMemory())
@@ -252,39 +252,24 @@ def load_model(study: Study, row: Row) -> tuple[RecordedPredictor, np.ndarray, C
     """Load the trained model of a row, calibrated for its use at test, its validation logits and validation images."""
     model, metadata, logits, val_set = load_calibrated(study, row)
     predictor = RecordedPredictor.from_checkpoint(model, metadata)
-    predictor.memory = study.memory(metadata.recipe, average=row.average)
+    predictor.memory = study.memory(row, metadata.recipe)
     return predictor, logits, val_set
 
 
-class MeanModel(nn.Module):
-    """Average the logits and the CAMs of several models; used at test only."""
-
-    def __init__(self, models: Sequence[LocalizationModel]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-        self.findings = models[0].findings
-
-    def forward(self, images: Tensor, *, maps: bool = True) -> ModelOutput:
-        """Return mean logits (B, K) and mean CAMs (B, K, h, w), None without `maps`."""
-        outputs = [model(images, maps=maps) for model in self.models]
-        cam = torch.stack([output.cam for output in outputs]).mean(dim=0) if maps else None
-        return ModelOutput(torch.stack([output.logits for output in outputs]).mean(dim=0), cam, None)
-
-
-def load_calibrated(
-    study: Study, row: Row
-) -> tuple[LocalizationModel | MeanModel, Checkpoint, np.ndarray, ChestXrayDataset]:
+def load_calibrated(study: Study, row: Row) -> tuple[nn.Module, Checkpoint, np.ndarray, ChestXrayDataset]:
     """Load model and metadata as `load_model`, with the fields of the recipe that change after training.
 
     Models that are averaged have different validation images, so each is calibrated on its own, and the mean CAMs are
     averaged. Scores, logits and validation images are those of the last one.
     """
     recipe = replace(row.recipes[-1], **row.at_test)
-    memory = study.memory(recipe, average=row.average)
+    memory = study.memory(row, recipe)
     models, found = [], []
     for trained in row.recipes if row.average else row.recipes[-1:]:
         model, metadata = load_checkpoint(best_path(study.run.models, trained.name))
-        models.append(model.to(select_device().device, memory_format=torch.channels_last))
+        model.to(select_device().device, memory_format=torch.channels_last)
+        model = GradCamModel(model) if row.gradcam else model
+        models.append(model)
         _, val_set = study.run.train_val_datasets(trained)
         if memory.calibration is None:
             found.append(calibrate(model, val_set, recipe=with_all_means(recipe)))
@@ -300,29 +285,14 @@ def load_calibrated(
     return model, replace(metadata, recipe=recipe, **measured), calibration.logits, val_set
 
 
-def with_all_means(recipe: Recipe) -> Recipe:
-    """Change a recipe so that its calibration has all mean CAMs."""
-    return replace(recipe, cam_baseline="negative_mean", map_prior="labels")
-
-
-def mean_calibration(found: Sequence[Calibration]) -> Calibration:
-    """Average the mean CAMs and priors of models; scores and logits are those of the last one."""
-
-    def mean(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.stack([one[name] for one in maps]).mean(dim=0) for name in maps[0]}
-
-    negative_mean, prior = mean([one.negative_mean for one in found]), mean([one.prior for one in found])
-    return found[-1]._replace(negative_mean=negative_mean, prior=prior)
-
-
 def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:
     """Write the trained model of a row, ready for prediction, as ROW.sSEED.safetensors.
 
     Raises:
-        InputError: the row averages two models; a checkpoint holds one.
+        InputError: the row averages two models or measures Grad-CAM; a checkpoint is one model with its CAMs.
     """
-    if row.average:
-        raise InputError(f"{row.name} is the mean of two models and has no checkpoint; leave it out of --save-models")
+    if row.average or row.gradcam:
+        raise InputError(f"{row.name} is not one model with its CAMs; leave it out of --save-models")
     model, metadata, _, _ = load_calibrated(study, row)
     return save_checkpoint(folder / f"{row.name}.s{seed}.safetensors", model, metadata=metadata)
 

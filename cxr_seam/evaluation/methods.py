@@ -13,7 +13,7 @@ from ..data.dataset import ChestXrayDataset, iter_batches
 from ..data.transforms import eval_transform
 from ..inference.heatmap_options import HeatmapOptions
 from ..inference.heatmaps import PAPER_SIZE
-from ..inference.maps.gradcam import gradcam_maps
+from ..inference.maps.registry import gradient_map
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes
 from ..metrics.matching import rank_by_probability
@@ -113,17 +113,20 @@ def model_methods(
 def gradcam_methods(
     predictors: Mapping[str, Predictor], targets: Targets, *, probabilities: Mapping[str, pd.DataFrame]
 ) -> dict[str, Method]:
-    """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given."""
+    """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given.
+
+    Test-time augmentation, Q and the rule of boxes are those of the model's recipe.
+    """
     predictor = predictors.get(REFINED) or predictors.get(MULTIRES)
     if predictor is None:
         return {}
-    methods = {}
+    methods, recipe = {}, predictor.recipe
     for method, title in GRADCAM_METHODS.items():
-        collector = BoxCollector(HeatmapOptions(threshold=predictor.recipe.cam_threshold), targets)
+        collector = BoxCollector(HeatmapOptions(threshold=recipe.cam_threshold, box_rule=recipe.box_rule), targets)
         for pixels, _, indices in iter_batches(targets.dataset, BATCH_SIZE, desc=f"locate, {title}"):
-            images = eval_transform(pixels.to(predictor.device), size=predictor.recipe.image_size)
-            cam = gradcam_maps(predictor.model, images, method=method, findings=targets.findings)
-            collector.add([targets.dataset.image_index[index] for index in indices], cam.cpu())
+            images = eval_transform(pixels.to(predictor.device), size=recipe.image_size)
+            found = gradient_map(method, predictor.model, images, recipe=recipe, findings=targets.findings)
+            collector.add([targets.dataset.image_index[index] for index in indices], found.cam)
         note = "gradients of the MultiRes model"
         methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, probabilities=probabilities[MULTIRES])
     return methods

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.study.__main__ import image_folders, main, open_beyond, parse
 from benchmarks.study.rows import PAPER
-from benchmarks.study.runner import MeanModel, Study, compare_models, load_model, read_row, select_patients
+from benchmarks.study.runner import Study, compare_models, load_model, read_row, select_patients
 from benchmarks.study.tables import mean_curve, write_tables
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -22,7 +22,6 @@ from cxr_seam.errors import InputError
 from cxr_seam.evaluation.evaluate import evaluate_models
 from cxr_seam.evaluation.results import ALL_BOXES, BEST_BOX, FROC, MEAN_AUC, MULTIRES, REFINED, get_estimate
 from cxr_seam.metrics.matching import box_overlap
-from cxr_seam.models.build import build_model
 
 pytestmark = pytest.mark.slow
 
@@ -166,13 +165,3 @@ def test_share_of_the_patients_has_all_their_images(study: Study) -> None:
     everyone, chosen = (set(patient[list(dataset.image_index)]) for dataset in (train_set, half))
     assert len(chosen) == round(len(everyone) / 2)
     assert half.image_index == [name for name in train_set.image_index if patient[name] in chosen]
-
-
-def test_mean_model_averages_logits_and_cams() -> None:
-    models = [build_model("multires_efficientnet_lite0", weights="none").eval() for _ in range(2)]
-    images = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        one, other, mean = (model(images) for model in (*models, MeanModel(models)))
-    for name in ("logits", "cam"):
-        expected = (getattr(one, name).numpy() + getattr(other, name).numpy()) / 2
-        np.testing.assert_allclose(getattr(mean, name).numpy(), expected, atol=1e-6)

@@ -7,6 +7,7 @@ and refined CAMs only, because they were measured on these; the other maps are n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,11 @@ MAPS = {
 }
 """Names of the maps, with their titles. "refined" needs a trained refiner, such as the PCM."""
 
-GRADIENT_MAPS: dict[str, Callable[..., Tensor]] = {"layercam": layercam_maps, "gradcam": gradcam_maps}
+GRADIENT_MAPS: dict[str, Callable[..., Tensor]] = {
+    "layercam": layercam_maps,
+    "gradcam": gradcam_maps,
+    "gradcam++": partial(gradcam_maps, method="gradcam++"),
+}
 """Maps that need gradients: (model, images (B, 3, H, W), findings=...) -> (B, C, h, w), not negative."""
 
 
@@ -81,7 +86,7 @@ def choose_map(name: str | None, model: LocalizationModel, recipe: Recipe) -> st
 def gradient_map(
     name: str, model: LocalizationModel, images: Tensor, *, recipe: Recipe, findings: Sequence[str]
 ) -> LocalizationMap:
-    """Compute "layercam" or "gradcam" with the test-time augmentation of the recipe.
+    """Compute a map that needs gradients with the test-time augmentation of the recipe.
 
     Args:
         name: of `GRADIENT_MAPS`.

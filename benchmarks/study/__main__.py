@@ -23,6 +23,7 @@ from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.workspace import Workspace
 
+from .examples import plot_examples
 from .rows import BASE, PAPER, QUESTIONS, STRONG, ablation_rows, beyond_rows, count_passes, paper_recipe
 from .runner import Study, run_agreement, run_baselines, run_row, save_model
 from .tables import plot_froc, write_tables
@@ -152,8 +153,9 @@ def run(options: argparse.Namespace) -> None:
                 run_agreement(study, name, seeds)
             write_tables(study)
     plot_froc(study, options.curves)
+    plot_examples(study, seed=seeds[0])
     print((study.folder / "table.md").read_text())
-    print(f"tables and figure: {study.folder}")
+    print(f"tables and figures: {study.folder}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

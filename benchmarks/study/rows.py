@@ -18,7 +18,7 @@ from cxr_seam.presets import PRESETS, RESIDUAL, SMALL_PCM, get_preset, improve
 from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 BASE, PAPER, STRONG, SINGLE, ALL_IMAGES = "base", "paper", "strong", "single_forward", "without_all_images"
-ANNEALED, TWO_MODELS = "paper_annealed", "two_models"
+ANNEALED, TWO_MODELS, CONTOUR_ROW = "paper_annealed", "two_models", "without_prior_and_moments"
 PATIENT_SHARES = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
 CountImages = Callable[[Recipe], int]
@@ -170,7 +170,7 @@ STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     SINGLE: ("no test-time augmentation", {"tta_scales": (1.0,), "tta_flip": False}),
     "without_prior": ("every place counts alike", {"map_prior": "none"}),
     "without_moments": ("contours at Q 0.8", {"box_rule": "contour"}),
-    "without_prior_and_moments": ("contours at Q 0.8, every place counts alike", CONTOURS),
+    CONTOUR_ROW: ("contours at Q 0.8, every place counts alike", CONTOURS),
     "with_papers_boxes": (
         "the paper's boxes: maps above 0, contours at Q 0.7",
         CONTOURS | {"cam_baseline": "zero", "cam_threshold": 0.7},

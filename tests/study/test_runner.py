@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.study.__main__ import image_folders, main, open_beyond, parse
+from benchmarks.study.examples import plot_examples
 from benchmarks.study.rows import PAPER
-from benchmarks.study.runner import Study, compare_models, load_model, read_row, select_patients
+from benchmarks.study.runner import Study, compare_models, load_model, read_row, run_row, select_patients
 from benchmarks.study.tables import mean_curve, write_tables
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -165,3 +167,11 @@ def test_share_of_the_patients_has_all_their_images(study: Study) -> None:
     everyone, chosen = (set(patient[list(dataset.image_index)]) for dataset in (train_set, half))
     assert len(chosen) == round(len(everyone) / 2)
     assert half.image_index == [name for name in train_set.image_index if patient[name] in chosen]
+
+
+def test_examples_need_all_models_and_show_one_image_of_each_finding(study: Study) -> None:
+    assert plot_examples(study, seed=0) is None
+    run_row(study, study.rows(0)["strong"], seed=0)
+    with Image.open(plot_examples(study, seed=0)) as picture:
+        columns, rows = 4, len(set(study.targets.boxes["finding"]))  # the paper's row has two columns
+        assert picture.height / picture.width == pytest.approx(rows / columns, rel=0.2)

@@ -110,8 +110,8 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
                 present = np.flatnonzero(labels.loc[name]).tolist()
                 if not present:
                     continue
-                heatmaps = options.heatmaps(cam[None], PAPER_SIZE, findings=present)[0].numpy()
-                findings = [dataset.findings[k] for k in present]
-                boxes = options.boxes(heatmaps, name, findings=findings)
+                chosen = options.select(present)
+                heatmaps = chosen.heatmaps(cam[None, present], PAPER_SIZE)[0].numpy()
+                boxes = chosen.boxes(heatmaps, name, findings=chosen.findings)
                 tables.setdefault(kind, []).append(boxes)
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}

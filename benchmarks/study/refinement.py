@@ -252,7 +252,8 @@ def collect_boxes(models: Models, study: Study, options: dict[str, HeatmapOption
         found, candidates = forward_candidates(models, pixels, recipe=recipe)
         logits.append(found)
         for name, option in read.items():
-            maps = option.heatmaps(candidates.get(name, candidates[MAP]), PAPER_SIZE, findings=channels).numpy()
+            cams = candidates.get(name, candidates[MAP])[:, channels]
+            maps = option.select(channels).heatmaps(cams, PAPER_SIZE).numpy()
             for index, heatmaps in zip(indices, maps, strict=True):
                 boxes[name].append(option.boxes(heatmaps, dataset.image_index[index], findings=findings))
     probabilities = pd.DataFrame(raw_scores(torch.cat(logits).numpy()), dataset.image_index, dataset.findings)

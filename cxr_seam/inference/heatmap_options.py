@@ -30,12 +30,16 @@ class HeatmapOptions(NamedTuple):
     box_rule: BoxRule = "contour"
     findings: tuple[str, ...] = FINDINGS  # the K findings of the maps
 
-    def heatmaps(
-        self, cam: Tensor, size: int | tuple[int, int], *, findings: slice | Sequence[int] = slice(None)
-    ) -> Tensor:
-        """Turn CAMs (B, K, h, w) into heat maps (B, C, height, width) of the findings with the given indices."""
-        mean, prior = (None if maps is None else maps[findings] for maps in (self.negative_mean, self.prior))
-        return cam_to_heatmap(cam[:, findings], size, baseline=self.baseline, negative_mean=mean, prior=prior)
+    def select(self, findings: Sequence[int]) -> HeatmapOptions:
+        """Return the options of the findings with the given indices, in this order."""
+        chosen = list(findings)
+        mean, prior = (None if maps is None else maps[chosen] for maps in (self.negative_mean, self.prior))
+        names = tuple(self.findings[index] for index in chosen)
+        return self._replace(negative_mean=mean, prior=prior, findings=names)
+
+    def heatmaps(self, cam: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """Turn CAMs (B, K, h, w) into heat maps (B, K, height, width)."""
+        return cam_to_heatmap(cam, size, baseline=self.baseline, negative_mean=self.negative_mean, prior=self.prior)
 
     def boxes(self, heatmaps: np.ndarray, image_index: str, *, findings: Sequence[str]) -> pd.DataFrame:
         """Make the table of boxes of one image from its heat maps, see `predicted_boxes`."""
@@ -44,4 +48,4 @@ class HeatmapOptions(NamedTuple):
     def heatmap(self, cam: np.ndarray, finding: str, size: int | tuple[int, int]) -> np.ndarray:
         """Turn the CAM of one finding of one image (K, h, w) into its heat map (height, width)."""
         index = self.findings.index(canonical_finding(finding, self.findings))
-        return self.heatmaps(torch.from_numpy(cam)[None], size, findings=[index])[0, 0].numpy()
+        return self.select([index]).heatmaps(torch.from_numpy(cam)[None, [index]], size)[0, 0].numpy()

@@ -52,11 +52,7 @@ class LocalizationMap(NamedTuple):
     def select(self, findings: Sequence[str]) -> LocalizationMap:
         """Return the map of some findings, in this order."""
         indices = [self.options.findings.index(finding) for finding in findings]
-        mean, prior = (
-            None if maps is None else maps[indices] for maps in (self.options.negative_mean, self.options.prior)
-        )
-        options = self.options._replace(negative_mean=mean, prior=prior, findings=tuple(findings))
-        return LocalizationMap(self.cam[:, indices], options)
+        return LocalizationMap(self.cam[:, indices], self.options.select(indices))
 
 
 def has_trained_refiner(model: LocalizationModel, recipe: Recipe) -> bool:

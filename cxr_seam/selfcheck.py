@@ -74,9 +74,9 @@ def _counts() -> pd.Series:
 
 
 def _auc() -> float:
-    labels, probabilities = np.zeros((2, 4, len(FINDINGS)))
-    labels[:, 0], probabilities[:, 0] = (1, 1, 0, 1), (0.5, 0.6, 0.6, 0.1)
-    return classification_table(labels, probabilities).loc[FINDINGS[0], "auc"]
+    labels, scores = np.zeros((2, 4, len(FINDINGS)))
+    labels[:, 0], scores[:, 0] = (1, 1, 0, 1), (0.5, 0.6, 0.6, 0.1)
+    return classification_table(labels, scores).loc[FINDINGS[0], "auc"]
 
 
 def _refined() -> torch.Tensor:

@@ -98,7 +98,7 @@ cxr.tables.training_table(history)
 # 2. **Compare.** The fraction is the cosine of two of these vectors. It is 1 for equal directions and 0 for unrelated ones. ReLU removes negative values.
 # 3. **Average.** The new value $y_i$ at position $i$ is the weighted mean of the CAM at *all* positions $j$. Similar positions have large weights. $C(x_i)$, the sum of the weights, makes it a mean.
 #
-# So two positions that look alike to the network get similar values. Only $\theta$ is trained. Backbone and classifier are frozen, and the probabilities do not change.
+# So two positions that look alike to the network get similar values. Only $\theta$ is trained. Backbone and classifier are frozen, and the scores do not change.
 #
 # Before refinement, only the strongest finding is kept at each position. A background channel, 1 minus the strongest, is added.
 #

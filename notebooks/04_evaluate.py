@@ -115,7 +115,7 @@ cxr.tables.differences(results)
 # %% [markdown]
 # ## Table 1: classification
 #
-# The area under the ROC curve (AUC) for each finding, beside the paper's columns. The PCM does not change probabilities, so it has no column. Only numbers on NIH's complete test list compare.
+# The area under the ROC curve (AUC) for each finding, beside the paper's columns. The PCM does not change scores, so it has no column. Only numbers on NIH's complete test list compare.
 
 # %%
 cxr.tables.table_1(results)
@@ -199,7 +199,7 @@ cxr.tables.table_3(results)
 # %% [markdown]
 # ## A stricter rule
 #
-# The rule of the authors' program, which the paper does not mention: only findings with a probability above 0.5 give boxes.
+# The rule of the authors' program, which the paper does not mention: only findings with a raw score above 0.5 give boxes.
 
 # %%
 cxr.tables.table_2(results, boxes="filtered_boxes")

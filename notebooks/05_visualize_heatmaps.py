@@ -134,7 +134,7 @@ cxr.notebook.show_prediction(prediction)
 # The raw score ranks images; 0.5 is not a threshold. The calibrated probability says how many of such images have the finding, if they are like the validation images ([its limits](https://github.com/cxr-seam/cxr-seam/blob/main/docs/reading-results.md)). The other columns are decisions: thresholds of the raw score were chosen on the validation images for the largest sensitivity + specificity, for 90 % sensitivity and for 90 % specificity.
 
 # %%
-cxr.tables.probabilities(prediction)
+cxr.tables.scores(prediction)
 
 # %% [markdown]
 # ## Boxes

@@ -163,10 +163,10 @@ def test_export_page_gives_what_the_predictor_gives(
     named.write_bytes(checkpoint.read_bytes())
     (tmp_path / "image.png").write_bytes(paths[0].read_bytes())
     names = run("export.md")
-    expected = names["predictor"].predict("image.png").calibrated
+    expected = names["predictor"].predict("image.png").probabilities
     assert expected.pop("Hernia") is None
-    for calibrated in (names["calibrated"][0], names["output"]["calibrated"][0]):
-        found = dict(zip(names["findings"], calibrated.tolist(), strict=True))
+    for found in (names["probabilities"][0], names["output"]["probabilities"][0]):
+        found = dict(zip(names["findings"], found.tolist(), strict=True))
         assert math.isnan(found.pop("Hernia")) and found == pytest.approx(expected, abs=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_own_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pd.DataFrame(boxes, columns=["image", "finding", "x", "y", "w", "h"]).to_csv("mydata/boxes.csv", index=False)
 
     names = run("own-data.md")
-    assert list(names["prediction"].probabilities) == columns[3:]
+    assert list(names["prediction"].raw_scores) == columns[3:]
     assert names["prediction"].heat_map("Clip").shape == (100, 200)
     results = load_results(names["run"].results)
     assert list(results["classification"]["Standard"]["findings"]) == columns[3:]

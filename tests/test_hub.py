@@ -108,7 +108,7 @@ def test_save_and_load_folder(checkpoint: Path, demo_folder: Path, tmp_path: Pat
     assert (folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
     image = next((demo_folder / "images").iterdir())
     ours, theirs = Predictor.load(checkpoint).predict(image), from_pretrained(folder).predict(image)
-    assert ours.probabilities == theirs.probabilities
+    assert ours.raw_scores == theirs.raw_scores
     np.testing.assert_array_equal(ours.heat_map("Mass"), theirs.heat_map("Mass"))
 
 

@@ -68,5 +68,5 @@ def test_half_precision_keeps_scores_and_maps(
     assert half.calibrator.scores == single.calibrator.scores
     for image in sorted((demo_folder / "images").iterdir())[:3]:
         one, other = single.predict(image), half.predict(image)
-        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=2e-3)
+        assert list(one.raw_scores.values()) == pytest.approx(list(other.raw_scores.values()), abs=2e-3)
         np.testing.assert_allclose(one.final_cam, other.final_cam, atol=0.01 * np.ptp(one.final_cam))

@@ -32,7 +32,7 @@ from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.scores import raw_scores
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, Estimate, estimate
-from cxr_seam.metrics.matching import rank_by_probability
+from cxr_seam.metrics.matching import rank_by_raw_score
 from cxr_seam.models.cam import make_pcm_input, max_normalise
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_header
 from cxr_seam.models.extras.residual_pcm import centre, effective_share
@@ -256,10 +256,8 @@ def collect_boxes(models: Models, study: Study, options: dict[str, HeatmapOption
             maps = option.select(channels).heatmaps(cams, PAPER_SIZE).numpy()
             for index, heatmaps in zip(indices, maps, strict=True):
                 boxes[name].append(option.boxes(heatmaps, dataset.image_index[index], findings=findings))
-    probabilities = pd.DataFrame(raw_scores(torch.cat(logits).numpy()), dataset.image_index, dataset.findings)
-    return {
-        name: rank_by_probability(pd.concat(rows, ignore_index=True), probabilities) for name, rows in boxes.items()
-    }
+    scored = pd.DataFrame(raw_scores(torch.cat(logits).numpy()), dataset.image_index, dataset.findings)
+    return {name: rank_by_raw_score(pd.concat(rows, ignore_index=True), scored) for name, rows in boxes.items()}
 
 
 def as_estimate(value: dict) -> Estimate:

@@ -42,7 +42,7 @@ from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP, PatientBootstrap, bootstrap_for_json, bootstrap_patients, estimate
 from cxr_seam.metrics.classification import classification_scores, classification_table
 from cxr_seam.metrics.localization import MetricKey, localization_scores
-from cxr_seam.metrics.matching import rank_by_probability
+from cxr_seam.metrics.matching import rank_by_raw_score
 from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, read_history, save_checkpoint
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import fit
@@ -55,7 +55,7 @@ from .rows import Row, count_passes
 
 LARGE_AUC, CENTRE_FROC = "mean_auc_large_images", "centre_box_froc"
 OVER_CENTRE = "_over_centre"
-"""Ends the names of differences from the centred half of the image, ranked by the same probabilities."""
+"""Ends the names of differences from the centred half of the image, ranked by the same raw scores."""
 COMPARED = (FROC, LOOSE_FROC, BEST_BOX, LOOSE_BEST_BOX)
 IOBB_BEST, IOU_ALL = "best_box_iobb_0.1", "all_boxes_iou_0.3"
 COST = "_false_positives"
@@ -299,15 +299,15 @@ def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:
 
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:
     """Measure a model on the test images: for each kind of maps the metrics, and the FROC curve."""
-    probabilities = predictor.probabilities(study.test_set)
-    table = pd.DataFrame(probabilities, study.test_set.image_index, study.metadata.findings)
-    shared = measure_classification(study, probabilities)
+    raw_scores = predictor.raw_scores(study.test_set)
+    table = pd.DataFrame(raw_scores, study.test_set.image_index, study.metadata.findings)
+    shared = measure_classification(study, raw_scores)
     images, findings = study.targets.dataset.image_index, study.targets.findings
-    half = rank_by_probability(centre_boxes(images, extent=HALF_IMAGE, findings=findings), table)
+    half = rank_by_raw_score(centre_boxes(images, extent=HALF_IMAGE, findings=findings), table)
     centre = measure_boxes(study, half)[0]
     shared[CENTRE_FROC] = centre[FROC]
     tables = dict.fromkeys(models_of(model), table)
-    methods = model_methods({model: predictor}, study.targets, probabilities=tables)
+    methods = model_methods({model: predictor}, study.targets, raw_scores=tables)
     values, curves = {}, {}
     for kind, method in methods.items():
         localized, curves[kind] = measure_boxes(study, method.boxes)
@@ -316,7 +316,7 @@ def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, V
     return values, curves
 
 
-def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
+def measure_classification(study: Study, raw_scores: np.ndarray) -> Values:
     """Measure the mean AUC of all test images and, if some images were shrunk, of the others."""
     cache, start, small = study.run.cache(), 0, set()
     for name, count in cache.sources:
@@ -331,7 +331,7 @@ def measure_classification(study: Study, probabilities: np.ndarray) -> Values:
             samples = study.bootstrap([images[i] for i in chosen])
             scores, replicates = classification_scores(
                 study.test_set.labels[chosen],
-                probabilities[chosen],
+                raw_scores[chosen],
                 bootstrap=samples,
                 findings=study.metadata.findings,
             )

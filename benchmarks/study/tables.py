@@ -49,7 +49,7 @@ METRICS = {
     LARGE_AUC: "mean AUC, without shrunk images",
     FROC: TITLES[FROC],
     LOOSE_FROC: TITLES[LOOSE_FROC],
-    CENTRE_FROC: "FROC at 0.5 of the centred half of the image, ranked by the row's probabilities",
+    CENTRE_FROC: "FROC at 0.5 of the centred half of the image, ranked by the row's raw scores",
     BEST_BOX: TITLES[BEST_BOX],
     LOOSE_BEST_BOX: TITLES[LOOSE_BEST_BOX],
     IOBB_BEST: "best box (IoBB>0.1)",

@@ -62,7 +62,7 @@ class Evaluation:
         predictors: the loaded models.
         findings: the K findings that both the models and the dataset have.
         labels: (N, K) of the test images, 0, 1 or NaN.
-        probabilities: model name -> (N, K) float64.
+        raw_scores: model name -> (N, K) float64 in [0, 1].
         targets: the images with true boxes, and these boxes; None without boxes of these findings.
         methods: boxes of each method on these images.
     """
@@ -71,14 +71,14 @@ class Evaluation:
     predictors: dict[str, Predictor]
     findings: tuple[str, ...]
     labels: np.ndarray
-    probabilities: dict[str, np.ndarray]
+    raw_scores: dict[str, np.ndarray]
     targets: Targets | None
     methods: dict[str, Method]
 
     @property
     def final_model(self) -> str:
         """Name of the last model, which ROC curves show."""
-        return list(self.probabilities)[-1]
+        return list(self.raw_scores)[-1]
 
 
 def evaluate(run: Workspace, *, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> Evaluation:
@@ -136,20 +136,20 @@ def evaluate_models(
     def bootstrap(images: Sequence[str]) -> PatientBootstrap:
         return bootstrap_patients(patients[images].to_numpy(), n_bootstrap=n_bootstrap, seed=seed)
 
-    probabilities, classification, replicates = classify(
+    raw_scores, classification, replicates = classify(
         predictors, test_set, labels=labels, findings=findings, bootstrap=bootstrap(test_set.image_index)
     )
-    tables = {model: pd.DataFrame(p, test_set.image_index, findings) for model, p in probabilities.items()}
+    tables = {model: pd.DataFrame(p, test_set.image_index, findings) for model, p in raw_scores.items()}
     methods, localization = {}, {}
     if targets is not None:
         images = targets.dataset.image_index
-        methods = model_methods(predictors, targets, probabilities=tables)
-        methods |= gradcam_methods(predictors, targets, probabilities=tables)
+        methods = model_methods(predictors, targets, raw_scores=tables)
+        methods |= gradcam_methods(predictors, targets, raw_scores=tables)
         methods |= baseline_methods(
             targets.boxes,
             patient_of=patients[images].to_dict(),
             findings=targets.findings,
-            probabilities=tables,
+            raw_scores=tables,
             seed=seed,
         )
         localization, samples = score_methods(methods, targets, bootstrap=bootstrap(images))
@@ -167,7 +167,7 @@ def evaluate_models(
     }
     results["differences"] = paired_differences(results)
     results["ranking"] = ranking(results)
-    return Evaluation(results, predictors, findings, labels, probabilities, targets, methods)
+    return Evaluation(results, predictors, findings, labels, raw_scores, targets, methods)
 
 
 def score_methods(
@@ -278,7 +278,7 @@ def classify(
 
     The PCM does not change logits, so the two models of a refined checkpoint share them.
     """
-    probabilities, tables, replicates = {}, {}, {}
+    scores, tables, replicates = {}, {}, {}
     for key, predictor in predictors.items():
         columns = [predictor.findings.index(finding) for finding in findings]
         logits, calibrator = predictor.logits(test_set, desc=f"classify, {key}"), predictor.calibrator
@@ -293,8 +293,8 @@ def classify(
             table["findings"][finding]["calibration"] = describe_calibration(calibrator.scores.get(finding)) | row
         table["mean"] |= calibration["mean"]
         for model in models_of(key):
-            probabilities[model], tables[model], replicates[model] = values, table, samples
-    return probabilities, tables, replicates
+            scores[model], tables[model], replicates[model] = values, table, samples
+    return scores, tables, replicates
 
 
 def describe_calibration(score: ScoreCalibration | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..inference.heatmaps import PAPER_SIZE
 from ..inference.maps.registry import gradient_map
 from ..inference.predictor import BATCH_SIZE, Predictor
 from ..metrics.localization import best_boxes
-from ..metrics.matching import rank_by_probability
+from ..metrics.matching import rank_by_raw_score
 from ..metrics.pixels import pixel_rows
 from ..metrics.pointing_game import box_points, points
 from .baselines import HALF_IMAGE, centre_boxes, prior_boxes, random_map_boxes
@@ -32,7 +32,7 @@ class Method:
     Attributes:
         type: "model", "comparison" or "baseline".
         note: a few words that a reader must know about the method, or "".
-        boxes: as returned by `predicted_boxes`, with the `probability` of the finding on the image.
+        boxes: as returned by `predicted_boxes`, with the `raw_score` of the finding on the image.
         points: of the pointing game, see `metrics.pointing_game.points`.
         pixels: scores of heat maps against outlines, see `metrics.pixels.pixel_rows`; None of a baseline.
     """
@@ -79,11 +79,11 @@ class BoxCollector:
             self.points.append(points(heatmaps, name, findings, truth=self.targets.boxes))
             self.pixels.append(pixel_rows(heatmaps, name, findings, masks=self.targets.masks, threshold=threshold))
 
-    def method(self, type: str, note: str, *, probabilities: pd.DataFrame) -> Method:
-        """Return all boxes, each with the probability of its finding (index image_index, columns findings)."""
+    def method(self, type: str, note: str, *, raw_scores: pd.DataFrame) -> Method:
+        """Return all boxes, each with the raw score of its finding (index image_index, columns findings)."""
         tables = (self.boxes, self.points, self.pixels)
         boxes, point_rows, pixels = (pd.concat(rows, ignore_index=True) for rows in tables)
-        return Method(type, note, rank_by_probability(boxes, probabilities), point_rows, pixels)
+        return Method(type, note, rank_by_raw_score(boxes, raw_scores), point_rows, pixels)
 
 
 def models_of(key: str) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def maps_by_model(key: str, output: Any) -> dict[str, Tensor]:
 
 
 def model_methods(
-    predictors: Mapping[str, Predictor], targets: Targets, *, probabilities: Mapping[str, pd.DataFrame]
+    predictors: Mapping[str, Predictor], targets: Targets, *, raw_scores: Mapping[str, pd.DataFrame]
 ) -> dict[str, Method]:
     """Localize with the CAMs of each model, at the threshold Q of its recipe."""
     collectors: dict[str, BoxCollector] = {}
@@ -107,11 +107,11 @@ def model_methods(
             for model, cam in maps_by_model(key, output).items():
                 options = predictor.heatmap_options(refined=model == REFINED)
                 collectors.setdefault(model, BoxCollector(options, targets)).add(names, cam, channels=channels)
-    return {model: c.method(MODEL, "", probabilities=probabilities[model]) for model, c in collectors.items()}
+    return {model: c.method(MODEL, "", raw_scores=raw_scores[model]) for model, c in collectors.items()}
 
 
 def gradcam_methods(
-    predictors: Mapping[str, Predictor], targets: Targets, *, probabilities: Mapping[str, pd.DataFrame]
+    predictors: Mapping[str, Predictor], targets: Targets, *, raw_scores: Mapping[str, pd.DataFrame]
 ) -> dict[str, Method]:
     """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given.
 
@@ -128,7 +128,7 @@ def gradcam_methods(
             found = gradient_map(method, predictor.model, images, recipe=recipe, findings=targets.findings)
             collector.add([targets.dataset.image_index[index] for index in indices], found.cam)
         note = "gradients of the MultiRes model"
-        methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, probabilities=probabilities[MULTIRES])
+        methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, raw_scores=raw_scores[MULTIRES])
     return methods
 
 
@@ -137,24 +137,24 @@ def baseline_methods(
     *,
     patient_of: Mapping[str, object],
     findings: Sequence[str],
-    probabilities: Mapping[str, pd.DataFrame],
+    raw_scores: Mapping[str, pd.DataFrame],
     seed: int = 0,
 ) -> dict[str, Method]:
     """Localize without a trained map: random maps, centred boxes, mean boxes of other patients.
 
-    "Centre box, ranked by ..." ranks the centred box by the probabilities of the last model: it measures how much of
+    "Centre box, ranked by ..." ranks the centred box by the raw scores of the last model: it measures how much of
     a FROC value is due to classification alone.
 
     Args:
         truth: true boxes of the findings.
         patient_of: `image_index` -> patient of all images; no mean box includes boxes of the same patient.
         findings: the findings that are localized.
-        probabilities: model -> table of probabilities with index `image_index`.
+        raw_scores: model -> table of raw scores with index `image_index`.
         seed: of the random maps and of the two halves of the patients.
     """
     images = list(patient_of)
     half = centre_boxes(images, extent=HALF_IMAGE, findings=findings)
-    model, ranks = list(probabilities.items())[-1]
+    model, ranks = list(raw_scores.items())[-1]
     blind = "never saw an image"
     boxes = {
         "Random 8x8 map": (blind, random_map_boxes(images, grid=8, seed=seed, findings=findings)),
@@ -162,8 +162,8 @@ def baseline_methods(
         "Centre box, third of image": (blind, centre_boxes(images, findings=findings)),
         "Centre box, half of image": (blind, half),
         f"Centre box, ranked by {model}": (
-            "half of image, the model's probabilities",
-            rank_by_probability(half, ranks),
+            "half of image, the model's raw scores",
+            rank_by_raw_score(half, ranks),
         ),
     }
     if len({patient_of[name] for name in truth["image_index"]}) > 1:

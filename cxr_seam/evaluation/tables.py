@@ -5,7 +5,7 @@ Overview: `summary`, `differences`, `comparability`, `bootstrap_note`.
 Classification: `table_1`, `mean_auc`, `operating_points`, `calibration`.
 Localization: `table_2`, `table_3`, `froc`, `masks`, `accuracy_by_threshold`.
 Models and training: `table_4`, `recipe_table`, `training_table`, `load_histories`, `checkpoints`, `versions`.
-One image: `probabilities`.
+One image: `scores`.
 
 Tables 1 to 4 show our values beside those of the paper, Wang et al. and others. Values compare only where the test
 split and the metric are the same; ours do if the whole official test list was evaluated. Others are marked and never
@@ -287,7 +287,7 @@ def table_2(results: Mapping[str, Any], *, boxes: str = "all_boxes", overlap: st
         results: content of results.json.
         boxes: "all_boxes" as in the paper, with its rows and those of Wang et al. if they report this overlap;
             "best_box" (the single best box of each image and finding) or "filtered_boxes" (of findings with a
-            probability above 0.5).
+            raw score above 0.5).
         overlap: such as "iobb>0.1" or "iou>0.3".
 
     Returns:
@@ -502,14 +502,14 @@ def checkpoints(results: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").astype(str)
 
 
-def probabilities(prediction: Prediction) -> pd.DataFrame:
+def scores(prediction: Prediction) -> pd.DataFrame:
     """Tabulate scores and decisions of one image, the finding with the highest raw score first.
 
     Returns:
         Index: finding. Columns: the raw score; the calibrated probability, NaN without one; for each operating point
         whether the finding is present, None without a threshold.
     """
-    columns = {"raw score": prediction.probabilities, "calibrated probability": prediction.calibrated}
+    columns = {"raw score": prediction.raw_scores, "calibrated probability": prediction.probabilities}
     decisions = {f"present at {title}": prediction.decisions_at(p) for p, title in OPERATING_POINTS.items()}
     table = pd.DataFrame(columns, dtype=np.float64).join(pd.DataFrame(decisions, dtype=object))
     return table.sort_values("raw score", ascending=False).round(3)
@@ -522,7 +522,7 @@ def versions(results: Mapping[str, Any] | None = None) -> pd.DataFrame:
 
 
 def _classifiers(results: Mapping[str, Any]) -> list[str]:
-    """List the models, without MultiRes + PCM beside MultiRes: the PCM does not change probabilities."""
+    """List the models, without MultiRes + PCM beside MultiRes: the PCM does not change scores."""
     return [m for m in results["classification"] if m != REFINED or MULTIRES not in results["classification"]]
 
 

@@ -1,1 +1,1 @@
-"""Turn a checkpoint and an image into probabilities, heat maps and boxes."""
+"""Turn a checkpoint and an image into scores, heat maps and boxes."""

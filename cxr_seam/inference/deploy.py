@@ -30,7 +30,7 @@ from .heatmaps import PAPER_SIZE
 from .maps.registry import has_trained_refiner
 from .predictor import Predictor
 
-INPUT, OUTPUTS = "images", ("logits", "calibrated", "heat_maps")
+INPUT, OUTPUTS = "images", ("logits", "probabilities", "heat_maps")
 """Names in the files."""
 OPSET = 18
 """ONNX operator set; 18 is the first that resizes with antialiasing."""
@@ -63,8 +63,8 @@ class ExportedModel(nn.Module):
         images, recipe = eval_transform(images, size=self.recipe.image_size), self.recipe
         output = tta_forward(self.model, images, scales=recipe.tta_scales, flip=recipe.tta_flip)
         heat_maps = self.options.heatmaps(output.refined if self.refined else output.cam, PAPER_SIZE)
-        calibrated = (self.slopes * output.logits.float() + self.intercepts).sigmoid()
-        return dict(zip(OUTPUTS, (output.logits, calibrated, heat_maps), strict=True))
+        probabilities = (self.slopes * output.logits.float() + self.intercepts).sigmoid()
+        return dict(zip(OUTPUTS, (output.logits, probabilities, heat_maps), strict=True))
 
 
 def describe(predictor: Predictor) -> dict[str, str]:
@@ -86,8 +86,8 @@ def describe(predictor: Predictor) -> dict[str, str]:
         "to this square, shrunk by area averaging",
         "image_size": str(size),
         "logits": "(batch, findings): sigmoid(logit) is the raw score, which ranks images and is no probability",
-        "calibrated": "(batch, findings) in [0, 1]: calibrated probability at the prevalence of the validation images, "
-        "or at the given one; NaN without a calibration",
+        "probabilities": "(batch, findings) in [0, 1]: calibrated probability at the prevalence of the validation "
+        "images, or at the given one; NaN without a calibration",
         "heat_maps": f"(batch, findings, {PAPER_SIZE}, {PAPER_SIZE}) in [0, 1] of the "
         f"{kind} class activation maps, stretched over the image; each is "
         "divided by its own maximum",

@@ -40,17 +40,17 @@ class ImageWarning(UserWarning):
 
 
 class PredictorOutput(NamedTuple):
-    """Output of a model for a batch, after test-time augmentation; on the CPU, float32 except the probabilities.
+    """Output of a model for a batch, after test-time augmentation; on the CPU, float32 except the raw scores.
 
     Attributes:
         logits: (B, K), in the order of the model's findings.
-        probabilities: (B, K) float64, the raw scores: sigmoid of the logits.
+        raw_scores: (B, K) float64, sigmoid of the logits.
         cam: (B, K, h, w) raw class activation maps; None if they were not requested.
         refined: (B, K, h, w) maps of the refiner; None without a refiner.
     """
 
     logits: Tensor
-    probabilities: Tensor
+    raw_scores: Tensor
     cam: Tensor | None
     refined: Tensor | None
 
@@ -68,9 +68,9 @@ class Prediction:
         path: the image file.
         size: (H, W) of the image in pixels.
         image: (S, S) uint8, the image at the size of the training cache, before normalisation.
-        probabilities: the raw score of each finding in [0, 1], the sigmoid of its logit. It ranks images; it is not
-            calibrated.
-        calibrated: the calibrated probability of each finding, None without one; `calibrator.missing` says why.
+        raw_scores: the raw score of each finding in [0, 1], the sigmoid of its logit. It ranks images; it is no
+            probability.
+        probabilities: the calibrated probability of each finding, None without one; `calibrator.missing` says why.
         calibrator: the calibration of the model, with the operating point and the prevalence that were chosen.
         map: name of the map, one of `maps.registry.MAPS`.
         final_cam: (K, h, w) float32, this map; see `heat_map`.
@@ -82,8 +82,8 @@ class Prediction:
     path: str
     size: tuple[int, int]
     image: np.ndarray
-    probabilities: dict[str, float]
-    calibrated: dict[str, float | None]
+    raw_scores: dict[str, float]
+    probabilities: dict[str, float | None]
     calibrator: Calibrator
     map: str
     final_cam: np.ndarray
@@ -106,12 +106,12 @@ class Prediction:
 
     def boxes_of(self, finding: str) -> np.ndarray:
         """Return the boxes of one finding, (K, 4) x, y, w, h in pixels of the image, best first."""
-        name = canonical_finding(finding, list(self.probabilities))
+        name = canonical_finding(finding, list(self.raw_scores))
         return self.boxes.loc[self.boxes["finding"] == name, XYWH].to_numpy(dtype=np.float64)
 
     def top_k(self, k: int) -> list[str]:
         """Return the `k` findings with the highest raw scores, the highest first."""
-        return sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)[:k]
+        return sorted(self.raw_scores, key=self.raw_scores.__getitem__, reverse=True)[:k]
 
     @property
     def decisions(self) -> dict[str, bool | None]:
@@ -128,12 +128,12 @@ class Prediction:
         Raises:
             InputError: the operating point is unknown.
         """
-        pairs = zip(self.probabilities.items(), self.calibrator.thresholds(operating_point), strict=True)
+        pairs = zip(self.raw_scores.items(), self.calibrator.thresholds(operating_point), strict=True)
         return {finding: None if np.isnan(t) else bool(score >= t) for (finding, score), t in pairs}
 
     def decision(self, finding: str) -> str:
         """Return the decision about a finding in words: "present", "not present" or "no threshold"."""
-        decision = self.decisions[canonical_finding(finding, list(self.probabilities))]
+        decision = self.decisions[canonical_finding(finding, list(self.raw_scores))]
         return {True: "present", False: "not present", None: "no threshold"}[decision]
 
 
@@ -148,13 +148,13 @@ class Predictions(list[Prediction]):
         super().__init__(predictions)
         self.failures = failures
 
-    def table(self) -> pd.DataFrame:
+    def raw_scores(self) -> pd.DataFrame:
         """Return the raw scores: index path, one column for each finding."""
-        return self._table([p.probabilities for p in self])
+        return self._table([p.raw_scores for p in self])
 
-    def calibrated(self) -> pd.DataFrame:
+    def probabilities(self) -> pd.DataFrame:
         """Return the calibrated probabilities: index path, one column for each finding; NaN without one."""
-        return self._table([p.calibrated for p in self]).astype(np.float64)
+        return self._table([p.probabilities for p in self]).astype(np.float64)
 
     def _table(self, rows: Sequence[Mapping[str, float | None]]) -> pd.DataFrame:
         index = pd.Index([prediction.path for prediction in self], name="path", dtype=object)
@@ -190,8 +190,8 @@ class Predictor:
 
     Example:
         >>> predictor = Predictor.load("quickstart", prevalence={"Effusion": 0.05})
-        >>> predictor.predict("image.dcm").calibrated["Effusion"]
-        >>> predictor.predict("folder").table()
+        >>> predictor.predict("image.dcm").probabilities["Effusion"]
+        >>> predictor.predict("folder").raw_scores()
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class Predictor:
         """Return the logits of a dataset, (N, K) float32."""
         return torch.cat([output.logits for _, output in self.forward_dataset(dataset, maps=False, desc=desc)]).numpy()
 
-    def probabilities(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
+    def raw_scores(self, dataset: ChestXrayDataset, *, desc: str = "classify") -> np.ndarray:
         """Return the raw scores of a dataset, (N, K) float64 in [0, 1]."""
         return raw_scores(self.logits(dataset, desc=desc))
 
@@ -394,8 +394,8 @@ class Predictor:
         calibrated = self.calibrator.probabilities(output.logits[0].numpy()).tolist()
         return Prediction(
             **file,
-            probabilities=dict(zip(self.findings, output.probabilities[0].tolist(), strict=True)),
-            calibrated={f: None if np.isnan(p) else p for f, p in zip(self.findings, calibrated, strict=True)},
+            raw_scores=dict(zip(self.findings, output.raw_scores[0].tolist(), strict=True)),
+            probabilities={f: None if np.isnan(p) else p for f, p in zip(self.findings, calibrated, strict=True)},
             calibrator=self.calibrator,
             map=self.map,
             final_cam=cam[0].numpy().copy(),  # a view would keep the whole batch in memory

@@ -1,4 +1,4 @@
-"""Score the probabilities of findings: area under the ROC curve (AUC), average precision, sensitivity, specificity, F1.
+"""Evaluate the scores of findings: area under the ROC curve (AUC), average precision, sensitivity, specificity, F1.
 
 Sources: D'Souza et al. 2022, Table 1 (AUC); average precision as in scikit-learn; Youden 1950 (thresholds). Intervals
 come from a bootstrap over patients. Each replicate is a weight for each image, and AUC and average precision are
@@ -23,14 +23,12 @@ MAX_VALUES = 2**22
 """Weights in memory at a time for one finding: a few arrays of 32 MiB, whatever the number of images and replicates."""
 
 
-def classification_table(
-    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str] = FINDINGS
-) -> pd.DataFrame:
+def classification_table(labels: np.ndarray, scores: np.ndarray, *, findings: Sequence[str] = FINDINGS) -> pd.DataFrame:
     """Tabulate the AUC of each finding.
 
     Args:
         labels: (N, K) of 0, 1 and NaN.
-        probabilities: (N, K), finite scores that are higher for positive images.
+        scores: (N, K), finite scores that are higher for positive images.
         findings: names of the K findings.
 
     Returns:
@@ -42,34 +40,34 @@ def classification_table(
     """
     from sklearn.metrics import roc_auc_score
 
-    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    labels, scores = check_scores(labels, scores, findings=findings)
     positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     auc = np.full(len(findings), np.nan)
     for i in np.flatnonzero((positives > 0) & (negatives > 0)):
         known = ~np.isnan(labels[:, i])
-        auc[i] = roc_auc_score(labels[known, i], probabilities[known, i])
+        auc[i] = roc_auc_score(labels[known, i], scores[known, i])
     index = pd.Index(findings, name="finding")
     return pd.DataFrame({"auc": auc, "positives": positives, "negatives": negatives}, index=index)
 
 
 def choose_thresholds(
-    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str] = FINDINGS
+    labels: np.ndarray, scores: np.ndarray, *, findings: Sequence[str] = FINDINGS
 ) -> dict[str, np.ndarray]:
     """Choose the thresholds of each finding on validation images, one for each operating point.
 
-    A finding is positive if probability >= threshold. "youden" has the largest sensitivity + specificity (Youden's
+    A finding is positive if score >= threshold. "youden" has the largest sensitivity + specificity (Youden's
     index), the highest threshold of equal ones. "sensitivity_90" is the highest threshold with a sensitivity of at
     least 90 %. "specificity_90" is the lowest threshold with a specificity of at least 90 %; there is none if more than
-    10 % of the negative images share the highest probability. Do not choose thresholds on the images that are then
+    10 % of the negative images share the highest score. Do not choose thresholds on the images that are then
     scored.
 
     Args:
         labels: (N, K) of 0, 1 and NaN.
-        probabilities: (N, K) finite.
+        scores: (N, K) finite.
         findings: names of the K findings.
 
     Returns:
-        (K,) float64 for each of `OPERATING_POINTS`, probabilities of images; NaN where there is none, for example
+        (K,) float64 for each of `OPERATING_POINTS`, scores of images; NaN where there is none, for example
         without positive or without negative images.
 
     Raises:
@@ -77,12 +75,12 @@ def choose_thresholds(
     """
     from sklearn.metrics import roc_curve
 
-    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    labels, scores = check_scores(labels, scores, findings=findings)
     positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     thresholds = {point: np.full(len(findings), np.nan) for point in OPERATING_POINTS}
     for i in np.flatnonzero((positives > 0) & (negatives > 0)):
         known = ~np.isnan(labels[:, i])
-        rates = roc_curve(labels[known, i], probabilities[known, i], drop_intermediate=False)
+        rates = roc_curve(labels[known, i], scores[known, i], drop_intermediate=False)
         fpr, tpr, candidates = (rate[1:] for rate in rates)  # the first candidate is infinite; then highest first
         # in numbers of images, so that equal rates are exactly equal
         true, false = np.rint(tpr * positives[i]), np.rint(fpr * negatives[i])
@@ -96,24 +94,24 @@ def choose_thresholds(
 
 def classification_scores(
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    scores: np.ndarray,
     *,
     bootstrap: PatientBootstrap,
     thresholds: Mapping[str, np.ndarray] | None = None,
     findings: Sequence[str] = FINDINGS,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Compute all scores of each finding and their means, with intervals over patients.
+    """Compute all metrics of each finding and their means, with intervals over patients.
 
     Args:
         labels: (N, K) of 0, 1 and NaN.
-        probabilities: (N, K) finite.
+        scores: (N, K) finite.
         bootstrap: of the patients of the same N images.
         thresholds: operating point -> (K,) from `choose_thresholds` on validation images, NaN = none. Without a
             threshold sensitivity, specificity and F1 are not defined.
         findings: names of the K findings.
 
     Returns:
-        The scores, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), estimates of `auc`
+        Metrics, ready for JSON. Under "findings", for each: `positives` and `negatives` (images), estimates of `auc`
         and `average_precision`, `note` if they are not defined, and `operating_points`, for each of them `threshold`
         and estimates of `sensitivity`, `specificity` and `f1`.
         Under "mean": estimates of `auc` and `average_precision` over the `n_defined` findings that have them, and the
@@ -123,10 +121,10 @@ def classification_scores(
     Raises:
         InputError: see `check_scores`.
     """
-    labels, probabilities = check_scores(labels, probabilities, findings=findings)
+    labels, scores = check_scores(labels, scores, findings=findings)
     once = bootstrap.once()
     positives, negatives = (once.totals(labels == value)[0].astype(int).tolist() for value in (1, 0))
-    values, samples = (_rank_metrics(labels, probabilities, each) for each in (once, bootstrap))
+    values, samples = (_rank_metrics(labels, scores, each) for each in (once, bootstrap))
     rows: dict[str, dict[str, Any]] = {}
     for i, finding in enumerate(findings):
         rows[finding] = {"positives": positives[i], "negatives": negatives[i], "operating_points": {}}
@@ -135,11 +133,11 @@ def classification_scores(
             rows[finding]["note"] = f"not defined: no {'negative' if positives[i] else 'positive'} image"
     for point in OPERATING_POINTS:
         chosen = np.full(len(findings), np.nan) if thresholds is None else thresholds[point]
-        decided, sampled = (_decision_metrics(labels, probabilities, chosen, each) for each in (once, bootstrap))
+        decided, sampled = (_decision_metrics(labels, scores, chosen, each) for each in (once, bootstrap))
         for i, finding in enumerate(findings):
-            scores = {name: estimate(decided[name][0, i], sampled[name][:, i]) for name in decided}
+            rates = {name: estimate(decided[name][0, i], sampled[name][:, i]) for name in decided}
             threshold = None if np.isnan(chosen[i]) else float(chosen[i])
-            rows[finding]["operating_points"][point] = {"threshold": threshold, **scores}
+            rows[finding]["operating_points"][point] = {"threshold": threshold, **rates}
     defined = ~np.isnan(values["auc"][0])
     means = {name: macro_mean(samples[name], defined=defined) for name in ("auc", "average_precision")}
     mean: dict[str, Any] = {
@@ -202,18 +200,18 @@ def bootstrap_auc_ap(
     return auc, average_precision
 
 
-def _rank_metrics(labels: np.ndarray, probabilities: np.ndarray, bootstrap: PatientBootstrap) -> dict[str, np.ndarray]:
+def _rank_metrics(labels: np.ndarray, scores: np.ndarray, bootstrap: PatientBootstrap) -> dict[str, np.ndarray]:
     """Compute AUC and average precision, (n_bootstrap, K); NaN = not defined."""
-    columns = zip(labels.T, probabilities.T, strict=True)
+    columns = zip(labels.T, scores.T, strict=True)
     ranked = [bootstrap_auc_ap(*column, bootstrap=bootstrap) for column in columns]
     return dict(zip(("auc", "average_precision"), np.array(ranked).transpose(1, 2, 0), strict=True))
 
 
 def _decision_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
+    labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray, bootstrap: PatientBootstrap
 ) -> dict[str, np.ndarray]:
     """Compute sensitivity, specificity and F1 at thresholds (K,), (n_bootstrap, K); NaN = not defined."""
-    positive, negative, predicted = labels == 1, labels == 0, probabilities >= thresholds
+    positive, negative, predicted = labels == 1, labels == 0, scores >= thresholds
     positives, negatives = bootstrap.totals(positive), bootstrap.totals(negative)
     true_positives, true_negatives = bootstrap.totals(predicted & positive), bootstrap.totals(~predicted & negative)
     predicted_positives = true_positives + negatives - true_negatives
@@ -229,27 +227,25 @@ def _decision_metrics(
     }
 
 
-def check_scores(
-    labels: np.ndarray, probabilities: np.ndarray, *, findings: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and probabilities of K `findings` as (N, K) float64.
+def check_scores(labels: np.ndarray, scores: np.ndarray, *, findings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores of K `findings` as (N, K) float64.
 
     Raises:
-        InputError: the shapes are not (N, K), a label is neither 0, 1 nor NaN, or a probability is not finite.
+        InputError: the shapes are not (N, K), a label is neither 0, 1 nor NaN, or a score is not finite.
     """
-    labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    if not labels.shape == probabilities.shape == (len(labels), len(findings)):
-        raise InputError(f"labels {labels.shape} and probabilities {probabilities.shape} must be (N, {len(findings)})")
+    labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if not labels.shape == scores.shape == (len(labels), len(findings)):
+        raise InputError(f"labels {labels.shape} and scores {scores.shape} must be (N, {len(findings)})")
     if (wrong := ~(np.isnan(labels) | np.isin(labels, (0, 1)))).any():
         row, column = np.argwhere(wrong)[0]
         raise InputError(
             f"the label of {findings[column]} in row {row} is {labels[row, column]}; it must be 0, 1 or NaN"
         )
-    finite = np.isfinite(probabilities)
+    finite = np.isfinite(scores)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise InputError(
-            f"the probability of {findings[column]} in row {row} is {probabilities[row, column]}; "
+            f"the score of {findings[column]} in row {row} is {scores[row, column]}; "
             "the model has diverged or its checkpoint is broken"
         )
-    return labels, probabilities
+    return labels, scores

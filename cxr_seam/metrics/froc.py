@@ -108,7 +108,7 @@ class Froc:
 def froc(matches: Matches, *, measure: Measure = "iou", threshold: float = 0.1) -> Froc:
     """Compute the FROC curve of each finding.
 
-    Boxes are ranked by `Matches.score`, the probability of the finding times the peak of the heat map in the box. A
+    Boxes are ranked by `Matches.score`, the raw score of the finding times the peak of the heat map in the box. A
     threshold on the score falls: boxes with at least this score are included. A true box is found by the first box that
     overlaps it by more than `threshold`; a box that overlaps no true box of its image and finding by more is a false
     positive; further boxes on a true box that is already found are neither. A point of the curve is (false positives /

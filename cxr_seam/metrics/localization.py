@@ -126,15 +126,15 @@ def localization_scores(
     """Compute all localization scores of one method, with intervals over patients.
 
     Args:
-        boxes, truth, images, findings: see `match`; `boxes` with `probability` if the method has one, see
-            `rank_by_probability`.
+        boxes, truth, images, findings: see `match`; `boxes` with `raw_score` if the method has one, see
+            `rank_by_raw_score`.
         bootstrap: of the patients of `images`, in the same order.
         points: of the pointing game, or None.
         pixels: scores of heat maps against outlines (`pixel_rows`), or None.
 
     Returns:
         The scores, ready for JSON. "all_boxes" (the paper's rule), "best_box" (one for each image and finding) and
-        "filtered_boxes" (probability above 0.5, as in the authors' program; boxes without `probability` stay): for each
+        "filtered_boxes" (raw score above 0.5, as in the authors' program; boxes without `raw_score` stay): for each
         of `OVERLAPS`, such as "iobb>0.1", the rows of `localization_table` under "findings", "macro" and "micro" with
         estimates for `RATIOS`, and "n_valid_replicates" of the accuracy. "froc": for each of `FROC_OVERLAPS`, see
         `froc_scores`. "pointing_game" and "pixels", or None.
@@ -142,7 +142,7 @@ def localization_scores(
     """
     scores: dict[str, Any] = {"froc": {}, "pointing_game": None, "pixels": None}
     samples: dict[MetricKey, np.ndarray] = {}
-    filtered = boxes[boxes["probability"] > 0.5] if "probability" in boxes else boxes
+    filtered = boxes[boxes["raw_score"] > 0.5] if "raw_score" in boxes else boxes
     tables = {"all_boxes": boxes, "best_box": best_boxes(boxes), "filtered_boxes": filtered}
     matches = {kind: match(table, truth, images=images, findings=findings) for kind, table in tables.items()}
     for kind in tables:

@@ -4,7 +4,7 @@ Boxes are arrays of x, y, w, h: left edge, upper edge, width, height, as fractio
 the half-open ranges [x, x + w) and [y, y + h).
 
 Tables of boxes have the columns `image_index`, `finding`, `x`, `y`, `w`, `h`. Predicted boxes may also have `score`,
-the peak of the heat map inside the box, and `probability` of the finding on the image.
+the peak of the heat map inside the box, and `raw_score` of the finding on the image.
 
 Source: D'Souza et al. 2022, section 5.3; Wang et al. 2017 (IoBB).
 """
@@ -60,7 +60,7 @@ class Matches:
         findings: names of the findings.
         images: number of images.
         predicted_image, predicted_finding: (P,) indices of the image and of the finding.
-        score: (P,) float64, `probability` of the finding times `score`; a missing column counts as 1. The score alone
+        score: (P,) float64, `raw_score` of the finding times `score`; a missing column counts as 1. The score alone
             cannot rank boxes of different images, because the best box of every heat map has a score of 1.
         true_image, true_finding: (T,) the same of the true boxes.
         pair_predicted, pair_true: (K,) which predicted and which true box.
@@ -106,7 +106,7 @@ def match(
     Boxes of other images and findings are left out. An image and finding may have several true boxes.
 
     Args:
-        predicted: table of boxes, see the module; `score` and `probability` may be missing.
+        predicted: table of boxes, see the module; `score` and `raw_score` may be missing.
         truth: table of boxes.
         images: the images that boxes were predicted on, each once, also those without a predicted box.
         findings: the findings that are scored, see `boxed_findings`.
@@ -119,7 +119,7 @@ def match(
         raise InputError("images must name at least one image and each only once")
     predicted, true = (_index_boxes(boxes, images, findings) for boxes in (predicted, truth))
     score = np.ones(len(predicted))
-    for column in predicted.columns.intersection(["score", "probability"]):
+    for column in predicted.columns.intersection(["score", "raw_score"]):
         score = score * predicted[column].to_numpy(dtype=np.float64)
     if not np.isfinite(score).all():
         raise InputError("the score of a predicted box is not finite, so boxes cannot be ranked")
@@ -148,22 +148,22 @@ def _index_boxes(boxes: pd.DataFrame, images: pd.Index, findings: Sequence[str])
     return boxes.assign(image=image, number=number)[(image >= 0) & (number >= 0)].reset_index(drop=True)
 
 
-def rank_by_probability(boxes: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `probability`, the probability of the finding on the image, which ranks and filters the boxes.
+def rank_by_raw_score(boxes: pd.DataFrame, raw_scores: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `raw_score` of the finding on the image, which ranks and filters the boxes.
 
-    This also works for boxes of a baseline: centre boxes ranked by the probabilities of a model measure how much its
+    This also works for boxes of a baseline: centre boxes ranked by the raw scores of a model measure how much its
     classifier alone localizes.
 
     Args:
         boxes: predicted boxes.
-        probabilities: index: image_index; columns: findings; values in [0, 1].
+        raw_scores: index: image_index; columns: findings; values in [0, 1].
 
     Raises:
-        InputError: an image or finding has no probability.
+        InputError: an image or finding has no raw score.
     """
-    row = probabilities.index.get_indexer(boxes["image_index"])
-    column = probabilities.columns.get_indexer(boxes["finding"])
+    row = raw_scores.index.get_indexer(boxes["image_index"])
+    column = raw_scores.columns.get_indexer(boxes["finding"])
     if (missing := (row < 0) | (column < 0)).any():
         image, finding = boxes.loc[missing, ["image_index", "finding"]].iloc[0]
-        raise InputError(f"there is no probability of {finding} on {image}; classify the images of the boxes")
-    return boxes.assign(probability=probabilities.to_numpy(dtype=np.float64)[row, column])
+        raise InputError(f"there is no raw score of {finding} on {image}; classify the images of the boxes")
+    return boxes.assign(raw_score=raw_scores.to_numpy(dtype=np.float64)[row, column])

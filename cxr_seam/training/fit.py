@@ -309,7 +309,7 @@ def warn_of_absent_findings(recipe: Recipe, train_set: ChestXrayDataset) -> None
     absent = [name for name, is_shown in zip(train_set.findings, shown, strict=True) if not is_shown]
     if absent:
         warnings.warn(
-            f"no training image of {recipe.name} shows {', '.join(absent)}; its probabilities and CAMs mean nothing",
+            f"no training image of {recipe.name} shows {', '.join(absent)}; its scores and CAMs mean nothing",
             stacklevel=4,
         )
 

@@ -42,10 +42,10 @@ ALL, LABELLED, CORRECT, WRONG = "all", "labelled", "correct", "wrong"
 class ModelOutput(NamedTuple):
     """Output of one model for one image."""
 
-    probabilities: np.ndarray  # (K,) in [0, 1], the raw scores
+    raw_scores: np.ndarray  # (K,) in [0, 1]
     cam: np.ndarray  # (K, h, w) float, raw or refined
     options: HeatmapOptions  # how the recipe turns CAMs into heat maps and boxes, and the K findings
-    calibrated: np.ndarray  # (K,) calibrated probabilities; NaN: none
+    probabilities: np.ndarray  # (K,) calibrated probabilities; NaN: none
     thresholds: Mapping[str, np.ndarray]  # operating point -> (K,) of the raw scores; NaN: no threshold
 
 
@@ -88,13 +88,13 @@ class Example:
         labels = "your image" if self.patient_id is None else ", ".join(self.labels) or "no finding"
         return f"{self.image_index}: {labels}"
 
-    def probability(self, model: str, finding: str) -> float:
+    def raw_score(self, model: str, finding: str) -> float:
         """Return the raw score of a finding, in [0, 1]."""
-        return float(self.outputs[model].probabilities[self.findings.index(finding)])
+        return float(self.outputs[model].raw_scores[self.findings.index(finding)])
 
-    def calibrated(self, model: str, finding: str) -> float | None:
+    def probability(self, model: str, finding: str) -> float | None:
         """Return the calibrated probability of a finding; None without one."""
-        value = float(self.outputs[model].calibrated[self.findings.index(finding)])
+        value = float(self.outputs[model].probabilities[self.findings.index(finding)])
         return None if np.isnan(value) else value
 
     def heatmap(self, model: str, finding: str, *, size: int | tuple[int, int] | None = None) -> np.ndarray:
@@ -269,14 +269,14 @@ def example_from_file(predictors: Mapping[str, Predictor], data: bytes, *, name:
 def _output_by_model(key: str, predictor: Predictor, output: PredictorOutput) -> dict[str, ModelOutput]:
     """Return the output of a predictor for one image by model: one model, or two with raw and refined maps."""
     calibrator = predictor.calibrator
-    calibrated = calibrator.probabilities(output.logits[0].numpy())
+    probabilities = calibrator.probabilities(output.logits[0].numpy())
     thresholds = {point: calibrator.thresholds(point) for point in OPERATING_POINTS}
     return {
         model: ModelOutput(
-            output.probabilities[0].numpy(),
+            output.raw_scores[0].numpy(),
             maps[0].numpy(),
             predictor.heatmap_options(refined=model == REFINED),
-            calibrated,
+            probabilities,
             thresholds,
         )
         for model, maps in maps_by_model(key, output).items()
@@ -316,13 +316,13 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
         pixels = resize(prediction.image, scale_to_width(prediction.size, width))
     panels = []
     for finding in prediction.top_k(3):
-        calibrated = prediction.calibrated[finding]
+        probability = prediction.probabilities[finding]
         text = (
             "no calibrated probability"
-            if calibrated is None
-            else f"calibrated probability {format_calibrated(calibrated)}"
+            if probability is None
+            else f"calibrated probability {format_probability(probability)}"
         )
-        caption = f"raw score {prediction.probabilities[finding]:.2f}, {text}"
+        caption = f"raw score {prediction.raw_scores[finding]:.2f}, {text}"
         if prediction.decisions[finding] is not None:
             title = OPERATING_POINTS[prediction.calibrator.operating_point]
             caption += f"\n{prediction.decision(finding)} at {title}"
@@ -332,7 +332,7 @@ def prediction_png(prediction: Prediction, *, pixels: np.ndarray | None = None, 
     return render_png(pixels, panels, width=width, heat=MAPS[prediction.map])
 
 
-def format_calibrated(probability: float | None) -> str:
+def format_probability(probability: float | None) -> str:
     """Format a calibrated probability: "0.212", "< 0.001" for a smaller one, "none" without one."""
     if probability is None:
         return "none"
@@ -352,16 +352,16 @@ def write_image(pixels: np.ndarray, path: str | os.PathLike[str]) -> Path:
 
 
 def most_confident(scored: pd.DataFrame, *, findings: Sequence[str], correct: bool) -> list[tuple[str, str]]:
-    """Pick the correct (or wrong) prediction with the highest probability of each finding.
+    """Pick the correct (or wrong) prediction with the highest raw score of each finding.
 
     Args:
-        scored: best boxes (`score_best_boxes`), each with the `probability` of its finding on its image.
+        scored: best boxes (`score_best_boxes`), each with the `raw_score` of its finding on its image.
         findings: findings to show.
         correct: whether to pick correct or wrong predictions.
 
     Returns:
-        (image_index, finding) in the order of `findings`. The first by name if probabilities are equal.
+        (image_index, finding) in the order of `findings`. The first by name if raw scores are equal.
     """
-    ranked = scored[scored["correct"] == correct].sort_values("probability", ascending=False, kind="stable")
+    ranked = scored[scored["correct"] == correct].sort_values("raw_score", ascending=False, kind="stable")
     first = ranked.drop_duplicates("finding").set_index("finding")["image_index"]
     return [(first[finding], finding) for finding in findings if finding in first.index]

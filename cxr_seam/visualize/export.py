@@ -18,7 +18,7 @@ from ..findings import OPERATING_POINTS, XYWH
 from ..inference.maps.registry import MAPS
 from ..inference.predictor import Prediction, Predictor
 from ..io import WriteError, atomic_write, is_name_refused, readable, user_path
-from .examples import format_calibrated, prediction_png
+from .examples import format_probability, prediction_png
 from .render import MARGIN, write_text
 from .secondary_capture import SERIES_DESCRIPTION, secondary_capture
 
@@ -146,18 +146,20 @@ def write_pictures(prediction: Prediction, stem: Path) -> None:
 
 def score_rows(prediction: Prediction) -> list[tuple[str, float, float | None, str, bool | None]]:
     """Return the `SCORE_COLUMNS` of each finding, in the order of the model."""
-    scores, point = prediction.probabilities, prediction.calibrator.operating_point
-    return [(name, scores[name], prediction.calibrated[name], point, yes) for name, yes in prediction.decisions.items()]
+    scores, point = prediction.raw_scores, prediction.calibrator.operating_point
+    return [
+        (name, scores[name], prediction.probabilities[name], point, yes) for name, yes in prediction.decisions.items()
+    ]
 
 
 def score_lines(prediction: Prediction) -> list[str]:
     """Format raw score, calibrated probability and decision of each finding, highest raw score first, with a head."""
-    width = 2 + max(map(len, prediction.probabilities))
+    width = 2 + max(map(len, prediction.raw_scores))
     title = OPERATING_POINTS[prediction.calibrator.operating_point]
     lines = [f"{'':<{width}}raw score  calibrated probability  at {title}"]
-    for finding in prediction.top_k(len(prediction.probabilities)):
-        score, calibrated = prediction.probabilities[finding], format_calibrated(prediction.calibrated[finding])
-        lines.append(f"{finding:<{width}}{score:9.3f}  {calibrated:>22}  {prediction.decision(finding)}")
+    for finding in prediction.top_k(len(prediction.raw_scores)):
+        score, probability = prediction.raw_scores[finding], format_probability(prediction.probabilities[finding])
+        lines.append(f"{finding:<{width}}{score:9.3f}  {probability:>22}  {prediction.decision(finding)}")
     return lines
 
 
@@ -168,10 +170,10 @@ def prediction_text(prediction: Prediction) -> str:
         f"Raw score, calibrated probability, decision at {title}, best box in pixels (x, y, width, height)",
         f"Heat maps and boxes: {MAPS[prediction.map]}",
     ]
-    for finding in prediction.top_k(len(prediction.probabilities)):
+    for finding in prediction.top_k(len(prediction.raw_scores)):
         box = ", ".join(f"{value:.0f}" for value in prediction.boxes_of(finding)[:1].ravel()) or "none"
-        score, calibrated = prediction.probabilities[finding], format_calibrated(prediction.calibrated[finding])
-        lines.append(f"{finding}: {score:.3f}, {calibrated}, {prediction.decision(finding)}, box {box}")
+        score, probability = prediction.raw_scores[finding], format_probability(prediction.probabilities[finding])
+        lines.append(f"{finding}: {score:.3f}, {probability}, {prediction.decision(finding)}, box {box}")
     return "\r\n".join([*lines, *(f"Warning: {warning}" for warning in prediction.image_warnings)])
 
 

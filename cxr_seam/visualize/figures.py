@@ -126,8 +126,8 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     images = eval_transform(pixels, size=recipe.image_size)
     rotation = rotation_params(torch.tensor([25.0]))
     losses = objective(images, labels, rotation=rotation)
-    probabilities = model(images, maps=False).logits.sigmoid()
-    finding = int((probabilities * labels).argmax())  # the most probable one that the image has
+    raw_scores = model(images, maps=False).logits.sigmoid()
+    finding = int((raw_scores * labels).argmax())  # the most probable one that the image has
     output = objective.forward_branches(images, rotation)
     (grey,), (rotated,) = to_grey(images), to_grey(output.warped_images)
     maps = [affine_warp(output.cam.relu(), rotation), affine_warp(output.refined, rotation)]
@@ -284,7 +284,7 @@ def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
     from sklearn.metrics import roc_curve
 
     model = evaluation.final_model
-    scores, probabilities = evaluation.results["classification"][model], evaluation.probabilities[model]
+    scores, raw_scores = evaluation.results["classification"][model], evaluation.raw_scores[model]
     figure = new_figure(8.5, 4.8)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
@@ -296,7 +296,7 @@ def plot_roc(evaluation: Evaluation, *, path: FigurePath = None) -> Figure:
             axes.plot([], [], label=f"{name}: not defined", **style)
             continue
         known = ~np.isnan(evaluation.labels[:, number])
-        false_rate, true_rate, _ = roc_curve(evaluation.labels[known, number], probabilities[known, number])
+        false_rate, true_rate, _ = roc_curve(evaluation.labels[known, number], raw_scores[known, number])
         axes.plot(false_rate, true_rate, linewidth=1.4, label=f"{name}: {format_estimate(auc)}", **style)
     defined = scores["mean"]["n_defined"]
     mean = f"mean AUC {format_estimate(scores['mean']['auc'])} over {defined} findings" if defined else "no AUC"
@@ -439,7 +439,7 @@ def plot_heatmap_grid(rows: Sequence[tuple[Example, str]], *, path: FigurePath =
         for model, axes in zip(models, row, strict=True):
             overlay = overlay_heatmap(image, example.heatmap(model, finding))
             show_image(axes, draw_boxes(overlay, example.pred_boxes(model, finding), example.gt_boxes(finding)))
-            text = f"{example.probability(model, finding):.2f}"
+            text = f"{example.raw_score(model, finding):.2f}"
             axes.text(0.03, 0.97, text, transform=axes.transAxes, color="white", fontsize=9, va="top", bbox=number)
         label = f"{finding.replace('_', ' ')}\n{example.image_index.removesuffix('.png')}"
         row[0].set_ylabel(label, color=LIGHT_HEX, fontsize=9)

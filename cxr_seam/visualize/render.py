@@ -54,14 +54,14 @@ class Bars(NamedTuple):
 
     Attributes:
         title: name of the model.
-        probabilities: (K,) in [0, 1].
+        raw_scores: (K,) in [0, 1].
         thresholds: (K,) in [0, 1]; a finding counts as present from its threshold on. NaN: no threshold.
         findings: names of the K findings, the same for all models.
         operating_point: title of the rule that chose the thresholds; "" if there are none.
     """
 
     title: str
-    probabilities: np.ndarray
+    raw_scores: np.ndarray
     thresholds: np.ndarray
     findings: tuple[str, ...] = FINDINGS
     operating_point: str = ""
@@ -216,11 +216,11 @@ def _draw_bars(draw: ImageDraw.ImageDraw, bars: Sequence[Bars], at: tuple[int, i
         for number, model in enumerate(bars):
             y = row_top + 2 + number * height
             colour = BAR_PALETTE[number % len(BAR_PALETTE)]
-            probability, threshold = float(model.probabilities[row]), float(model.thresholds[row])
+            score, threshold = float(model.raw_scores[row]), float(model.thresholds[row])
             at = (one + 6 + number * NUMBER_WIDTH, middle)
-            write_text(draw, at, f"{probability:.2f}", size=12, colour=colour, anchor="lm")
-            end = zero + round(probability * (one - zero))
-            present = probability >= threshold  # False for a threshold of NaN
+            write_text(draw, at, f"{score:.2f}", size=12, colour=colour, anchor="lm")
+            end = zero + round(score * (one - zero))
+            present = score >= threshold  # False for a threshold of NaN
             draw.rectangle((zero, y, end, y + height - 2), fill=colour if present else None, outline=colour)
             if not np.isnan(threshold):
                 tick = zero + round(threshold * (one - zero))

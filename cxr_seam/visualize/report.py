@@ -24,7 +24,7 @@ from ..evaluation.results import MODEL, format_estimate
 from ..findings import OPERATING_POINTS
 from ..io import atomic_write
 from ..metrics.localization import score_best_boxes
-from ..metrics.matching import rank_by_probability
+from ..metrics.matching import rank_by_raw_score
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace
 from .examples import example_pairs, load_examples, most_confident, one_per_finding, pick_boxed
@@ -151,10 +151,8 @@ def _score_best_model(run: Workspace, evaluation: Evaluation) -> pd.DataFrame | 
         return None
     model = _best_model(evaluation)
     images = run.test_dataset().image_index
-    probabilities = pd.DataFrame(evaluation.probabilities[model], images, evaluation.findings)
-    return rank_by_probability(
-        score_best_boxes(evaluation.methods[model].boxes, evaluation.targets.boxes), probabilities
-    )
+    raw_scores = pd.DataFrame(evaluation.raw_scores[model], images, evaluation.findings)
+    return rank_by_raw_score(score_best_boxes(evaluation.methods[model].boxes, evaluation.targets.boxes), raw_scores)
 
 
 def _count_best_boxes(evaluation: Evaluation, scored: pd.DataFrame) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from .examples import (
     Example,
     example_from_file,
     filter_examples,
-    format_calibrated,
+    format_probability,
 )
 from .render import NARROW_WIDTH, PANEL_WIDTH, Bars, Panel, render_png
 from .style import COLOUR_MAPS, OPACITY
@@ -350,20 +350,20 @@ def findings_of(example: Example) -> tuple[str, ...]:
 
 def format_scores(example: Example, model: str, finding: str) -> str:
     """Format both numbers of a finding: "raw score 0.73, calibrated 0.212"."""
-    calibrated = example.calibrated(model, finding)
-    text = "" if calibrated is None else f", calibrated {format_calibrated(calibrated)}"
-    return f"raw score {example.probability(model, finding):.2f}{text}"
+    probability = example.probability(model, finding)
+    text = "" if probability is None else f", calibrated {format_probability(probability)}"
+    return f"raw score {example.raw_score(model, finding):.2f}{text}"
 
 
 def make_bars(example: Example, operating_point: str) -> list[Bars]:
     """Make the bars; models with the same scores (MultiRes with and without PCM) share bars."""
     bars: list[Bars] = []
     for model, output in example.outputs.items():
-        if bars and np.array_equal(output.probabilities, bars[-1].probabilities):
+        if bars and np.array_equal(output.raw_scores, bars[-1].raw_scores):
             bars[-1] = bars[-1]._replace(title=f"{bars[-1].title}, {model}")
         else:
             thresholds, title = output.thresholds[operating_point], OPERATING_POINTS[operating_point]
-            bars.append(Bars(model, output.probabilities, thresholds, output.options.findings, title))
+            bars.append(Bars(model, output.raw_scores, thresholds, output.options.findings, title))
     return bars
 
 
@@ -378,7 +378,7 @@ def describe(example: Example, finding: str, panels: Sequence[Panel], *, operati
         known = f"{label}, {count_boxes(len(example.gt_boxes(finding)), kind='true ')}."
     models = []
     for panel in panels:
-        score = example.probability(panel.title, finding)
+        score = example.raw_score(panel.title, finding)
         threshold = example.outputs[panel.title].thresholds[operating_point][findings_of(example).index(finding)]
         decision = f", {'present' if score >= threshold else 'absent'} at {OPERATING_POINTS[operating_point]}"
         decision = "" if np.isnan(threshold) else f"{decision} (threshold {threshold:.2f})"

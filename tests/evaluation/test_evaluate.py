@@ -123,7 +123,7 @@ def test_sensitivity_and_specificity_at_threshold(results, evaluation):
     for i, finding in enumerate(FINDINGS):
         row = results["classification"][MULTIRES]["findings"][finding]
         positive = evaluation.labels[:, i] == 1
-        called = evaluation.probabilities[MULTIRES][:, i] >= THRESHOLD
+        called = evaluation.raw_scores[MULTIRES][:, i] >= THRESHOLD
         if positive.any() and not positive.all():
             decisions = row["operating_points"]["youden"]
             assert decisions["threshold"] == THRESHOLD
@@ -134,7 +134,7 @@ def test_sensitivity_and_specificity_at_threshold(results, evaluation):
 def test_calibration_of_the_checkpoint_is_scored(results, evaluation):
     """The checkpoints have slope 0.5 and intercept -1, fitted to ten positive and thirty negative images."""
     for i, finding in enumerate(FINDINGS):
-        scores = evaluation.probabilities[MULTIRES][:, i]
+        scores = evaluation.raw_scores[MULTIRES][:, i]
         calibrated = 1 / (1 + np.exp(1) * ((1 - scores) / scores) ** 0.5)
         found = results["classification"][MULTIRES]["findings"][finding]["calibration"]
         assert found["brier"]["value"] == pytest.approx(brier_score_loss(evaluation.labels[:, i], calibrated))
@@ -157,7 +157,7 @@ def test_boxes_have_probabilities(evaluation):
     logits = evaluation.predictors[REFINED].logits(evaluation.targets.dataset)
     expected = pd.DataFrame(1 / (1 + np.exp(-logits)), images, FINDINGS)
     for row in boxes.head(20).itertuples():
-        assert row.probability == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
+        assert row.raw_score == pytest.approx(expected.loc[row.image_index, row.finding], abs=1e-5)
 
 
 def test_mean_box_excludes_own_patient(evaluation):
@@ -165,13 +165,13 @@ def test_mean_box_excludes_own_patient(evaluation):
     targets = evaluation.targets
     images = targets.dataset.image_index
     patient_of = {name: int(name.split("_")[0]) for name in images}
-    probabilities = {REFINED: pd.DataFrame(0.5, images, FINDINGS)}
+    raw_scores = {REFINED: pd.DataFrame(0.5, images, FINDINGS)}
     before = evaluation.methods["Mean box of the other half"].boxes
     for patient in dict.fromkeys(patient_of.values()):
         own = targets.boxes["image_index"].map(patient_of) == patient
         moved = targets.boxes.assign(x=targets.boxes["x"] + 10_000 * own)
         names = {"patient_of": patient_of, "findings": targets.findings}
-        baselines = baseline_methods(moved, **names, probabilities=probabilities)
+        baselines = baseline_methods(moved, **names, raw_scores=raw_scores)
         after = baselines["Mean box of the other half"].boxes
         mine = before["image_index"].map(patient_of) == patient
         pd.testing.assert_frame_equal(before[mine], after[mine])
@@ -184,7 +184,7 @@ def test_differences_match_replicates(results):
     pair = next(p["metrics"] for p in results["differences"] if (p["first"], p["second"]) == (REFINED, MULTIRES))
     assert list(pair) == [metric for metric in TITLES if metric not in MASKS]
     for metric in (MEAN_AUC, MEAN_AVERAGE_PRECISION):
-        assert pair[metric]["value"] == 0  # the PCM leaves the probabilities as they are
+        assert pair[metric]["value"] == 0  # the PCM leaves the scores as they are
     for metric in pair:
         replicates = [np.array(results["bootstrap"][model][metric], dtype=float) for model in (REFINED, MULTIRES)]
         assert all(len(d) == N_BOOTSTRAP for d in replicates)
@@ -320,7 +320,7 @@ def test_predict_file_equals_batch(models, workspace, demo_folder):
     prediction = predictor.predict(demo_folder / "images" / images.image_index[0])
     batch = predictor.logits(images)
     expected = 1 / (1 + np.exp(-batch[0]))
-    np.testing.assert_allclose(list(prediction.probabilities.values()), expected, atol=1e-4)
+    np.testing.assert_allclose(list(prediction.raw_scores.values()), expected, atol=1e-4)
     heat_map = prediction.heat_map("Mass")
     assert heat_map.shape == (1024, 1024) and heat_map.min() >= 0
     corners = prediction.boxes[["x", "y"]].to_numpy() + prediction.boxes[["w", "h"]].to_numpy()
@@ -344,5 +344,5 @@ def test_predict_boxes_scale_with_file(models, demo_folder, tmp_path):
 def test_predict_plain_types(models, demo_folder):
     predictor = Predictor.load(best_path(models, RECIPES[0].name))
     prediction = predictor.predict(next((demo_folder / "images").iterdir()))
-    assert all(isinstance(value, float) for value in prediction.probabilities.values())
+    assert all(isinstance(value, float) for value in prediction.raw_scores.values())
     assert isinstance(prediction.boxes, pd.DataFrame)

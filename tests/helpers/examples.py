@@ -34,7 +34,7 @@ def peak_example(models: tuple[str, ...] = ("Standard", "MultiRes"), **changes: 
 
 
 def random_example(name: str = "00000001_000.png", *, labels: tuple[str, ...] = ("Mass",), seed: int = 0) -> Example:
-    """An example with random maps and probabilities; the map of Hernia is negative everywhere."""
+    """An example with random maps and scores; the map of Hernia is negative everywhere."""
     generator = np.random.default_rng(seed)
     models = ("Standard", "MultiRes", "MultiRes + PCM")
     cams = {model: generator.random((14, 8, 8)).astype(np.float32) for model in models}

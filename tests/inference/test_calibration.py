@@ -39,9 +39,9 @@ def as_array(scores):
 def test_thresholds_are_those_of_prediction(folder, datasets):
     path = best_path(folder, RECIPE.name)
     model, metadata = load_checkpoint(path)
-    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))["youden"]
+    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).raw_scores(datasets[1]))["youden"]
     np.testing.assert_allclose(as_array(metadata.scores), expected, atol=1e-6)
-    one_view = Predictor(model, get_recipe("multires_tiny")).probabilities(datasets[1])
+    one_view = Predictor(model, get_recipe("multires_tiny")).raw_scores(datasets[1])
     assert np.nanmax(np.abs(choose_thresholds(datasets[1].labels, one_view)["youden"] - expected)) > 1e-3
 
 
@@ -56,7 +56,7 @@ def test_seam_stage_with_its_own_augmentation_has_its_own_thresholds(folder, dat
     recipe = replace(get_recipe("multires_tiny_pcm"), tta_scales=(1.5,))
     fit(recipe, folder, train_set=datasets[0], val_set=datasets[1])
     path = best_path(folder, recipe.name)
-    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).probabilities(datasets[1]))["youden"]
+    expected = choose_thresholds(datasets[1].labels, Predictor.load(path).raw_scores(datasets[1]))["youden"]
     np.testing.assert_allclose(as_array(load_checkpoint(path)[1].scores), expected, atol=1e-6)
 
 

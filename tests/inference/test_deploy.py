@@ -107,7 +107,7 @@ def expected(predictor: Predictor, images: torch.Tensor) -> dict[str, torch.Tens
     )
     calibrated = torch.sigmoid(0.5 * output.logits - 1)  # slope and intercept of make_scores
     calibrated[:, FINDINGS.index("Hernia")] = torch.nan
-    return {"logits": output.logits, "calibrated": calibrated, "heat_maps": heat_maps}
+    return {"logits": output.logits, "probabilities": calibrated, "heat_maps": heat_maps}
 
 
 @pytest.mark.parametrize("batch", [1, 3])

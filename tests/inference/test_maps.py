@@ -203,7 +203,7 @@ def test_predictions_use_the_chosen_map(predictor: Predictor, paths, name: str) 
     height, width = prediction.size
     boxes = boxes_from_heatmap(heatmaps[MASS], threshold=RECIPE.cam_threshold).xywh
     assert prediction.boxes_of("Mass") == pytest.approx(boxes * [width, height, width, height])
-    assert prediction.probabilities == predictor.predict(paths[0]).probabilities
+    assert prediction.raw_scores == predictor.predict(paths[0]).raw_scores
 
 
 def test_refined_map_needs_a_trained_refiner(predictor: Predictor, pixels: Tensor) -> None:

@@ -40,9 +40,7 @@ def test_file_and_cache_predict_bit_identically(predictor, demo_folder, tmp_path
     assert np.array_equal(np.stack([p.image for p in predictions]), pixels[:, 0].numpy())
     output = predictor.forward(pixels)
     assert np.array_equal(np.stack([p.final_cam for p in predictions]), output.refined.numpy())
-    assert np.array_equal(
-        [list(p.probabilities.values()) for p in predictions], output.logits.double().sigmoid().numpy()
-    )
+    assert np.array_equal([list(p.raw_scores.values()) for p in predictions], output.logits.double().sigmoid().numpy())
 
 
 def test_heatmaps_and_boxes_are_in_pixels_of_the_image(predictor, paths, tmp_path):
@@ -70,7 +68,7 @@ def test_tta_flip_and_min_baseline(predictor, paths):
     for found, expected_logits, expected, heatmap in zip(
         changed.predict(paths[:2]), logits, maps, heatmaps, strict=True
     ):
-        assert list(found.probabilities.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
+        assert list(found.raw_scores.values()) == pytest.approx(expected_logits.sigmoid().tolist(), rel=1e-4)
         assert np.allclose(found.final_cam, expected.numpy(), atol=1e-5)
         found_maps = np.stack([found.heat_map(finding, size=256) for finding in FINDINGS])
         assert np.allclose(found_maps, heatmap, atol=1e-4)
@@ -89,8 +87,8 @@ def test_decisions_use_stored_thresholds(predictor, paths):
     prediction = predictor.predict(paths[0])
     assert prediction.decisions["Hernia"] is None
     for finding in FINDINGS[:-1]:
-        assert prediction.decisions[finding] is (prediction.probabilities[finding] >= 0.5)
-    scores = {f: ScoreCalibration(1, 1, thresholds={"youden": prediction.probabilities[f]}) for f in FINDINGS}
+        assert prediction.decisions[finding] is (prediction.raw_scores[finding] >= 0.5)
+    scores = {f: ScoreCalibration(1, 1, thresholds={"youden": prediction.raw_scores[f]}) for f in FINDINGS}
     exactly = Predictor(predictor.model, RECIPE, scores=scores).predict(paths[0])
     assert all(exactly.decisions.values())  # "from which on"
     assert set(exactly.decisions_at("sensitivity_90").values()) == {None}
@@ -100,21 +98,21 @@ def test_decisions_use_stored_thresholds(predictor, paths):
 def test_calibrated_probabilities_and_other_prevalence(predictor, checkpoint, paths):
     """The checkpoint has slope 0.5, intercept -1 and ten of forty positives; a prevalence of 1/2 triples the odds."""
     prediction = predictor.predict(paths[0])
-    assert prediction.calibrated["Hernia"] is None and "0 positive" in predictor.calibrator.missing["Hernia"]
-    logit = np.log(prediction.probabilities["Mass"] / (1 - prediction.probabilities["Mass"]))
+    assert prediction.probabilities["Hernia"] is None and "0 positive" in predictor.calibrator.missing["Hernia"]
+    logit = np.log(prediction.raw_scores["Mass"] / (1 - prediction.raw_scores["Mass"]))
     odds = np.exp(0.5 * logit - 1)
-    assert prediction.calibrated["Mass"] == pytest.approx(odds / (1 + odds))
+    assert prediction.probabilities["Mass"] == pytest.approx(odds / (1 + odds))
     other = Predictor.load(checkpoint, operating_point="specificity_90", prevalence={"Mass": 0.5})
     changed = other.predict(paths[0])
-    assert changed.calibrated["Mass"] == pytest.approx(3 * odds / (1 + 3 * odds))
-    assert changed.calibrated | {"Mass": 0} == prediction.calibrated | {"Mass": 0}
-    assert changed.probabilities == prediction.probabilities
+    assert changed.probabilities["Mass"] == pytest.approx(3 * odds / (1 + 3 * odds))
+    assert changed.probabilities | {"Mass": 0} == prediction.probabilities | {"Mass": 0}
+    assert changed.raw_scores == prediction.raw_scores
     assert changed.decisions == prediction.decisions_at("specificity_90")
-    assert changed.decisions["Mass"] is (prediction.probabilities["Mass"] >= 0.6)
+    assert changed.decisions["Mass"] is (prediction.raw_scores["Mass"] >= 0.6)
     with pytest.raises(InputError, match="best"):
         prediction.decisions_at("best")
-    table = predictor.predict(paths[:2]).calibrated()
-    assert table.loc[str(paths[0]), "Mass"] == pytest.approx(prediction.calibrated["Mass"], abs=1e-6)
+    table = predictor.predict(paths[:2]).probabilities()
+    assert table.loc[str(paths[0]), "Mass"] == pytest.approx(prediction.probabilities["Mass"], abs=1e-6)
     assert table["Hernia"].isna().all() and len(table) == 2
 
 
@@ -128,12 +126,12 @@ def test_list_folder_and_single_files_agree(predictor, paths, tmp_path):
     assert isinstance(folder, Predictions) and folder.failures == {}
     for one, other in zip(reversed(folder), listed, strict=True):
         assert np.array_equal(one.image, other.image)
-        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+        assert list(one.raw_scores.values()) == pytest.approx(list(other.raw_scores.values()), abs=1e-5)
     single = predictor.predict(paths[3])
     assert isinstance(single, Prediction)
-    assert list(single.probabilities.values()) == pytest.approx(list(listed[3].probabilities.values()), abs=1e-5)
-    assert list(listed.table().index) == [str(path) for path in paths]
-    assert listed.table().loc[str(paths[3]), "Mass"] == listed[3].probabilities["Mass"]
+    assert list(single.raw_scores.values()) == pytest.approx(list(listed[3].raw_scores.values()), abs=1e-5)
+    assert list(listed.raw_scores().index) == [str(path) for path in paths]
+    assert listed.raw_scores().loc[str(paths[3]), "Mass"] == listed[3].raw_scores["Mass"]
     assert len(listed.boxes()) == sum(len(p.boxes) for p in listed)
 
 
@@ -169,7 +167,7 @@ def test_lossless_formats_predict_identically(predictor, paths, tmp_path, suffix
     else:
         Image.fromarray(pixels).save(path)
     expected, found = predictor.predict(paths[0]), predictor.predict(path)
-    assert np.array_equal(found.image, expected.image) and found.probabilities == expected.probabilities
+    assert np.array_equal(found.image, expected.image) and found.raw_scores == expected.raw_scores
 
 
 def test_prediction_is_small_in_memory(predictor):

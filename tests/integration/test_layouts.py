@@ -125,5 +125,5 @@ def test_dicom_files_in_rsnas_layout(demo_folder, tmp_path):
     assert np.isfinite(history[-1]["validation_loss"])
     predictor = Predictor.load(run.checkpoint("multires"))
     assert predictor.findings == ("Pneumonia",) and not set(predictor.findings) - set(FINDINGS)
-    table = predictor.predict(data / "stage_2_train_images").table()
+    table = predictor.predict(data / "stage_2_train_images").raw_scores()
     assert table.shape == (len(cache), 1) and table["Pneumonia"].between(0, 1).all()

@@ -20,16 +20,16 @@ from cxr_seam.metrics.classification import (
 def _scores(images: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     labels = (generator.random((images, 14)) < 0.4).astype(np.uint8)
-    probabilities = np.round(generator.random((images, 14)) * 0.7 + 0.3 * labels, 1)  # rounded: ties
-    return labels, probabilities
+    raw_scores = np.round(generator.random((images, 14)) * 0.7 + 0.3 * labels, 1)  # rounded: ties
+    return labels, raw_scores
 
 
 def test_auc_matches_pair_counting():
-    labels, probabilities = _scores()
-    table = classification_table(labels, probabilities)
+    labels, raw_scores = _scores()
+    table = classification_table(labels, raw_scores)
     assert list(table.index) == list(FINDINGS)
     for i, finding in enumerate(FINDINGS):
-        positive, negative = (probabilities[labels[:, i] == value, i] for value in (1, 0))
+        positive, negative = (raw_scores[labels[:, i] == value, i] for value in (1, 0))
         wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
         assert table.loc[finding, "auc"] == pytest.approx(wins / (len(positive) * len(negative)))
         assert table.loc[finding, "positives"] == len(positive)
@@ -37,9 +37,9 @@ def test_auc_matches_pair_counting():
 
 
 def test_auc_without_positives_or_negatives_is_nan():
-    labels, probabilities = _scores()
+    labels, raw_scores = _scores()
     labels[:, 13], labels[:, 0] = 0, 1
-    table = classification_table(labels, probabilities)
+    table = classification_table(labels, raw_scores)
     assert table["auc"].isna().tolist() == [True] + [False] * 12 + [True]
     assert table.loc["Hernia", ["positives", "negatives"]].tolist() == [0, 40]
 
@@ -71,14 +71,14 @@ def test_metrics_match_repeated_images() -> None:
     """Weights are a way of counting: scikit-learn on the repeated rows, without weights, gives the same metrics."""
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-    labels, probabilities = _scores(60, seed=5)
+    labels, raw_scores = _scores(60, seed=5)
     bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=30)
     thresholds = np.full(14, 0.4)
-    samples = classification._rank_metrics(labels, probabilities, bootstrap)
-    samples |= classification._decision_metrics(labels, probabilities, thresholds, bootstrap)
+    samples = classification._rank_metrics(labels, raw_scores, bootstrap)
+    samples |= classification._decision_metrics(labels, raw_scores, thresholds, bootstrap)
     for draw, weights in enumerate(bootstrap.weights(0, 30)):
         rows = np.repeat(np.arange(60), weights)
-        true, given = labels[rows], probabilities[rows]
+        true, given = labels[rows], raw_scores[rows]
         called = given >= 0.4
         for i in (0, 9):
             expected = {
@@ -99,12 +99,12 @@ def _four_images() -> tuple[np.ndarray, np.ndarray]:
 
 def test_scores_match_hand_computed_values() -> None:
     """Pairs: 0.9 beats both, 0.6 ties one and beats one: 3.5 of 4. Steps at 0.9 and 0.6: 1/2 x 1 + 1/2 x 2/3."""
-    labels, probabilities = _four_images()
+    labels, raw_scores = _four_images()
     middle, low = np.full(14, 0.5), np.full(14, 0.1)
     middle[3] = np.nan
     thresholds = {"youden": middle, "sensitivity_90": low, "specificity_90": middle}
     table, samples = classification_scores(
-        labels, probabilities, bootstrap=bootstrap_patients("abcd", n_bootstrap=60), thresholds=thresholds
+        labels, raw_scores, bootstrap=bootstrap_patients("abcd", n_bootstrap=60), thresholds=thresholds
     )
     row = table["findings"]["Atelectasis"]
     assert [row[name]["value"] for name in ("auc", "average_precision")] == pytest.approx([3.5 / 4, 5 / 6])
@@ -121,10 +121,10 @@ def test_scores_match_hand_computed_values() -> None:
 
 
 def test_undefined_scores_have_a_note() -> None:
-    labels, probabilities = _four_images()
+    labels, raw_scores = _four_images()
     undefined = {"value": None, "low": None, "high": None}
     bootstrap = bootstrap_patients("abcd", n_bootstrap=60)
-    table, _ = classification_scores(labels, probabilities, bootstrap=bootstrap)
+    table, _ = classification_scores(labels, raw_scores, bootstrap=bootstrap)
     assert list(table["findings"]) == list(FINDINGS)
     for finding, missing in (("Cardiomegaly", "positive"), ("Effusion", "negative")):
         row = table["findings"][finding]
@@ -135,7 +135,7 @@ def test_undefined_scores_have_a_note() -> None:
     row = table["findings"]["Mass"]
     decisions = row["operating_points"]["youden"]
     assert row["auc"]["value"] and decisions["sensitivity"] == undefined and decisions["threshold"] is None
-    nothing, samples = classification_scores(labels * 0, probabilities, bootstrap=bootstrap)
+    nothing, samples = classification_scores(labels * 0, raw_scores, bootstrap=bootstrap)
     assert nothing["mean"] == {
         "auc": undefined,
         "average_precision": undefined,
@@ -146,27 +146,27 @@ def test_undefined_scores_have_a_note() -> None:
 
 
 def test_mean_leaves_out_replicates_without_a_finding() -> None:
-    labels, probabilities = _scores(80, seed=6)
+    labels, raw_scores = _scores(80, seed=6)
     labels[:, 13] = 0
     labels[3:5, 13] = 1
     bootstrap = bootstrap_patients(np.arange(80) // 2, n_bootstrap=300)
     without = (bootstrap.weights(0, 300)[:, 3:5].sum(axis=1) == 0).nonzero()[0]
-    table, samples = classification_scores(labels, probabilities, bootstrap=bootstrap)
+    table, samples = classification_scores(labels, raw_scores, bootstrap=bootstrap)
     assert len(without) > 0
     assert table["mean"]["n_valid_replicates"] == 300 - len(without)
     assert np.isnan(samples["mean_auc"]).nonzero()[0].tolist() == without.tolist()
 
 
 def test_thresholds_maximise_youden_index() -> None:
-    labels, probabilities = _scores(50, seed=7)
+    labels, raw_scores = _scores(50, seed=7)
     labels[:, 13] = 0
-    thresholds = choose_thresholds(labels, probabilities)["youden"]
+    thresholds = choose_thresholds(labels, raw_scores)["youden"]
     assert np.isnan(thresholds[13])
     for i in range(13):
         true = labels[:, i] == 1
         youden = {}
-        for threshold in np.unique(probabilities[:, i]):
-            called = probabilities[:, i] >= threshold
+        for threshold in np.unique(raw_scores[:, i]):
+            called = raw_scores[:, i] >= threshold
             youden[threshold] = called[true].mean() + (~called[~true]).mean() - 1
         best = max(youden.values())
         assert thresholds[i] == max(threshold for threshold, value in youden.items() if value >= best - 1e-12)
@@ -185,11 +185,11 @@ def test_thresholds_of_90_per_cent_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_thresholds_of_90_per_cent_are_the_best_ones(seed: int) -> None:
     """Search all scores: the highest threshold that is sensitive enough, the lowest that is specific enough."""
-    labels, probabilities = _scores(50, seed=seed)
-    thresholds = choose_thresholds(labels, probabilities)
+    labels, raw_scores = _scores(50, seed=seed)
+    thresholds = choose_thresholds(labels, raw_scores)
     for i in range(14):
-        positive, negative = (probabilities[labels[:, i] == value, i] for value in (1, 0))
-        candidates = np.unique(probabilities[:, i])
+        positive, negative = (raw_scores[labels[:, i] == value, i] for value in (1, 0))
+        candidates = np.unique(raw_scores[:, i])
         sensitive = [t for t in candidates if 10 * (positive >= t).sum() >= 9 * len(positive)]
         specific = [t for t in candidates if 10 * (negative < t).sum() >= 9 * len(negative)]
         assert thresholds["sensitivity_90"][i] == max(sensitive)
@@ -197,17 +197,17 @@ def test_thresholds_of_90_per_cent_are_the_best_ones(seed: int) -> None:
 
 
 def test_scores_refuse_bad_input():
-    labels, probabilities = _scores()
+    labels, raw_scores = _scores()
     with pytest.raises(InputError, match=r"\(N, 14\)"):
-        classification_table(labels[:, :13], probabilities[:, :13])
+        classification_table(labels[:, :13], raw_scores[:, :13])
     with pytest.raises(InputError, match=r"\(N, 14\)"):
-        classification_table(labels[:5], probabilities)
-    probabilities[7, 4] = np.nan
+        classification_table(labels[:5], raw_scores)
+    raw_scores[7, 4] = np.nan
     with pytest.raises(InputError, match="Mass in row 7 is nan"):
-        classification_table(labels, probabilities)
-    labels, probabilities = _scores()
+        classification_table(labels, raw_scores)
+    labels, raw_scores = _scores()
     with pytest.raises(InputError, match="40 images, but the bootstrap has 3"):
-        classification_scores(labels, probabilities, bootstrap=bootstrap_patients("abc", n_bootstrap=2))
+        classification_scores(labels, raw_scores, bootstrap=bootstrap_patients("abc", n_bootstrap=2))
 
 
 def test_unknown_labels_are_left_out_of_every_score() -> None:
@@ -217,15 +217,15 @@ def test_unknown_labels_are_left_out_of_every_score() -> None:
     generator, findings = np.random.default_rng(9), ("Fracture", "Mass", "Opacity")
     labels = generator.choice([0, 1, np.nan], p=[0.4, 0.3, 0.3], size=(60, 3)).astype(np.float32)
     labels[:, 2] = np.nan
-    probabilities = np.round(generator.random((60, 3)), 2)
+    raw_scores = np.round(generator.random((60, 3)), 2)
     bootstrap = bootstrap_patients(np.arange(60) // 2, n_bootstrap=20)
-    thresholds = choose_thresholds(labels, probabilities, findings=findings)
+    thresholds = choose_thresholds(labels, raw_scores, findings=findings)
     arguments = {"bootstrap": bootstrap, "thresholds": thresholds, "findings": findings}
-    scores, samples = classification_scores(labels, probabilities, **arguments)
+    scores, samples = classification_scores(labels, raw_scores, **arguments)
     replicates = []
     for i, finding in enumerate(findings[:2]):
         known = ~np.isnan(labels[:, i])
-        true, score = labels[known, i].astype(int), probabilities[known, i]
+        true, score = labels[known, i].astype(int), raw_scores[known, i]
         row = scores["findings"][finding]
         assert (row["positives"], row["negatives"]) == (true.sum(), (1 - true).sum())
         decisions = row["operating_points"]["youden"]
@@ -241,9 +241,9 @@ def test_unknown_labels_are_left_out_of_every_score() -> None:
     assert samples["mean_auc"] == pytest.approx(np.mean(replicates, axis=0))
     assert scores["mean"]["n_defined"] == 2
     assert np.isnan(thresholds["youden"][2]) and "not defined" in scores["findings"]["Opacity"]["note"]
-    table = classification_table(labels, probabilities, findings=findings)
+    table = classification_table(labels, raw_scores, findings=findings)
     aucs = [scores["findings"][finding]["auc"]["value"] for finding in findings[:2]]
     assert table["auc"].tolist()[:2] == pytest.approx(aucs)
     assert table.loc["Opacity", ["positives", "negatives"]].tolist() == [0, 0]
     with pytest.raises(InputError, match=r"Mass in row 4 is -1\.0"):
-        classification_table(np.where(np.arange(60)[:, None] == 4, [0, -1, 0], 0), probabilities, findings=findings)
+        classification_table(np.where(np.arange(60)[:, None] == 4, [0, -1, 0], 0), raw_scores, findings=findings)

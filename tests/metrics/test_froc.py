@@ -89,8 +89,8 @@ def test_no_predicted_boxes_have_accuracy_zero():
 def test_probability_ranks_boxes_of_images():
     predicted = boxes(("a", HERE, 0.7), ("c", HERE, 1.0))  # alone, the peaks put the false one first
     assert at(predicted, 0) == [0]
-    assert at(predicted.assign(probability=[0.9, 0.5]), 0) == [0.5]  # 0.63 before 0.5
-    assert at(predicted.assign(probability=[0.0, 0.0]), 0, 0.125, 0.25) == [0, 0.25, 0.5]  # both 0: tied
+    assert at(predicted.assign(raw_score=[0.9, 0.5]), 0) == [0.5]  # 0.63 before 0.5
+    assert at(predicted.assign(raw_score=[0.0, 0.0]), 0, 0.125, 0.25) == [0, 0.25, 0.5]  # both 0: tied
 
 
 def test_rate_is_robust_to_rounding():
@@ -120,11 +120,11 @@ def some_tables(seed: int, images: int = 12, count: int = 150) -> tuple[pd.DataF
                 "w": generator.random(count) * 400 + 20,
                 "h": generator.random(count) * 400 + 20,
                 "score": generator.choice([0.25, 0.5, 0.75, 1.0], count),
-                "probability": generator.choice([0.25, 0.5, 0.75], count),
+                "raw_score": generator.choice([0.25, 0.5, 0.75], count),
             }
         )
 
-    return some(count), some(16).drop(columns=["score", "probability"]), [f"p{i // 2}" for i in range(images)]
+    return some(count), some(16).drop(columns=["score", "raw_score"]), [f"p{i // 2}" for i in range(images)]
 
 
 def slow_overlap(p, t, measure: str) -> float:
@@ -145,8 +145,8 @@ def slow_froc(predicted: pd.DataFrame, truth: pd.DataFrame, finding: str, n: int
         return p.image_index == t.image_index and slow_overlap(p, t, measure) > 0.2
 
     points = [(0.0, 0.0)]
-    for score in sorted({p.score * p.probability for p in predicted}, reverse=True):
-        selected = [p for p in predicted if p.score * p.probability >= score]
+    for score in sorted({p.score * p.raw_score for p in predicted}, reverse=True):
+        selected = [p for p in predicted if p.score * p.raw_score >= score]
         false = sum(not any(meets(p, t) for t in truth) for p in selected)
         found = sum(any(meets(p, t) for p in selected) for t in truth)
         points.append((false / n, found / len(truth)))
@@ -229,7 +229,7 @@ def test_macro_curve_rises_to_accuracy_of_all_boxes(seed):
 def test_froc_depends_on_order_of_scores_only():
     predicted, truth, _ = some_tables(4)
     images = [f"{i}" for i in range(12)]
-    changed = predicted.assign(score=(predicted["score"] * predicted["probability"]) ** 3 / 7, probability=1.0)
+    changed = predicted.assign(score=(predicted["score"] * predicted["raw_score"]) ** 3 / 7, raw_score=1.0)
     first, second = (froc(match(table, truth, images=images)).macro_curve() for table in (predicted, changed))
     np.testing.assert_allclose(first, second)
 
@@ -248,16 +248,16 @@ def test_centre_box_is_a_straight_line(nih_root):
 
 
 def test_perfect_probabilities_improve_froc(nih_root):
-    """With the image's own labels as probabilities, false positives come last: no box elsewhere goes before."""
+    """With the image's own labels as raw_scores, false positives come last: no box elsewhere goes before."""
     official = load_metadata(nih_root).boxes
     images = list(official["image_index"].unique())
     centre = centre_boxes(images)
     labels = set(zip(official["image_index"], official["finding"], strict=True))
-    probability = [float(key in labels) for key in zip(centre["image_index"], centre["finding"], strict=True)]
+    raw_score = [float(key in labels) for key in zip(centre["image_index"], centre["finding"], strict=True)]
     bootstrap = bootstrap_patients(range(len(images)), n_bootstrap=20)
     (plain, _), (with_boxes, _) = (
         localization_scores(table, official, images=images, bootstrap=bootstrap)
-        for table in (centre, centre.assign(probability=probability))
+        for table in (centre, centre.assign(raw_score=raw_score))
     )
     # Of 180 images with atelectasis at most 180 false positives come first, a fifth of 880: all that is found is found.
     value = with_boxes["froc"]["iou>0.1"]["at_fp_rate"]["0.25"]["findings"]["Atelectasis"]["value"]

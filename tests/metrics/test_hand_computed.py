@@ -2,7 +2,7 @@
 
 Four images of two patients, one finding (a mass), a CAM of 8 x 8 pixels for each image.
 
-    image  patient  label  probability  true box x, y, w, h      CAM
+    image  patient  label  raw score    true box x, y, w, h      CAM
     a      p        1      0.5          1/8, 1/8, 1/4, 1/2       a square of 4 pixels, and one weaker pixel
     b      p        1      0.6          7/8, 1/8, 1/8, 1/4       4 x 2 pixels at the upper and right edge
     c      q        0      0.6          none                     one pixel
@@ -23,10 +23,10 @@ from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table, score_best_boxes
-from cxr_seam.metrics.matching import iobb, iou, match, rank_by_probability
+from cxr_seam.metrics.matching import iobb, iou, match, rank_by_raw_score
 from cxr_seam.metrics.pointing_game import points
 
-IMAGES, PATIENTS, LABELS, PROBABILITIES = list("abcd"), list("ppqq"), (1, 1, 0, 1), (0.5, 0.6, 0.6, 0.1)
+IMAGES, PATIENTS, LABELS, RAW_SCORES = list("abcd"), list("ppqq"), (1, 1, 0, 1), (0.5, 0.6, 0.6, 0.1)
 TRUE_BOXES = {"a": (1 / 8, 1 / 8, 1 / 4, 1 / 2), "b": (7 / 8, 1 / 8, 1 / 8, 1 / 4), "d": (0, 0, 1 / 2, 1 / 2)}
 
 
@@ -58,8 +58,8 @@ def truth() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def boxes(heatmaps) -> pd.DataFrame:
     tables = [predicted_boxes(maps, image, ["Mass"]) for maps, image in zip(heatmaps, IMAGES, strict=True)]
-    probabilities = pd.DataFrame({"Mass": PROBABILITIES}, index=list(IMAGES))
-    return rank_by_probability(pd.concat(tables, ignore_index=True), probabilities)
+    raw_scores = pd.DataFrame({"Mass": RAW_SCORES}, index=list(IMAGES))
+    return rank_by_raw_score(pd.concat(tables, ignore_index=True), raw_scores)
 
 
 def test_heatmaps(heatmaps):
@@ -132,12 +132,12 @@ def test_pointing_game(heatmaps, truth):
 
 
 def test_classification():
-    labels, probabilities = np.zeros((2, len(IMAGES), len(FINDINGS)))
+    labels, raw_scores = np.zeros((2, len(IMAGES), len(FINDINGS)))
     mass = FINDINGS.index("Mass")
-    labels[:, mass], probabilities[:, mass] = LABELS, PROBABILITIES
+    labels[:, mass], raw_scores[:, mass] = LABELS, RAW_SCORES
     bootstrap = bootstrap_patients(PATIENTS, n_bootstrap=2)
     thresholds = dict.fromkeys(OPERATING_POINTS, np.full(len(FINDINGS), 0.5))
-    table, _ = classification_scores(labels, probabilities, bootstrap=bootstrap, thresholds=thresholds)
+    table, _ = classification_scores(labels, raw_scores, bootstrap=bootstrap, thresholds=thresholds)
     expected = {
         "auc": 1 / 6,  # of the pairs (a, c), (b, c), (d, c) one is tied and none is right
         "average_precision": 23 / 36,  # (1/2 + 2/3 + 3/4) / 3 at the thresholds 0.6, 0.5, 0.1

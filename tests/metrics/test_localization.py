@@ -14,7 +14,7 @@ from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.froc import froc
 from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table
-from cxr_seam.metrics.matching import PREDICTED_COLUMNS, iobb, iou, match, rank_by_probability
+from cxr_seam.metrics.matching import PREDICTED_COLUMNS, iobb, iou, match, rank_by_raw_score
 
 
 def _boxes(*rows: tuple) -> pd.DataFrame:
@@ -152,21 +152,21 @@ def test_best_boxes_keep_one_for_each_image_and_finding():
     assert best_boxes(predicted)["x"].tolist() == [1, 3, 4]
 
 
-def test_rank_by_probability():
-    probabilities = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=["a.png", "b.png"], columns=["Nodule", "Mass"])
+def test_rank_by_raw_score():
+    raw_scores = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=["a.png", "b.png"], columns=["Nodule", "Mass"])
     predicted = _boxes(
         ("b.png", "Mass", 0, 0, 9, 9, 0.5), ("a.png", "Mass", 0, 0, 9, 9, 0.5), ("b.png", "Nodule", 0, 0, 9, 9, 0.5)
     )
-    assert rank_by_probability(predicted, probabilities)["probability"].tolist() == [0.4, 0.2, 0.3]
-    assert "probability" not in predicted
+    assert rank_by_raw_score(predicted, raw_scores)["raw_score"].tolist() == [0.4, 0.2, 0.3]
+    assert "raw_score" not in predicted
     with pytest.raises(InputError, match="Mass on c.png"):
-        rank_by_probability(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), probabilities)
+        rank_by_raw_score(_boxes(("c.png", "Mass", 0, 0, 9, 9, 0.5)), raw_scores)
 
 
 def test_filtered_boxes_have_a_probability_above_half():
     predicted = _boxes(*[("b.png", "Nodule", x, 0, 9, 9, 1.0) for x in range(3)])
     bootstrap = bootstrap_patients(["q"], n_bootstrap=2)
-    for table, kept in ((predicted.assign(probability=[0.5, 0.51, 0.2]), 1), (predicted, 3)):
+    for table, kept in ((predicted.assign(raw_score=[0.5, 0.51, 0.2]), 1), (predicted, 3)):
         scores, _ = localization_scores(table, TRUTH, images=["b.png"], bootstrap=bootstrap)
         assert scores["filtered_boxes"]["iou>0.1"]["findings"]["Nodule"]["false_positives"] == kept
 
@@ -176,7 +176,7 @@ def some_boxes(seed: int, images: list[str], count: int) -> pd.DataFrame:
     table = {"image_index": generator.choice(images, count), "finding": generator.choice(BOXED_FINDINGS[:3], count)}
     table |= {column: generator.random(count) * 600 for column in ("x", "y")}
     table |= {column: generator.random(count) * 400 + 20 for column in ("w", "h")}
-    return pd.DataFrame(table | {"score": generator.random(count), "probability": generator.random(count)})
+    return pd.DataFrame(table | {"score": generator.random(count), "raw_score": generator.random(count)})
 
 
 def test_intervals_match_resampled_tables():
@@ -199,7 +199,7 @@ def test_intervals_match_resampled_tables():
         for kind, table in (
             ("all_boxes", drawn),
             ("best_box", one),
-            ("filtered_boxes", drawn.query("probability > 0.5")),
+            ("filtered_boxes", drawn.query("raw_score > 0.5")),
         ):
             slow[kind].append(localization_table(table, true, images=names, measure="iou", threshold=0.2))
         at = froc(match(drawn, true, images=names), measure="iou", threshold=0.3).at(0.25)
@@ -232,7 +232,7 @@ def test_scores_match_hand_computed_values():
         ("a.png", "Mass", 100, 100, 100, 50, 0.8),  # IoBB 1, IoU 0.5
         ("a.png", "Mass", 700, 700, 10, 10, 1.0),
         ("b.png", "Mass", 0, 0, 50, 50, 1.0),  # the true box itself
-    ).assign(probability=[0.4, 0.4, 0.9])
+    ).assign(raw_score=[0.4, 0.4, 0.9])
     bootstrap = bootstrap_patients(["p", "q"], n_bootstrap=100)
     points = pd.DataFrame({"image_index": ["a.png", "b.png"], "finding": "Mass", "hit": [0.0, 1.0]})
     scores, _ = localization_scores(predicted, truth, images=["a.png", "b.png"], bootstrap=bootstrap, points=points)
@@ -252,7 +252,7 @@ def test_scores_match_hand_computed_values():
     best = scores["best_box"]["iou>0.1"]
     assert best["micro"]["false_positives_per_image"] == {"value": 0.5, "low": 0, "high": 1}
     assert best["findings"]["Nodule"]["accuracy"] == {"value": None, "low": None, "high": None}
-    # Ranked by probability * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two images.
+    # Ranked by raw_score * score: b 0.9 (found), a's miss 0.4, a's hit 0.32. One false positive in two images.
     at = scores["froc"]["iou>0.1"]["at_fp_rate"]
     assert [at[x]["findings"]["Mass"]["value"] for x in ("0.25", "0.5", "1.0")] == [0.5, 1, 1]
     # Draws of a alone: its false positive comes first one on every image, so nothing is found at 0.25. Of b: all.

@@ -19,7 +19,7 @@ from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, XYWH
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.localization import score_best_boxes
-from cxr_seam.metrics.matching import rank_by_probability
+from cxr_seam.metrics.matching import rank_by_raw_score
 from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, save_checkpoint
 from cxr_seam.visualize.examples import (
@@ -81,12 +81,12 @@ def test_examples_hold_the_output_of_the_models(workspace: Workspace) -> None:
         assert np.array_equal(example.image, cache.images[cache.image_index.index(example.image_index)])
         assert set(example.labels) == {f for f in FINDINGS if tables.images.loc[example.image_index, f]}
         assert set(example.true_boxes["finding"]) <= set(example.labels)
-        # The PCM refines maps and does not change probabilities (Sect. 4.1).
-        assert np.array_equal(example.outputs[MULTIRES].probabilities, example.outputs[REFINED].probabilities)
+        # The PCM refines maps and does not change scores (Sect. 4.1).
+        assert np.array_equal(example.outputs[MULTIRES].raw_scores, example.outputs[REFINED].raw_scores)
         assert not np.array_equal(example.outputs[MULTIRES].cam, example.outputs[REFINED].cam)
     images = workspace.test_dataset()
     logits = predictor.logits(images)[images.image_index.index(examples[0].image_index)]
-    assert np.allclose(examples[0].outputs[REFINED].probabilities, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert np.allclose(examples[0].outputs[REFINED].raw_scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9])
@@ -97,8 +97,8 @@ def test_pred_boxes_are_the_scored_boxes(workspace: Workspace, q: float) -> None
         predictor.recipe = replace(predictor.recipe, cam_threshold=q)
     examples = load_examples(workspace, per_finding=2, predictors=predictors)
     targets = find_targets(workspace.metadata(), workspace.test_dataset(), findings=FINDINGS)
-    probabilities = pd.DataFrame(0.5, targets.dataset.image_index, FINDINGS)
-    methods = model_methods(predictors, targets, probabilities=dict.fromkeys(examples[0].models, probabilities))
+    raw_scores = pd.DataFrame(0.5, targets.dataset.image_index, FINDINGS)
+    methods = model_methods(predictors, targets, raw_scores=dict.fromkeys(examples[0].models, raw_scores))
     count = 0
     for example, model, finding in product(examples, examples[0].models, targets.findings):
         scored = methods[model].boxes
@@ -152,14 +152,14 @@ def test_pred_boxes_by_hand() -> None:
     assert example.heatmap("Standard", "Mass").shape == IMAGE.shape
     assert example.pred_boxes("Standard", "Nodule").shape == (0, 4)
     assert example.gt_boxes("Mass").tolist() == [[0.5, 0.25, 0.25, 0.25]]
-    assert example.probability("Standard", "Cardiomegaly") == pytest.approx(0.05)
+    assert example.raw_score("Standard", "Cardiomegaly") == pytest.approx(0.05)
 
 
 TRUTH = pd.DataFrame(
     [(name, "Mass", 0, 0, 100, 100) for name in "abcd"] + [("a", "Nodule", 0, 0, 100, 100)],
     columns=["image_index", "finding", "x", "y", "w", "h"],
 )
-# a: the better of two boxes is wrong. b: correct. c: correct, higher probability. d: no box.
+# a: the better of two boxes is wrong. b: correct. c: correct, higher raw score. d: no box.
 BOXES = pd.DataFrame(
     [
         ("a", "Mass", 0, 0, 100, 100, 0.5),
@@ -169,11 +169,11 @@ BOXES = pd.DataFrame(
     ],
     columns=["image_index", "finding", "x", "y", "w", "h", "score"],
 )
-PROBABILITIES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, index=list("abcd"))
+RAW_SCORES = pd.DataFrame({"Mass": [0.9, 0.3, 0.6, 0.95], "Nodule": 0.5}, index=list("abcd"))
 
 
 def test_most_confident_by_hand() -> None:
-    scored = rank_by_probability(score_best_boxes(BOXES, TRUTH), PROBABILITIES)
+    scored = rank_by_raw_score(score_best_boxes(BOXES, TRUTH), RAW_SCORES)
     mass = scored[scored["finding"] == "Mass"].set_index("image_index")
     assert mass["iou"].to_dict() == {"a": 0, "b": 0.5, "c": 0.4, "d": 0}
     assert most_confident(scored, findings=FINDINGS, correct=True) == [("c", "Mass")]

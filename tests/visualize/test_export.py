@@ -127,9 +127,9 @@ def test_predict_command_writes_pictures_tables_and_dicom(checkpoint, paths, tmp
     assert list(table.index) == ["a", "b", "frames"] and "30 frames" in table.loc["frames", "error"]
     prediction = Predictor.load(checkpoint).predict(given / "b.png")
     rows = pd.read_csv(out / "scores.csv").query("image == 'b'").set_index("finding")
-    assert rows["raw_score"].to_dict() == pytest.approx(prediction.probabilities, abs=1e-5)
+    assert rows["raw_score"].to_dict() == pytest.approx(prediction.raw_scores, abs=1e-5)
     calibrated = rows["calibrated_probability"].drop("Hernia")  # has no calibration
-    assert calibrated.to_dict() == pytest.approx({f: prediction.calibrated[f] for f in calibrated.index}, rel=1e-4)
+    assert calibrated.to_dict() == pytest.approx({f: prediction.probabilities[f] for f in calibrated.index}, rel=1e-4)
     assert rows["calibrated_probability"].isna()["Hernia"] and set(rows["operating_point"]) == {"youden"}
     decisions = {finding: None if yes is None else str(yes) for finding, yes in prediction.decisions.items()}
     assert rows["present"].dropna().astype(str).to_dict() == {f: yes for f, yes in decisions.items() if yes}
@@ -153,9 +153,9 @@ def test_predict_command_at_another_operating_point_and_prevalence(checkpoint, p
     prediction = Predictor.load(checkpoint, **options).predict(paths[0])
     rows = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("finding")
     for finding in ("Mass", "Nodule"):
-        assert rows.loc[finding, "calibrated_probability"] == pytest.approx(prediction.calibrated[finding], rel=1e-4)
+        assert rows.loc[finding, "calibrated_probability"] == pytest.approx(prediction.probabilities[finding], rel=1e-4)
         (line,) = re.findall(rf"^ +{finding} .*$", printed, re.MULTILINE)
-        assert f"{prediction.probabilities[finding]:.3f}" in line and f"{prediction.calibrated[finding]:.3f}" in line
+        assert f"{prediction.raw_scores[finding]:.3f}" in line and f"{prediction.probabilities[finding]:.3f}" in line
         assert line.endswith(prediction.decision(finding))
     assert "no calibrated probability of Hernia: 0 positive validation images" in printed
     for wrong in ("Mass=0", "Mass=1", "Mass=much", "Cough=0.5", "Hernia=0.5", "Mass"):
@@ -207,7 +207,7 @@ def test_examples_of_own_image_page(desk, kind):
         )
         assert result.returncode == 0, result.stderr
     if kind == "python":
-        assert len(pd.read_csv(desk / "table.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
+        assert len(pd.read_csv(desk / "raw_scores.csv")) == 2 and len(pd.read_csv(desk / "all_boxes.csv"))
     else:
         named = set(re.findall(r"`((?:NAME_)?\w+\.(?:csv|png|dcm))`", PAGE.split("## From a shell")[1].split("##")[0]))
         wanted = {name.replace("NAME", "image") for name in named}

@@ -87,14 +87,14 @@ def test_loss_curves_continue_into_the_seam_stage():
 def test_roc_has_a_line_per_finding():
     labels = np.zeros((4, 14), int)
     labels[2:, :13] = 1
-    probabilities = np.tile([[0.1], [0.6], [0.4], [0.9]], 14)
+    raw_scores = np.tile([[0.1], [0.6], [0.4], [0.9]], 14)
     auc, missing = {"value": 0.75, "low": 0.5, "high": 0.9}, {"value": None, "low": None, "high": None}
     findings = {finding: {"auc": missing if finding == "Hernia" else auc} for finding in FINDINGS}
     evaluation = SimpleNamespace(
         final_model="MultiRes",
         findings=FINDINGS,
         labels=labels,
-        probabilities={"MultiRes": probabilities},
+        raw_scores={"MultiRes": raw_scores},
         results={"classification": {"MultiRes": {"findings": findings, "mean": {"auc": auc, "n_defined": 13}}}},
     )
     axes = plot_roc(evaluation).axes[0]

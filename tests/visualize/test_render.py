@@ -97,12 +97,12 @@ def _row_of(picture: np.ndarray, finding: str, colour: tuple[int, int, int], *, 
 
 
 def test_bars_have_length_of_probability_and_fill_from_threshold():
-    probabilities, thresholds = np.zeros(14), np.full(14, np.nan)
+    raw_scores, thresholds = np.zeros(14), np.full(14, np.nan)
     values = {"Mass": (0.8, 0.4), "Nodule": (0.4, 0.8), "Hernia": (0.8, np.nan)}
-    for finding, (probability, threshold) in values.items():
-        probabilities[FINDINGS.index(finding)], thresholds[FINDINGS.index(finding)] = probability, threshold
+    for finding, (score, threshold) in values.items():
+        raw_scores[FINDINGS.index(finding)], thresholds[FINDINGS.index(finding)] = score, threshold
     panel = Panel("Standard", "", np.zeros(IMAGE.shape), NO_BOXES)
-    bars = [Bars("Standard", probabilities, thresholds)]
+    bars = [Bars("Standard", raw_scores, thresholds)]
     picture = _decode(render_png(IMAGE, [panel] * 3, true_boxes=NO_BOXES, width=200, bars=bars))
     sky = BAR_PALETTE[0]
     long, short = _row_of(picture, "Mass", sky, left=8), _row_of(picture, "Nodule", sky, left=8)

@@ -103,7 +103,7 @@ def test_every_control_changes_the_picture(viewer, control, value):
 
 def test_caption_follows_the_controls(viewer):
     example = random_example()
-    assert f"Standard: raw score {example.probability('Standard', 'Mass'):.2f}, " in viewer.caption.value
+    assert f"Standard: raw score {example.raw_score('Standard', 'Mass'):.2f}, " in viewer.caption.value
     assert "1 true box" in viewer.caption.value
     viewer.image.value = 1
     assert "00000002_000.png, not labelled with it" in viewer.caption.value
@@ -220,12 +220,12 @@ def test_caption_has_the_decision_of_the_stored_threshold():
     example, outputs = random_example(), {}
     for model, above in ((STANDARD, 0), (REFINED, 1e-6)):
         thresholds = np.full(14, np.nan)
-        thresholds[FINDINGS.index("Mass")] = example.probability(model, "Mass") + above
+        thresholds[FINDINGS.index("Mass")] = example.raw_score(model, "Mass") + above
         points = dict.fromkeys(OPERATING_POINTS, thresholds) | {"specificity_90": thresholds + 1e-6}
-        outputs[model] = example.outputs[model]._replace(thresholds=points, calibrated=np.full(14, 0.125))
+        outputs[model] = example.outputs[model]._replace(thresholds=points, probabilities=np.full(14, 0.125))
     viewer = Viewer([replace(example, outputs=outputs)], width=128)
     standard, refined = viewer.caption.value.split("; ")
-    assert "present" in standard and "absent" in refined  # a probability at its threshold is present
+    assert "present" in standard and "absent" in refined  # a score at its threshold is present
     assert "calibrated 0.125" in standard
     picture = viewer.picture.value
     viewer.operating_point.value = "specificity_90"  # its thresholds are higher

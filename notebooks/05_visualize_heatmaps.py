@@ -105,7 +105,7 @@ cxr.figures.plot_heatmap_grid(cxr.examples.one_per_finding(examples), path=run.f
 # - **Threshold Q**: a region above this share of the map's maximum gives a box. The start value is the recipe's (0.7 in the paper). At lower values boxes grow and merge.
 # - **Map** selects the CAM, the refined CAM, LayerCAM, Grad-CAM or their mean for all models that have it. Maps with gradients take a moment.
 # - **Opacity** is the strength of the colours.
-# - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The refined map at this position is the mean of the raw map with these weights.
+# - **PCM at x %, y %** selects a position. The lower left image shows the PCM's weights for it: one row of the affinity (Eq. 2), divided by its maximum. The PCM's value at this position is the mean of the raw map with these weights; the residual PCM of the presets `demo`, `small` and `strong` mixes it half and half with the raw value.
 # - **The bars** are raw scores. The tick is the threshold from the validation images. A full bar means "present". **Decide at** selects the rule that chose the threshold.
 # - **Your image** accepts a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. The file goes only to the machine that runs this notebook. For files above 10 MB (1 MB on Colab) use the next section.
 # - **Narrow page** is a layout for small screens.

@@ -59,8 +59,11 @@ METRICS = (LOOSE_FROC, FROC)
 Models = dict[str, LocalizationModel]
 
 
-def train_refiners(run: Workspace, multires: Path, folder: Path) -> Models:
-    """Train the paper's PCM and the residual PCM on top of a MultiRes checkpoint; return both models."""
+def train_refiners(run: Workspace, multires: Path, folder: Path, *, most: int | None) -> Models:
+    """Train the paper's PCM and the residual PCM on top of a MultiRes checkpoint; return both models.
+
+    `most` limits the number of training images.
+    """
     recipe = read_header(multires).recipe
     first = best_path(folder, recipe.name)
     if not first.exists():
@@ -71,9 +74,18 @@ def train_refiners(run: Workspace, multires: Path, folder: Path) -> Models:
         plain = {"tta_scales": (1.0,), "tta_flip": False, "cam_baseline": "zero", "map_prior": "none"}
         stage = replace(add_seam_stage(recipe, SMALL_PCM), name=f"{recipe.name}_{name}", refiner=name, **plain)
         train_set, val_set = run.train_val_datasets(stage)
-        fit(stage, folder, train_set=train_set, val_set=val_set)
+        few = sample_images(run, val_set, ECR_IMAGES)  # with one epoch there is no best one to choose
+        fit(stage, folder, train_set=sample_images(run, train_set, most), val_set=few)
         models[name], _ = load_checkpoint(best_path(folder, stage.name))
     return models
+
+
+def sample_images(run: Workspace, dataset: ChestXrayDataset, most: int | None) -> ChestXrayDataset:
+    """Return at most `most` images of a dataset, spread evenly; None: all."""
+    if most is None or most >= len(dataset):
+        return dataset
+    names = [dataset.image_index[i * len(dataset) // most] for i in range(most)]
+    return ChestXrayDataset(dataset.cache, run.metadata(), image_index=names)
 
 
 # 1. How uniform the affinity is.
@@ -305,6 +317,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="demo", help="its image size chooses the image cache (%(default)s)")
     parser.add_argument("--output", default="runs/demo", help="folder of a run with this data (%(default)s)")
     parser.add_argument("--multires", type=Path, required=True, help="checkpoint of a MultiRes model")
+    parser.add_argument("--train-images", type=int, help="train the refiners on so many images; by default all")
     parser.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -316,18 +329,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.prepare_data()
     recipe = read_header(chosen.multires).recipe
     folder = run.output_dir / "refinement" / recipe.name
-    models = train_refiners(run, chosen.multires, folder / "models")
+    models = train_refiners(run, chosen.multires, folder / "models", most=chosen.train_images)
     study = Study(run, folder, lambda *_: {}, chosen.n_bootstrap)
     _, val_set = run.train_val_datasets(recipe)
     boxed = study.targets.dataset
     shown = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
-    first, labelled = (
-        ChestXrayDataset(run.cache(), run.metadata(), image_index=names)
-        for names in (boxed.image_index[:AFFINITY_IMAGES], shown[:ECR_IMAGES])
-    )
+    labelled = ChestXrayDataset(run.cache(), run.metadata(), image_index=shown)
+    few, some = sample_images(run, boxed, AFFINITY_IMAGES), sample_images(run, labelled, ECR_IMAGES)
     tables = {
-        "affinity": measure_affinity(models[PAPER], first, size=recipe.image_size).round(3),
-        "ecr": measure_ecr(models, SMALL_PCM, labelled, size=recipe.image_size).round(3).to_frame(),
+        "affinity": measure_affinity(models[PAPER], few, size=recipe.image_size).round(3),
+        "ecr": measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3).to_frame(),
     }
     options = reading_options(models, val_set, recipe=recipe)
     boxes = collect_boxes(models, study, options, recipe=recipe)

@@ -137,7 +137,7 @@ def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> 
     recipe = get_recipe("multires_tiny")
     checkpoint = save_untrained(tmp_path / "first.safetensors", recipe)
     options = ["--data", str(demo_folder), "--preset", "tiny", "--output", str(tmp_path / "run")]
-    main([*options, "--multires", str(checkpoint), "--n-bootstrap", "20"])
+    main([*options, "--multires", str(checkpoint), "--n-bootstrap", "20", "--train-images", "8"])
     folder = tmp_path / "run" / "refinement" / recipe.name
     boxes = pd.read_csv(folder / "boxes.csv", index_col=0)
     assert boxes.loc[MIXED].filter(like="minus").tolist() == ["0.000 (0.000-0.000)"] * 2

@@ -74,39 +74,42 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a recipe, or continue; prepares a folder's images. Several GPUs: accelerate launch -m cxr_seam train ..."""
+    """Train a recipe or those of a preset, or continue; prepares a folder's images. Several GPUs: accelerate launch."""
     from accelerate import PartialState
 
     from .device import select_device
     from .models.checkpoint import best_path
     from .training.fit import JsonLines, ProgressBar, fit
 
-    recipe = get_recipe(arguments.recipe)
-    arguments.preset = next(name for name, recipes in PRESETS.items() if recipe in recipes)
+    chosen = get_recipe(arguments.recipe) if arguments.recipe else None
+    if chosen is not None:
+        arguments.preset = next(name for name, recipes in PRESETS.items() if chosen in recipes)
     workspace = open_workspace(arguments)
-    if arguments.weights is not None:
-        recipe = replace(recipe, weights=arguments.weights)
     process = PartialState(cpu=select_device().device == "cpu")
     main = process.is_main_process  # prints for all processes
     if main and workspace.folder is not None and not workspace.cache_folder.exists():
         workspace.prepare_data()
     process.wait_for_everyone()
-    training, validation = workspace.train_val_datasets(recipe)
-    if main:
-        counts = f"{count_of(len(training), 'training image')}, {count_of(len(validation), 'validation image')}"
-        print(f"{recipe.name}: {counts}")
-    fit(
-        recipe,
-        workspace.models,
-        train_set=training,
-        val_set=validation,
-        callbacks=[ProgressBar(), JsonLines()],
-        overwrite=arguments.overwrite,
-        local_dir=workspace.local_dir,
-        save_minutes=arguments.save_minutes,
-    )
-    if main:
-        print(f"the best checkpoint is {best_path(workspace.models, recipe.name)}")
+    recipes = workspace.recipes if chosen is None else (chosen,)
+    if arguments.weights is not None:
+        recipes = tuple(replace(recipe, weights=arguments.weights) for recipe in recipes)
+    for recipe in recipes:
+        training, validation = workspace.train_val_datasets(recipe)
+        if main:
+            counts = f"{count_of(len(training), 'training image')}, {count_of(len(validation), 'validation image')}"
+            print(f"{recipe.name}: {counts}")
+        fit(
+            recipe,
+            workspace.models,
+            train_set=training,
+            val_set=validation,
+            callbacks=[ProgressBar(), JsonLines()],
+            overwrite=arguments.overwrite,
+            local_dir=workspace.local_dir,
+            save_minutes=arguments.save_minutes,
+        )
+        if main:
+            print(f"the best checkpoint is {best_path(workspace.models, recipe.name)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -248,13 +251,17 @@ def make_parser() -> argparse.ArgumentParser:
     _add_workspace_options(add_verb(download, "download"))
 
     verb = add_verb(train, "train")
-    verb.add_argument("recipe", help="for example resnet50, multires_resnet50, multires_resnet50_pcm")
+    verb.add_argument(
+        "recipe",
+        nargs="?",
+        help="for example resnet50, multires_resnet50, multires_resnet50_pcm (default: the three of --preset)",
+    )
     verb.add_argument("--weights", help='a file of ImageNet weights to begin with, or "none" for random weights')
     verb.add_argument("--overwrite", action="store_true", help="train from the beginning, over an earlier training")
     verb.add_argument(
         "--save-minutes", type=float, default=10.0, help="minutes between two saved training states (%(default)s)"
     )
-    _add_workspace_options(verb, preset=False)
+    _add_workspace_options(verb)
 
     verb = add_verb(evaluate, "evaluate")
     verb.add_argument("--n-bootstrap", type=int, default=1000, help="number of bootstrap replicates (%(default)s)")
@@ -303,10 +310,9 @@ def _add_export_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--torch-export", metavar="FILE", help="a .pt2 file to write")
 
 
-def _add_workspace_options(verb: argparse.ArgumentParser, *, preset: bool = True) -> None:
+def _add_workspace_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", default="demo", help="demo, tiny, nih-subset, nih, the folder of a dataset, or a .zip")
-    if preset:
-        verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
+    verb.add_argument("--preset", default="demo", help=f"three recipes to train: {', '.join(PRESETS)}")
     verb.add_argument("--output", default="", help="folder for models, figures and results (default: runs/DATA)")
     verb.add_argument(
         "--layout", default="", help="nih, simple, coco, chexpert, chexpert:zeros, ... (default: as the tables show)"

@@ -110,10 +110,10 @@ class Controls:
         self.threshold = slider("Threshold Q", text, value=recipe_q, min=0.05)
         self.opacity = slider("Opacity", "Opacity of the heat map", value=OPACITY, min=0.0)
         self.colours = menu("Colours", "Colour map of the heat map; the paper uses jet", options=COLOUR_MAPS)
-        text = "Two images in a row, for a narrow page"
         text = "Rule that chose the thresholds of the raw scores on the validation images"
         points = [(title, point) for point, title in OPERATING_POINTS.items()]
         self.operating_point = menu("Decide at", text, options=points)
+        text = "Two images in a row, for a narrow page"
         self.narrow = make_control(widgets.Checkbox, "Narrow page", text, value=False)
         self.x = percent("PCM x (%)", "Point for the PCM: per cent of the image width, from the left")
         self.y = percent("PCM y (%)", "Point for the PCM: per cent of the image height, from the top")

@@ -59,9 +59,11 @@ def write_simple(source: Path, folder: Path) -> pd.DataFrame:
 def test_own_findings_from_the_folder_to_the_prediction(demo_folder, tmp_path, capsys):
     data, output, out = tmp_path / "data", tmp_path / "output", tmp_path / "out"
     table = write_simple(demo_folder, data)
-    where = ["--data", str(data), "--output", str(output)]
-    for recipe in ("multires_tiny", "multires_tiny_pcm"):
-        assert main(["train", recipe, *where]) == 0
+    where = ["--data", str(data), "--preset", "tiny", "--output", str(output)]
+    assert main(["train", *where]) == 0
+    assert main(["evaluate", *where, "--n-bootstrap", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "MultiRes + PCM" in printed and "25,596" not in printed
     run = Workspace.open(data=str(data), preset="tiny", output_dir=output)
     assert set(run.cache().image_index) == set(table["image"])
     path = run.checkpoint("multires_pcm")

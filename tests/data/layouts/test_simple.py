@@ -97,6 +97,24 @@ def test_other_suffix_is_matched_with_a_warning(tmp_path):
     assert is_the_dataset(read)
 
 
+def test_all_defects_at_once(tmp_path):
+    """As a spreadsheet with a German locale writes a table of pandas with an index."""
+
+    def spoil(table: str) -> bytes:
+        lines = [f"{n or ''},{line}" for n, line in enumerate(table.replace(".png", ".jpg").splitlines())]
+        lines[0] = lines[0].replace(",", " , ")
+        return b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).replace(",", ";").encode()
+
+    (write(tmp_path, spoil(IMAGES)) / "boxes.csv").write_bytes(spoil(BOXES))
+    with (
+        pytest.warns(UserWarning, match=r"images.csv: 4 images"),
+        pytest.warns(UserWarning, match=r"boxes.csv: 1 image"),
+    ):
+        read = load_dataset(tmp_path)
+    assert is_the_dataset(read)
+    assert read.boxes.to_numpy().tolist() == [["sub/c.png", "Lung Opacity", 0.1, 0.1, 0.2, 0.3]]
+
+
 def test_two_files_of_one_stem_are_refused(tmp_path):
     write(tmp_path, IMAGES.replace("a.png", "a.tif"), files=("a.jpg", "a.png"))
     with pytest.raises(InputError, match=r"a.tif may be .*a.jpg, .*a.png"):

@@ -91,40 +91,48 @@ def sample_images(run: Workspace, dataset: ChestXrayDataset, most: int | None) -
 # 1. How uniform the affinity is.
 
 
+def untrained_pcm(model: LocalizationModel) -> PCM:
+    """Make a PCM with a random theta; at the paper's rate theta stays like this (docs/ablations.md)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PCM(model.classifier.in_channels)
+
+
 @torch.inference_mode()
 def measure_affinity(model: LocalizationModel, dataset: ChestXrayDataset, *, size: int) -> pd.DataFrame:
-    """Describe the affinity of a PCM on images with a finding.
+    """Describe the affinity of an untrained PCM and of the model's on images with a finding.
 
     Returns:
-        A row for the embedding theta(x) as it is and centred. Columns: 5th, 50th and 95th percentile of the cosines of
+        A row for each embedding, as it is and centred. Columns: 5th, 50th and 95th percentile of the cosines of
         different positions; median share of the image that a position uses (`effective_share`); median ratio of
         minimum and maximum of the refined whole maps of the labelled findings.
     """
-    cosines: dict[str, list[Tensor]] = {"theta(x)": [], "theta(x), centred": []}
-    shares: dict[str, list[Tensor]] = {name: [] for name in cosines}
-    ratios: dict[str, list[Tensor]] = {name: [] for name in cosines}
+    refiners = {"untrained theta": untrained_pcm(model), "trained theta": model.refiner}
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for pixels, labels, _ in iter_batches(dataset, BATCH, desc="affinity"):
-        features, low_level = model.forward_features(eval_transform(pixels, size=size))
-        embedding = model.refiner.embed(features, low_level)
+        features, _ = model.forward_features(eval_transform(pixels, size=size))
         maps = max_normalise(model.class_scores(features)).flatten(start_dim=2)  # (B, K, N)
-        for name, values in zip(cosines, (embedding, centre(embedding)), strict=True):
-            query, rows = l2_normalise(values), affinity(values)
-            different = ~torch.eye(rows.shape[-1], dtype=torch.bool)
-            cosines[name].append(torch.bmm(query.transpose(1, 2), query)[:, different][:, ::7])
-            shares[name].append(effective_share(rows).flatten())
-            refined = torch.bmm(maps, rows.transpose(1, 2))[labels == 1]  # (maps, N)
-            ratios[name].append(refined.amin(dim=-1) / refined.amax(dim=-1))
-    percentiles = torch.tensor([0.05, 0.5, 0.95])
+        for name, refiner in refiners.items():
+            embedding = refiner.embed(features)
+            for row, values in ((name, embedding), (f"{name}, centred", centre(embedding))):
+                query, weights = l2_normalise(values), affinity(values)
+                different = ~torch.eye(weights.shape[-1], dtype=torch.bool)
+                cosines = torch.bmm(query.transpose(1, 2), query)[:, different][:, ::7].flatten()
+                refined = torch.bmm(maps, weights.transpose(1, 2))[labels == 1]  # (maps, N)
+                ratios = refined.amin(dim=-1) / refined.amax(dim=-1)
+                found.setdefault(row, []).append((cosines, effective_share(weights).flatten(), ratios))
     table = {}
-    for name in cosines:
-        sample = torch.cat([part.flatten() for part in cosines[name]])
-        sample = sample[:: len(sample) // 1_000_000 + 1]  # torch.quantile sorts at most 16 million values
-        ends = sample.quantile(percentiles).tolist()
-        ratio = torch.cat(ratios[name])
-        table[name] = {
-            **{f"cosine, {p:.0%}": value for p, value in zip(percentiles.tolist(), ends, strict=True)},
-            "share of the image": float(torch.cat(shares[name]).median()),
-            "minimum / maximum": float(ratio[ratio.isfinite()].median()),
+    for row, parts in found.items():
+        cosines, shares, ratios = (
+            np.concatenate([part.numpy() for part in column]) for column in zip(*parts, strict=True)
+        )
+        low, middle, high = np.percentile(cosines, [5, 50, 95])
+        table[row] = {
+            "cosine, 5 %": low,
+            "cosine, 50 %": middle,
+            "cosine, 95 %": high,
+            "share of the image": np.median(shares),
+            "minimum / maximum": np.nanmedian(ratios),
         }
     return pd.DataFrame(table).T
 
@@ -160,10 +168,9 @@ class IdentityRefiner(nn.Module):
 def measure_ecr(models: Models, stage: SeamStage, dataset: ChestXrayDataset, *, size: int) -> pd.Series:
     """Compute the ECR loss (Eq. 6) of some refiners, with the same rotations for all."""
     model, trained = models[PAPER], models[PAPER].refiner
-    torch.manual_seed(0)
     refiners = {
         "uniform affinity": UniformRefiner(),
-        "PCM, untrained theta": PCM(model.classifier.in_channels),
+        "PCM, untrained theta": untrained_pcm(model),
         "PCM, trained theta": trained,
         "residual PCM, trained": models[RESIDUAL].refiner,
         "the map as it is": IdentityRefiner(),
@@ -352,8 +359,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     box = study.targets.boxes.iloc[0]
     pixels = boxed.load([boxed.image_index.index(box["image_index"])])[0]
     images = eval_transform(pixels, size=recipe.image_size)
+    model = models[PAPER]
+    model.refiner = untrained_pcm(model)
     with torch.inference_mode():
-        figure = draw_affinity(models[PAPER], images, finding=boxed.findings.index(box["finding"]))
+        figure = draw_affinity(model, images, finding=boxed.findings.index(box["finding"]))
     finish(figure, folder / "affinity.png")
 
 

@@ -195,7 +195,7 @@ def draw_affinity(model: LocalizationModel, images: torch.Tensor, *, finding: in
     overlays = [overlay_heatmap(grey, cam_to_heatmap(values, grey.shape)[0, 0].numpy()) for values in maps]
     name = model.findings[finding].replace("_", " ")
     titles = [
-        f"{name}: a position",
+        f"{name}: the position with the largest CAM",
         f"its weights (Eq. 2): uses {shares[0]:.0%} of the image",
         f"centred: uses {shares[1]:.0%} of the image",
         "CAM",

@@ -107,9 +107,11 @@ def test_equal_embeddings_use_the_whole_image(
     monkeypatch.setattr(
         model, "forward_features", lambda x: (torch.ones(len(x), model.classifier.in_channels, 8, 8), None)
     )
-    row = measure_affinity(model, dataset, size=64).loc["theta(x)"]
-    assert row.filter(like="cosine").tolist() == pytest.approx([1, 1, 1], abs=1e-5)
-    assert row["share of the image"] == pytest.approx(1, abs=1e-5)
+    table = measure_affinity(model, dataset, size=64)
+    assert len(table) == 4
+    for name in ("untrained theta", "trained theta"):
+        assert table.loc[name].filter(like="cosine").tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+        assert table.loc[name, "share of the image"] == pytest.approx(1, abs=1e-5)
 
 
 def test_ecr_of_equal_embeddings_is_that_of_a_uniform_affinity(dataset: ChestXrayDataset) -> None:

@@ -113,11 +113,15 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
 
 
 def _read_annotations(coco: CocoFile, index: dict[int | str, str], path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the boxes and the outlines as fractions."""
+    """Return the boxes and the outlines as fractions; removes the annotations from `coco`."""
     names = {category.id: category.name for category in coco.categories}
     size_of = {image.id: (image.height, image.width) for image in coco.images}
     boxes, sizes, masks, run_lengths = [], [], [], 0
-    for number, annotation in enumerate(coco.annotations, 1):
+    count = len(coco.annotations)
+    coco.annotations.reverse()
+    while coco.annotations:
+        annotation = coco.annotations.pop()  # frees its memory; a long file takes several GB
+        number = count - len(coco.annotations)
         if annotation.image_id not in index or annotation.category_id not in names:
             key = "category_id" if annotation.image_id in index else "image_id"
             raise InputError(f"{path}, annotation {number}: unknown {key} {getattr(annotation, key)}; export it again")

@@ -116,7 +116,7 @@ cxr.Viewer(examples, predictors=predictors)
 # %% [markdown]
 # ## An image of your own
 #
-# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. On Colab you can tick **UPLOAD** instead. If the field is empty, an image of the data is used. The model knows only NIH's images and can be wrong on others without any sign. Never decide about a patient with it.
+# Type the path of a PNG, JPEG, TIFF or DICOM file of a frontal chest X-ray. On Colab you can tick **UPLOAD** instead. If the field is empty, an image of the data is used. The model knows only images like those that it was trained on and can be wrong on others without any sign. Never decide about a patient with it.
 
 # %% cellView="form"
 # @title An image of your own { display-mode: "form" }

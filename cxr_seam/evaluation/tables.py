@@ -205,7 +205,7 @@ def mean_auc(results: Mapping[str, Any]) -> pd.DataFrame:
         for row in published
     ]
     official = is_official(results)
-    split = OFFICIAL if official else f"{results['data']['test_images']:,} images"
+    split = OFFICIAL if official else count_of(results["data"]["test_images"], "image")
     for model in _classifiers(results):
         mean = results["classification"][model]["mean"]
         if mean["auc"]["value"] is not None:
@@ -414,7 +414,7 @@ def accuracy_by_threshold(results: Mapping[str, Any], measure: str) -> pd.DataFr
         COMPARABLE where a row does not compare.
     """
     official = is_official(results, boxed=True)
-    split = BOXED if official else f"{results['data']['boxed_images']:,} images"
+    split = BOXED if official else count_of(results["data"]["boxed_images"], "image")
     published = literature(measure)
     overlaps = list(dict.fromkeys(overlap for row in published for overlap in row.values))
     rows = []

@@ -21,7 +21,7 @@ from ..evaluation import tables
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
-from ..findings import OPERATING_POINTS
+from ..findings import FINDINGS, OPERATING_POINTS
 from ..io import atomic_write
 from ..metrics.localization import score_best_boxes
 from ..metrics.matching import rank_by_raw_score
@@ -59,7 +59,7 @@ def report_html(run: Workspace, evaluation: Evaluation) -> str:
     return render_page(
         results=results,
         synthetic=run.data in DEMO_PATIENTS,
-        published_errors=ERRATA,
+        published_errors=ERRATA if set(evaluation.findings) & set(FINDINGS) else (),
         final_model=evaluation.final_model,
         operating_points=OPERATING_POINTS,
         tables=tables,

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.data.transforms import eval_transform, rotation_params
+from cxr_seam.evaluation.methods import Targets
 from cxr_seam.evaluation.results import FROC, LOOSE_FROC, TITLES, format_estimate
 from cxr_seam.inference.calibration import make_prior
 from cxr_seam.inference.heatmap_options import HeatmapOptions
@@ -338,32 +339,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = run.output_dir / "refinement" / recipe.name
     models = train_refiners(run, chosen.multires, folder / "models", most=chosen.train_images)
     study = Study(run, folder, lambda *_: {}, chosen.n_bootstrap)
-    _, val_set = run.train_val_datasets(recipe)
-    boxed = study.targets.dataset
-    shown = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
-    labelled = ChestXrayDataset(run.cache(), run.metadata(), image_index=shown)
-    few, some = sample_images(run, boxed, AFFINITY_IMAGES), sample_images(run, labelled, ECR_IMAGES)
-    tables = {
-        "affinity": measure_affinity(models[PAPER], few, size=recipe.image_size).round(3),
-        "ecr": measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3).to_frame(),
-    }
-    options = reading_options(models, val_set, recipe=recipe)
-    boxes = collect_boxes(models, study, options, recipe=recipe)
-    measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
-    tables["boxes"] = tabulate(measured)
-    for name, table in tables.items():
-        print(f"\n{recipe.name}, {name}\n{table.to_string()}")
+    boxed, (_, val_set) = study.targets.dataset, run.train_val_datasets(recipe)
+
+    def show(name: str, table: pd.DataFrame | pd.Series) -> None:
+        print(f"\n{recipe.name}, {name}\n{table.to_string()}", flush=True)
         with atomic_write(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary)
+
+    few = sample_images(run, boxed, AFFINITY_IMAGES)
+    show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3))
+    boxes = collect_boxes(models, study, reading_options(models, val_set, recipe=recipe), recipe=recipe)
+    measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
+    show("boxes", tabulate(measured))
     plot_boxes(measured, folder / "boxes.png")
-    box = study.targets.boxes.iloc[0]
-    pixels = boxed.load([boxed.image_index.index(box["image_index"])])[0]
-    images = eval_transform(pixels, size=recipe.image_size)
-    model = models[PAPER]
+    labelled = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
+    some = sample_images(run, ChestXrayDataset(run.cache(), run.metadata(), image_index=labelled), ECR_IMAGES)
+    show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3))
+    plot_first_box(models[PAPER], study.targets, folder / "affinity.png", size=recipe.image_size)
+
+
+def plot_first_box(model: LocalizationModel, targets: Targets, path: Path, *, size: int) -> None:
+    """Plot the affinity of an untrained PCM for the image and finding of the first true box."""
+    box, dataset = targets.boxes.iloc[0], targets.dataset
+    images = eval_transform(dataset.load([dataset.image_index.index(box["image_index"])])[0], size=size)
     model.refiner = untrained_pcm(model)
     with torch.inference_mode():
-        figure = draw_affinity(model, images, finding=boxed.findings.index(box["finding"]))
-    finish(figure, folder / "affinity.png")
+        figure = draw_affinity(model, images, finding=dataset.findings.index(box["finding"]))
+    finish(figure, path)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
 from ...errors import InputError, count_of
 from ...findings import ALIASES, ORIGINAL_SIZE
 from ..archives import name_by_stem
 from .base import BOX_COLUMNS, MASK_COLUMNS, DatasetMetadata, scale_boxes, warn_guess
 from .nih import TEST_LIST, TRAIN_VAL_LIST, load_lists
-from .tables import MAX_JSON_BYTES, find_table, read_text
+from .tables import MAX_JSON_BYTES, find_table, read_text, validate_json
 
 NAME = "chestx-det"
 IMAGE_FOLDERS = ("images", "images_256")
@@ -119,12 +119,7 @@ def _read_parts(folder: Path) -> tuple[tuple[list[str], list[str]], pd.DataFrame
 
 def _read_images(path: Path, text: str) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
     """Return the names of the images, their boxes and their outlines as fractions."""
-    try:
-        images = _IMAGES.validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ", ".join(map(str, problem["loc"])) or "the file"
-        raise InputError(f"{path} is not of ChestX-Det: {where}: {problem['msg']}; fetch it again") from error
+    images = validate_json(text, _IMAGES, path, layout="ChestX-Det")
     boxes, masks, numbers = [], [], []
     for number, image in enumerate(images, 1):
         if not len(image.findings) == len(image.boxes) == len(image.polygons):

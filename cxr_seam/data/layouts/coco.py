@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, PositiveInt, ValidationError
+from pydantic import BaseModel, PositiveInt, TypeAdapter
 
 from ...errors import InputError, count_of
 from ..archives import name_by_path
@@ -28,7 +28,7 @@ from .base import (
     warn_guess,
 )
 from .simple import BOX_TABLE, IMAGE_TABLE, load_images
-from .tables import MAX_JSON_BYTES, find_table, read_text, refuse_similar
+from .tables import MAX_JSON_BYTES, find_table, read_text, refuse_similar, validate_json
 
 NAME = "coco"
 IMAGE_FOLDERS = ("images",)
@@ -88,12 +88,7 @@ def load_metadata(folder: str | Path) -> DatasetMetadata:
         raise InputError(f"{folder} has no {ANNOTATIONS}; export the boxes in COCO's format")
     if (other := find_table(folder, BOX_TABLE)) is not None:
         raise InputError(f"{folder} has boxes in both {ANNOTATIONS} and {other.name}; keep one of them")
-    try:
-        coco = CocoFile.model_validate_json(read_text(path, most=MAX_JSON_BYTES))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
-        raise InputError(f"{path} is not in COCO's format: {where}: {problem['msg']}; export it again") from error
+    coco = validate_json(read_text(path, most=MAX_JSON_BYTES), TypeAdapter(CocoFile), path, layout="COCO")
     if len({category.name for category in coco.categories}) < len({category.id for category in coco.categories}):
         raise InputError(f"{path} has two categories of one name; export it again")
     refuse_similar([category.name for category in coco.categories], path)

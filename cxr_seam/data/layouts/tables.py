@@ -9,11 +9,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from ...errors import InputError
+
+T = TypeVar("T")
 
 MAX_BYTES = 64 * 2**20
 """Longest table that is read, also after decompression; NIH's longest has 8 MB."""
@@ -127,6 +131,16 @@ def read_text(path: Path, *, most: int = MAX_BYTES) -> str:
     if "\0" in text:
         raise InputError(f"{path} contains zero bytes; fetch it again")
     return text
+
+
+def validate_json(text: str, kind: TypeAdapter[T], path: Path, *, layout: str) -> T:
+    """Validate the text of a file of boxes and outlines; InputError says where a value is missing or wrong."""
+    try:
+        return kind.validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise InputError(f"{path} is not of {layout}: {where}: {problem['msg']}; fetch or export it again") from error
 
 
 def parse_floats(cells: pd.Series, path: Path) -> np.ndarray:

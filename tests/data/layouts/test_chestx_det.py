@@ -96,10 +96,10 @@ def test_lines_with_names_and_lists_of_nih(zipped, tmp_path):
     [
         ({"syms": ["Tumour"]}, "ChestX_Det_test.json, image 1: 'Tumour'"),
         ({"syms": ["Mass", "Mass"]}, "ChestX_Det_test.json, image 1: findings, boxes and outlines differ"),
-        ({"boxes": [[1, 2, 3]]}, "ChestX_Det_test.json is not of ChestX-Det: 0, boxes"),
+        ({"boxes": [[1, 2, 3]]}, "ChestX_Det_test.json is not of ChestX-Det: 0.boxes"),
         ({"boxes": [[1, 2, 1030, 4]]}, "ChestX_Det_test.json, image 1: the box of 36300.png leaves"),
         ({"boxes": [[3, 2, 1, 4]]}, "ChestX_Det_test.json, image 1: the box of 36300.png has no width"),
-        ({"polygons": [[[1, 2], [3, float("inf")], [3, 4]]]}, "ChestX_Det_test.json is not of ChestX-Det: 0, polygons"),
+        ({"polygons": [[[1, 2], [3, float("inf")], [3, 4]]]}, "ChestX_Det_test.json is not of ChestX-Det: 0.polygons"),
         ({"file_name": "36199.png"}, "36199.png is listed twice"),
     ],
 )

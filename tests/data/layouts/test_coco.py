@@ -97,7 +97,7 @@ def annotation(**changed):
         ({"categories": [{"id": 3, "name": "Mass"}, {"id": 5, "name": "Mass"}]}, "two categories"),
         ({"categories": [{"id": 3, "name": "Mass"}, {"id": 5, "name": "MASS"}]}, "'Mass' and 'MASS'"),
         ({"images": [*COCO["images"], COCO["images"][0]]}, "annotations.json lists an image"),
-        ({"images": "none"}, "annotations.json is not in COCO's format: images"),
+        ({"images": "none"}, "annotations.json is not of COCO: images"),
         ({"table": "image,Effusion\na.png,1\n"}, "'Mass' is no column of images.csv"),
     ],
 )
@@ -108,7 +108,7 @@ def test_wrong_files(changed, sentence, tmp_path):
 
 def test_no_json(tmp_path):
     (tmp_path / "annotations.json").write_text("<html>")
-    with pytest.raises(InputError, match="annotations.json is not in COCO's format"):
+    with pytest.raises(InputError, match="annotations.json is not of COCO"):
         load_dataset(tmp_path)
 
 

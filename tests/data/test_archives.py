@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
+import stat
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,6 +175,15 @@ def test_unpack_refuses_paths_that_lead_out(member, tmp_path):
     with pytest.raises(InputError, match="evil.zip contains the path"):
         unpack(archives, tmp_path / "out" / "unpacked")
     assert sorted(tmp_path.rglob("*")) == archives[::-1]
+
+
+def test_unpack_makes_no_links(tmp_path):
+    link = zipfile.ZipInfo("a/images")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, str(tmp_path))
+    folder = unpack([tmp_path / "a.zip"], tmp_path / "unpacked")
+    assert not (folder / "a/images").is_symlink() and files_below(folder) == {"a/images": bytes(tmp_path)}
 
 
 @pytest.mark.parametrize("spare", [-1, 0])

@@ -102,7 +102,7 @@ cxr.tables.training_table(history)
 #
 # Before refinement, only the strongest finding is kept at each position. A background channel, 1 minus the strongest, is added.
 #
-# **The presets `demo`, `small`, `strong` and `strong_small` use a variant, the residual PCM.** With Eq. 2 as it is, a refined map is almost constant: the features are not negative, so all cosines are large. The variant subtracts the mean of $\theta(x)$ over the image before the cosine, refines the whole CAM at test, and mixes the result half and half with it. [docs/pcm.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/pcm.md) explains and measures this. The presets `resnet50` and `efficientnet_b4` have the paper's PCM.
+# **The presets `demo`, `small`, `strong` and `strong_small` use a variant, the residual PCM.** With Eq. 2 as it is, each position uses most of the image, because the features are not negative and so all cosines are large; refined maps lose contrast. The variant subtracts the mean of $\theta(x)$ over the image before the cosine, refines the whole CAM at test, and mixes the result half and half with it. [docs/pcm.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/pcm.md) explains and measures this. The presets `resnet50` and `efficientnet_b4` have the paper's PCM.
 
 # %% [markdown]
 # ## The PCM in numbers
@@ -162,7 +162,7 @@ cxr.tables.training_table(history)
 # %% [markdown]
 # ## What one position uses
 #
-# The affinity of the position with the largest CAM (ring), with the trained $\theta$. "Uses" is the effective number of positions, $1/\sum_j a_j^2$ for weights $a_j$ that sum to 1, as a share of all positions. Top: with Eq. 2 the position uses almost the whole image. With the mean embedding subtracted, it uses less. Bottom: the CAM, refined in both ways.
+# The affinity of the position with the largest CAM (ring), with the trained $\theta$. "Uses" is the effective number of positions, $1/\sum_j a_j^2$ for weights $a_j$ that sum to 1, as a share of all positions. Top: with Eq. 2 the position uses most of the image. With the mean embedding subtracted, it uses less. Bottom: the CAM, refined in both ways.
 
 # %%
 cxr.figures.plot_affinity(run, path=run.figures / "affinity.png")

@@ -196,15 +196,15 @@ class Workspace:
     def dataset_folder(self) -> Path:
         """Folder of the dataset's tables and images.
 
-        Where tables name images by their paths, zip archives are unpacked into `data_dir` at the first use. Tables
-        beside the archives are copied to them.
+        Where tables name images by their paths, zip archives are unpacked into `data_dir` at the first use and after
+        they changed. Tables beside the archives are copied to them.
         """
         tables, reader = self.metadata_folder, READERS[self.layout.partition(":")[0]]
         if reader.IMAGE_NAME is name_by_stem or not self._archives:
             return tables
         if self.folder.is_dir() and sort_files(self.folder)[0]:  # archives beside the images that they contain
             return tables
-        folder = unpack(self._archives, self.data_dir / "unpacked")
+        unpack(self._archives, folder := self.data_dir / "unpacked")
         if tables != self.data_dir / "tables":
             copy_tables(tables, folder)
         below = (path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern)))

@@ -7,6 +7,7 @@ bytes of files and archives decide their kind, not their names.
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -31,6 +32,9 @@ from .image_io import MAX_BYTES, TABLE_SUFFIXES, first_names, has_image_suffix, 
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Archives that are looked for in folders; by their bytes, documents of office programs are zip archives too."""
+
+UNPACKED_FILE = ".unpacked.json"
+"""File in a folder of unpacked archives, with the checksum of each file."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 LONG_HEADERS = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -225,31 +229,32 @@ def unpack_tables(archives: Sequence[Path], folder: Path) -> bool:
     return True
 
 
-def unpack(archives: Sequence[Path], folder: Path) -> Path:
-    """Unpack the visible files of zip archives into a folder, once: it exists when it is complete.
+def unpack(archives: Sequence[Path], folder: Path) -> None:
+    """Unpack the visible files of zip archives into a folder, unless they are there as they are in the archives.
 
-    Until then the files are in `folder`.part, where an interrupted call continues. Members that cannot be read are left
-    out with a warning.
-
-    Returns:
-        The folder.
+    An interrupted call is continued by the next one. Members that cannot be read are left out with a warning.
 
     Raises:
         InputError: an archive is broken or contains a path that leads out of it (nothing is written then), two archives
             have different files of one path, or the disk is too small or cannot be written.
     """
-    if folder.is_dir():
-        return folder
-    partial, members = folder.with_name(f"{folder.name}.part"), {}
+    members: dict[str, Member] = {}
     for path, member, name in _visible_members(archives):
-        if members.setdefault(partial / name, (path, member))[1].CRC != member.CRC:
+        if members.setdefault(str(name), (path, member))[1].CRC != member.CRC:
             raise InputError(f"{path} has another file {name} than the archives before it; remove one of them")
-    if broken := _unpack_members(members, partial):
+    record, done, wanted = folder / UNPACKED_FILE, {}, {name: member.CRC for name, (_, member) in members.items()}
+    with suppress(OSError, TypeError, ValueError):  # there is none yet, or it is damaged
+        done = dict(json.loads(record.read_text(encoding="utf-8")))
+    if done == wanted:
+        return
+    changed = {folder / name: member for name, member in members.items() if done.get(name) != wanted[name]}
+    if broken := _unpack_members(changed, folder):
         count, first = count_of(len(broken), "file"), next(iter(broken.values()))
         warnings.warn(f"{count} could not be unpacked: {first_names(list(broken))} (the first: {first})", stacklevel=3)
-    with _write_errors(folder):
-        partial.replace(folder)
-    return folder
+    for path in [_member_path(name, record) for name in done.keys() - wanted.keys()]:
+        (folder / (path or record)).unlink(missing_ok=True)
+    with atomic_write(record) as temporary:
+        temporary.write_text(json.dumps(wanted), encoding="utf-8")
 
 
 Member = tuple[Path, zipfile.ZipInfo]
@@ -267,18 +272,14 @@ def _visible_members(archives: Sequence[Path]) -> Iterator[tuple[Path, zipfile.Z
 
 
 def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[str, str]:
-    """Write members of archives to paths below a folder, unless they are there with the right length.
+    """Write members of archives to paths below a folder, unless they are there already.
 
     Returns:
         The members that could not be read, with the reason.
     """
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        members = {
-            target: (path, member)
-            for target, (path, member) in members.items()
-            if not target.is_file() or target.stat().st_size != member.file_size
-        }
+        members = {target: member for target, member in members.items() if not _is_unpacked(target, member[1])}
         needed, room = sum(member.file_size for _, member in members.values()), shutil.disk_usage(folder).free
     if needed > room:
         raise InputError(
@@ -300,6 +301,11 @@ def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[str, s
                         broken[f"{path}/{member.filename}"] = str(error) or type(error).__name__
                     bar.update(member.file_size)
     return broken
+
+
+def _is_unpacked(target: Path, member: zipfile.ZipInfo) -> bool:
+    is_same = target.is_file() and target.stat().st_size == member.file_size
+    return is_same and zlib.crc32(target.read_bytes()) == member.CRC
 
 
 @contextmanager

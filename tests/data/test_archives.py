@@ -137,21 +137,30 @@ FILES = {"a/images.csv": b"image,Mass\n", "a/images/x.png": png(10), "a/images/y
 
 
 def files_below(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The visible files, by path."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not path.name.startswith(".")}
 
 
-def test_unpack_once(tmp_path, monkeypatch):
+def test_unpack_once_and_after_a_change(tmp_path, monkeypatch):
     one = zipped(tmp_path / "1.zip", FILES | {"__MACOSX/a/._x.png": b"x", "a/.DS_Store": b"x"})
-    two = zipped(tmp_path / "2.zip", {"a/images/x.png": png(10), "b/z.dcm": b"z"})
-    folder = unpack([one, two], tmp_path / "out" / "unpacked")
-    assert folder == tmp_path / "out" / "unpacked" and list(folder.parent.iterdir()) == [folder]
+    two, folder = zipped(tmp_path / "2.zip", {"a/images/x.png": png(10), "b/z.dcm": b"z"}), tmp_path / "unpacked"
+    unpack([one, two], folder)
     assert files_below(folder) == FILES | {"b/z.dcm": b"z"}
-    monkeypatch.setattr("cxr_seam.data.archives.zipfile.ZipFile", None)
-    assert unpack([one, two], folder) == folder
+    states = {path: path.stat() for path in folder.rglob("*")}
+    unpack([one, two], folder)
+    assert {path: path.stat() for path in folder.rglob("*")} == states
+    zipped(one, FILES | {"a/images.csv": b"image,Edem\n"})  # of the same length
+    unpack([one], folder)
+    assert files_below(folder) == FILES | {"a/images.csv": b"image,Edem\n"}
+    (folder / ".unpacked.json").write_text('{"../1.zip": 1}')  # by somebody else
+    with pytest.raises(InputError, match="leads out"):
+        unpack([one], folder)
+    assert one.exists()
 
 
 def test_unpack_continues_after_an_interruption(tmp_path, monkeypatch):
-    archive, copied = zipped(tmp_path / "a.zip", FILES), []
+    archive, copied, folder = zipped(tmp_path / "a.zip", FILES), [], tmp_path / "unpacked"
 
     def interrupted(source, target, *length):
         if len(copied) == 2:
@@ -163,10 +172,11 @@ def test_unpack_continues_after_an_interruption(tmp_path, monkeypatch):
     copyfileobj = shutil.copyfileobj
     monkeypatch.setattr("cxr_seam.data.archives.shutil.copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        unpack([archive], tmp_path / "unpacked")
-    assert not (tmp_path / "unpacked").exists()
+        unpack([archive], folder)
+    assert files_below(folder).items() < FILES.items() and len(files_below(folder)) == 2
     copied.pop()
-    assert files_below(unpack([archive], tmp_path / "unpacked")) == FILES and len(copied) == 2
+    unpack([archive], folder)
+    assert files_below(folder) == FILES and len(copied) == 2
 
 
 @pytest.mark.parametrize("member", ["../x.png", "/tmp/x.png", "images/../../x.png", "..\\x.png", "C:\\x.png"])
@@ -182,7 +192,7 @@ def test_unpack_makes_no_links(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, str(tmp_path))
-    folder = unpack([tmp_path / "a.zip"], tmp_path / "unpacked")
+    unpack([tmp_path / "a.zip"], folder := tmp_path / "unpacked")
     assert not (folder / "a/images").is_symlink() and files_below(folder) == {"a/images": bytes(tmp_path)}
 
 
@@ -195,7 +205,8 @@ def test_unpack_needs_room(spare, tmp_path, monkeypatch):
             unpack([archive], tmp_path / "unpacked")
         assert files_below(tmp_path).keys() == {"a.zip"}
     else:
-        assert files_below(unpack([archive], tmp_path / "unpacked")) == FILES
+        unpack([archive], tmp_path / "unpacked")
+        assert files_below(tmp_path / "unpacked") == FILES
 
 
 def test_unpack_of_different_files_of_one_path(tmp_path):
@@ -210,5 +221,5 @@ def test_unpack_leaves_out_a_damaged_member(tmp_path):
     data[data.index(b"IDAT") + 6] ^= 0xFF
     path.write_bytes(data)
     with pytest.warns(UserWarning, match=r"2 files could not be unpacked: .*a.zip/a/images/x.png"):
-        folder = unpack([path], tmp_path / "unpacked")
-    assert files_below(folder) == {name: data for name, data in FILES.items() if "x.png" not in name}
+        unpack([path], tmp_path / "unpacked")
+    assert files_below(tmp_path / "unpacked") == {name: data for name, data in FILES.items() if "x.png" not in name}

@@ -122,12 +122,9 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
         torch.manual_seed(recipe.seed)
         model = init_model(recipe, run.checkpoint("multires"), weights="none", findings=train_set.findings)
     objective = SeamObjective(model, stage).eval()
-    pixels, labels = train_set.load([int(train_set.labels.any(axis=1).argmax())])  # the first image with a finding
-    images = eval_transform(pixels, size=recipe.image_size)
+    images, labels, finding = first_with_finding(train_set, model, size=recipe.image_size)
     rotation = rotation_params(torch.tensor([25.0]))
     losses = objective(images, labels, rotation=rotation)
-    raw_scores = model(images, maps=False).logits.sigmoid()
-    finding = int((raw_scores * labels).argmax())  # the most probable one that the image has
     output = objective.forward_branches(images, rotation)
     (grey,), (rotated,) = to_grey(images), to_grey(output.warped_images)
     maps = [affine_warp(output.cam.relu(), rotation), affine_warp(output.refined, rotation)]
@@ -147,18 +144,25 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
 def plot_affinity(run: Workspace, *, path: FigurePath = None) -> Figure:
     """Plot which positions the trained PCM uses for one position, with and without the mean embedding; `draw_affinity`.
 
-    Shows the most probable finding of the first test image with a finding.
+    The image is the training image of `plot_siamese_step`.
 
     Raises:
         InputError: "multires_pcm" is not trained, or its refiner is no PCM.
     """
-    model, metadata = load_checkpoint(run.checkpoint("multires_pcm"))
-    dataset = run.test_dataset()
-    pixels, labels = dataset.load([int((dataset.labels == 1).any(axis=1).argmax())])
-    images = eval_transform(pixels, size=metadata.recipe.image_size)
-    present = labels[:, [dataset.findings.index(name) for name in model.findings]].nan_to_num(0)
-    finding = int((model(images, maps=False).logits.sigmoid() * present).argmax())
+    recipe = run.recipe("multires_pcm")
+    model, _ = load_checkpoint(run.checkpoint("multires_pcm"))
+    images, _, finding = first_with_finding(run.train_val_datasets(recipe)[0], model, size=recipe.image_size)
     return finish(draw_affinity(model, images, finding=finding), path)
+
+
+def first_with_finding(
+    dataset: ChestXrayDataset, model: LocalizationModel, *, size: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return the first image with a finding, (1, 3, size, size), its labels (1, K), and its most probable finding."""
+    pixels, labels = dataset.load([int((dataset.labels == 1).any(axis=1).argmax())])
+    images = eval_transform(pixels, size=size)
+    raw_scores = model(images, maps=False).logits.sigmoid()
+    return images, labels, int((raw_scores * labels.nan_to_num(0)).argmax())
 
 
 def draw_affinity(model: LocalizationModel, images: torch.Tensor, *, finding: int) -> Figure:

@@ -58,12 +58,12 @@ def image_sets(metadata: DatasetMetadata, data: Path) -> dict[str, list[str]]:
     }
 
 
-def prepare_images(data: Path, metadata: DatasetMetadata, folder: Path) -> ImageCache:
-    """Prepare the annotated images at 256 pixels; of two copies of an image the larger one."""
+def prepare_images(data: Path, metadata: DatasetMetadata, folder: Path, *, size: int) -> ImageCache:
+    """Prepare the annotated images at `size` pixels; of two copies of an image the larger one."""
     names = [*metadata.train_val, *metadata.test]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # every small copy of a large image would be told
-        return prepare([data / name for name in (*LARGE, *SMALL)], folder, size=256, names=names)
+        return prepare([data / name for name in (*LARGE, *SMALL)], folder, size=size, names=names)
 
 
 def evaluate_set(
@@ -104,7 +104,7 @@ def main() -> None:
     else:
         predictors = load_predictors(get_preset(chosen.preset), chosen.models)
     metadata = load_annotations(chosen.data, chosen.annotations, chosen.output / "tables")
-    cache = prepare_images(chosen.data, metadata, chosen.output / "cache_256")
+    cache = prepare_images(chosen.data, metadata, chosen.output / "cache_256", size=256)
     for title, images in image_sets(metadata, chosen.data).items():
         results = evaluate_set(predictors, metadata, cache, images)
         method = next(iter(results["localization"].values()))

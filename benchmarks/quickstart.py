@@ -31,7 +31,14 @@ from cxr_seam.evaluation.results import MULTIRES
 from cxr_seam.hub import CARD_FILE, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.classification import classification_table
-from cxr_seam.models.checkpoint import QUICKSTART, QUICKSTART_FILE, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.checkpoint import (
+    QUICKSTART,
+    QUICKSTART_FILE,
+    best_path,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+)
 from cxr_seam.visualize.figures import plot_reliability
 from cxr_seam.workspace import Workspace
 
@@ -61,13 +68,18 @@ def save_half(source: Path, path: Path) -> None:
 
 
 def open_workspace(data: Path, output: Path, checkpoint: Path) -> Workspace:
-    """Prepare the images of at least 256 pixels at the size of the model, the MultiRes model of the run."""
-    _, metadata = load_checkpoint(checkpoint)
-    run = Workspace.open(data=str(data), preset="small", output_dir=output.absolute())
+    """Prepare the images of at least 256 pixels at the size of the model, the MultiRes model of the run.
+
+    Images are shrunk once, to this size, as `predict` does.
+    """
+    metadata = read_header(checkpoint)
+    run = Workspace.open(data=str(data), preset="tiny", output_dir=output.absolute())
     run = replace(run, recipes=(run.recipes[0], metadata.recipe, run.recipes[2]))
-    folders = [data / name for name in LARGE if (data / name).is_dir()] or [data / "images"]
-    prepare(folders, run.data_dir / f"cache_{metadata.cache_size}", size=metadata.cache_size)
+    folders = [data / name for name in LARGE if (data / name).is_dir()]
+    cache = prepare(folders, run.data_dir / f"cache_{metadata.cache_size}", size=metadata.cache_size)
     run.prepare_data()
+    if run.cache().size != cache.size:
+        raise InputError(f"{run.cache_folder} is not of the model's size {cache.size}; choose another --output")
     path = best_path(run.models, metadata.recipe.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(checkpoint, path)
@@ -86,13 +98,15 @@ def compare_precisions(source: Path, packaged: Path, run: Workspace) -> pd.DataF
 
 
 def external_results(packaged: Path, data: Path, annotations: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """Evaluate the model on the images of NIH's test list with ChestX-Det's annotations, by set."""
-    predictors = {MULTIRES: Predictor.load(packaged)}
+    """Evaluate the model on the images of NIH's test list with ChestX-Det's annotations, by set; {} without these."""
+    if not annotations.exists():
+        return {}
+    predictor = Predictor.load(packaged)
     metadata = load_annotations(data, annotations, folder / "tables")
-    cache = prepare_images(data, metadata, folder / "cache_256")
+    cache = prepare_images(data, metadata, folder / "cache", size=predictor.cache_size)
     sets = {title: names for title, names in image_sets(metadata, data).items() if title.startswith("test list")}
     return {
-        f"{title}: {len(names)} images": evaluate_set(predictors, metadata, cache, names)
+        f"{title}: {len(names)} images": evaluate_set({MULTIRES: predictor}, metadata, cache, names)
         for title, names in sets.items()
         if names
     }
@@ -100,15 +114,18 @@ def external_results(packaged: Path, data: Path, annotations: Path, folder: Path
 
 def external_section(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Write the external test in Markdown."""
+    if not results:
+        return "## External test\n\nNot measured."
     lines = [
         "## External test",
         "",
         "Boxes that other radiologists drew on images of NIH's test list (ChestX-Det, Lian et al. 2021). Nothing was",
-        "trained on them or chosen by them; see `docs/external-test.md` in the program's repository.",
+        "trained on them or chosen by them. Images are shrunk to the size of the model once, as `predict` does;",
+        "`docs/external-test.md` in the program's repository has results with images that were prepared at 256 pixels.",
     ]
     for title, part in results.items():
-        table = tables.summary(part).reset_index()
-        rows = [list(table.columns), ["---"] * table.shape[1], *table.fillna("").to_numpy().tolist()]
+        table = tables.summary(part).fillna("")
+        rows = [["", *table.columns], ["---"] * (1 + len(table.columns)), *table.reset_index().to_numpy().tolist()]
         lines += ["", f"{title[0].upper()}{title[1:]}", "", *(f"| {' | '.join(map(str, row))} |" for row in rows)]
     return "\n".join(lines)
 
@@ -117,9 +134,7 @@ def write_package(evaluation_folder: Path, packaged: Path, *, notes: str) -> Non
     """Write the model card beside the packaged model."""
     with tempfile.TemporaryDirectory() as temporary:
         results = evaluation_folder / "results.json"
-        folder = save_pretrained(
-            packaged, temporary, results=results, license=LICENSE, repo_id="cxr_seam/quickstart", notes=notes
-        )
+        folder = save_pretrained(packaged, temporary, results=results, license=LICENSE, notes=notes)
         shutil.copyfile(folder / CARD_FILE, packaged.with_name(CARD_FILE))
 
 

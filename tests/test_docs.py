@@ -154,6 +154,13 @@ def test_the_shared_model_of_the_example_is_the_checkpoint(
     assert str(tmp_path) not in card and str(demo_folder) not in card
 
 
+def test_quickstart_page_predicts(paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.png").write_bytes(paths[0].read_bytes())
+    prediction = run("quickstart.md")["prediction"]
+    assert len(prediction.raw_scores) == 14 and len(prediction.boxes)
+
+
 def test_export_page_gives_what_the_predictor_gives(
     checkpoint: Path, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 from helpers.batches import ROOT
 from helpers.checkpoints import save_untrained
+from huggingface_hub import ModelCard
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.data.split import train_val_split
+from cxr_seam.evaluation.results import load_results
 from cxr_seam.findings import FINDINGS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.checkpoint import QUICKSTART_FILE, read_header
@@ -36,6 +40,19 @@ def test_recipe_uses_image_labels_alone() -> None:
     assert metadata.data is not None and set(metadata.scores) == set(FINDINGS)
 
 
+def test_card_is_of_this_model() -> None:
+    header, path = read_header("quickstart"), QUICKSTART_FILE.with_name("README.md")
+    data, text = ModelCard.load(path).data, path.read_text()
+    assert data.license == "apache-2.0" and {result.dataset_name for result in data.eval_results} == {
+        "NIH ChestX-ray14"
+    }
+    for fact in (header.data.train_fingerprint, header.data.val_fingerprint, "NIH Clinical Center", "CVPR 2017"):
+        assert fact in text
+    for section in ("## Data", "## Results", "## External test", "## Intended use", "## Limits"):
+        assert text.count(f"\n{section}\n") == 1
+    assert re.search(r"^\| \*\*MultiRes\*\* \|", text, re.MULTILINE) and "| Centre box, half of image |" in text
+
+
 def test_training_images_are_those_of_the_train_val_list(nih_root: Path) -> None:
     """The images that the split chooses from the official list are those of the header, by names and labels."""
     metadata, header = load_metadata(nih_root), read_header("quickstart")
@@ -53,6 +70,27 @@ def test_training_images_are_those_of_the_train_val_list(nih_root: Path) -> None
     assert [header.data.train_fingerprint, header.data.val_fingerprint] == [each.fingerprint for each in datasets]
     official = gzip.decompress((nih_root / "test_list.txt.gz").read_bytes()).decode().split()
     assert len(official) == 25_596 and not {*names[0], *names[1]} & set(official)
+
+
+def test_script_packages_and_measures_a_model(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import quickstart
+
+    monkeypatch.setattr(quickstart, "MAX_DIFFERENCE", 1.0)  # random weights give equal scores, which rounding swaps
+    source = save_untrained(tmp_path / "single.safetensors", get_preset("tiny")[1])
+    package, output = tmp_path / "package" / "model.safetensors", tmp_path / "out"
+    options = {"checkpoint": source, "data": demo_folder, "annotations": tmp_path / "none", "package": package}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *words, "--output", str(output), "--n-bootstrap", "20"])
+    assert quickstart.main() == 0
+    results = load_results(output / "results.json")
+    assert results["checkpoints"]["quickstart"]["sha256"] == hashlib.sha256(package.read_bytes()).hexdigest()
+    card = package.with_name("README.md").read_text()
+    auc = results["classification"]["MultiRes"]["mean"]["auc"]
+    assert f"{auc['value']:.3f}" in card and "Not measured." in card and "NIH Clinical Center" in card
+    assert (output / "figures" / "reliability.png").exists()
 
 
 def test_half_precision_keeps_scores_and_maps(

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,14 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.evaluate import describe_split, digest, evaluate, find_targets, load_predictors
+from cxr_seam.evaluation.evaluate import (
+    count_training_images,
+    describe_split,
+    digest,
+    evaluate,
+    find_targets,
+    load_predictors,
+)
 from cxr_seam.evaluation.methods import baseline_methods
 from cxr_seam.evaluation.results import (
     LOCALIZATION,
@@ -29,7 +37,7 @@ from cxr_seam.evaluation.results import (
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
-from cxr_seam.models.checkpoint import Checkpoint, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.checkpoint import Checkpoint, TrainingData, best_path, load_checkpoint, save_checkpoint
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace
@@ -220,6 +228,20 @@ def test_training_image_counts(results, workspace):
     people = {name.split("_")[0] for name in tables.train_val}
     assert data["training_patients"] + data["validation_patients"] == len(people)
     assert min(data["validation_patients"], data["training_patients"]) > 0
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_training_images_of_a_model_from_elsewhere_are_not_counted(workspace, tmp_path, same):
+    recipe, other = RECIPES[0], "1497 images, 0123456789abcdef"
+    train_set, val_set = workspace.train_val_datasets(recipe)
+    data = TrainingData(64, train_set.fingerprint if same else other, val_set.fingerprint, "")
+    elsewhere = replace(workspace, output_dir=tmp_path)
+    path = best_path(elsewhere.models, recipe.name)
+    metadata = Checkpoint(recipe, data=data)
+    save_checkpoint(path, build_model(recipe.model, weights="none"), metadata=metadata)
+    elsewhere.prepare_data()
+    counts = count_training_images(elsewhere, {STANDARD: Predictor.load(path)}, elsewhere.metadata())
+    assert counts["training_images"] == (len(train_set) if same else None)
 
 
 def test_evaluate_saves_results(results, workspace):

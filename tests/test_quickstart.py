@@ -100,7 +100,7 @@ def test_half_precision_keeps_scores_and_maps(
     from quickstart import save_half
 
     source = save_untrained(tmp_path / "single.safetensors", get_preset("tiny")[1])
-    save_half(source, tmp_path / "half.safetensors")
+    save_half(source, tmp_path / "half.safetensors", scores=read_header(source).scores)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * source.stat().st_size
     single, half = (Predictor.load(tmp_path / f"{name}.safetensors") for name in ("single", "half"))
     assert half.calibrator.scores == single.calibrator.scores

@@ -158,8 +158,8 @@ def external_section(results: Mapping[str, Mapping[str, Any]]) -> str:
         "## External test",
         "",
         "Boxes that other radiologists drew on images of NIH's test list (ChestX-Det, Lian et al. 2021). Nothing was",
-        "trained on them or chosen by them. Images are shrunk to the size of the model once, as `predict` does;",
-        "`docs/external-test.md` in the program's repository has results with images that were prepared at 256 pixels.",
+        "trained on them or chosen by them. `docs/external-test.md` in the program's repository also has images of the",
+        "train_val list.",
     ]
     for title, part in results.items():
         table = tables.summary(part).fillna("")

@@ -20,16 +20,20 @@ COLUMNS = {REFINED: PAPER, "strong, contours, no prior": CONTOUR_ROW, STRONG: ST
 def plot_examples(study: Study, *, seed: int) -> Path | None:
     """Write `examples.png`: the first image with a true box of each finding, with the maps and boxes of each row.
 
+    An existing file stays, because the models have to be calibrated for it.
+
     Returns:
         The file; None if a model is not trained yet.
     """
+    path = study.folder / "examples.png"
+    if path.exists():
+        return path
     rows = {title: study.rows(seed).get(name) for title, name in COLUMNS.items()}
     if any(row is None or not best_path(study.run.models, row.recipes[-1].name).exists() for row in rows.values()):
         return None
     predictors = {title: load_model(study, row)[0] for title, row in rows.items()}
     examples = load_examples(study.run, per_finding=1, predictors=predictors)
     figure = plot_heatmap_grid(one_per_finding(examples))
-    path = study.folder / "examples.png"
     with atomic_write(path) as temporary:
         temporary.write_bytes(figure_bytes(figure, format="png", dpi=80))
     return path

@@ -400,7 +400,8 @@ def others(value):
         return [value / 2, value * 2, value + 0.25]
     if isinstance(value, tuple):
         return [(other, *value[1:]) for other in others(value[0])]
-    return [f"{value}_x", "adamw", "constant", "plateau", "pcam", "lse", "none", "output", "min", "labels", "moments"]
+    words = ("adamw", "constant", "plateau", "pcam", "lse", "none", "output", "min", "labels", "moments", "cam")
+    return [f"{value}_x", *words]
 
 
 @given(st.data(), recipe_names)

@@ -298,17 +298,17 @@ def save_model(study: Study, row: Row, *, folder: Path, seed: int) -> Path:
 
 
 def measure(study: Study, model: str, predictor: Predictor) -> tuple[dict[str, Values], dict[str, Any]]:
-    """Measure a model on the test images: for each kind of maps the metrics, and the FROC curve."""
+    """Measure a model on the test images: metrics and FROC curve of each kind of maps, and the curve of the centre."""
     raw_scores = predictor.raw_scores(study.test_set)
     table = pd.DataFrame(raw_scores, study.test_set.image_index, study.metadata.findings)
     shared = measure_classification(study, raw_scores)
     images, findings = study.targets.dataset.image_index, study.targets.findings
     half = rank_by_raw_score(centre_boxes(images, extent=HALF_IMAGE, findings=findings), table)
-    centre = measure_boxes(study, half)[0]
+    centre, centre_curve = measure_boxes(study, half)
     shared[CENTRE_FROC] = centre[FROC]
     tables = dict.fromkeys(models_of(model), table)
     methods = model_methods({model: predictor}, study.targets, raw_scores=tables)
-    values, curves = {}, {}
+    values, curves = {}, {CENTRE_FROC: centre_curve}
     for kind, method in methods.items():
         localized, curves[kind] = measure_boxes(study, method.boxes)
         over_centre = {metric + OVER_CENTRE: subtract(localized[metric], centre[metric]) for metric in COMPARED}

@@ -225,7 +225,7 @@ def with_false_positives(line: Mapping[str, Any], metric: str) -> str:
 
 
 def plot_froc(study: Study, names: tuple[str, ...]) -> None:
-    """Write `froc.png`: mean FROC curves of some rows, and the curves of the baselines."""
+    """Write `froc.png`: mean FROC curves of some rows and of the centred box with their ranking, and of baselines."""
     from matplotlib.figure import Figure
 
     rates = np.geomspace(0.01, 10, 100)
@@ -234,10 +234,11 @@ def plot_froc(study: Study, names: tuple[str, ...]) -> None:
     axes.set(xscale="log", xlabel="false positives per image and finding", ylabel="accuracy (IoU > 0.3)")
     for name in names:
         runs = read_runs(study, name)
-        for kind in first(runs)["maps"] if runs else ():
-            axes.plot(
-                rates, mean_curve([run["froc_curves"][kind] for run in runs.values()], rates), label=f"{name}: {kind}"
-            )
+        for kind in first(runs)["froc_curves"] if runs else ():
+            curves = [run["froc_curves"][kind] for run in runs.values()]
+            ranked = kind == CENTRE_FROC
+            label = f"centre box, half of image, ranked by {name}" if ranked else f"{name}: {kind}"
+            axes.plot(rates, mean_curve(curves, rates), label=label, linestyle="--" if ranked else "-")
     for name, entry in json.loads((study.folder / "baselines.json").read_text()).items():
         axes.plot(rates, mean_curve([entry["froc_curve"]], rates), linestyle=":", label=name)
     axes.legend(loc="upper left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -320,10 +321,15 @@ def _add_workspace_options(verb: argparse.ArgumentParser) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb; return its exit status, which is 2 after an input error."""
+    """Run one verb; return its exit status: 2 after an input error, 141 if the reader of the output has closed it."""
     arguments = make_parser().parse_args(words)
     try:
-        return arguments.function(arguments) or 0
+        status = arguments.function(arguments) or 0
+        sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter ends
+        return status
+    except BrokenPipeError:  # for example "| head -1"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit would fail again
+        return 141  # as shells report SIGPIPE
     except InputError as error:
         print(f"cxr_seam: {error}", file=sys.stderr)
         return 2

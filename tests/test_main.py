@@ -135,6 +135,14 @@ def test_a_warning_is_printed_once(tmp_path):
     assert run.returncode == 2 and run.stderr.count("a.jpg is a.png, c.jpg is c.png") == 1
 
 
+def test_a_closed_pipe_ends_silently():
+    command = [sys.executable, "-m", "cxr_seam", "models", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert run.stderr.read() == ""
+    assert run.returncode == 141
+
+
 def test_module_lists_verbs():
     run = subprocess.run([sys.executable, "-m", "cxr_seam", "--help"], capture_output=True, text=True, check=True)
     verbs = (

@@ -56,7 +56,7 @@ SUPPRESSED, REFINED, WHOLE = "suppressed map, no PCM", "PCM (the paper)", "PCM o
 HALF, CONSTANT, OTHER, BLUR = "map + PCM", "map + matched constant", "map + another image's", "map, Gaussian blur"
 LOWER_Q = (0.5, 0.6, 0.7, 0.8)
 AFFINITY_IMAGES, ECR_IMAGES = 64, 256
-METRICS = (LOOSE_FROC, FROC)
+METRICS = (FROC, LOOSE_FROC)
 Models = dict[str, LocalizationModel]
 
 

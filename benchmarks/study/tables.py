@@ -229,7 +229,7 @@ def plot_froc(study: Study, names: tuple[str, ...]) -> None:
     from matplotlib.figure import Figure
 
     rates = np.geomspace(0.01, 10, 100)
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", xlabel="false positives per image and finding", ylabel="accuracy (IoU > 0.3)")
     for name in names:
@@ -241,7 +241,7 @@ def plot_froc(study: Study, names: tuple[str, ...]) -> None:
             axes.plot(rates, mean_curve(curves, rates), label=label, linestyle="--" if ranked else "-")
     for name, entry in json.loads((study.folder / "baselines.json").read_text()).items():
         axes.plot(rates, mean_curve([entry["froc_curve"]], rates), linestyle=":", label=name)
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     with atomic_write(study.folder / "froc.png") as temporary:
         figure.savefig(temporary, format="png")
 

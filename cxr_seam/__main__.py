@@ -155,12 +155,12 @@ def predict(arguments: argparse.Namespace) -> int:
     from .inference.maps.registry import MAPS
     from .inference.predictor import Predictor
     from .inference.scores import prevalence_of
-    from .models.checkpoint import QUICKSTART_FILE
+    from .models.checkpoint import QUICKSTART, QUICKSTART_FILE
     from .visualize.export import output_stems, predict_files, score_lines
 
-    files, packaged = output_stems(arguments.files), arguments.checkpoint is None
+    files, packaged = output_stems(arguments.files), arguments.checkpoint in (None, QUICKSTART)
     predictor = Predictor.load(
-        QUICKSTART_FILE if packaged else arguments.checkpoint,
+        arguments.checkpoint or QUICKSTART_FILE,
         operating_point=arguments.operating_point,
         prevalence=parse_prevalence(arguments.prevalence),
         map=arguments.map,
@@ -183,8 +183,9 @@ def predict(arguments: argparse.Namespace) -> int:
         print(f"calibrated probability of {finding}: for a prevalence of {prevalence:g}, fitted at {fitted:.3f}")
     for finding, reason in predictor.calibrator.missing.items():
         print(f"no calibrated probability of {finding}: {reason}")
-    images = count_of(len(files) - failed, "image")
-    print(f"heat maps ({MAPS[predictor.map]}), boxes and scores of {images} are in {arguments.out}")
+    if failed < len(files):
+        images = count_of(len(files) - failed, "image")
+        print(f"heat maps ({MAPS[predictor.map]}), boxes and scores of {images} are in {arguments.out}")
     return 0 if not failed else 2 if failed == len(files) else 3
 
 

@@ -37,7 +37,7 @@ SMALL_PCM = SeamStage(epochs=1, learning_rate=1e-3, grad_accum_steps=1)
 
 
 RESIDUAL = {"refiner": "residual_pcm", "refiner_input": "cam"}
-"""Refiner of our presets: the paper's PCM makes their maps worse, this one hardly (docs/pcm.md)."""
+"""Refiner of our presets. The paper's PCM makes their maps worse; this one does not, or only slightly (docs/pcm.md)."""
 
 
 def improve(recipe: Recipe) -> Recipe:

@@ -14,6 +14,7 @@ from helpers.batches import ROOT
 from helpers.checkpoints import save_untrained
 from huggingface_hub import ModelCard
 
+from cxr_seam.__main__ import main
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
 from cxr_seam.data.split import train_val_split
@@ -31,6 +32,17 @@ def test_file_is_small_and_predicts(demo_folder: Path) -> None:
     prediction = predictor.predict(next((demo_folder / "images").iterdir()))
     assert set(prediction.boxes["finding"]) <= set(FINDINGS) and len(prediction.boxes)
     assert all(0 <= box <= 1024 for box in prediction.boxes[["x", "y"]].to_numpy().ravel())
+
+
+@pytest.mark.parametrize("named", [[], ["--checkpoint", "quickstart"]], ids=["by default", "by name"])
+def test_predict_says_that_the_model_is_for_research(
+    named: list[str], demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    image, out = sorted((demo_folder / "images").iterdir())[0], str(tmp_path / "out")
+    assert main(["predict", str(image), *named, "--out", out]) == 0
+    assert "not for diagnosis" in capsys.readouterr().err
+    assert main(["predict", __file__, *named, "--out", out]) == 2
+    assert out not in capsys.readouterr().out  # nothing was written
 
 
 def test_recipe_uses_image_labels_alone() -> None:

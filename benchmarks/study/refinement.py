@@ -60,7 +60,7 @@ METRICS = (FROC, LOOSE_FROC)
 Models = dict[str, LocalizationModel]
 
 
-def train_refiners(run: Workspace, multires: Path, folder: Path, *, most: int | None) -> Models:
+def train_refiners(run: Workspace, multires: Path, *, folder: Path, most: int | None) -> Models:
     """Train the paper's PCM and the residual PCM on top of a MultiRes checkpoint; return both models.
 
     `most` limits the number of training images.
@@ -75,13 +75,13 @@ def train_refiners(run: Workspace, multires: Path, folder: Path, *, most: int | 
         plain = {"tta_scales": (1.0,), "tta_flip": False, "cam_baseline": "zero", "map_prior": "none"}
         stage = replace(add_seam_stage(recipe, SMALL_PCM), name=f"{recipe.name}_{name}", refiner=name, **plain)
         train_set, val_set = run.train_val_datasets(stage)
-        few = sample_images(run, val_set, ECR_IMAGES)  # with one epoch there is no best one to choose
-        fit(stage, folder, train_set=sample_images(run, train_set, most), val_set=few)
+        few = sample_images(run, val_set, most=ECR_IMAGES)  # with one epoch there is no best one to choose
+        fit(stage, folder, train_set=sample_images(run, train_set, most=most), val_set=few)
         models[name], _ = load_checkpoint(best_path(folder, stage.name))
     return models
 
 
-def sample_images(run: Workspace, dataset: ChestXrayDataset, most: int | None) -> ChestXrayDataset:
+def sample_images(run: Workspace, dataset: ChestXrayDataset, *, most: int | None) -> ChestXrayDataset:
     """Return at most `most` images of a dataset, spread evenly; None: all."""
     if most is None or most >= len(dataset):
         return dataset
@@ -258,7 +258,7 @@ def reading_options(models: Models, dataset: ChestXrayDataset, *, recipe: Recipe
     return options
 
 
-def collect_boxes(models: Models, study: Study, options: dict[str, HeatmapOptions], *, recipe: Recipe) -> dict:
+def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOptions], recipe: Recipe) -> dict:
     """Return the boxes of each candidate, and of the map with contours at other values of Q."""
     read = dict(options)
     for q in LOWER_Q:
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.prepare_data()
     recipe = read_header(chosen.multires).recipe
     folder = run.output_dir / "refinement" / recipe.name
-    models = train_refiners(run, chosen.multires, folder / "models", most=chosen.train_images)
+    models = train_refiners(run, chosen.multires, folder=folder / "models", most=chosen.train_images)
     study = Study(run, folder, lambda *_: {}, chosen.n_bootstrap)
     boxed, (_, val_set) = study.targets.dataset, run.train_val_datasets(recipe)
 
@@ -346,19 +346,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with atomic_write(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary)
 
-    few = sample_images(run, boxed, AFFINITY_IMAGES)
+    few = sample_images(run, boxed, most=AFFINITY_IMAGES)
     show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3))
-    boxes = collect_boxes(models, study, reading_options(models, val_set, recipe=recipe), recipe=recipe)
+    boxes = collect_boxes(models, study, options=reading_options(models, val_set, recipe=recipe), recipe=recipe)
     measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
     show("boxes", tabulate(measured))
     plot_boxes(measured, folder / "boxes.png")
     labelled = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
-    some = sample_images(run, ChestXrayDataset(run.cache(), run.metadata(), image_index=labelled), ECR_IMAGES)
+    some = sample_images(run, ChestXrayDataset(run.cache(), run.metadata(), image_index=labelled), most=ECR_IMAGES)
     show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3))
-    plot_first_box(models[PAPER], study.targets, folder / "affinity.png", size=recipe.image_size)
+    plot_first_box(models[PAPER], study.targets, path=folder / "affinity.png", size=recipe.image_size)
 
 
-def plot_first_box(model: LocalizationModel, targets: Targets, path: Path, *, size: int) -> None:
+def plot_first_box(model: LocalizationModel, targets: Targets, *, path: Path, size: int) -> None:
     """Plot the affinity of an untrained PCM for the image and finding of the first true box."""
     box, dataset = targets.boxes.iloc[0], targets.dataset
     images = eval_transform(dataset.load([dataset.image_index.index(box["image_index"])])[0], size=size)

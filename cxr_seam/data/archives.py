@@ -224,7 +224,7 @@ def unpack_tables(archives: Sequence[Path], folder: Path) -> bool:
             tables.setdefault(folder / name.name, (path, member))
     if not tables:
         return False
-    for location, reason in _unpack_members(tables, folder).items():
+    for location, reason in _unpack_members(tables, folder).values():
         raise InputError(f"cannot read {location} ({reason}); fetch it again")
     return True
 
@@ -232,7 +232,8 @@ def unpack_tables(archives: Sequence[Path], folder: Path) -> bool:
 def unpack(archives: Sequence[Path], folder: Path) -> None:
     """Unpack the visible files of zip archives into a folder, unless they are there as they are in the archives.
 
-    An interrupted call is continued by the next one. Members that cannot be read are left out with a warning.
+    An interrupted call is continued by the next one. Members that cannot be read are left out with a warning, and the
+    next call tries them again.
 
     Raises:
         InputError: an archive is broken or contains a path that leads out of it (nothing is written then), two archives
@@ -245,16 +246,24 @@ def unpack(archives: Sequence[Path], folder: Path) -> None:
     record, done, wanted = folder / UNPACKED_FILE, {}, {name: member.CRC for name, (_, member) in members.items()}
     with suppress(OSError, TypeError, ValueError):  # there is none yet, or it is damaged
         done = dict(json.loads(record.read_text(encoding="utf-8")))
-    if done == wanted:
+    changed = {
+        folder / name: member
+        for name, member in members.items()
+        if done.get(name) != wanted[name] or not os.path.isfile(folder / name)
+    }
+    if not changed and done == wanted:
         return
-    changed = {folder / name: member for name, member in members.items() if done.get(name) != wanted[name]}
-    if broken := _unpack_members(changed, folder):
-        count, first = count_of(len(broken), "file"), next(iter(broken.values()))
-        warnings.warn(f"{count} could not be unpacked: {first_names(list(broken))} (the first: {first})", stacklevel=3)
-    for path in [_member_path(name, record) for name in done.keys() - wanted.keys()]:
-        (folder / (path or record)).unlink(missing_ok=True)
+    broken = _unpack_members(changed, folder)
+    if broken:
+        locations, reasons = zip(*broken.values(), strict=True)
+        first = f"{first_names(locations)} (the first: {reasons[0]})"
+        warnings.warn(f"{count_of(len(broken), 'file')} could not be unpacked: {first}", stacklevel=3)
+    for name in done.keys() - wanted.keys():
+        if (path := _member_path(name, record)) is not None:
+            (folder / path).unlink(missing_ok=True)
     with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps(wanted), encoding="utf-8")
+        unpacked = {name: checksum for name, checksum in wanted.items() if folder / name not in broken}
+        temporary.write_text(json.dumps(unpacked), encoding="utf-8")
 
 
 Member = tuple[Path, zipfile.ZipInfo]
@@ -271,11 +280,11 @@ def _visible_members(archives: Sequence[Path]) -> Iterator[tuple[Path, zipfile.Z
                     yield path, member, name
 
 
-def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[str, str]:
+def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[Path, tuple[str, str]]:
     """Write members of archives to paths below a folder, unless they are there already.
 
     Returns:
-        The members that could not be read, with the reason.
+        Path of each member that could not be read -> its place in the archive, and the reason.
     """
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -298,14 +307,19 @@ def _unpack_members(members: Mapping[Path, Member], folder: Path) -> dict[str, s
                     except Exception as error:  # a wrong checksum, a password; each compression raises its own type
                         if isinstance(error, WriteError) and not is_name_refused(error):
                             raise
-                        broken[f"{path}/{member.filename}"] = str(error) or type(error).__name__
+                        broken[target] = f"{path}/{member.filename}", str(error) or type(error).__name__
                     bar.update(member.file_size)
     return broken
 
 
 def _is_unpacked(target: Path, member: zipfile.ZipInfo) -> bool:
-    is_same = target.is_file() and target.stat().st_size == member.file_size
-    return is_same and zlib.crc32(target.read_bytes()) == member.CRC
+    if not os.path.isfile(target) or target.stat().st_size != member.file_size:
+        return False
+    checksum = 0
+    with target.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum == member.CRC
 
 
 @contextmanager

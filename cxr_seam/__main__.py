@@ -160,7 +160,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     files, packaged = output_stems(arguments.files), arguments.checkpoint in (None, QUICKSTART)
     predictor = Predictor.load(
-        arguments.checkpoint or QUICKSTART_FILE,
+        QUICKSTART_FILE if arguments.checkpoint is None else arguments.checkpoint,
         operating_point=arguments.operating_point,
         prevalence=parse_prevalence(arguments.prevalence),
         map=arguments.map,

@@ -74,5 +74,5 @@ def refiner_stages(model: LocalizationModel, images: Tensor) -> Iterator[tuple[s
         embedding = model.refiner.embed(features, low_level)
         yield "PCM: embedding theta", embedding, f"1 x 1 convolution{', minus its mean over the image' * centred}"
         yield "PCM: affinity", affinity(embedding), "cosine of all pairs, ReLU, rows sum to 1"
-    note = "mean of the maps with the weights of each row"
-    yield "refined maps", model(images).refined, f"{note}, mixed half and half with the map" if centred else note
+    note = "weighted mean of the map"  # tables in notebooks cut texts of more than 50 characters
+    yield "refined maps", model(images).refined, f"{note}, half and half with the map" if centred else note

@@ -25,7 +25,7 @@ from cxr_seam.data.layouts.chestx_det import LINES_FILE, load_metadata
 from cxr_seam.data.layouts.nih import TEST_LIST, TRAIN_VAL_LIST
 from cxr_seam.evaluation import tables
 from cxr_seam.evaluation.evaluate import evaluate_models, find_targets, load_predictors, shared_findings
-from cxr_seam.evaluation.results import MULTIRES, format_estimate
+from cxr_seam.evaluation.results import MULTIRES, REFINED, format_estimate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.presets import get_preset
@@ -100,7 +100,8 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=Path("runs/external"))
     chosen = options.parse_args()
     if chosen.checkpoint:
-        predictors = {MULTIRES: Predictor.load(chosen.checkpoint)}
+        predictor = Predictor.load(chosen.checkpoint)
+        predictors = {MULTIRES if predictor.recipe.seam_stage is None else REFINED: predictor}
     else:
         predictors = load_predictors(get_preset(chosen.preset), chosen.models)
     metadata = load_annotations(chosen.data, chosen.annotations, chosen.output / "tables")

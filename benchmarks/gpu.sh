@@ -11,11 +11,11 @@
 #   b  the PCM against the plain affinity               f  float16 with a gradient scaler
 #   c  latencies of Table 4, also with CUDA graphs      g  rows of the study with their replicates (g.json.gz)
 #   d  a full memory, recovered
-# Part g takes what is left of the time. Its rows and seeds: ROWS=paper,strong SEEDS=0,1,2 bash benchmarks/gpu.sh OUT g
+# Part g takes what is left of the time. Its rows and seeds: ROWS=paper,strong_joint SEEDS=0,1,2 bash benchmarks/gpu.sh OUT g
 # (python -m benchmarks.study beyond-the-paper --list names all rows).
 set -uo pipefail
 
-ROWS=${ROWS:-paper,strong}
+ROWS=${ROWS:-paper,strong_joint}
 SEEDS=${SEEDS:-0,1,2,3,4}
 ROW_OPTIONS=(--size 256 --backbone efficientnet_lite0 --epochs 9)
 MODELS=(multires_resnet50 multires_efficientnet_b4)

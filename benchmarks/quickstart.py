@@ -1,7 +1,8 @@
 """Package a trained model as the quick-start model, and measure it (docs/quickstart.md).
 
-    python -m benchmarks.study beyond-the-paper --output runs/study --rows strong --seeds 0 --save-models runs/saved
-    python benchmarks/quickstart.py --checkpoint runs/saved/strong.s0.safetensors --output runs/quickstart
+    study="python -m benchmarks.study beyond-the-paper --output runs/study"
+    $study --rows strong_joint --seeds 0 --save-models runs/saved
+    python benchmarks/quickstart.py --checkpoint runs/saved/strong_joint.s0.safetensors --output runs/quickstart
 
 Fits probabilities and thresholds on the validation images of at least 256 pixels, writes the weights in half precision
 into the package, compares the AUC of both precisions on the test images of at least 256 pixels, evaluates the packaged
@@ -30,7 +31,7 @@ from cxr_seam.data.split import train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import tables
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.results import MULTIRES
+from cxr_seam.evaluation.results import MULTIRES, REFINED
 from cxr_seam.hub import CARD_FILE, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.inference.scores import fit_scores
@@ -44,6 +45,7 @@ from cxr_seam.models.checkpoint import (
     read_header,
     save_checkpoint,
 )
+from cxr_seam.recipes import Recipe
 from cxr_seam.visualize.figures import plot_reliability
 from cxr_seam.workspace import Workspace
 
@@ -100,13 +102,13 @@ def fit_on_large_images(source: Path, run: Workspace, data: Path) -> dict[str, S
 
 
 def open_workspace(data: Path, output: Path, checkpoint: Path) -> Workspace:
-    """Prepare the images of at least 256 pixels at the size of the model, whose recipe is the MultiRes one of the run.
+    """Prepare the images of at least 256 pixels at the size of the model, whose recipe becomes one of the run.
 
     Images are shrunk once, to this size, as `predict` does.
     """
     metadata = read_header(checkpoint)
     run = Workspace.open(data=str(data), preset="tiny", output_dir=output.absolute())
-    run = replace(run, recipes=(run.recipes[0], metadata.recipe, run.recipes[2]))
+    run = with_recipe(run, metadata.recipe)
     folders = [data / name for name in LARGE if (data / name).is_dir()]
     cache = prepare(folders, run.data_dir / f"cache_{metadata.cache_size}", size=metadata.cache_size)
     run.prepare_data()
@@ -116,12 +118,23 @@ def open_workspace(data: Path, output: Path, checkpoint: Path) -> Workspace:
 
 
 def use_packaged(run: Workspace, packaged: Path) -> Workspace:
-    """Make the packaged model the MultiRes model of the run."""
+    """Make the packaged model the one of the run."""
     recipe = read_header(packaged).recipe
     path = best_path(run.models, recipe.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(packaged, path)
-    return replace(run, recipes=(run.recipes[0], recipe, run.recipes[2]))
+    return with_recipe(run, recipe)
+
+
+def model_name(recipe: Recipe) -> str:
+    """Name the model of a recipe, as `load_predictors` does."""
+    return MULTIRES if recipe.seam_stage is None else REFINED
+
+
+def with_recipe(run: Workspace, recipe: Recipe) -> Workspace:
+    """Replace the recipe of the MultiRes model or of the refined one."""
+    standard, multires, refined = run.recipes
+    return replace(run, recipes=(standard, *((recipe, refined) if recipe.seam_stage is None else (multires, recipe))))
 
 
 def compare_precisions(source: Path, packaged: Path, run: Workspace) -> pd.DataFrame:
@@ -144,7 +157,7 @@ def external_results(packaged: Path, data: Path, annotations: Path, folder: Path
     cache = prepare_images(data, metadata, folder / "cache", size=predictor.cache_size)
     sets = {title: names for title, names in image_sets(metadata, data).items() if title.startswith("test list")}
     return {
-        f"{title}: {len(names)} images": evaluate_set({MULTIRES: predictor}, metadata, cache, names)
+        f"{title}: {len(names)} images": evaluate_set({model_name(predictor.recipe): predictor}, metadata, cache, names)
         for title, names in sets.items()
         if names
     }
@@ -180,7 +193,7 @@ def main() -> int:
     """Package, compare, evaluate; exit status 1 if half precision changes an AUC too much."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
-        "--checkpoint", type=Path, required=True, help="a trained MultiRes model, for example strong.s0"
+        "--checkpoint", type=Path, required=True, help="a trained MultiRes model, with or without a SEAM stage"
     )
     options.add_argument("--data", type=Path, default=Path("../shared/nih"), help="folder with NIH's tables and images")
     options.add_argument("--annotations", type=Path, default=Path("../shared/chestxdet"), help="of ChestX-Det")

@@ -33,7 +33,7 @@ Schedule = Literal["plateau", "constant", "one_cycle", "cosine"]
 CamBaseline = Literal["zero", "min", "negative_mean"]
 CAM_BASELINES = get_args(CamBaseline)
 MapPrior = Literal["none", "labels"]
-BoxRule = Literal["contour", "moments"]
+BoxRule = Literal["contour", "moments", "local_moments"]
 
 CAM_THRESHOLD = 0.7
 """Q: "constant threshold Q=0.7" of the heat map's maximum (Sect. 5.3)."""
@@ -103,17 +103,19 @@ class ClassifierStage(Stage):
 
 @validated
 class SeamStage(Stage):
-    """Train the refiner (theta of the PCM) with the SEAM losses (Sect. 4.4, 5.1)."""
+    """Train the refiner (theta of the PCM) with the SEAM losses (Sect. 4.4, 5.1); `joint`: the classifier as well."""
 
     epochs: Count = 3  # "1E-06 for 3 epochs"
     learning_rate: Positive = 1e-6
-    # Three epochs are too few for a plateau, and theta does not change the AUC.
+    # Three epochs are too few for a plateau, and theta alone does not change the AUC.
     schedule: Schedule = "constant"
     max_grad_norm: Positive | None = 2.0  # authors' program
     rotation_degrees: Degrees = 30.0  # "random rotation between (-30 to 30 degrees)", no flips
     msml_weight: NonNegative = 1.5  # lambda_MSML, Eq. 7
     ecr_weight: NonNegative = 1.0  # lambda_ECR, Eq. 7
     ohem_fraction: Fraction = 0.20  # OHEM: "only the top 20% largest pixel losses"
+    joint: bool = False  # SEAM trains the classifier as well, see `objectives.JointObjective`
+    er_weight: NonNegative = 1.5  # of the ER loss, only with `joint`
 
 
 @validated
@@ -138,6 +140,7 @@ class Recipe:
     background: Background = "one_minus_max"  # 15th map of the PCM; authors' program: "output", which is not trained
     cam_threshold: Fraction = CAM_THRESHOLD  # Q
     cam_baseline: CamBaseline = "zero"  # value that is subtracted from CAMs, see `cam_to_heatmap`
+    mirror_share: Fraction = 0.0  # share of the mirrored evidence that is subtracted, see `cam_to_heatmap`
     map_prior: MapPrior = "none"  # "labels": heat maps are weighted by where the finding usually is, see `calibrate`
     box_rule: BoxRule = "contour"  # how a heat map becomes boxes: Q and contours (Sect. 5.3), or its moments
     tta_scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)  # scales of test-time augmentation

@@ -98,11 +98,13 @@ cxr.tables.training_table(history)
 # 2. **Compare.** The fraction is the cosine of two of these vectors. It is 1 for equal directions and 0 for unrelated ones. ReLU removes negative values.
 # 3. **Average.** The new value $y_i$ at position $i$ is the weighted mean of the CAM at *all* positions $j$. Similar positions have large weights. $C(x_i)$, the sum of the weights, makes it a mean.
 #
-# So two positions that look alike to the network get similar values. Only $\theta$ is trained. Backbone and classifier are frozen, and the scores do not change.
+# So two positions that look alike to the network get similar values. Only $\theta$ is trained. Backbone and classifier are frozen, and the scores do not change. (In `strong` and `strong_small` this is different, see the end of this section.)
 #
 # Before refinement, only the strongest finding is kept at each position. A background channel, 1 minus the strongest, is added.
 #
 # **The presets `demo`, `small`, `strong` and `strong_small` use a variant, the residual PCM.** With Eq. 2 as it is, each position uses most of the image, because the features are not negative and so all cosines are large; refined maps lose contrast. The variant subtracts the mean of $\theta(x)$ over the image before the cosine, refines the whole CAM at test, and mixes the result half and half with it. [docs/pcm.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/pcm.md) explains and measures this. The presets `resnet50` and `efficientnet_b4` have the paper's PCM.
+#
+# **The presets `strong` and `strong_small` also train the classifier in this stage,** as SEAM does (Wang et al. 2020). A further loss, ER, compares the CAM of the rotated image with the rotated CAM, and the scores change. [docs/beyond-the-paper.md](https://github.com/cxr-seam/cxr-seam/blob/main/docs/beyond-the-paper.md) measures this.
 
 # %% [markdown]
 # ## The PCM in numbers

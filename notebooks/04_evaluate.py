@@ -115,7 +115,7 @@ cxr.tables.differences(results)
 # %% [markdown]
 # ## Table 1: classification
 #
-# The area under the ROC curve (AUC) for each finding, beside the paper's columns. The PCM does not change scores, so it has no column. Only numbers on NIH's complete test list compare.
+# The area under the ROC curve (AUC) for each finding, beside the paper's columns. The PCM does not change scores, so it has no column. (In `strong` and `strong_small` the SEAM stage trains the classifier as well; the MultiRes column is the model after it.) Only numbers on NIH's complete test list compare.
 
 # %%
 cxr.tables.table_1(results)

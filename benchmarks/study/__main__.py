@@ -24,7 +24,7 @@ from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.workspace import Workspace
 
 from .examples import plot_examples
-from .rows import BASE, PAPER, QUESTIONS, STRONG, ablation_rows, beyond_rows, count_passes, paper_recipe
+from .rows import BASE, JOINT_ROW, PAPER, QUESTIONS, ablation_rows, beyond_rows, count_passes, paper_recipe
 from .runner import Study, run_agreement, run_baselines, run_row, save_model
 from .tables import plot_froc, write_tables
 
@@ -117,7 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ablations.add_argument("--preset", default="demo", help="recipes to change (%(default)s)")
     ablations.add_argument("--questions", default=",".join(QUESTIONS), help="by default %(default)s")
     beyond = studies.add_parser("beyond-the-paper", help="compare strong with the paper (docs/beyond-the-paper.md)")
-    beyond.set_defaults(open=open_beyond, curves=(PAPER, STRONG))
+    beyond.set_defaults(open=open_beyond, curves=(PAPER, JOINT_ROW))
     beyond.add_argument("--data", default="../shared/nih", help="folder with NIH's tables and images (%(default)s)")
     beyond.add_argument("--size", type=int, default=128, help="image size in pixels (%(default)s)")
     beyond.add_argument("--backbone", default="efficientnet_lite0", help="of all rows (%(default)s)")

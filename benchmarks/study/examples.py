@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from cxr_seam.evaluation.results import REFINED
+from cxr_seam.evaluation.results import MULTIRES, REFINED
 from cxr_seam.io import atomic_write
 from cxr_seam.models.checkpoint import best_path
-from cxr_seam.visualize.examples import load_examples, one_per_finding
+from cxr_seam.visualize.examples import Example, load_examples, one_per_finding
 from cxr_seam.visualize.figures import figure_bytes, plot_heatmap_grid
 
-from .rows import CONTOUR_ROW, PAPER, STRONG
+from .rows import CONTOUR_ROW, JOINT_ROW, PAPER
 from .runner import Study, load_model
 
-COLUMNS = {REFINED: PAPER, "strong, contours, no prior": CONTOUR_ROW, STRONG: STRONG}
-"""Title of a column -> row. The paper's row has two columns: its maps before and after the PCM."""
+COLUMNS = {
+    PAPER: {MULTIRES: "paper", REFINED: "paper, PCM"},
+    CONTOUR_ROW: {MULTIRES: "strong, contours"},
+    JOINT_ROW: {REFINED: "strong_joint"},
+}
+"""Row -> its kinds of maps with the titles of their columns."""
 
 
 def plot_examples(study: Study, *, seed: int) -> Path | None:
@@ -28,12 +33,17 @@ def plot_examples(study: Study, *, seed: int) -> Path | None:
     path = study.folder / "examples.png"
     if path.exists():
         return path
-    rows = {title: study.rows(seed).get(name) for title, name in COLUMNS.items()}
-    if any(row is None or not best_path(study.run.models, row.recipes[-1].name).exists() for row in rows.values()):
+    rows = [study.rows(seed).get(name) for name in COLUMNS]
+    if any(row is None or not best_path(study.run.models, row.recipes[-1].name).exists() for row in rows):
         return None
-    predictors = {title: load_model(study, row)[0] for title, row in rows.items()}
-    examples = load_examples(study.run, per_finding=1, predictors=predictors)
-    figure = plot_heatmap_grid(one_per_finding(examples))
+    merged: dict[str, Example] = {}
+    for row, titles in zip(rows, COLUMNS.values(), strict=True):
+        predictor, *_ = load_model(study, row)
+        for example in load_examples(study.run, per_finding=1, predictors={row.model: predictor}):
+            earlier = merged[example.image_index].outputs if example.image_index in merged else {}
+            outputs = {title: example.outputs[kind] for kind, title in titles.items()}
+            merged[example.image_index] = replace(example, outputs={**earlier, **outputs})
+    figure = plot_heatmap_grid(one_per_finding(list(merged.values())))
     with atomic_write(path) as temporary:
         temporary.write_bytes(figure_bytes(figure, format="png", dpi=80))
     return path

@@ -14,11 +14,12 @@ from typing import Any
 
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import MULTIRES, REFINED
-from cxr_seam.presets import PRESETS, RESIDUAL, SMALL_PCM, get_preset, improve
+from cxr_seam.presets import JOINT, PRESETS, RESIDUAL, SMALL_PCM, get_preset, improve
 from cxr_seam.recipes import ClassifierStage, DataSplit, Recipe, SeamStage, add_seam_stage, recipe_to_dict
 
 BASE, PAPER, STRONG, SINGLE, ALL_IMAGES = "base", "paper", "strong", "single_forward", "without_all_images"
-ANNEALED, TWO_MODELS, CONTOUR_ROW = "paper_annealed", "two_models", "without_prior_and_moments"
+JOINT_ROW = "strong_joint"
+ANNEALED, TWO_MODELS, CONTOUR_ROW = "paper_annealed", "two_models", "with_plain_contours"
 PATIENT_SHARES = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}
 QUESTIONS = ("theta", "ohem", "background", "head", "gamma", "q")
 CountImages = Callable[[Recipe], int]
@@ -85,7 +86,12 @@ def ablation_rows(preset: str, *, seed: int = 0, questions: Sequence[str] = QUES
         InputError: a question or the preset is unknown.
     """
     _, multires, pcm = (with_seed(recipe, seed) for recipe in get_preset(preset))
-    papers = replace(pcm, refiner=Recipe.refiner, refiner_input=Recipe.refiner_input)
+    papers = replace(
+        pcm,
+        refiner=Recipe.refiner,
+        refiner_input=Recipe.refiner_input,
+        seam_stage=SMALL_PCM if pcm.seam_stage.joint else pcm.seam_stage,  # the questions are about the refiner alone
+    )
     pcm = pcm if papers == pcm else replace(papers, name=f"{pcm.name}_paper")
     rows = [Row(BASE, f"the recipes of {preset}", (multires, pcm), BASE)]
 
@@ -162,15 +168,19 @@ AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "tta": ("mean of scales 1 and 1.25, also mirrored", {"tta_scales": (1.0, 1.25), "tta_flip": True}),
 }
 """Changes of the paper's row that need no training."""
-CONTOURS = {"map_prior": "none", "box_rule": "contour"}
+CONTOURS = {"mirror_share": 0.0, "box_rule": "contour"}
+GLOBAL_MOMENTS = {"mirror_share": 0.0, "box_rule": "moments"}
 STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "without_negative_mean": ("maps above 0, not above the mean of negative images", {"cam_baseline": "zero"}),
     "without_flip": ("no mirrored image", {"tta_flip": False}),
     "without_scales": ("one scale", {"tta_scales": (1.0,)}),
     SINGLE: ("no test-time augmentation", {"tta_scales": (1.0,), "tta_flip": False}),
-    "without_prior": ("every place counts alike", {"map_prior": "none"}),
+    "with_prior": ("evidence is weighted by where the finding usually is", {"map_prior": "labels"}),
+    "without_mirror": ("the mirrored evidence is not subtracted", {"mirror_share": 0.0}),
+    "without_window": ("moments of the whole map", {"box_rule": "moments"}),
+    "without_mirror_and_window": ("no mirrored evidence, moments of the whole map", GLOBAL_MOMENTS),
     "without_moments": ("contours at Q 0.8", {"box_rule": "contour"}),
-    CONTOUR_ROW: ("contours at Q 0.8, every place counts alike", CONTOURS),
+    CONTOUR_ROW: ("contours at Q 0.8, the mirrored evidence is not subtracted", CONTOURS),
     "with_papers_boxes": (
         "the paper's boxes: maps above 0, contours at Q 0.7",
         CONTOURS | {"cam_baseline": "zero", "cam_threshold": 0.7},
@@ -178,7 +188,7 @@ STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"with_q_{q:g}": (f"contours at Q {q:g}", {"box_rule": "contour", "cam_threshold": q}) for q in (0.5, 0.6, 0.7)},
 }
 """Changes of `strong` that need no training."""
-TEST_FIELDS = ("cam_baseline", "map_prior", "tta_scales", "tta_flip", "cam_threshold", "box_rule")
+TEST_FIELDS = ("cam_baseline", "mirror_share", "map_prior", "tta_scales", "tta_flip", "cam_threshold", "box_rule")
 """Fields of a recipe that training does not use. Rows set them after training, so that one model serves many rows."""
 
 
@@ -314,6 +324,26 @@ def strong_rows(base: Recipe, count: CountImages) -> list[Row]:
         recipes = both(ours, STRONG if name == "pcm" else f"strong_{name}", seam_stage, **new)
         change = f"a SEAM stage, refiner {name}, rate {seam_stage.learning_rate:g}"
         rows.append(Row(f"with_{name}", change, recipes, STRONG, test_fields))
+    return rows + joint_rows(ours, test_fields)
+
+
+def joint_rows(ours: Recipe, test_fields: dict[str, Any]) -> list[Row]:
+    """Make the rows of `strong` with SEAM's joint training of classifier and refiner, and the control without ER.
+
+    They draw two epochs more than `strong`, each image twice.
+    """
+    without_er = both(ours, f"{JOINT_ROW}_without_er", replace(JOINT, er_weight=0.0), **RESIDUAL)
+    recipes = both(ours, JOINT_ROW, JOINT, **RESIDUAL)
+    text = "SEAM's joint training of classifier and refiner"
+    rows = [
+        Row(JOINT_ROW, text, recipes, STRONG, test_fields),
+        Row(f"{JOINT_ROW}_without_er", "its control, without the ER loss", without_er, JOINT_ROW, test_fields),
+    ]
+    names = ("with_prior", "without_mirror", "without_window")
+    rows += [
+        Row(f"{JOINT_ROW}_{name}", STRONG_AT_TEST[name][0], recipes, JOINT_ROW, test_fields | STRONG_AT_TEST[name][1])
+        for name in names
+    ]
     return rows
 
 
@@ -340,11 +370,9 @@ def derived_rows(base: Recipe, count: CountImages, test_fields: dict[str, Any]) 
     )
     text = "mean logits and CAMs of two models"
     rows.append(Row(TWO_MODELS, text, pair, STRONG, test_fields, average=True))
-    text_gradcam = "Grad-CAM in place of the CAM, same views, baseline, prior and boxes"
+    text_gradcam = "Grad-CAM in place of the CAM, same views, baseline, mirrored evidence and boxes"
     one = (strong_recipe(base, count),)
     rows.append(Row("strong_gradcam", text_gradcam, one, STRONG, test_fields, gradcam=True))
-    contours = test_fields | {"box_rule": "contour"}
-    rows.append(Row(f"{TWO_MODELS}_contours", f"{text}, contours at Q 0.8", pair, STRONG, contours, average=True))
     return rows
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from ..data.dataset import ChestXrayDataset
@@ -31,7 +29,7 @@ from ..metrics.calibration import calibration_scores
 from ..metrics.classification import classification_scores
 from ..metrics.localization import localization_scores
 from ..metrics.matching import boxed_findings
-from ..models.checkpoint import ScoreCalibration, best_path, load_checkpoint, read_header, take_mean_maps
+from ..models.checkpoint import ScoreCalibration, best_path, load_checkpoint, read_header, weights_fingerprint
 from ..recipes import Recipe, recipe_to_dict
 from ..workspace import DEMO_PATIENTS, Workspace
 from .methods import Method, Targets, baseline_methods, gradcam_methods, model_methods, models_of
@@ -236,8 +234,9 @@ def true_boxes(boxes: pd.DataFrame, images: Sequence[str], *, findings: Sequence
 def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, Predictor]:
     """Load the best standard and the best refined model of a preset.
 
-    The refined checkpoint also gives the MultiRes model: the same network, read before its PCM (Table 4). If it does
-    not exist yet, the checkpoint of the classifier stage is loaded instead.
+    The refined checkpoint also gives the MultiRes model: the same network, read before its PCM (Table 4). Joint
+    training changes the classifier, so both models then have the scores of the refined checkpoint. The checkpoint of
+    the classifier stage is loaded only if the refined one does not exist.
 
     Raises:
         InputError: no model has been trained in `folder`, or the MultiRes model was trained again and the PCM was not.
@@ -248,7 +247,8 @@ def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, 
         predictors[STANDARD] = Predictor.load(standard)
     if refined.exists():
         model, metadata = load_checkpoint(refined)
-        if multires.exists() and not same_backbone(model, multires):
+        trained_from = None if metadata.data is None else metadata.data.init_fingerprint
+        if multires.exists() and trained_from not in (None, weights_fingerprint(multires)):
             raise InputError(f"{refined} was trained from an earlier model than {multires}; run notebook 03 again")
         predictors[REFINED] = Predictor.from_checkpoint(model, metadata)
     elif multires.exists():
@@ -256,14 +256,6 @@ def load_predictors(recipes: Sequence[Recipe], folder: Path | str) -> dict[str, 
     if not predictors:
         raise InputError(f"no trained model in {folder}; run notebooks 02 and 03 (or python -m cxr_seam train) first")
     return predictors
-
-
-def same_backbone(model: torch.nn.Module, path: Path) -> bool:
-    """Whether a checkpoint holds the weights of `model`, apart from the refiner."""
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith("refiner.")}
-    earlier = {key: value for key, value in load_file(path).items() if not key.startswith("refiner.")}
-    take_mean_maps(earlier)
-    return state.keys() == earlier.keys() and all(torch.equal(value, earlier[key]) for key, value in state.items())
 
 
 def classify(

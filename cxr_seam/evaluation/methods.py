@@ -115,17 +115,18 @@ def gradcam_methods(
 ) -> dict[str, Method]:
     """Localize with Grad-CAM and Grad-CAM++ of the MultiRes model; nothing where no such model is given.
 
-    Test-time augmentation, Q and the rule of boxes are those of the model's recipe.
+    Test-time augmentation and the options of heat maps and boxes are those of `gradient_map`.
     """
     predictor = predictors.get(REFINED) or predictors.get(MULTIRES)
     if predictor is None:
         return {}
     methods, recipe = {}, predictor.recipe
     for method, title in GRADCAM_METHODS.items():
-        collector = BoxCollector(HeatmapOptions(threshold=recipe.cam_threshold, box_rule=recipe.box_rule), targets)
+        collector = None
         for pixels, _, indices in iter_batches(targets.dataset, BATCH_SIZE, desc=f"locate, {title}"):
             images = eval_transform(pixels.to(predictor.device), size=recipe.image_size)
             found = gradient_map(method, predictor.model, images, recipe=recipe, findings=targets.findings)
+            collector = collector or BoxCollector(found.options, targets)
             collector.add([targets.dataset.image_index[index] for index in indices], found.cam)
         note = "gradients of the MultiRes model"
         methods[f"{MULTIRES}, {title}"] = collector.method(COMPARISON, note, raw_scores=raw_scores[MULTIRES])

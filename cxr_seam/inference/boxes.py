@@ -18,7 +18,9 @@ import pandas as pd
 from ..errors import InputError
 from ..findings import XYWH
 from ..recipes import CAM_THRESHOLD, BoxRule
-from .moments import moment_box
+from .extras.moments import local_moment_box, moment_box
+
+MOMENT_RULES = {"moments": moment_box, "local_moments": local_moment_box}
 
 
 class Boxes(NamedTuple):
@@ -40,8 +42,8 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD,
 
     Args:
         heatmap: (H, W), finite and not negative, any scale.
-        threshold: Q, above 0 and at most 1; the rule "moments" does not use it.
-        rule: "contour" (the paper), or "moments": the one box of `moments.moment_box`.
+        threshold: Q, above 0 and at most 1; only the rule "contour" uses it.
+        rule: "contour" (the paper); or "moments" or "local_moments", one box, see `extras.moments`.
 
     Raises:
         InputError: the map holds a negative or non-finite value.
@@ -57,8 +59,8 @@ def boxes_from_heatmap(heatmap: np.ndarray, *, threshold: float = CAM_THRESHOLD,
         raise InputError("a heat map holds a negative or non-finite value; make it with cam_to_heatmap")
     if peak == 0:
         return Boxes(np.zeros((0, 4)), np.zeros(0))
-    if rule == "moments":
-        return Boxes(moment_box(heatmap)[None], np.array([peak], dtype=np.float64))
+    if rule in MOMENT_RULES:
+        return Boxes(MOMENT_RULES[rule](heatmap)[None], np.array([peak], dtype=np.float64))
     mask = heatmap >= threshold * peak
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     xywh = np.array([cv2.boundingRect(contour) for contour in contours], dtype=np.float64)

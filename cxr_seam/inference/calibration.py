@@ -70,11 +70,10 @@ def calibrate(
         images = eval_transform(images.to(device), size=recipe.image_size)  # (B, 3, S, S)
         output = tta_forward(model, images, scales=recipe.tta_scales, flip=recipe.tta_flip, maps=with_maps)
         logits.append(output.logits.float().cpu())
-        groups = torch.stack([labels == 0, labels == 1]).to(device).double()  # (2, B, K)
         for name in ("cam", "refined"):
             cam = getattr(output, name)  # (B, K, h, w) or None
             if cam is not None:
-                sums[name] = sums.get(name, 0) + torch.einsum("gbk,bkhw->gkhw", groups, cam.double())
+                sums[name] = sums.get(name, 0) + sum_maps_by_label(cam, labels)
     counts = torch.from_numpy(np.stack([(dataset.labels == value).sum(axis=0) for value in (0, 1)]))  # (2, K)
     means = {name: total.cpu() / counts.clamp_min(1)[:, :, None, None] for name, total in sums.items()}
     values = torch.cat(logits).numpy()
@@ -84,6 +83,12 @@ def calibrate(
         negative_mean={name: mean[0].float() for name, mean in means.items()} if with_mean else None,
         prior={name: make_prior(*mean, positives=counts[1]) for name, mean in means.items()} if with_prior else None,
     )
+
+
+def sum_maps_by_label(cam: Tensor, labels: Tensor) -> Tensor:
+    """Add up the CAMs (B, K, h, w) of images without and with each finding, labels (B, K): (2, K, h, w) float64."""
+    groups = torch.stack([labels == 0, labels == 1]).to(cam.device).double()  # (2, B, K)
+    return torch.einsum("gbk,bkhw->gkhw", groups, cam.double())
 
 
 def make_prior(negative_mean: Tensor, positive_mean: Tensor, *, positives: Tensor) -> Tensor:

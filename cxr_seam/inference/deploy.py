@@ -92,6 +92,7 @@ def describe(predictor: Predictor) -> dict[str, str]:
         f"{kind} class activation maps, stretched over the image; each is "
         "divided by its own maximum",
         "map_prior": recipe.map_prior,
+        "mirror_share": str(recipe.mirror_share),
         "box_rule": recipe.box_rule,
         "test_time_augmentation": scales if len(recipe.tta_scales) > 1 or recipe.tta_flip else "none",
         "not_calibrated": json.dumps(calibrator.missing),

@@ -19,7 +19,7 @@ from .heatmaps import cam_to_heatmap
 class HeatmapOptions(NamedTuple):
     """How one model turns CAMs into heat maps and boxes.
 
-    `baseline`, `negative_mean` and `prior` as in `cam_to_heatmap`, `threshold` (Q) and `box_rule` as in
+    `baseline`, `negative_mean`, `prior` and `mirror_share` as in `cam_to_heatmap`, `threshold` (Q) and `box_rule` as in
     `boxes.predicted_boxes`.
     """
 
@@ -29,6 +29,7 @@ class HeatmapOptions(NamedTuple):
     threshold: float = CAM_THRESHOLD
     box_rule: BoxRule = "contour"
     findings: tuple[str, ...] = FINDINGS  # the K findings of the maps
+    mirror_share: float = 0.0
 
     def select(self, findings: Sequence[int]) -> HeatmapOptions:
         """Return the options of the findings with the given indices, in this order."""
@@ -39,7 +40,14 @@ class HeatmapOptions(NamedTuple):
 
     def heatmaps(self, cam: Tensor, size: int | tuple[int, int]) -> Tensor:
         """Turn CAMs (B, K, h, w) into heat maps (B, K, height, width)."""
-        return cam_to_heatmap(cam, size, baseline=self.baseline, negative_mean=self.negative_mean, prior=self.prior)
+        return cam_to_heatmap(
+            cam,
+            size,
+            baseline=self.baseline,
+            negative_mean=self.negative_mean,
+            mirror_share=self.mirror_share,
+            prior=self.prior,
+        )
 
     def boxes(self, heatmaps: np.ndarray, image_index: str, *, findings: Sequence[str]) -> pd.DataFrame:
         """Make the table of boxes of one image from its heat maps, see `predicted_boxes`."""

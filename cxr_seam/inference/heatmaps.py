@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .extras.mirror import subtract_mirror
+
 PAPER_SIZE = 256
 """Edge in pixels of the heat maps that the paper draws boxes on."""
 
@@ -16,15 +18,16 @@ def cam_to_heatmap(
     *,
     baseline: str = "zero",
     negative_mean: Tensor | None = None,
+    mirror_share: float = 0.0,
     prior: Tensor | None = None,
 ) -> Tensor:
     """Turn raw or refined class activation maps into heat maps in [0, 1].
 
-    The order is: subtract the baseline, ReLU, multiply by the prior if there is one, bilinear upsampling
-    (`align_corners=False`, so that the edges of the map stay on the edges of the image), division of each map by its
-    own maximum. ReLU comes before the upsampling, so that
-    negative values beside a lesion do not shrink it. Every map with a positive value has a maximum of exactly 1; a map
-    without one is zero everywhere. Source: sections 5.1 and 5.3; the authors' order of operations.
+    The order is: subtract the baseline, ReLU, subtract the mirrored evidence, multiply by the prior if there is one,
+    bilinear upsampling (`align_corners=False`, so that the edges of the map stay on the edges of the image), division
+    of each map by its own maximum. ReLU comes before the upsampling, so that negative values beside a lesion do not
+    shrink it. Every map with a positive value has a maximum of exactly 1; a map without one is zero everywhere. Source:
+    sections 5.1 and 5.3; the authors' order of operations.
 
     Args:
         cam: (B, C, h, w), any floating type, any sign. Half precision is computed in float32.
@@ -32,6 +35,7 @@ def cam_to_heatmap(
         baseline: the value that counts as no evidence. "zero" (the paper); "min": each map's own minimum, so that every
             map that is not constant has a peak; "negative_mean": the mean CAM of images without the finding.
         negative_mean: (C, h', w') for "negative_mean"; resized to (h, w) if necessary.
+        mirror_share: in [0, 1], see `extras.mirror`; 0 (the paper) leaves the evidence as it is.
         prior: (C, h', w') in [0, 1], where each finding usually is, see `calibration.Calibration`; resized to (h, w) if
             necessary. None (the paper): every place counts alike.
 
@@ -47,7 +51,7 @@ def cam_to_heatmap(
         cam = cam - cam.amin(dim=(-2, -1), keepdim=True)
     elif baseline == "negative_mean":
         cam = cam - _resize(negative_mean, cam)
-    evidence = cam.relu()
+    evidence = subtract_mirror(cam.relu(), mirror_share)
     if prior is not None:
         evidence = evidence * _resize(prior, cam)
     size = (size, size) if isinstance(size, int) else size

@@ -267,6 +267,7 @@ class Predictor:
             threshold=self.recipe.cam_threshold,
             box_rule=self.recipe.box_rule,
             findings=self.findings,
+            mirror_share=self.recipe.mirror_share,
         )
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ of the history of a training are defined here as well.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -226,6 +227,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[LocalizationModel, Ch
             f"the weights in {path} do not fit a {recipe.model}: {reason}; train again or correct the path"
         ) from error
     return model.eval(), replace(metadata, **mean_maps)
+
+
+def weights_fingerprint(path: Path) -> str:
+    """Hash a checkpoint's weights, but not its header: that contains how long an epoch took.
+
+    Raises:
+        InputError: see `read_header`.
+    """
+    read_header(path)
+    digest = hashlib.sha256()
+    with safe_open(path, framework="np") as file:
+        for key in sorted(file.keys()):
+            digest.update(key.encode() + file.get_tensor(key).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def take_mean_maps(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor] | None]:

@@ -9,14 +9,20 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..recipes import Recipe, Stage
+from ..recipes import Recipe, SeamStage, Stage
+
+CLASSIFIER_RATE = 0.1
+"""Rate of the classifier divided by that of the refiner.
+
+Wang et al. 2020 (Sect. 4.1) train new layers ten times as fast as the others.
+"""
 
 
 def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None = None) -> torch.optim.Optimizer:
     """Make the optimiser of an objective's trainable parameters.
 
     "adamw" decays weights, but no vectors: biases, and the scales of normalisation or of a block (ConvNeXt's are
-    (C, 1, 1)).
+    (C, 1, 1)). In joint training the classifier learns at `CLASSIFIER_RATE` times the rate of the refiner.
 
     Args:
         objective: frozen as the stage wants it.
@@ -30,13 +36,18 @@ def make_optimiser(objective: nn.Module, recipe: Recipe, *, fused: bool | None =
     if stage.weight_decay and stage.optimiser != "adamw":
         raise InputError(f"weight_decay of {recipe.name} is for the optimiser 'adamw'; choose that one, or 0")
     optimiser = torch.optim.AdamW if stage.optimiser == "adamw" else torch.optim.Adam
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in objective.parameters():
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             decay = stage.weight_decay if parameter.squeeze().ndim > 1 else 0.0
-            groups.setdefault(decay, []).append(parameter)
+            slower = isinstance(stage, SeamStage) and stage.joint and "refiner" not in name.split(".")
+            rate = stage.learning_rate * (CLASSIFIER_RATE if slower else 1)
+            groups.setdefault((decay, rate), []).append(parameter)
     return optimiser(
-        [{"params": parameters, "weight_decay": decay} for decay, parameters in sorted(groups.items())],
+        [
+            {"params": parameters, "weight_decay": decay, "lr": rate}
+            for (decay, rate), parameters in sorted(groups.items())
+        ],
         lr=stage.learning_rate,
         betas=stage.betas,
         fused=fused,
@@ -59,7 +70,7 @@ def make_schedule(optimiser: torch.optim.Optimizer, stage: Stage, *, steps: int)
         )
     if stage.schedule == "one_cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=stage.learning_rate, total_steps=steps, cycle_momentum=False
+            optimiser, max_lr=[group["lr"] for group in optimiser.param_groups], total_steps=steps, cycle_momentum=False
         )
     warmup = round(stage.warmup_fraction * steps)
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from ..data.dataset import ChestXrayDataset
 from ..errors import InputError
 from ..findings import FINDINGS
-from ..models.checkpoint import TrainingData, read_header, require_findings
+from ..models.checkpoint import TrainingData, require_findings, weights_fingerprint
 from ..recipes import Recipe, recipe_to_dict
 from .trainer import Trainer
 
@@ -43,18 +42,8 @@ def data_fingerprint(
         train_fingerprint=train_set.fingerprint,
         val_fingerprint=val_set.fingerprint,
         pixel_crc=f"{train_set.checksum}, {val_set.checksum}",
-        init_fingerprint=None if init_path is None else _weights_fingerprint(init_path),
+        init_fingerprint=None if init_path is None else weights_fingerprint(init_path),
     )
-
-
-def _weights_fingerprint(path: Path) -> str:
-    """Hash a checkpoint's weights, but not its header: that contains how long an epoch took."""
-    read_header(path)  # refuses a file that is no checkpoint
-    digest = hashlib.sha256()
-    with safe_open(path, framework="np") as file:
-        for key in sorted(file.keys()):
-            digest.update(key.encode() + file.get_tensor(key).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

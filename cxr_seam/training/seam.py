@@ -23,10 +23,12 @@ from .losses import ecr_loss, msml_loss
 
 
 class SiameseOutput(NamedTuple):
-    """CAMs of both branches (B, K or K + 1, h, w), and the rotated images."""
+    """Features (B, C, h, w) and CAMs (B, K or K + 1, h, w) of both branches, and the rotated images."""
 
+    features: Tensor
     cam: Tensor  # raw, of the images
     refined: Tensor  # by the PCM
+    features_of_warped: Tensor
     cam_of_warped: Tensor  # raw, of the rotated images
     refined_of_warped: Tensor
     valid: Tensor  # (B, 1, h, w) bool, False in the empty corners of the rotated images
@@ -51,31 +53,33 @@ class SeamObjective(nn.Module):
         """Return the score of an epoch, the higher the better: training the refiner does not change the AUC."""
         return -record["validation_loss"]
 
-    def forward_branch(self, images: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Compute the CAMs of one branch.
+    def forward_branch(self, images: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute features and CAMs of one branch.
 
         Args:
             images: (B, 3, H, W) normalised.
             valid: (B, 1, h, w) bool for rotated images, None for the original ones.
 
         Returns:
-            The raw CAM (B, K or K + 1, h, w), see `LocalizationModel.compute_cam`; the refined CAM (B, K + 1, h, w).
+            Features; raw CAM (B, K or K + 1, h, w), see `LocalizationModel.compute_cam`; refined CAM (B, K + 1, h, w).
         """
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.stage.joint and torch.is_grad_enabled()):
             features, low_level = self.model.forward_features(images)  # (B, C, h, w)
             cam = self.model.compute_cam(features).float()  # (B, K or K + 1, h, w)
         cam = cam if valid is None else cam * valid
         prepared = make_pcm_input(cam, findings=len(self.model.findings))
         refined = self.model.refiner(features, prepared, valid=valid, low_level=low_level)
-        return cam, refined if valid is None else refined * valid
+        return features, cam, refined if valid is None else refined * valid
 
     def forward_branches(self, images: Tensor, rotation: AffineParams) -> SiameseOutput:
         """Compute the CAMs of the images (B, 3, H, W) and those of the rotated images."""
         black = pad_value(images)
-        cam, refined = self.forward_branch(images)
+        features, cam, refined = self.forward_branch(images)
         valid = valid_mask(rotation, height=cam.shape[-2], width=cam.shape[-1], device=images.device)
         warped_images = affine_warp(images - black, rotation) + black
-        return SiameseOutput(cam, refined, *self.forward_branch(warped_images, valid=valid), valid, warped_images)
+        return SiameseOutput(
+            features, cam, refined, *self.forward_branch(warped_images, valid=valid), valid, warped_images
+        )
 
     def forward(
         self, images: Tensor, labels: Tensor, *, rotation: AffineParams, known: Tensor | None = None, **_: object
@@ -93,7 +97,13 @@ class SeamObjective(nn.Module):
         Returns:
             "loss" (Eq. 7) and its terms "ecr" (Eq. 6) and "msml": scalars, means over the images.
         """
-        cam, refined, cam_of_warped, refined_of_warped, valid, _ = self.forward_branches(images, rotation)
+        return self.seam_losses(self.forward_branches(images, rotation), labels, rotation=rotation, known=known)
+
+    def seam_losses(
+        self, output: SiameseOutput, labels: Tensor, *, rotation: AffineParams, known: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Compute the losses of the refiner; arguments and result as in `forward`."""
+        _, cam, refined, _, cam_of_warped, refined_of_warped, valid, _ = output
         labels_map = labels.nan_to_num(0)[:, :, None, None]  # (B, K, 1, 1)
         ecr = ecr_loss(
             warped_cam=affine_warp(with_background(cam, labels_map), rotation),

@@ -182,7 +182,7 @@ class Trainer:
             "epoch": self.epoch,
             "train_loss": self.losses["loss"].mean().item(),
             **self.validate(val_set),
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "learning_rate": max(group["lr"] for group in self.optimiser.param_groups),
         }
         record["seconds"] = self.seconds + time.perf_counter() - started
         self.history.append(record)
@@ -214,7 +214,7 @@ class Trainer:
             raise InputError(
                 f"the validation loss of {self.recipe.name} is {loss} in epoch {self.epoch}; lower the learning rate"
             )
-        if self.recipe.seam_stage is None:
+        if self.recipe.seam_stage is None or self.recipe.seam_stage.joint:
             logits = self.split.sum(logits)  # each process has computed some rows
             table = classification_table(val_set.labels, logits.cpu().numpy(), findings=val_set.findings)
             auc = float(table["auc"].mean())

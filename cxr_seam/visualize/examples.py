@@ -28,7 +28,7 @@ from ..inference.heatmaps import PAPER_SIZE
 from ..inference.maps.registry import MAPS
 from ..inference.predictor import Prediction, Predictor, PredictorOutput
 from ..io import atomic_write
-from ..metrics.localization import is_correct
+from ..metrics.best_box import is_correct
 from ..synthetic.anatomy import Body
 from ..synthetic.radiograph import synthesize_radiograph
 from ..workspace import DEMO_PATIENTS, Workspace

@@ -133,7 +133,7 @@ def plot_siamese_step(run: Workspace, *, path: FigurePath = None) -> Figure:
     figure = plot_images([grey, *overlays[:2], rotated, *overlays[2:]], SIAMESE_TITLES, columns=3)
     figure.suptitle(
         f"{model.findings[finding].replace('_', ' ')}:  {stage.msml_weight} x MSML {losses['msml']:.3f}  +  "
-        f"{stage.ecr_weight} x ECR {losses['ecr']:.3f}  =  loss {losses['loss']:.3f}",
+        f"{stage.ecr_weight} x ECR {losses['ecr']:.3f}  =  loss of the refiner {losses['loss']:.3f}",
         color=LIGHT_HEX,
         fontsize=11,
     )
@@ -275,7 +275,7 @@ def plot_loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, pa
         style_chart(axes)
     panels[0].set_ylabel("Loss")
     if any(record["stage"] == "seam" for history in histories.values() for record in history):
-        panels[1].plot([], [], "k--", linewidth=1.4, label="SEAM stage (ECR + MSML loss)")
+        panels[1].plot([], [], "k--", linewidth=1.4, label="SEAM stage (another loss)")
     panels[1].legend(frameon=False, fontsize=9)
     return finish(figure, path)
 

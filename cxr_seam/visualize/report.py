@@ -23,7 +23,7 @@ from ..evaluation.published import ERRATA
 from ..evaluation.results import MODEL, format_estimate
 from ..findings import FINDINGS, OPERATING_POINTS
 from ..io import atomic_write
-from ..metrics.localization import score_best_boxes
+from ..metrics.best_box import score_best_boxes
 from ..metrics.matching import rank_by_raw_score
 from ..recipes import CORRECT_IOU
 from ..workspace import DEMO_PATIENTS, Workspace

@@ -26,7 +26,7 @@ from ..inference.boxes import boxes_from_heatmap
 from ..inference.heatmaps import PAPER_SIZE
 from ..inference.maps.registry import MAPS
 from ..inference.predictor import Predictor
-from ..metrics.localization import best_iou
+from ..metrics.best_box import best_iou
 from ..models.pcm import PCM, affinity_rows, l2_normalise
 from .examples import (
     ALL,

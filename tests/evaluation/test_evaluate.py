@@ -37,7 +37,14 @@ from cxr_seam.evaluation.results import (
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, OPERATING_POINTS
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.models.build import build_model
-from cxr_seam.models.checkpoint import Checkpoint, TrainingData, best_path, load_checkpoint, save_checkpoint
+from cxr_seam.models.checkpoint import (
+    Checkpoint,
+    TrainingData,
+    best_path,
+    load_checkpoint,
+    save_checkpoint,
+    weights_fingerprint,
+)
 from cxr_seam.presets import get_preset
 from cxr_seam.visualize.report import report_html
 from cxr_seam.workspace import Workspace
@@ -328,10 +335,14 @@ def test_load_predictors_without_seam_stage(tmp_path):
 
 
 def test_load_predictors_refuses_old_pcm(tmp_path):
-    for seed, recipe in enumerate(RECIPES[1:]):
-        torch.manual_seed(seed)
+    def save(recipe, data=None):
         model = build_model(recipe.model, weights="none")
-        save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe))
+        return save_checkpoint(best_path(tmp_path, recipe.name), model, metadata=Checkpoint(recipe, data=data))
+
+    first = weights_fingerprint(save(RECIPES[1]))
+    save(RECIPES[2], TrainingData(64, "", "", "", init_fingerprint=first))
+    assert list(load_predictors(RECIPES, tmp_path)) == [REFINED]
+    save(RECIPES[1])  # other random weights
     with pytest.raises(InputError, match="run notebook 03"):
         load_predictors(RECIPES, tmp_path)
 

@@ -33,7 +33,13 @@ from cxr_seam.recipes import Recipe
 
 SIDE, CACHE_SIDE = 64, 100
 RECIPES = ("multires_tiny", "multires_tiny_pcm")
-SLOW_RECIPES = ("resnet50", "multires_resnet50_pcm", "multires_efficientnet_b4_pcm", "multires_strong_small")
+SLOW_RECIPES = (
+    "resnet50",
+    "multires_resnet50_pcm",
+    "multires_efficientnet_b4_pcm",
+    "multires_strong_small",
+    "multires_strong_small_pcm",
+)
 TOLERANCE = 1e-4
 
 
@@ -70,7 +76,8 @@ def make_checkpoint(folder: Path, name: str) -> Path:
     """Save a model for images of 64 pixels; of `strong`, with mean CAMs, a prior and a larger cache."""
     recipe = replace(get_recipe(name), image_size=SIDE)
     values = torch.rand(4, len(FINDINGS), 8, 8, generator=torch.Generator().manual_seed(1))
-    strong = recipe.cam_baseline == "negative_mean" and recipe.map_prior == "labels"
+    strong = recipe.cam_baseline == "negative_mean"
+    recipe = replace(recipe, map_prior="labels") if strong else recipe
     metadata = Checkpoint(
         recipe,
         scores=make_scores(0.25) | {"Hernia": ScoreCalibration(0, 40)},
@@ -102,6 +109,7 @@ def expected(predictor: Predictor, images: torch.Tensor) -> dict[str, torch.Tens
         getattr(output, kind),
         256,
         baseline=predictor.recipe.cam_baseline,
+        mirror_share=predictor.recipe.mirror_share,
         negative_mean=predictor.negative_mean.get(kind),
         prior=predictor.prior.get(kind),
     )
@@ -138,7 +146,8 @@ def test_files_describe_themselves_and_name_no_path(exported: Exported) -> None:
     assert metadata["model"] == exported.predictor.recipe.model
     assert int(metadata["image_size"]) == exported.predictor.cache_size
     assert float(metadata["box_threshold"]) == exported.predictor.recipe.cam_threshold
-    assert metadata["box_rule"] == ("moments" if "strong" in exported.predictor.recipe.name else "contour")
+    assert float(metadata["mirror_share"]) == exported.predictor.recipe.mirror_share
+    assert metadata["box_rule"] == exported.predictor.recipe.box_rule
     content = exported.onnx.read_bytes() + b"".join(map(archive.read, archive.namelist()))
     package = importlib.util.find_spec("cxr_seam").submodule_search_locations[0]
     assert package.encode() not in content and str(exported.onnx.parent).encode() not in content

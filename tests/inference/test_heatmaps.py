@@ -87,3 +87,23 @@ def test_options_select_findings():
 def test_unknown_baseline_is_refused():
     with pytest.raises(InputError, match="cam_baseline"):
         replace(get_recipe("multires_tiny"), cam_baseline="mean")
+
+
+def test_mirrored_evidence_is_subtracted():
+    """E' = ReLU(E - s mirror(E)) by hand, after the baseline and before the prior."""
+    cam = torch.tensor([[[[5.0, 1.0, 3.0]]]])
+    found = cam_to_heatmap(cam, (1, 3), baseline="min", mirror_share=0.25)  # E = 4, 0, 2
+    assert found[0, 0].tolist() == [[1.0, 0.0, pytest.approx((2 - 1) / (4 - 0.5))]]
+    prior = torch.tensor([[[0.0, 1.0, 1.0]]])
+    assert cam_to_heatmap(cam, (1, 3), baseline="min", mirror_share=0.25, prior=prior)[0, 0].tolist() == [[0, 0, 1]]
+    assert cam_to_heatmap(cam, (1, 3), baseline="min", mirror_share=0.5)[0, 0].tolist() == [[1, 0, 0]]
+
+
+def test_mirror_keeps_no_symmetric_evidence_and_turns_with_the_image():
+    cam = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    symmetric = cam.abs() + cam.abs().flip(-1)
+    assert not cam_to_heatmap(symmetric, 8, mirror_share=1.0).any()
+    assert torch.equal(cam_to_heatmap(symmetric, 8, mirror_share=0.5), cam_to_heatmap(symmetric, 8))
+    mirrored = cam_to_heatmap(cam.flip(-1), 8, mirror_share=0.5)
+    assert torch.equal(mirrored, cam_to_heatmap(cam, 8, mirror_share=0.5).flip(-1))
+    assert torch.equal(cam_to_heatmap(cam, 8, mirror_share=0.0), cam_to_heatmap(cam, 8))

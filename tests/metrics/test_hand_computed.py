@@ -19,10 +19,11 @@ import torch
 from cxr_seam.findings import FINDINGS, OPERATING_POINTS, XYWH
 from cxr_seam.inference.boxes import predicted_boxes
 from cxr_seam.inference.heatmaps import cam_to_heatmap
+from cxr_seam.metrics.best_box import score_best_boxes
 from cxr_seam.metrics.bootstrap import bootstrap_patients
 from cxr_seam.metrics.classification import classification_scores
 from cxr_seam.metrics.froc import froc
-from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table, score_best_boxes
+from cxr_seam.metrics.localization import best_boxes, localization_scores, localization_table
 from cxr_seam.metrics.matching import iobb, iou, match, rank_by_raw_score
 from cxr_seam.metrics.pointing_game import points
 

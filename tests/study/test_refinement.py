@@ -10,26 +10,34 @@ import torch
 from helpers.checkpoints import save_untrained
 from torch import Tensor
 
-from benchmarks.study.refinement import (
+from benchmarks.study.refinement.__main__ import main
+from benchmarks.study.refinement.boxes import forward_candidates
+from benchmarks.study.refinement.candidates import (
     BLUR,
     CONSTANT,
+    LOWERED,
     MAP,
+    MIRRORED,
     MIXED,
     OTHER,
+    OTHER_MIRRORED,
     PAPER,
+    PAR,
+    PAR_STRIDE,
     REFINED,
     RESIDUAL,
+    SIPE,
     SUPPRESSED,
-    IdentityRefiner,
-    UniformRefiner,
+    adapt_to_intensities,
     candidate_maps,
-    forward_candidates,
-    main,
-    measure_affinity,
-    measure_ecr,
+    correlation_iou,
+    mirrored_candidates,
+    similarity_to_seeds,
 )
+from benchmarks.study.refinement.explain import IdentityRefiner, UniformRefiner, measure_affinity, measure_ecr
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.models.build import build_model
 from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.presets import SMALL_PCM, get_recipe
@@ -58,7 +66,7 @@ def candidates(models: dict[str, LocalizationModel]) -> dict[str, Tensor]:
         return candidate_maps(models, images)[1]
 
 
-def mean(maps: Tensor) -> Tensor:
+def mean_of_map(maps: Tensor) -> Tensor:
     return maps.mean(dim=(2, 3))
 
 
@@ -75,15 +83,54 @@ def test_candidates_are_those_of_the_models(models: dict[str, LocalizationModel]
 
 
 def test_controls_keep_what_they_should_keep(candidates: dict[str, Tensor]) -> None:
-    assert torch.allclose(mean(candidates[CONSTANT]), mean(candidates[MIXED]), atol=1e-5)
-    spread = candidates[CONSTANT] - mean(candidates[CONSTANT])[..., None, None]
-    assert torch.allclose(2 * spread, candidates[MAP] - mean(candidates[MAP])[..., None, None], atol=1e-5)
+    assert torch.allclose(mean_of_map(candidates[CONSTANT]), mean_of_map(candidates[MIXED]), atol=1e-5)
+    spread = candidates[CONSTANT] - mean_of_map(candidates[CONSTANT])[..., None, None]
+    assert torch.allclose(2 * spread, candidates[MAP] - mean_of_map(candidates[MAP])[..., None, None], atol=1e-5)
     own, mixed, other = (candidates[name] for name in (MAP, MIXED, OTHER))
     assert torch.allclose(2 * other[0] - own[0], 2 * mixed[2] - own[2], atol=1e-5)
-    assert candidates[BLUR].std() < own.std() and torch.allclose(mean(candidates[BLUR]), mean(own), atol=0.2)
+    assert candidates[BLUR].std() < own.std() and torch.allclose(
+        mean_of_map(candidates[BLUR]), mean_of_map(own), atol=0.2
+    )
     suppressed, positive = candidates[SUPPRESSED], own.relu()
     largest = (positive / positive.amax(dim=(2, 3), keepdim=True).clamp_min(1e-5)).amax(dim=1, keepdim=True)
     assert ((suppressed == 0) | (suppressed == largest)).all() and (suppressed == 0).any()
+
+
+def test_sipe_with_two_kinds_of_features() -> None:
+    """Left half and right half have orthogonal features, so the correlation map of a position is its own half."""
+    left = torch.zeros(1, 1, 4, 6)
+    left[..., :3] = 1
+    features = torch.cat([5 * left, 2 * (1 - left)], dim=1)
+    maps = torch.cat([left, 0.5 * left, torch.full_like(left, 0.25)], dim=1)
+    expected = torch.cat([left, 0.5 * left, torch.full_like(left, 0.25 * 12 / (12 + 0.25 * 12))], dim=1)
+    assert torch.allclose(correlation_iou(features, maps), expected, atol=1e-6)
+    seeds = torch.zeros(1, 2, 4, 6, dtype=torch.bool)
+    seeds[0, 0, 1, 2] = True
+    assert torch.allclose(similarity_to_seeds(features, seeds), torch.cat([left, 0 * left], dim=1), atol=1e-6)
+
+
+def test_par_stops_at_edges() -> None:
+    """Weights sum to 1; across an edge of the intensities only the distance counts: .01 / 1.01 of a weight."""
+    side = 24 * PAR_STRIDE
+    left = torch.zeros(1, 1, 24, 24)
+    left[..., :12] = 1
+    edge = torch.nn.functional.interpolate(left, size=side).expand(1, 3, side, side)
+    assert torch.allclose(adapt_to_intensities(edge, torch.full_like(left, 0.3)), torch.full_like(left, 0.3), atol=1e-5)
+    kept, spread = (adapt_to_intensities(images, left)[0, 0, :, 11] for images in (edge, torch.zeros_like(edge)))
+    assert kept.min() > 0.9 and spread.max() < 0.6
+
+
+def test_mirrored_candidates_are_what_the_option_does() -> None:
+    cam, mean = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((3, 8, 8), 0.2)
+    found = mirrored_candidates(cam, mean)
+    options = HeatmapOptions("negative_mean", mean)
+    expected = options._replace(mirror_share=0.5).heatmaps(cam, 8)
+    torch.testing.assert_close(options.heatmaps(found[MIRRORED], 8), expected)
+    same = torch.cat([cam[:1]] * 4)
+    one, other = (mirrored_candidates(same, mean)[name] for name in (MIRRORED, OTHER_MIRRORED))
+    assert torch.equal(one, other) and not torch.equal(found[MIRRORED], found[OTHER_MIRRORED])
+    lowered, evidence = found[LOWERED], (cam - mean).relu()
+    assert torch.allclose(mean_of_map(cam - lowered), mean_of_map(evidence) / 2, atol=1e-6)
 
 
 def test_one_view_is_the_batch_itself(models: dict[str, LocalizationModel], dataset: ChestXrayDataset) -> None:
@@ -142,6 +189,7 @@ def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> 
     main([*options, "--multires", str(checkpoint), "--n-bootstrap", "20", "--train-images", "8"])
     folder = tmp_path / "run" / "refinement" / recipe.name
     boxes = pd.read_csv(folder / "boxes.csv", index_col=0)
-    assert boxes.loc[MIXED].filter(like="minus").tolist() == ["0.000 (0.000-0.000)"] * 2
-    assert {MAP, REFINED, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
+    for row, column in ((MIXED, "residual PCM minus it"), (MAP, "minus the map")):
+        assert boxes.loc[row].filter(like=column).tolist() == ["0.000 (0.000-0.000)"] * 2
+    assert {MAP, REFINED, SIPE, PAR, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
     assert {path.name for path in folder.glob("*.png")} == {"affinity.png", "boxes.png"}

@@ -171,7 +171,7 @@ def test_share_of_the_patients_has_all_their_images(study: Study) -> None:
 
 def test_examples_need_all_models_and_show_one_image_of_each_finding(study: Study) -> None:
     assert plot_examples(study, seed=0) is None
-    run_row(study, study.rows(0)["strong"], seed=0)
+    run_row(study, study.rows(0)["strong_joint"], seed=0)
     with Image.open(plot_examples(study, seed=0)) as picture:
         columns, rows = 4, len(set(study.targets.boxes["finding"]))  # the paper's row has two columns
         assert picture.height / picture.width == pytest.approx(rows / columns, rel=0.2)

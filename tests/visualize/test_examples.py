@@ -18,7 +18,7 @@ from cxr_seam.evaluation.methods import model_methods
 from cxr_seam.evaluation.results import MULTIRES, REFINED, STANDARD
 from cxr_seam.findings import BOXED_FINDINGS, FINDINGS, XYWH
 from cxr_seam.inference.predictor import Predictor
-from cxr_seam.metrics.localization import score_best_boxes
+from cxr_seam.metrics.best_box import score_best_boxes
 from cxr_seam.metrics.matching import rank_by_raw_score
 from cxr_seam.models.build import build_model
 from cxr_seam.models.checkpoint import Checkpoint, best_path, save_checkpoint

@@ -2,6 +2,7 @@
 
 Every map becomes heat maps and boxes in the same way (`HeatmapOptions`). The recipe's baseline and prior apply to CAMs
 and refined CAMs only, because they were measured on these; the other maps are not negative, and zero means no evidence.
+`mirror_share` applies to all maps.
 """
 
 from __future__ import annotations
@@ -97,7 +98,12 @@ def gradient_map(
         return ModelOutput(cam.amax(dim=(-2, -1)), cam, None)  # logits are not used
 
     output = tta_forward(compute, images, scales=recipe.tta_scales, flip=recipe.tta_flip)
-    options = HeatmapOptions(threshold=recipe.cam_threshold, box_rule=recipe.box_rule, findings=tuple(findings))
+    options = HeatmapOptions(
+        threshold=recipe.cam_threshold,
+        box_rule=recipe.box_rule,
+        findings=tuple(findings),
+        mirror_share=recipe.mirror_share,
+    )
     return LocalizationMap(output.cam.float().cpu(), options)
 
 
@@ -105,5 +111,5 @@ def mean_map(maps: Sequence[LocalizationMap]) -> LocalizationMap:
     """Average the heat maps of several maps at the size of the finest one; a map of zeros counts as zeros."""
     finest = max((tuple(each.cam.shape[-2:]) for each in maps), key=lambda size: size[0] * size[1])
     heatmaps = torch.stack([each.options.heatmaps(each.cam, finest) for each in maps])
-    options = maps[0].options._replace(baseline="zero", negative_mean=None, prior=None)
+    options = maps[0].options._replace(baseline="zero", negative_mean=None, prior=None, mirror_share=0.0)
     return LocalizationMap(heatmaps.mean(dim=0), options)

@@ -1,0 +1,126 @@
+"""Explain the PCM and compare refiners with controls on a trained MultiRes model (docs/pcm.md).
+
+    python -m benchmarks.study.refinement --data demo --output runs/demo --multires runs/demo/models/multires_demo.best.safetensors
+    python -m benchmarks.study.refinement --data runs/study/data --output runs/refinement --multires runs/strong.s0.safetensors
+
+Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the script
+measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps beside
+those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. A stopped training
+continues.
+"""  # noqa: E501 (commands stay in one line)
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.study.runner import Study, measure_boxes
+from cxr_seam.data.dataset import ChestXrayDataset
+from cxr_seam.data.transforms import eval_transform
+from cxr_seam.evaluation.methods import Targets
+from cxr_seam.io import atomic_write
+from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
+from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_header
+from cxr_seam.models.multires import LocalizationModel
+from cxr_seam.presets import SMALL_PCM
+from cxr_seam.recipes import add_seam_stage
+from cxr_seam.training.fit import fit
+from cxr_seam.visualize.figures import draw_affinity, finish
+from cxr_seam.workspace import Workspace
+
+from .boxes import collect_boxes, plot_boxes, reading_options, tabulate
+from .candidates import PAPER, RESIDUAL, Models
+from .explain import measure_affinity, measure_ecr, untrained_pcm
+
+AFFINITY_IMAGES, ECR_IMAGES = 64, 256
+
+
+def train_refiners(run: Workspace, multires: Path, *, folder: Path, most: int | None) -> Models:
+    """Train the paper's PCM and the residual PCM on top of a MultiRes checkpoint; return both models.
+
+    A refiner that the checkpoint was trained with stays. `most` limits the number of training images.
+    """
+    recipe = read_header(multires).recipe
+    first = best_path(folder, recipe.name)
+    if not first.exists():
+        with atomic_write(first) as temporary:
+            shutil.copyfile(multires, temporary)
+    models = {}
+    for name in (PAPER, RESIDUAL):
+        if recipe.seam_stage is not None and recipe.refiner == name:
+            models[name], _ = load_checkpoint(multires)
+            continue
+        plain = {"tta_scales": (1.0,), "tta_flip": False, "cam_baseline": "zero", "map_prior": "none"}
+        stage = replace(add_seam_stage(recipe, SMALL_PCM), name=f"{recipe.name}_{name}", refiner=name, **plain)
+        train_set, val_set = run.train_val_datasets(stage)
+        few = sample_images(run, val_set, most=ECR_IMAGES)  # with one epoch there is no best one to choose
+        fit(stage, folder, train_set=sample_images(run, train_set, most=most), val_set=few)
+        models[name], _ = load_checkpoint(best_path(folder, stage.name))
+    return models
+
+
+def sample_images(run: Workspace, dataset: ChestXrayDataset, *, most: int | None) -> ChestXrayDataset:
+    """Return at most `most` images of a dataset, spread evenly; None: all."""
+    if most is None or most >= len(dataset):
+        return dataset
+    names = [dataset.image_index[i * len(dataset) // most] for i in range(most)]
+    return ChestXrayDataset(dataset.cache, run.metadata(), image_index=names)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="demo", help="demo, or the folder of a dataset (%(default)s)")
+    parser.add_argument("--preset", default="demo", help="its image size chooses the image cache (%(default)s)")
+    parser.add_argument("--output", default="runs/demo", help="folder of a run with this data (%(default)s)")
+    parser.add_argument("--multires", type=Path, required=True, help="checkpoint of a MultiRes model")
+    parser.add_argument("--train-images", type=int, help="train the refiners on so many images; by default all")
+    parser.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, measure, print the tables and write them with the figures."""
+    chosen = parse(arguments)
+    run = Workspace.open(data=chosen.data, preset=chosen.preset, output_dir=chosen.output)
+    run.prepare_data()
+    recipe = read_header(chosen.multires).recipe
+    folder = run.output_dir / "refinement" / recipe.name
+    models = train_refiners(run, chosen.multires, folder=folder / "models", most=chosen.train_images)
+    study = Study(run, folder, lambda *_: {}, chosen.n_bootstrap)
+    boxed, (_, val_set) = study.targets.dataset, run.train_val_datasets(recipe)
+
+    def show(name: str, table: pd.DataFrame | pd.Series) -> None:
+        print(f"\n{recipe.name}, {name}\n{table.to_string()}", flush=True)
+        with atomic_write(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary)
+
+    few = sample_images(run, boxed, most=AFFINITY_IMAGES)
+    show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3))
+    boxes = collect_boxes(models, study, options=reading_options(models, val_set, recipe=recipe), recipe=recipe)
+    measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
+    show("boxes", tabulate(measured))
+    plot_boxes(measured, folder / "boxes.png")
+    labelled = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
+    some = sample_images(run, ChestXrayDataset(run.cache(), run.metadata(), image_index=labelled), most=ECR_IMAGES)
+    show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3))
+    plot_first_box(models[PAPER], study.targets, path=folder / "affinity.png", size=recipe.image_size)
+
+
+def plot_first_box(model: LocalizationModel, targets: Targets, *, path: Path, size: int) -> None:
+    """Plot the affinity of an untrained PCM for the image and finding of the first true box."""
+    box, dataset = targets.boxes.iloc[0], targets.dataset
+    images = eval_transform(dataset.load([dataset.image_index.index(box["image_index"])])[0], size=size)
+    model.refiner = untrained_pcm(model)
+    with torch.inference_mode():
+        figure = draw_affinity(model, images, finding=dataset.findings.index(box["finding"]))
+    finish(figure, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,7 @@ from cxr_seam.evaluation.results import MULTIRES, REFINED, format_estimate
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.presets import get_preset
+from cxr_seam.recipes import Recipe
 
 LARGE, SMALL = ("images", "images_256"), ("images_128",)
 """Folders of images of at least 256 pixels, and of images known at 128 pixels only."""
@@ -76,6 +77,11 @@ def evaluate_set(
     return evaluate_models(predictors, part, dataset, targets, n_bootstrap=N_BOOTSTRAP, seed=seed).results
 
 
+def model_name(recipe: Recipe) -> str:
+    """Name the model of a recipe, as `load_predictors` does."""
+    return MULTIRES if recipe.seam_stage is None else REFINED
+
+
 def by_finding(results: dict) -> pd.DataFrame:
     """Tabulate the accuracy of the best box at IoU > 0.3 by finding."""
     return pd.DataFrame(
@@ -101,7 +107,7 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.checkpoint:
         predictor = Predictor.load(chosen.checkpoint)
-        predictors = {MULTIRES if predictor.recipe.seam_stage is None else REFINED: predictor}
+        predictors = {model_name(predictor.recipe): predictor}
     else:
         predictors = load_predictors(get_preset(chosen.preset), chosen.models)
     metadata = load_annotations(chosen.data, chosen.annotations, chosen.output / "tables")

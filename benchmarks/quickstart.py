@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from external_test import LARGE, SMALL, evaluate_set, image_sets, load_annotations, prepare_images
+from external_test import LARGE, SMALL, evaluate_set, image_sets, load_annotations, model_name, prepare_images
 
 from cxr_seam.data.cache import prepare
 from cxr_seam.data.dataset import ChestXrayDataset
@@ -31,7 +31,7 @@ from cxr_seam.data.split import train_val_split
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation import tables
 from cxr_seam.evaluation.evaluate import evaluate
-from cxr_seam.evaluation.results import MULTIRES, REFINED
+from cxr_seam.evaluation.results import MULTIRES
 from cxr_seam.hub import CARD_FILE, save_pretrained
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.inference.scores import fit_scores
@@ -126,15 +126,12 @@ def use_packaged(run: Workspace, packaged: Path) -> Workspace:
     return with_recipe(run, recipe)
 
 
-def model_name(recipe: Recipe) -> str:
-    """Name the model of a recipe, as `load_predictors` does."""
-    return MULTIRES if recipe.seam_stage is None else REFINED
-
-
 def with_recipe(run: Workspace, recipe: Recipe) -> Workspace:
     """Replace the recipe of the MultiRes model or of the refined one."""
     standard, multires, refined = run.recipes
-    return replace(run, recipes=(standard, *((recipe, refined) if recipe.seam_stage is None else (multires, recipe))))
+    return replace(
+        run, recipes=(standard, *((recipe, refined) if model_name(recipe) == MULTIRES else (multires, recipe)))
+    )
 
 
 def compare_precisions(source: Path, packaged: Path, run: Workspace) -> pd.DataFrame:

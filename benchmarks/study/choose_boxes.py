@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.findings import XYWH
 from cxr_seam.inference.boxes import boxes_from_heatmap
 from cxr_seam.inference.extras.moments import local_moment_box, moment_box
 from cxr_seam.inference.heatmap_options import HeatmapOptions
-from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
 from cxr_seam.workspace import Workspace
 
-from .model_agreement import agreement, label_table
+from .model_agreement import agreement, label_table, labelled_heatmaps
 from .runner import Study, with_findings
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -42,7 +42,7 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def best_boxes(
-    batches: Sequence[tuple[list[str], np.ndarray]], options: HeatmapOptions, *, labels: pd.DataFrame
+    batches: Sequence[tuple[list[str], Tensor]], options: HeatmapOptions, *, labels: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
     """Return the best box of each finding in the labels, for each rule.
 
@@ -53,11 +53,8 @@ def best_boxes(
     """
     rows: dict[str, list[tuple]] = {rule: [] for rule in RULES}
     for names, cams in batches:
-        for name, cam in zip(names, cams, strict=True):
-            present = np.flatnonzero(labels.loc[name] == 1).tolist()
-            chosen = options.select(present)
-            heatmaps = chosen.heatmaps(cam[None, present], PAPER_SIZE)[0].numpy()
-            for finding, heatmap in zip(chosen.findings, heatmaps, strict=True):
+        for name, findings, heatmaps in labelled_heatmaps(names, cams, options, labels=labels):
+            for finding, heatmap in zip(findings, heatmaps, strict=True):
                 for rule, box in RULES.items() if heatmap.max() > 0 else ():
                     rows[rule].append((name, finding, *box(heatmap)))
     return {rule: pd.DataFrame(found, columns=["image_index", "finding", *XYWH]) for rule, found in rows.items()}

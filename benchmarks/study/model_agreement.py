@@ -14,16 +14,18 @@ Source: this project; agreement above chance as in Cohen 1960, without his divis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.methods import maps_by_model
 from cxr_seam.evaluation.results import REFINED
 from cxr_seam.findings import XYWH
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.inference.heatmaps import PAPER_SIZE
 from cxr_seam.inference.predictor import Predictor
 from cxr_seam.metrics.localization import best_boxes
@@ -93,6 +95,24 @@ def label_table(dataset: ChestXrayDataset) -> pd.DataFrame:
     return pd.DataFrame(dataset.labels, index=dataset.image_index, columns=list(dataset.findings))
 
 
+def labelled_heatmaps(
+    names: Sequence[str], cams: Tensor, options: HeatmapOptions, *, labels: pd.DataFrame
+) -> Iterator[tuple[str, tuple[str, ...], np.ndarray]]:
+    """Yield name, findings in the labels and their heat maps (n, H, W) of each image with a finding.
+
+    Args:
+        names: of the images of a batch.
+        cams: (B, K, h, w).
+        options: how CAMs become heat maps.
+        labels: as from `label_table`.
+    """
+    for name, cam in zip(names, cams, strict=True):
+        present = np.flatnonzero(labels.loc[name] == 1).tolist()
+        if present:
+            chosen = options.select(present)
+            yield name, chosen.findings, chosen.heatmaps(cam[None, present], PAPER_SIZE)[0].numpy()
+
+
 def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) -> dict[str, pd.DataFrame]:
     """Predict the best box of each finding in the labels, for each kind of maps ("MultiRes", "MultiRes + PCM").
 
@@ -106,12 +126,6 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
     for names, output in predictor.forward_dataset(dataset, desc="agreement"):
         for kind, cams in maps_by_model(model, output).items():
             options = predictor.heatmap_options(refined=kind == REFINED)
-            for name, cam in zip(names, cams, strict=True):
-                present = np.flatnonzero(labels.loc[name]).tolist()
-                if not present:
-                    continue
-                chosen = options.select(present)
-                heatmaps = chosen.heatmaps(cam[None, present], PAPER_SIZE)[0].numpy()
-                boxes = chosen.boxes(heatmaps, name, findings=chosen.findings)
-                tables.setdefault(kind, []).append(boxes)
+            for name, findings, heatmaps in labelled_heatmaps(names, cams, options, labels=labels):
+                tables.setdefault(kind, []).append(options.boxes(heatmaps, name, findings=findings))
     return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}

@@ -169,7 +169,6 @@ AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Changes of the paper's row that need no training."""
 CONTOURS = {"mirror_share": 0.0, "box_rule": "contour"}
-GLOBAL_MOMENTS = {"mirror_share": 0.0, "box_rule": "moments"}
 STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "without_negative_mean": ("maps above 0, not above the mean of negative images", {"cam_baseline": "zero"}),
     "without_flip": ("no mirrored image", {"tta_flip": False}),
@@ -178,7 +177,10 @@ STRONG_AT_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "with_prior": ("evidence is weighted by where the finding usually is", {"map_prior": "labels"}),
     "without_mirror": ("the mirrored evidence is not subtracted", {"mirror_share": 0.0}),
     "without_window": ("moments of the whole map", {"box_rule": "moments"}),
-    "without_mirror_and_window": ("no mirrored evidence, moments of the whole map", GLOBAL_MOMENTS),
+    "without_mirror_and_window": (
+        "no mirrored evidence, moments of the whole map",
+        {"mirror_share": 0.0, "box_rule": "moments"},
+    ),
     "without_moments": ("contours at Q 0.8", {"box_rule": "contour"}),
     CONTOUR_ROW: ("contours at Q 0.8, the mirrored evidence is not subtracted", CONTOURS),
     "with_papers_boxes": (

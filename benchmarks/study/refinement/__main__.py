@@ -3,10 +3,10 @@
     python -m benchmarks.study.refinement --data demo --output runs/demo --multires runs/demo/models/multires_demo.best.safetensors
     python -m benchmarks.study.refinement --data runs/study/data --output runs/refinement --multires runs/strong.s0.safetensors
 
-Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the script
-measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps beside
-those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. A stopped training
-continues.
+Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
+script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
+beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. A stopped
+training continues.
 """  # noqa: E501 (commands stay in one line)
 
 from __future__ import annotations

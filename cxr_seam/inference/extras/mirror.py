@@ -6,8 +6,7 @@ With the evidence E, mirrored left to right, and a share s:
     E' = ReLU(E - s mirror(E)).
 
 Properties: a symmetric map is only scaled, by 1 - s; evidence in one half alone stays as it is; a mirrored map gives
-the mirrored result. It assumes that the midline of the patient is the
-middle of the image.
+the mirrored result. It assumes that the midline of the patient is the middle of the image.
 
 Source: this project, docs/beyond-the-paper.md; as radiologists compare both sides.
 """

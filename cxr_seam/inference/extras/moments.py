@@ -59,15 +59,13 @@ def local_moment_box(heatmap: np.ndarray, *, window: float = WINDOW) -> np.ndarr
         As `moment_box`.
     """
     weights = _weights(heatmap)
-    peak = np.unravel_index(weights.argmax(), weights.shape)
-    y, x = (_positions(size)[index] for size, index in zip(weights.shape, peak, strict=True))
+    rows, columns = (_positions(size) for size in weights.shape)
+    row, column = np.unravel_index(weights.argmax(), weights.shape)
+    y, x = rows[row], columns[column]
     for _ in range(STEPS):
-        window_y, window_x = (
-            np.exp(-(((_positions(size) - centre) / window) ** 2) / 2)
-            for size, centre in zip(weights.shape, (y, x), strict=True)
-        )
+        window_y, window_x = (np.exp(-(((at - centre) / window) ** 2) / 2) for at, centre in ((rows, y), (columns, x)))
         along_y, along_x = window_y * (weights @ window_x), window_x * (window_y @ weights)  # (H,), (W,)
-        y, x = (along @ _positions(len(along)) / along.sum() for along in (along_y, along_x))
+        y, x = along_y @ rows / along_y.sum(), along_x @ columns / along_x.sum()
     return _box(along_y, along_x)
 
 

@@ -24,9 +24,8 @@ rows() { # SEED OPTIONS
 	"$PYTHON" -m benchmarks.study beyond-the-paper --data "$DATA" --output "$OUTPUT" --seeds "$@"
 }
 
-refiners() { # CHECKPOINT
-	"$PYTHON" -m benchmarks.study.refinement --data "$OUTPUT/data" --preset small --output "$OUTPUT" --multires "$1" \
-		--train-images 1000
+refiners() { # CHECKPOINT...
+	"$PYTHON" -m benchmarks.study.refinement --data "$OUTPUT/data" --preset small --output "$OUTPUT" --train-images 1000 --multires "$@"
 }
 
 for seed in 0 1; do
@@ -35,7 +34,5 @@ done
 rows 0 --rows $ONE_SEED
 "$PYTHON" -m benchmarks.study.choose_boxes --output "$OUTPUT" --models "$OUTPUT/saved" \
 	--rows strong,with_prior,strong_joint,strong_joint_with_prior
-for seed in 0 1; do
-	refiners "$OUTPUT/saved/strong_joint.s$seed.safetensors"
-done
+refiners "$OUTPUT"/saved/strong_joint.s{0,1}.safetensors
 refiners "$OUTPUT/models/paper.s0.best.safetensors"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,7 +13,7 @@ from helpers.checkpoints import save_untrained
 from torch import Tensor
 
 from benchmarks.study.refinement.__main__ import main
-from benchmarks.study.refinement.boxes import forward_candidates
+from benchmarks.study.refinement.boxes import forward_candidates, reading_options
 from benchmarks.study.refinement.candidates import (
     BLUR,
     CONSTANT,
@@ -26,14 +28,19 @@ from benchmarks.study.refinement.candidates import (
     PAR_STRIDE,
     REFINED,
     RESIDUAL,
+    SIGNED,
+    SIGNED_CONSTANT,
+    SIGNED_OTHER,
     SIPE,
     SUPPRESSED,
     adapt_to_intensities,
+    apply_signed_affinity,
     candidate_maps,
     correlation_iou,
     mirrored_candidates,
     similarity_to_seeds,
 )
+from benchmarks.study.refinement.choose import labelled_boxes
 from benchmarks.study.refinement.explain import IdentityRefiner, UniformRefiner, measure_affinity, measure_ecr
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -88,6 +95,9 @@ def test_controls_keep_what_they_should_keep(candidates: dict[str, Tensor]) -> N
     assert torch.allclose(2 * spread, candidates[MAP] - mean_of_map(candidates[MAP])[..., None, None], atol=1e-5)
     own, mixed, other = (candidates[name] for name in (MAP, MIXED, OTHER))
     assert torch.allclose(2 * other[0] - own[0], 2 * mixed[2] - own[2], atol=1e-5)
+    signed, others_signed = candidates[SIGNED], candidates[SIGNED_OTHER]
+    assert torch.allclose(2 * others_signed[0] - own[0], 2 * signed[2] - own[2], atol=1e-5)
+    assert torch.allclose(mean_of_map(candidates[SIGNED_CONSTANT]), mean_of_map(signed), atol=1e-5)
     assert candidates[BLUR].std() < own.std() and torch.allclose(
         mean_of_map(candidates[BLUR]), mean_of_map(own), atol=0.2
     )
@@ -107,6 +117,18 @@ def test_sipe_with_two_kinds_of_features() -> None:
     seeds = torch.zeros(1, 2, 4, 6, dtype=torch.bool)
     seeds[0, 0, 1, 2] = True
     assert torch.allclose(similarity_to_seeds(features, seeds), torch.cat([left, 0 * left], dim=1), atol=1e-6)
+
+
+def test_signed_affinity_of_two_opposite_groups() -> None:
+    """All cosines are 1 or -1, so all weights are 1/24 in size.
+
+    A constant map becomes 0. A map of 1 in the left half becomes 12/24 there and -12/24 in the right half.
+    """
+    left = torch.zeros(1, 1, 4, 6)
+    left[..., :3] = 1
+    features = torch.cat([2 + left, 5 - 3 * left], dim=1)
+    found = apply_signed_affinity(features, torch.cat([torch.ones_like(left), left], dim=1))
+    assert torch.allclose(found, torch.cat([torch.zeros_like(left), left - 0.5], dim=1), atol=1e-6)
 
 
 def test_par_stops_at_edges() -> None:
@@ -183,13 +205,31 @@ def test_ecr_of_equal_embeddings_is_that_of_a_uniform_affinity(dataset: ChestXra
 
 
 def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> None:
+    """The second model has the weights of the first one, so their boxes are equal and agree as often as they can."""
     recipe = get_recipe("multires_tiny")
-    checkpoint = save_untrained(tmp_path / "first.safetensors", recipe)
+    recipes = [recipe, replace(recipe, name="multires_tiny.s1")]
+    checkpoints = [str(save_untrained(tmp_path / f"{each.name}.safetensors", each)) for each in recipes]
     options = ["--data", str(demo_folder), "--preset", "tiny", "--output", str(tmp_path / "run")]
-    main([*options, "--multires", str(checkpoint), "--n-bootstrap", "20", "--train-images", "8"])
-    folder = tmp_path / "run" / "refinement" / recipe.name
-    boxes = pd.read_csv(folder / "boxes.csv", index_col=0)
-    for row, column in ((MIXED, "residual PCM minus it"), (MAP, "minus the map")):
-        assert boxes.loc[row].filter(like=column).tolist() == ["0.000 (0.000-0.000)"] * 2
-    assert {MAP, REFINED, SIPE, PAR, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
-    assert {path.name for path in folder.glob("*.png")} == {"affinity.png", "boxes.png"}
+    main([*options, "--multires", *checkpoints, "--n-bootstrap", "20", "--train-images", "8"])
+    folder = tmp_path / "run" / "refinement"
+    for each in recipes:
+        boxes = pd.read_csv(folder / each.name / "boxes.csv", index_col=0)
+        for row, column in ((MIXED, "residual PCM minus it"), (MAP, "minus the map"), (SIGNED, "signed minus it")):
+            assert boxes.loc[row].filter(like=column).tolist() == ["0.000 (0.000-0.000)"] * 2
+        assert {MAP, REFINED, SIPE, PAR, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
+        assert {path.name for path in (folder / each.name).glob("*.png")} == {"affinity.png", "boxes.png"}
+    found = pd.read_csv(folder / "agreement.csv", index_col=0)
+    assert {MAP, MIXED, SIGNED, BLUR} <= set(found.index)
+
+
+def test_candidates_have_one_box_for_each_finding_in_the_labels(
+    models: dict[str, LocalizationModel], dataset: ChestXrayDataset
+) -> None:
+    recipe = get_recipe("multires_tiny")
+    options = reading_options(models, dataset, recipe=recipe)
+    boxes = labelled_boxes(models, dataset, options, recipe=recipe)
+    labels = zip(dataset.image_index, dataset.labels, strict=True)
+    present = {(name, dataset.findings[k]) for name, row in labels for k in np.flatnonzero(row)}
+    for name in (MAP, SIGNED, BLUR):
+        found = list(zip(boxes[name]["image_index"], boxes[name]["finding"], strict=True))
+        assert 0 < len(found) == len(set(found)) and set(found) <= present

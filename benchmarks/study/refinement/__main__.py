@@ -5,8 +5,9 @@
 
 Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
 script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
-beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. A stopped
-training continues.
+beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. With two
+checkpoints, of one recipe and two seeds, OUTPUT/refinement/agreement.csv says how often the boxes of both meet on
+labelled images, a comparison without any true box (`choose`). A stopped training continues.
 """  # noqa: E501 (commands stay in one line)
 
 from __future__ import annotations
@@ -20,22 +21,24 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.study.runner import Study, measure_boxes
+from benchmarks.study.runner import Study, measure_boxes, with_findings
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.evaluation.methods import Targets
+from cxr_seam.inference.heatmap_options import HeatmapOptions
 from cxr_seam.io import atomic_write
 from cxr_seam.metrics.bootstrap import N_BOOTSTRAP
 from cxr_seam.models.checkpoint import best_path, load_checkpoint, read_header
 from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.presets import SMALL_PCM
-from cxr_seam.recipes import add_seam_stage
+from cxr_seam.recipes import Recipe, add_seam_stage
 from cxr_seam.training.fit import fit
 from cxr_seam.visualize.figures import draw_affinity, finish
 from cxr_seam.workspace import Workspace
 
 from .boxes import collect_boxes, plot_boxes, reading_options, tabulate
 from .candidates import PAPER, RESIDUAL, Models
+from .choose import compare
 from .explain import measure_affinity, measure_ecr, untrained_pcm
 
 AFFINITY_IMAGES, ECR_IMAGES = 64, 256
@@ -78,7 +81,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="demo", help="demo, or the folder of a dataset (%(default)s)")
     parser.add_argument("--preset", default="demo", help="its image size chooses the image cache (%(default)s)")
     parser.add_argument("--output", default="runs/demo", help="folder of a run with this data (%(default)s)")
-    parser.add_argument("--multires", type=Path, required=True, help="checkpoint of a MultiRes model")
+    parser.add_argument(
+        "--multires", type=Path, nargs="+", required=True, help="one checkpoint of a MultiRes model, or two"
+    )
     parser.add_argument("--train-images", type=int, help="train the refiners on so many images; by default all")
     parser.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
     return parser.parse_args(arguments)
@@ -89,27 +94,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parse(arguments)
     run = Workspace.open(data=chosen.data, preset=chosen.preset, output_dir=chosen.output)
     run.prepare_data()
-    recipe = read_header(chosen.multires).recipe
-    folder = run.output_dir / "refinement" / recipe.name
-    models = train_refiners(run, chosen.multires, folder=folder / "models", most=chosen.train_images)
-    study = Study(run, folder, lambda *_: {}, chosen.n_bootstrap)
-    boxed, (_, val_set) = study.targets.dataset, run.train_val_datasets(recipe)
+    folder = run.output_dir / "refinement"
+    recipes = [read_header(path).recipe for path in chosen.multires]
+    folders = [folder / recipe.name for recipe in recipes]
+    models = [
+        train_refiners(run, path, folder=each / "models", most=chosen.train_images)
+        for path, each in zip(chosen.multires, folders, strict=True)
+    ]
+    val_sets = [run.train_val_datasets(recipe)[1] for recipe in recipes]
+    options = [reading_options(*each, recipe=r) for *each, r in zip(models, val_sets, recipes, strict=True)]
+    for each, recipe, read, val_set in zip(models, recipes, options, val_sets, strict=True):
+        study = Study(run, folder / recipe.name, lambda *_: {}, chosen.n_bootstrap)
+        measure(each, study, recipe=recipe, options=read, labelled=with_findings(study, val_set))
+    if len(models) == 2:
+        datasets = [with_findings(study, val_set) for val_set in val_sets]
+        show("agreement", compare(models, datasets, options, recipes=recipes), folder)
 
-    def show(name: str, table: pd.DataFrame | pd.Series) -> None:
-        print(f"\n{recipe.name}, {name}\n{table.to_string()}", flush=True)
-        with atomic_write(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary)
 
-    few = sample_images(run, boxed, most=AFFINITY_IMAGES)
-    show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3))
-    boxes = collect_boxes(models, study, options=reading_options(models, val_set, recipe=recipe), recipe=recipe)
+def measure(
+    models: Models, study: Study, *, recipe: Recipe, options: dict[str, HeatmapOptions], labelled: ChestXrayDataset
+) -> None:
+    """Measure one MultiRes model with its refiners; `labelled` are validation images with a finding."""
+    few = sample_images(study.run, study.targets.dataset, most=AFFINITY_IMAGES)
+    show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3), study.folder)
+    boxes = collect_boxes(models, study, options=options, recipe=recipe)
     measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
-    show("boxes", tabulate(measured))
-    plot_boxes(measured, folder / "boxes.png")
-    labelled = [name for name, row in zip(val_set.image_index, val_set.labels, strict=True) if (row == 1).any()]
-    some = sample_images(run, ChestXrayDataset(run.cache(), run.metadata(), image_index=labelled), most=ECR_IMAGES)
-    show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3))
-    plot_first_box(models[PAPER], study.targets, path=folder / "affinity.png", size=recipe.image_size)
+    show("boxes", tabulate(measured), study.folder)
+    plot_boxes(measured, study.folder / "boxes.png")
+    some = sample_images(study.run, labelled, most=ECR_IMAGES)
+    show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3), study.folder)
+    plot_first_box(models[PAPER], study.targets, path=study.folder / "affinity.png", size=recipe.image_size)
+
+
+def show(name: str, table: pd.DataFrame | pd.Series, folder: Path) -> None:
+    """Print a table and write it to FOLDER/NAME.csv."""
+    print(f"\n{folder.name}, {name}\n{table.to_string()}", flush=True)
+    with atomic_write(folder / f"{name}.csv") as temporary:
+        table.to_csv(temporary)
 
 
 def plot_first_box(model: LocalizationModel, targets: Targets, *, path: Path, size: int) -> None:

@@ -31,6 +31,7 @@ from .candidates import (
     MIRRORED,
     MIXED,
     OTHER_MIRRORED,
+    SIGNED,
     UNMIRRORED,
     Models,
     candidate_maps,
@@ -113,7 +114,7 @@ def as_estimate(value: dict) -> Estimate:
 
 
 def tabulate(measured: dict[str, Values]) -> pd.DataFrame:
-    """Tabulate each candidate's FROC, minus that of the map, and that of the residual PCM minus it, paired."""
+    """Tabulate each candidate's FROC, minus that of the map, and that of two refiners minus it, paired."""
     return pd.DataFrame(
         {
             name: {
@@ -123,6 +124,7 @@ def tabulate(measured: dict[str, Values]) -> pd.DataFrame:
                     (TITLES[metric], values[metric]),
                     (f"minus the map {TITLES[metric][-9:]}", subtract(values[metric], measured[MAP][metric])),
                     (f"residual PCM minus it {TITLES[metric][-9:]}", subtract(measured[MIXED][metric], values[metric])),
+                    (f"signed minus it {TITLES[metric][-9:]}", subtract(measured[SIGNED][metric], values[metric])),
                 )
             }
             for name, values in measured.items()

@@ -1,11 +1,13 @@
 """Maps to compare with the CAM that they are made from: refiners, and controls that use no correlation.
 
-Beside the refiners of the package, three methods without parameters:
+Beside the refiners of the package, methods without parameters:
 
 - SIPE (Chen et al. 2022, Sect. 3.2): S_i = ReLU( cosine(x_i, x_j) ) is the correlation map of position i, and its IoU
   with the normalised map M of a finding is sum_j min(S_ij, M_j) / sum_j max(S_ij, M_j). A row that resembles everything
   has a small IoU with a small map. Positions where M has a larger IoU than the background 1 - M are the seeds; the
   refined map is the cosine of each position with the mean feature of the seeds (the image-specific prototype).
+- Signed affinity (this project): with features minus their mean over the image, the cosine keeps its sign, so similar
+  positions add their values and opposite ones subtract theirs: S_ij = cos_ij / sum_j |cos_ij|.
 - PAR (Ru et al. 2022, Sect. 3.4): repeated means over neighbours with a similar intensity.
 """
 
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from cxr_seam.models.cam import make_pcm_input, max_normalise
+from cxr_seam.models.extras.residual_pcm import centre
 from cxr_seam.models.multires import LocalizationModel
 from cxr_seam.models.pcm import l2_normalise
 
@@ -28,6 +31,8 @@ SIPE_IOU, SIPE, PAR = "SIPE, correlation IoU", "SIPE, prototypes", "PAR"
 HALF, CONSTANT, OTHER, BLUR = "map + PCM", "map + matched constant", "map + another image's", "map, Gaussian blur"
 UNMIRRORED, MIRRORED, LOWERED = "map, mirror share 0", "map - mirrored / 2", "map - its mean / 2"
 OTHER_MIRRORED = "map - another image's mirrored / 2"
+SIGNED, MIXED_SIGNED = "map + signed affinity", "residual PCM + signed affinity"
+SIGNED_CONSTANT, SIGNED_OTHER = "map + constant, signed", "map + another image's, signed"
 Models = dict[str, LocalizationModel]
 
 PAR_STRIDE, PAR_DILATIONS, PAR_STEPS = 4, (1, 2, 4, 6), 10
@@ -39,9 +44,9 @@ PAR_INTENSITY, PAR_DISTANCE, PAR_DISTANCE_SHARE = 0.3, 0.3, 0.01
 def candidate_maps(models: Models, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the logits (B, K) of a batch and each candidate's maps (B, K, h, w).
 
-    The controls mix the map half and half, as the residual PCM does: with the mean of the refined map (it only lowers
-    the contrast, as a lower Q) and with the refined map of another image of the batch. The blur has a standard
-    deviation of one pixel of the map; it was not varied.
+    The controls mix the map half and half, as the residual PCM and the signed affinity do: with the mean of the refined
+    map (it only changes the contrast, as another Q) and with the refined map of another image of the batch. The blur
+    has a standard deviation of one pixel of the map; it was not varied.
     """
     pcm, residual = models[PAPER], models[RESIDUAL]
     features, low_level = pcm.forward_features(images)
@@ -49,6 +54,7 @@ def candidate_maps(models: Models, images: Tensor) -> tuple[Tensor, dict[str, Te
     suppressed = make_pcm_input(cam, findings=cam.shape[1])
     mixed = residual.refiner(features, cam, low_level=low_level)
     refined = 2 * mixed - cam
+    signed = apply_signed_affinity(features, cam)
     overlap = correlation_iou(features, max_normalise(cam))
 
     def paper(maps: Tensor) -> Tensor:
@@ -63,7 +69,11 @@ def candidate_maps(models: Models, images: Tensor) -> tuple[Tensor, dict[str, Te
         MIXED: mixed,
         SIPE_IOU: overlap,
         SIPE: similarity_to_seeds(features, overlap > correlation_iou(features, 1 - max_normalise(cam))),
+        SIGNED: (cam + signed) / 2,
+        MIXED_SIGNED: (mixed + signed) / 2,
         PAR: adapt_to_intensities(images, cam),
+        SIGNED_CONSTANT: (cam + signed.mean(dim=(-2, -1), keepdim=True)) / 2,
+        SIGNED_OTHER: (cam + signed.roll(len(images) // 2, dims=0)) / 2,
         CONSTANT: (cam + refined.mean(dim=(-2, -1), keepdim=True)) / 2,
         OTHER: (cam + refined.roll(len(images) // 2, dims=0)) / 2,
         BLUR: gaussian_blur(cam, 7, 1.0),
@@ -86,6 +96,14 @@ def mirrored_candidates(cam: Tensor, baseline: Tensor | float) -> dict[str, Tens
         OTHER_MIRRORED: cam - mirrored.roll(len(cam) // 2, dims=0) / 2,
         LOWERED: cam - evidence.mean(dim=(-2, -1), keepdim=True) / 2,
     }
+
+
+def apply_signed_affinity(features: Tensor, maps: Tensor) -> Tensor:
+    """Multiply maps (B, K, h, w) by the signed affinity S of features (B, C, h, w); |result| <= the largest |value|."""
+    query = l2_normalise(centre(features.float()))
+    cosines = torch.bmm(query.transpose(1, 2), query)  # (B, N, N)
+    weights = cosines / cosines.abs().sum(dim=-1, keepdim=True).clamp_min(1e-5)
+    return torch.bmm(weights, maps.flatten(start_dim=2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
 
 
 def correlation_iou(features: Tensor, maps: Tensor) -> Tensor:

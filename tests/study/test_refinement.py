@@ -13,7 +13,7 @@ from helpers.checkpoints import save_untrained
 from torch import Tensor
 
 from benchmarks.study.refinement.__main__ import main
-from benchmarks.study.refinement.boxes import forward_candidates, reading_options
+from benchmarks.study.refinement.boxes import METRICS, average, forward_candidates, reading_options
 from benchmarks.study.refinement.candidates import (
     BLUR,
     CONSTANT,
@@ -218,8 +218,20 @@ def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> 
             assert boxes.loc[row].filter(like=column).tolist() == ["0.000 (0.000-0.000)"] * 2
         assert {MAP, REFINED, SIPE, PAR, CONSTANT, OTHER, BLUR, "map, contours at Q 0.5"} <= set(boxes.index)
         assert {path.name for path in (folder / each.name).glob("*.png")} == {"affinity.png", "boxes.png"}
+    one, mean = (pd.read_csv(path / "boxes.csv", index_col=0) for path in (folder / recipe.name, folder))
+    assert one.loc[MAP].equals(mean.loc[MAP])  # the mean of two equal models
     found = pd.read_csv(folder / "agreement.csv", index_col=0)
     assert {MAP, MIXED, SIGNED, BLUR} <= set(found.index)
+
+
+def test_average_is_paired() -> None:
+    """Replicates of both models are averaged one by one: 1, 3 and 5, 3 have the means 3, 3, without any spread."""
+    first, second = (
+        {MAP: {metric: {"value": value, "replicates": replicates} for metric in METRICS}}
+        for value, replicates in ((0.2, [1.0, 3.0]), (0.4, [5.0, 3.0]))
+    )
+    for found in average(first, second)[MAP].values():
+        assert found["value"] == pytest.approx(0.3) and found["replicates"] == [3.0, 3.0]
 
 
 def test_candidates_have_one_box_for_each_finding_in_the_labels(

@@ -6,8 +6,8 @@
 Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
 script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
 beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. With two
-checkpoints, of one recipe and two seeds, OUTPUT/refinement/agreement.csv says how often the boxes of both meet on
-labelled images, a comparison without any true box (`choose`). A stopped training continues.
+checkpoints, of one recipe and two seeds, OUTPUT/refinement has boxes.csv, the means of both, and agreement.csv: how often
+the boxes of both meet on labelled images, a comparison without any true box (`choose`). A stopped training continues.
 """  # noqa: E501 (commands stay in one line)
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.study.runner import Study, measure_boxes, with_findings
+from benchmarks.study.runner import Study, Values, measure_boxes, with_findings
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.evaluation.methods import Targets
@@ -36,7 +36,7 @@ from cxr_seam.training.fit import fit
 from cxr_seam.visualize.figures import draw_affinity, finish
 from cxr_seam.workspace import Workspace
 
-from .boxes import collect_boxes, plot_boxes, reading_options, tabulate
+from .boxes import average, collect_boxes, plot_boxes, reading_options, tabulate
 from .candidates import PAPER, RESIDUAL, Models
 from .choose import compare
 from .explain import measure_affinity, measure_ecr, untrained_pcm
@@ -103,18 +103,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     val_sets = [run.train_val_datasets(recipe)[1] for recipe in recipes]
     options = [reading_options(*each, recipe=r) for *each, r in zip(models, val_sets, recipes, strict=True)]
-    for each, recipe, read, val_set in zip(models, recipes, options, val_sets, strict=True):
-        study = Study(run, folder / recipe.name, lambda *_: {}, chosen.n_bootstrap)
-        measure(each, study, recipe=recipe, options=read, labelled=with_findings(study, val_set))
+    studies = [Study(run, each, lambda *_: {}, chosen.n_bootstrap) for each in folders]
+    labelled = [with_findings(*each) for each in zip(studies, val_sets, strict=True)]
+    measured = [
+        measure(each, study, recipe=recipe, options=read, labelled=images)
+        for each, study, recipe, read, images in zip(models, studies, recipes, options, labelled, strict=True)
+    ]
     if len(models) == 2:
-        datasets = [with_findings(study, val_set) for val_set in val_sets]
-        show("agreement", compare(models, datasets, options, recipes=recipes), folder)
+        show("boxes", tabulate(average(*measured)), folder)
+        show("agreement", compare(models, labelled, options, recipes=recipes), folder)
 
 
 def measure(
     models: Models, study: Study, *, recipe: Recipe, options: dict[str, HeatmapOptions], labelled: ChestXrayDataset
-) -> None:
-    """Measure one MultiRes model with its refiners; `labelled` are validation images with a finding."""
+) -> dict[str, Values]:
+    """Measure one MultiRes model with its refiners, and return the boxes' metrics of each candidate.
+
+    `labelled` are validation images with a finding.
+    """
     few = sample_images(study.run, study.targets.dataset, most=AFFINITY_IMAGES)
     show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3), study.folder)
     boxes = collect_boxes(models, study, options=options, recipe=recipe)
@@ -124,6 +130,7 @@ def measure(
     some = sample_images(study.run, labelled, most=ECR_IMAGES)
     show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3), study.folder)
     plot_first_box(models[PAPER], study.targets, path=study.folder / "affinity.png", size=recipe.image_size)
+    return measured
 
 
 def show(name: str, table: pd.DataFrame | pd.Series, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.study.runner import Study, Values, subtract
+from benchmarks.study.runner import Study, Values, as_value, subtract
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.evaluation.results import FROC, LOOSE_FROC, TITLES, format_estimate
@@ -111,6 +111,21 @@ def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOpt
 def as_estimate(value: dict) -> Estimate:
     """Return value and interval of a measured value."""
     return estimate(value["value"], np.array(value["replicates"], dtype=np.float64))
+
+
+def average(first: dict[str, Values], second: dict[str, Values]) -> dict[str, Values]:
+    """Average the metrics of two models, replicate by replicate over the same patients, for the candidates of both."""
+    return {
+        name: {
+            metric: as_value(
+                (values[metric]["value"] + second[name][metric]["value"]) / 2,
+                np.mean([np.array(each[metric]["replicates"], dtype=np.float64) for each in (values, second[name])], 0),
+            )
+            for metric in METRICS
+        }
+        for name, values in first.items()
+        if name in second
+    }
 
 
 def tabulate(measured: dict[str, Values]) -> pd.DataFrame:

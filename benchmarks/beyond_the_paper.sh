@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train and measure everything real in docs/beyond-the-paper.md and docs/pcm.md, about five hours on one CPU core.
+# Train and measure everything real in docs/beyond-the-paper.md and docs/pcm.md (estimated: five hours on a CPU core).
 #
 #   bash benchmarks/beyond_the_paper.sh ../shared/nih runs/study     # folder with NIH's tables and images, output
 #

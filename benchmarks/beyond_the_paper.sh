@@ -4,7 +4,7 @@
 #   bash benchmarks/beyond_the_paper.sh ../shared/nih runs/study     # folder with NIH's tables and images, output
 #
 # What is finished is skipped, and a stopped training continues. OUTPUT gets table.md, table.csv, froc.png, examples.png,
-# choose_boxes.csv and refinement/RECIPE; OUTPUT/saved has the models, ready for prediction.
+# choose_boxes.csv and refinement; OUTPUT/saved has the models, ready for prediction.
 # Another process may compute the rows of another seed in the same folder at the same time:
 #   python -m benchmarks.study beyond-the-paper --data ../shared/nih --output runs/study --seeds 1 --rows strong_joint,strong
 set -euo pipefail

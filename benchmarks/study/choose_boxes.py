@@ -28,11 +28,10 @@ from cxr_seam.inference.predictor import Predictor
 from cxr_seam.io import atomic_write
 from cxr_seam.workspace import Workspace
 
-from .model_agreement import agreement, label_table, labelled_heatmaps
+from .model_agreement import label_table, labelled_heatmaps, mean_gains, mean_table
 from .runner import Study, with_findings
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-THRESHOLDS = (0.1, 0.3)
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "contour, Q 0.8": lambda heatmap: boxes_from_heatmap(heatmap, threshold=0.8).xywh[0],
     "moments": moment_box,
@@ -62,7 +61,7 @@ def best_boxes(
 
 def compare(predictors: Sequence[Predictor], datasets: Sequence[ChestXrayDataset]) -> pd.DataFrame:
     """Tabulate the gain of each share and rule at each IoU, mean over the datasets."""
-    gains: dict[tuple[float, str], list[list[float]]] = {}
+    gains = []
     for dataset in datasets:
         labels = label_table(dataset)
         maps = [
@@ -72,12 +71,10 @@ def compare(predictors: Sequence[Predictor], datasets: Sequence[ChestXrayDataset
         for share in SHARES:
             options = [each.heatmap_options(refined=False)._replace(mirror_share=share) for each in predictors]
             first, second = (best_boxes(*pair, labels=labels) for pair in zip(maps, options, strict=True))
-            for rule in RULES:
-                tables = [agreement(first[rule], second[rule], labels=labels, threshold=t) for t in THRESHOLDS]
-                gains.setdefault((share, rule), []).append([table.loc["mean", "gain"] for table in tables])
-    table = pd.DataFrame({key: np.mean(values, axis=0) for key, values in gains.items()}).T
-    table.index.names, table.columns = ["share", "rule"], [f"gain at IoU > {t:g}" for t in THRESHOLDS]
-    return table.round(4)
+            gains += [
+                {"share": share, "rule": rule} | mean_gains(first[rule], second[rule], labels=labels) for rule in RULES
+            ]
+    return mean_table(gains, ["share", "rule"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ Source: this project; agreement above chance as in Cohen 1960, without his divis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.errors import InputError
-from cxr_seam.evaluation.methods import maps_by_model
+from cxr_seam.evaluation.methods import maps_by_model, models_of
 from cxr_seam.evaluation.results import REFINED
 from cxr_seam.findings import XYWH
 from cxr_seam.inference.heatmap_options import HeatmapOptions
@@ -33,6 +33,8 @@ from cxr_seam.metrics.matching import box_overlap
 
 THRESHOLD = 0.1
 """Two boxes agree if their IoU is larger."""
+THRESHOLDS = (0.1, 0.3)
+"""IoU of the tables that compare several maps or boxes."""
 MIN_IMAGES = 10
 """A finding with fewer images is left out of means."""
 
@@ -113,7 +115,28 @@ def labelled_heatmaps(
             yield name, chosen.findings, chosen.heatmaps(cam[None, present], PAPER_SIZE)[0].numpy()
 
 
-def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) -> dict[str, pd.DataFrame]:
+def labelled_boxes(
+    batches: Iterable[tuple[Sequence[str], Mapping[str, Tensor]]],
+    options: Mapping[str, HeatmapOptions],
+    *,
+    labels: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    """Return the best box of each finding in the labels, for each kind of maps in `options`.
+
+    Args:
+        batches: image names, and CAMs (B, K, h, w) by kind.
+        options: kind of maps -> how its CAMs become heat maps and boxes.
+        labels: as from `label_table`.
+    """
+    tables: dict[str, list[pd.DataFrame]] = {kind: [] for kind in options}
+    for names, cams in batches:
+        for kind, option in options.items():
+            for name, findings, heatmaps in labelled_heatmaps(names, cams[kind], option, labels=labels):
+                tables[kind].append(option.boxes(heatmaps, name, findings=findings))
+    return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}
+
+
+def predict_labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) -> dict[str, pd.DataFrame]:
     """Predict the best box of each finding in the labels, for each kind of maps ("MultiRes", "MultiRes + PCM").
 
     Args:
@@ -121,11 +144,22 @@ def labelled_boxes(model: str, predictor: Predictor, dataset: ChestXrayDataset) 
         predictor: the model.
         dataset: images with labels.
     """
-    labels = label_table(dataset)
-    tables: dict[str, list[pd.DataFrame]] = {}
-    for names, output in predictor.forward_dataset(dataset, desc="agreement"):
-        for kind, cams in maps_by_model(model, output).items():
-            options = predictor.heatmap_options(refined=kind == REFINED)
-            for name, findings, heatmaps in labelled_heatmaps(names, cams, options, labels=labels):
-                tables.setdefault(kind, []).append(options.boxes(heatmaps, name, findings=findings))
-    return {kind: best_boxes(pd.concat(parts, ignore_index=True)) for kind, parts in tables.items()}
+    batches = (
+        (names, maps_by_model(model, output)) for names, output in predictor.forward_dataset(dataset, desc="agreement")
+    )
+    options = {kind: predictor.heatmap_options(refined=kind == REFINED) for kind in models_of(model)}
+    return labelled_boxes(batches, options, labels=label_table(dataset))
+
+
+def mean_gains(first: pd.DataFrame, second: pd.DataFrame, *, labels: pd.DataFrame) -> dict[str, float]:
+    """Return the mean gain of `agreement` at each IoU of `THRESHOLDS`, by the title of its column."""
+    return {
+        f"gain at IoU > {t:g}": agreement(first, second, labels=labels, threshold=t).loc["mean", "gain"]
+        for t in THRESHOLDS
+    }
+
+
+def mean_table(rows: Sequence[Mapping[str, object]], keys: str | list[str]) -> pd.DataFrame:
+    """Average rows with the same keys, the results of several datasets; NaN if a dataset has too few images."""
+    grouped = pd.DataFrame(rows).groupby(keys, sort=False)
+    return grouped.agg(lambda values: values.mean(skipna=False)).round(4)

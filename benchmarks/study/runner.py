@@ -49,7 +49,7 @@ from cxr_seam.training.fit import fit
 from cxr_seam.workspace import Workspace
 
 from .derived import GradCamModel, MeanModel, mean_calibration, with_all_means
-from .model_agreement import MIN_IMAGES, agreement, label_table, labelled_boxes
+from .model_agreement import MIN_IMAGES, agreement, label_table, predict_labelled_boxes
 from .occlusion import make_judge, mean_drop, occlusion_drops
 from .rows import Row, count_passes
 
@@ -428,7 +428,7 @@ def compare_models(
     tables: dict[str, list[pd.Series]] = {}
     drops: dict[str, list[np.ndarray]] = {}
     for dataset in datasets:
-        boxes = [labelled_boxes(model, predictor, dataset) for predictor in predictors]
+        boxes = [predict_labelled_boxes(model, predictor, dataset) for predictor in predictors]
         for kind in boxes[0]:
             table = agreement(boxes[0][kind], boxes[1][kind], labels=label_table(dataset), min_images=min_images)
             tables.setdefault(kind, []).append(table.loc["mean", ["agree", "by_chance", "gain"]])

@@ -12,6 +12,7 @@ import torch
 from helpers.checkpoints import save_untrained
 from torch import Tensor
 
+from benchmarks.study.model_agreement import label_table, labelled_boxes
 from benchmarks.study.refinement.__main__ import main
 from benchmarks.study.refinement.boxes import METRICS, average, forward_candidates, reading_options
 from benchmarks.study.refinement.candidates import (
@@ -40,7 +41,7 @@ from benchmarks.study.refinement.candidates import (
     mirrored_candidates,
     similarity_to_seeds,
 )
-from benchmarks.study.refinement.choose import labelled_boxes
+from benchmarks.study.refinement.choose import forward_batches
 from benchmarks.study.refinement.explain import IdentityRefiner, UniformRefiner, measure_affinity, measure_ecr
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -239,7 +240,8 @@ def test_candidates_have_one_box_for_each_finding_in_the_labels(
 ) -> None:
     recipe = get_recipe("multires_tiny")
     options = reading_options(models, dataset, recipe=recipe)
-    boxes = labelled_boxes(models, dataset, options, recipe=recipe)
+    batches = forward_batches(models, dataset, recipe=recipe)
+    boxes = labelled_boxes(batches, options, labels=label_table(dataset))
     labels = zip(dataset.image_index, dataset.labels, strict=True)
     present = {(name, dataset.findings[k]) for name, row in labels for k in np.flatnonzero(row)}
     for name in (MAP, SIGNED, BLUR):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.study.runner import Study, Values, as_value, subtract
+from benchmarks.study.tables import mean_over_seeds
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.data.transforms import eval_transform
 from cxr_seam.evaluation.results import FROC, LOOSE_FROC, TITLES, format_estimate
@@ -115,15 +116,10 @@ def as_estimate(value: dict) -> Estimate:
 
 def average(first: dict[str, Values], second: dict[str, Values]) -> dict[str, Values]:
     """Average the metrics of two models, replicate by replicate over the same patients, for the candidates of both."""
+    runs = {0: {"maps": first}, 1: {"maps": second}}
     return {
-        name: {
-            metric: as_value(
-                (values[metric]["value"] + second[name][metric]["value"]) / 2,
-                np.mean([np.array(each[metric]["replicates"], dtype=np.float64) for each in (values, second[name])], 0),
-            )
-            for metric in METRICS
-        }
-        for name, values in first.items()
+        name: {metric: as_value(*mean_over_seeds(runs, name, metric)) for metric in METRICS}
+        for name in first
         if name in second
     }
 

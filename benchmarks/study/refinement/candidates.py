@@ -21,7 +21,7 @@ from torchvision.transforms.functional import gaussian_blur
 from cxr_seam.models.cam import make_pcm_input, max_normalise
 from cxr_seam.models.extras.residual_pcm import centre
 from cxr_seam.models.multires import LocalizationModel
-from cxr_seam.models.pcm import l2_normalise
+from cxr_seam.models.pcm import EPSILON, apply_in_blocks, l2_normalise
 
 BATCH = 32
 PAPER, RESIDUAL = "pcm", "residual_pcm"
@@ -101,9 +101,14 @@ def mirrored_candidates(cam: Tensor, baseline: Tensor | float) -> dict[str, Tens
 def apply_signed_affinity(features: Tensor, maps: Tensor) -> Tensor:
     """Multiply maps (B, K, h, w) by the signed affinity S of features (B, C, h, w); |result| <= the largest |value|."""
     query = l2_normalise(centre(features.float()))
-    cosines = torch.bmm(query.transpose(1, 2), query)  # (B, N, N)
-    weights = cosines / cosines.abs().sum(dim=-1, keepdim=True).clamp_min(1e-5)
-    return torch.bmm(weights, maps.flatten(start_dim=2).transpose(1, 2)).transpose(1, 2).reshape(maps.shape)
+    return apply_in_blocks(signed_rows, query, query, maps, valid=None)
+
+
+def signed_rows(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
+    """Compute values (B, n, K) of the n queries (B, D, n) from values (B, N, K); `columns` is not used."""
+    del columns
+    cosines = torch.bmm(queries.transpose(1, 2), keys)  # (B, n, N)
+    return torch.bmm(cosines, values) / cosines.abs().sum(dim=-1, keepdim=True).clamp_min(EPSILON)
 
 
 def correlation_iou(features: Tensor, maps: Tensor) -> Tensor:

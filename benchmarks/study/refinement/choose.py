@@ -6,36 +6,28 @@ the labels with each candidate's maps. `model_agreement.agreement` is how often 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
+from torch import Tensor
 
-from benchmarks.study.model_agreement import agreement, label_table, labelled_heatmaps
+from benchmarks.study.model_agreement import label_table, labelled_boxes, mean_gains, mean_table
 from cxr_seam.data.dataset import ChestXrayDataset, iter_batches
 from cxr_seam.inference.heatmap_options import HeatmapOptions
-from cxr_seam.metrics.localization import best_boxes
 from cxr_seam.recipes import Recipe
 
 from .boxes import forward_candidates
 from .candidates import BATCH, Models
 
-THRESHOLDS = (0.1, 0.3)
 Options = dict[str, HeatmapOptions]
 
 
-def labelled_boxes(
-    models: Models, dataset: ChestXrayDataset, options: Options, *, recipe: Recipe
-) -> dict[str, pd.DataFrame]:
-    """Predict the best box of each finding in the labels, for each candidate in `options`."""
-    labels = label_table(dataset)
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in options}
+def forward_batches(
+    models: Models, dataset: ChestXrayDataset, *, recipe: Recipe
+) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
+    """Yield image names and each candidate's maps (B, K, h, w), batch by batch."""
     for pixels, _, indices in iter_batches(dataset, BATCH, desc="agreement"):
-        images = [dataset.image_index[index] for index in indices]
-        _, candidates = forward_candidates(models, pixels, recipe=recipe)
-        for name, option in options.items():
-            for image, findings, heatmaps in labelled_heatmaps(images, candidates[name], option, labels=labels):
-                tables[name].append(option.boxes(heatmaps, image, findings=findings))
-    return {name: best_boxes(pd.concat(parts, ignore_index=True)) for name, parts in tables.items()}
+        yield [dataset.image_index[index] for index in indices], forward_candidates(models, pixels, recipe=recipe)[1]
 
 
 def compare(
@@ -58,17 +50,10 @@ def compare(
     """
     gains = []
     for dataset in datasets:
+        labels = label_table(dataset)
         first, second = (
-            labelled_boxes(each, dataset, read, recipe=recipe)
+            labelled_boxes(forward_batches(each, dataset, recipe=recipe), read, labels=labels)
             for each, read, recipe in zip(models, options, recipes, strict=True)
         )
-        labels = label_table(dataset)
-        rows = {
-            name: {
-                f"gain at IoU > {t:g}": agreement(boxes, second[name], labels=labels, threshold=t).loc["mean", "gain"]
-                for t in THRESHOLDS
-            }
-            for name, boxes in first.items()
-        }
-        gains.append(pd.DataFrame(rows).T)
-    return (sum(gains) / len(gains)).rename_axis("maps").round(4)
+        gains += [{"maps": name} | mean_gains(boxes, second[name], labels=labels) for name, boxes in first.items()]
+    return mean_table(gains, "maps")

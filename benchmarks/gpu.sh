@@ -11,14 +11,18 @@
 #   b  the PCM against the plain affinity               f  float16 with a gradient scaler
 #   c  latencies of Table 4, also with CUDA graphs      g  rows of the study with their replicates (g.json.gz)
 #   d  a full memory, recovered
-# Part g takes what is left of the time. Its rows and seeds: ROWS=paper,strong_joint SEEDS=0,1,2 bash benchmarks/gpu.sh OUT g
-# (python -m benchmarks.study beyond-the-paper --list names all rows).
+# Part g takes what is left of the time. Its studies run at the same time, each in a process of its own:
+#   ROWS=strong_joint STUDIES="efficientnet_lite0:128:2 efficientnet_lite0:256:0" bash benchmarks/gpu.sh OUT g
+# trains the rows for each backbone:size:seed (python -m benchmarks.study beyond-the-paper --list names all rows), and
+# KEEP=1 copies the model of the last recipe of each study to OUT.
 set -uo pipefail
 
-ROWS=${ROWS:-paper,strong_joint}
-SEEDS=${SEEDS:-0,1,2,3,4}
-ROW_OPTIONS=(--size 256 --backbone efficientnet_lite0 --epochs 9)
+ROWS=${ROWS:-strong_joint}
+STUDIES=${STUDIES:-efficientnet_lite0:192:0 efficientnet_lite0:192:1 efficientnet_lite0:256:0 efficientnet_lite0:256:1}
+KEEP=${KEEP:-}
+ROW_OPTIONS=(--epochs 9)
 MODELS=(multires_resnet50 multires_efficientnet_b4)
+EPOCHS=(32800 8200) # images of the epoch that is timed, for each model
 PARTS=${2:-abcdefg}
 LIMIT=515 # seconds for everything but the last files
 SMOKE=() SLOWER=1
@@ -30,8 +34,8 @@ FILES=$(cd "$(dirname "$FILES")" 2> /dev/null && pwd)/$(basename "$FILES")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 PYTHON=${PYTHON:-python3}
 if [ "$PARTS" = --smoke ]; then
-	PARTS=abcdefg LIMIT=1800 SLOWER=6 MODELS=(multires_efficientnet_lite0) SMOKE=(--quick) ROWS=paper SEEDS=0
-	ROW_OPTIONS=(--size 64 --epochs 1 --n-bootstrap 20)
+	PARTS=abcdefg LIMIT=1800 SLOWER=6 MODELS=(multires_efficientnet_lite0) EPOCHS=(8) SMOKE=(--quick)
+	ROWS=paper STUDIES=efficientnet_lite0:64:0 ROW_OPTIONS=(--epochs 1 --n-bootstrap 20)
 	export CUDA_VISIBLE_DEVICES=
 fi
 WORK=$(mktemp -d)
@@ -48,9 +52,10 @@ run() {
 	shift 2
 	[[ $PARTS == *$part* ]] || return 0
 	[ "$left" -gt 5 ] || { echo "== $part: no time left for $*" >> "$LOG"; return 0; }
-	timeout --kill-after=5 $((left < limit ? left : limit)) "$@" > "$WORK/printed" 2>> "$LOG"
+	local printed=$WORK/printed.$BASHPID
+	timeout --kill-after=5 $((left < limit ? left : limit)) "$@" > "$printed" 2>> "$LOG"
 	status=$?
-	[ $status -ne 0 ] || tail -n 1 "$WORK/printed" | grep '^{' >> "$OUT/$part.json"
+	[ $status -ne 0 ] || tail -n 1 "$printed" | grep '^{' >> "$OUT/$part.json"
 	echo "== $part: status $status, $((SECONDS - started)) s: $*" | tee -a "$LOG"
 	return $status
 }
@@ -65,8 +70,8 @@ fi
 export PYTHONPATH=$PWD:$WORK/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 step=("$PYTHON" benchmarks/train_step.py --json --rounds 3 "${SMOKE[@]}")
-for model in "${MODELS[@]}"; do
-	run a 130 "${step[@]}" --model "$model" --epoch $((${#SMOKE[@]} ? 8 : 32800))
+for i in "${!MODELS[@]}"; do
+	run a 130 "${step[@]}" --model "${MODELS[i]}" --epoch "${EPOCHS[i]}"
 done
 for model in "${MODELS[@]}"; do
 	run a 60 "${step[@]}" --model "$model" --seam
@@ -78,10 +83,21 @@ run d 40 "$PYTHON" benchmarks/gpu_checks.py oom "${SMOKE[@]}"
 run e 75 "$PYTHON" benchmarks/gpu_checks.py resume "${SMOKE[@]}"
 run f 40 "${step[@]}" --model "${MODELS[0]}" --fp16
 if [[ $PARTS == *g* ]]; then
-	"$PYTHON" -m zipfile -e "$FILES/images.zip" "$WORK/nih" 2>> "$LOG"
-	run g "$LIMIT" "$PYTHON" -m benchmarks.study beyond-the-paper --data "$WORK/nih" --output "$WORK/study" \
-		--rows "$ROWS" --seeds "$SEEDS" "${ROW_OPTIONS[@]}"
+	for archive in "$FILES"/images*.zip; do
+		"$PYTHON" -m zipfile -e "$archive" "$WORK/nih" 2>> "$LOG"
+	done
+	[ ${#SMOKE[@]} -ne 0 ] || export OMP_NUM_THREADS=1 # of each study; together they use all cores
+	for study in $STUDIES; do
+		IFS=: read -r backbone size seed <<< "$study"
+		run g "$LIMIT" "$PYTHON" -m benchmarks.study beyond-the-paper --data "$WORK/nih" --output "$WORK/studies/$study" \
+			--rows "$ROWS" --backbone "$backbone" --size "$size" --seeds "$seed" "${ROW_OPTIONS[@]}" &
+	done
+	wait
 	LIMIT=$((SECONDS + 20 * SLOWER))
-	run g 20 "$PYTHON" benchmarks/gpu_checks.py rows "$WORK/study" && gzip -f "$OUT/g.json"
+	run g 20 "$PYTHON" benchmarks/gpu_checks.py rows "$WORK/studies" && gzip -f "$OUT/g.json"
+	for study in ${KEEP:+"$WORK"/studies/*}; do
+		model=$(ls -t "$study"/models/*.best.safetensors 2>> "$LOG" | head -n 1)
+		[ -z "$model" ] || cp "$model" "$OUT/$(basename "$study" | tr : .).safetensors"
+	done
 fi
 echo "$SECONDS s in all; results: $OUT"

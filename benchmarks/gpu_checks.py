@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_checks.py oom [--quick]       # train with too little memory, compare the losses
     python benchmarks/gpu_checks.py resume [--quick]    # kill a training in its second epoch, continue, compare
-    python benchmarks/gpu_checks.py rows FOLDER         # collect the finished rows of a study
+    python benchmarks/gpu_checks.py rows FOLDER         # collect the finished rows of the studies in a folder
 
 Each prints one line of JSON. On a CPU `oom` imitates the error.
 """
@@ -152,8 +152,12 @@ def resume(quick: bool) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> dict[str, Any]:
-    """Collect the files of the finished rows of a study, from its folder `rows`."""
-    return {"rows": {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("rows/*.json"))}}
+    """Collect the files of the finished rows of all studies in a folder: name of the study -> name of the row -> row."""
+    studies = {
+        study.name: {path.stem: json.loads(path.read_text()) for path in sorted(study.glob("rows/*.json"))}
+        for study in sorted(folder.iterdir())
+    }
+    return {"studies": studies}
 
 
 def main() -> None:

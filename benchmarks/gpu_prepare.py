@@ -3,8 +3,9 @@
     python benchmarks/gpu_prepare.py [--data ../shared/nih] [--out build/gpu] [--no-wheels]
 
 `wheels/` has the packages that a machine with PyTorch, timm and the usual scientific packages lacks, in the versions
-that are installed here, for Python `PYTHON` on Linux (x86-64). `images.zip` has NIH's tables and the images of a study
-at 192 or 256 pixels. Both lie in an ignored folder. If a transfer is limited, carry one after the other.
+that are installed here, for Python `PYTHON` on Linux (x86-64). `images.zip` has NIH's tables and the large images.
+`images_128.zip` has the images that exist only at 128 pixels, if there are any: studies at this size use both. All lie
+in an ignored folder. If a transfer is limited, carry one after the other.
 """
 
 from __future__ import annotations
@@ -34,26 +35,40 @@ PACKAGES = (
 )
 SOURCES = ("efficientnet-pytorch",)
 """Packages without a wheel; they are pure Python, so one that is built here runs everywhere."""
+SMALL = "images_128"
+TABLES = (".csv", ".gz", ".txt")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
-def pack_images(source: Path, target: Path) -> int:
-    """Write the tables and the large images of a folder to a zip archive; return the number of images.
+def pack(paths: list[Path], target: Path) -> int:
+    """Write files to a zip archive, each with the name of its folder, tables without; return the number of bytes."""
+    with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:  # images are compressed already
+        for path in paths:
+            archive.write(path, path.name if path.suffix in TABLES else f"{path.parent.name}/{path.name}")
+    size = target.stat().st_size
+    if size > MOST_IMAGES:
+        target.unlink()
+        raise SystemExit(f"{target.name} needs more than {MOST_IMAGES / MIB:.0f} MiB; give a smaller --data")
+    return size
 
-    Images are taken from `images_256` if it exists, else from `images`; copies of 128 pixels are not used at this size.
+
+def pack_images(source: Path, target: Path) -> int:
+    """Write `images.zip` and, if there are small images, `images_128.zip`; return their bytes together.
+
+    Large images are taken from `images_256` if it exists, else from `images`.
     """
     tables = [p for name in (*LABEL_TABLES, TRAIN_VAL_LIST, TEST_LIST, BOX_TABLE) for p in source.glob(f"{name}*")]
     folder = next((source / name for name in ("images_256", "images") if (source / name).is_dir()), None)
     if folder is None or not tables:
         raise SystemExit(f"{source} has no NIH tables, or no folder images or images_256; give another --data")
-    images = sorted(path for path in folder.iterdir() if path.is_file())
-    with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:  # images are compressed already
-        for path in [*tables, *images]:
-            archive.write(path, path.relative_to(source))
-    if target.stat().st_size > MOST_IMAGES:
-        target.unlink()
-        raise SystemExit(f"the images of {folder} need more than {MOST_IMAGES / MIB:.0f} MiB; give a smaller --data")
-    return len(images)
+    size = pack([*tables, *images_in(folder)], target / "images.zip")
+    if (source / SMALL).is_dir():
+        size += pack(images_in(source / SMALL), target / f"{SMALL}.zip")
+    return size
+
+
+def images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def collect_wheels(folder: Path) -> None:
@@ -75,12 +90,11 @@ def main() -> None:
     parser.add_argument("--no-wheels", action="store_true", help="pack only the images")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    count = pack_images(options.data, options.out / "images.zip")
+    images = pack_images(options.data, options.out)
     if not options.no_wheels:
         collect_wheels(options.out / "wheels")
     wheels = sum(path.stat().st_size for path in (options.out / "wheels").glob("*.whl"))
-    images = (options.out / "images.zip").stat().st_size
-    print(f"{options.out}: {count} images in {images / MIB:.1f} MiB, wheels in {wheels / MIB:.1f} MiB")
+    print(f"{options.out}: images in {images / MIB:.1f} MiB, wheels in {wheels / MIB:.1f} MiB")
     if wheels > MOST_WHEELS:
         raise SystemExit(f"the wheels need more than {MOST_WHEELS / MIB:.0f} MiB; empty {options.out / 'wheels'}")
 

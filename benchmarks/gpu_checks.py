@@ -152,7 +152,7 @@ def resume(quick: bool) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> dict[str, Any]:
-    """Collect the files of the finished rows of all studies in a folder: name of the study -> name of the row -> row."""
+    """Collect the files of the finished rows of all studies in a folder: study -> name of the row -> row."""
     studies = {
         study.name: {path.stem: json.loads(path.read_text()) for path in sorted(study.glob("rows/*.json"))}
         for study in sorted(folder.iterdir())

@@ -124,7 +124,8 @@ def test_gpu_script_at_toy_size_reports_all_parts(gpu_files: Path, tmp_path: Pat
     assert "epoch 1" in parts["e"][0]["continued"] and parts["e"][0]["epochs"] == 2
     assert parts["e"][0]["largest difference of losses and AUC"] == 0
     assert parts["f"][0]["benchmark"] == "train_step"
-    assert 0 <= parts["g"][0]["studies"]["efficientnet_lite0:64:0"]["paper.s0"]["maps"]["MultiRes"]["mean_auc"]["value"] <= 1
+    row = parts["g"][0]["studies"]["efficientnet_lite0:64:0"]["paper.s0"]
+    assert 0 <= row["maps"]["MultiRes"]["mean_auc"]["value"] <= 1
 
 
 def test_report_prints_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,13 +74,13 @@ for i in "${!MODELS[@]}"; do
 	run a 130 "${step[@]}" --model "${MODELS[i]}" --epoch "${EPOCHS[i]}"
 done
 for model in "${MODELS[@]}"; do
-	run a 60 "${step[@]}" --model "$model" --seam
+	run a 90 "${step[@]}" --model "$model" --seam
 done
 run b 45 "$PYTHON" benchmarks/pcm.py --json "${SMOKE[@]}"
 run c 45 "$PYTHON" benchmarks/inference.py --json "${SMOKE[@]}"
 [ ${#SMOKE[@]} -ne 0 ] || run c 45 "$PYTHON" benchmarks/inference.py --json --cuda-graphs
 run d 40 "$PYTHON" benchmarks/gpu_checks.py oom "${SMOKE[@]}"
-run e 75 "$PYTHON" benchmarks/gpu_checks.py resume "${SMOKE[@]}"
+run e 100 "$PYTHON" benchmarks/gpu_checks.py resume "${SMOKE[@]}"
 run f 40 "${step[@]}" --model "${MODELS[0]}" --fp16
 if [[ $PARTS == *g* ]]; then
 	for archive in "$FILES"/images*.zip; do

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_checks.py oom [--quick]       # train with too little memory, compare the losses
     python benchmarks/gpu_checks.py resume [--quick]    # kill a training in its second epoch, continue, compare
+                                                        # with two trainings that were not killed
     python benchmarks/gpu_checks.py rows FOLDER         # collect the finished rows of the studies in a folder
 
 Each prints one line of JSON. On a CPU `oom` imitates the error.
@@ -126,12 +127,20 @@ def child(*, cache: str, folder: str, quick: bool, kill: bool) -> None:
 
 
 def resume(quick: bool) -> dict[str, Any]:
-    """Train without and with an interruption, in processes of their own."""
+    """Train twice without and once with an interruption, in processes of their own.
+
+    On a GPU two trainings of the same recipe need not agree; the two that were not killed show by how much they differ.
+    """
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder, "cache")
         recipe = make_recipe(quick, cache)
         runs = {}
-        for name, target, kill in (("whole", "whole", False), ("killed", "parts", True), ("continued", "parts", False)):
+        for name, target, kill in (
+            ("whole", "whole", False),
+            ("whole again", "again", False),
+            ("killed", "parts", True),
+            ("continued", "parts", False),
+        ):
             task = {"cache": str(cache), "folder": str(Path(folder, target)), "quick": quick, "kill": kill}
             started = time.perf_counter()
             command = [sys.executable, __file__, "child", "--task", json.dumps(task)]
@@ -139,16 +148,22 @@ def resume(quick: bool) -> dict[str, Any]:
             if done.returncode != (-signal.SIGKILL if kill else 0):
                 raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stderr}")
             runs[name] = {"seconds": time.perf_counter() - started, "said": done.stdout.splitlines()}
-        histories = [read_history(Path(folder, target), recipe.name) for target in ("whole", "parts")]
-    keys = ("train_loss", "validation_loss", "validation_auc")
-    differences = [abs(a[key] - b[key]) for a, b in zip(*histories, strict=True) for key in keys]
+        histories = [read_history(Path(folder, target), recipe.name) for target in ("whole", "again", "parts")]
+    whole, again, parts = histories
     return {
         "continued": next((line for line in runs["continued"]["said"] if "continues at" in line), None),
-        "epochs": len(histories[1]),
-        "largest difference of losses and AUC": max(differences),
+        "epochs": len(parts),
+        "largest difference of losses and AUC": difference(whole, parts),
+        "of two that were not killed": difference(whole, again),
         "histories": histories,
         "seconds": {name: run["seconds"] for name, run in runs.items()},
     }
+
+
+def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
+    """Return the largest difference of two histories."""
+    keys = ("train_loss", "validation_loss", "validation_auc")
+    return max(abs(a[key] - b[key]) for a, b in zip(one, other, strict=True) for key in keys)
 
 
 def rows(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from .backbones import LowLevelFeatures
 
 EPSILON = 1e-5
 """Smallest sum of a row: a row without any similarity stays zero."""
-BLOCK_VALUES = 2**22
-"""Affinity values that exist at one time: 16 MB in float32 for any number of pixels."""
+BLOCK_VALUES, GPU_BLOCK_VALUES = 2**22, 2**25
+"""Affinity values that exist at one time, for any number of pixels: 16 MB in float32, which fit in a CPU's cache, or
+128 MB on a GPU, where a block costs a millisecond whatever its size (docs/performance.md), so few are better."""
 
 
 class PCM(nn.Module):
@@ -110,7 +111,7 @@ def refined_rows(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor 
 def apply_in_blocks(
     refine: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, heads: int = 1
 ) -> Tensor:
-    """Refine maps in blocks of pixels, so that at most `BLOCK_VALUES` affinity values exist at one time.
+    """Refine maps in blocks of pixels, so that only `BLOCK_VALUES` affinity values exist at one time.
 
     The backward pass computes each block again.
 
@@ -128,7 +129,7 @@ def apply_in_blocks(
     columns = None if valid is None else valid.flatten(start_dim=2)  # (B, 1, N)
     n_pixels = query.shape[-1]
     batch = 1 if torch.compiler.is_compiling() else len(query)  # an exported program takes any batch
-    n_rows = max(1, BLOCK_VALUES // (batch * heads * n_pixels))
+    n_rows = max(1, (GPU_BLOCK_VALUES if query.is_cuda else BLOCK_VALUES) // (batch * heads * n_pixels))
     blocks = []
     for start in range(0, n_pixels, n_rows):
         inputs = (query[:, :, start : start + n_rows], key, values, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from helpers.batches import ROOT
@@ -125,7 +127,10 @@ def test_gpu_script_at_toy_size_reports_all_parts(gpu_files: Path, tmp_path: Pat
     assert parts["e"][0]["largest difference of losses and AUC"] == parts["e"][0]["of two that were not killed"] == 0
     assert parts["f"][0]["benchmark"] == "train_step"
     row = parts["g"][0]["studies"]["efficientnet_lite0:64:0"]["paper.s0"]
-    assert 0 <= row["maps"]["MultiRes"]["mean_auc"]["value"] <= 1
+    auc = row["maps"]["MultiRes"]["mean_auc"]["value"]
+    assert 0 <= auc <= 1
+    table = pd.read_csv(io.StringIO(output_of(start("gpu_table", str(tmp_path / "out" / "g.json.gz")))))
+    assert table.loc[table["maps"] == "MultiRes", "mean AUC"].item().startswith(f"{auc:.3f}")
 
 
 def test_report_prints_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

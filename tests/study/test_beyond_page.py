@@ -6,13 +6,15 @@ import re
 
 import numpy as np
 import pandas as pd
+import pytest
 from helpers.batches import ROOT
 
 from benchmarks.study.runner import OVER_CENTRE
 from cxr_seam.evaluation.results import BEST_BOX, FROC, LOOSE_FROC, MEAN_AUC
 
 PAGE = (ROOT / "docs" / "beyond-the-paper.md").read_text()
-LINES = pd.read_csv(ROOT / "docs" / "beyond-the-paper" / "table.csv").fillna({"maps": ""}).set_index(["row", "maps"])
+FOLDER = ROOT / "docs" / "beyond-the-paper"
+LINES = pd.read_csv(FOLDER / "table.csv").fillna({"maps": ""}).set_index(["row", "maps"])
 COLUMNS = (MEAN_AUC, FROC, FROC + OVER_CENTRE, LOOSE_FROC, LOOSE_FROC + OVER_CENTRE, BEST_BOX)
 
 
@@ -27,6 +29,21 @@ def test_values() -> None:
     for name, maps, cells in rows:
         line = LINES.loc[(name, maps)]
         assert [cell.strip() for cell in cells.split("|")] == [text(line, metric) for metric in COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("label", "file", "pixels"),
+    [("four new seeds", "gpu_seeds.csv", 128)]
+    + [(f"large images alone, {size} pixels", "gpu_sizes.csv", size) for size in (128, 192, 256)],
+)
+def test_values_of_a_gpu(label: str, file: str, pixels: int) -> None:
+    lines = pd.read_csv(FOLDER / file, dtype=str).set_index(["row", "maps"])
+    rows = re.findall(rf"^\| `(\w+)`, ([\w +]+), {label} \| (.*) \|$", PAGE, re.MULTILINE)
+    assert rows
+    for name, maps, cells in rows:
+        line = lines.loc[(f"efficientnet_lite0, {pixels} pixels, {name}", maps)]
+        shown = [cell.replace(" to ", "-").replace("(-", "(") for cell in cells.split(" | ")]
+        assert shown == [line[column].replace(" to ", "-").replace("(-", "(") for column in lines.columns[1:7]]
 
 
 def test_strong_beats_the_centred_half() -> None:

@@ -129,7 +129,7 @@ def test_gpu_script_at_toy_size_reports_all_parts(gpu_files: Path, tmp_path: Pat
     row = parts["g"][0]["studies"]["efficientnet_lite0:64:0"]["paper.s0"]
     auc = row["maps"]["MultiRes"]["mean_auc"]["value"]
     assert 0 <= auc <= 1
-    table = pd.read_csv(io.StringIO(output_of(start("gpu_table", str(tmp_path / "out" / "g.json.gz")))))
+    table = pd.read_csv(io.StringIO(output_of(start("gpu_table", str(tmp_path / "out" / "g.json.gz")))), dtype=str)
     assert table.loc[table["maps"] == "MultiRes", "mean AUC"].item().startswith(f"{auc:.3f}")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.study.model_agreement import label_table, labelled_boxes
 from benchmarks.study.refinement.__main__ import main
-from benchmarks.study.refinement.boxes import METRICS, average, forward_candidates, reading_options
+from benchmarks.study.refinement.boxes import METRICS, average, forward_candidates, reading_options, readings
 from benchmarks.study.refinement.candidates import (
     BLUR,
     CONSTANT,
@@ -225,13 +225,25 @@ def test_script_writes_tables_and_figures(demo_folder: Path, tmp_path: Path) -> 
     assert {MAP, MIXED, SIGNED, BLUR} <= set(found.index)
 
 
+def test_readings_without_mirrored_evidence() -> None:
+    """A recipe that subtracts it also has the map, the residual PCM, three controls and four contours without it."""
+    names = (MAP, MIXED, CONSTANT, OTHER, BLUR)
+    options = dict.fromkeys(names, HeatmapOptions(mirror_share=0.5))
+    strong, demo = (readings(options, get_recipe(name)) for name in ("multires_strong_pcm", "multires_demo_pcm"))
+    shares = {name: option.mirror_share for name, (_, option) in strong.items()}
+    without = {name for name in shares if name.endswith("mirror share 0")}
+    assert {name.removesuffix(", mirror share 0") for name in without} >= set(names) and len(without) == len(names) + 4
+    assert all(shares[name] == 0 for name in without) and all(shares[name] == 0.5 for name in names)
+    assert not {name for name in demo if name.endswith("mirror share 0")}
+
+
 def test_average_is_paired() -> None:
     """Replicates of both models are averaged one by one: 1, 3 and 5, 3 have the means 3, 3, without any spread."""
     first, second = (
         {MAP: {metric: {"value": value, "replicates": replicates} for metric in METRICS}}
         for value, replicates in ((0.2, [1.0, 3.0]), (0.4, [5.0, 3.0]))
     )
-    for found in average(first, second)[MAP].values():
+    for found in average([first, second])[MAP].values():
         assert found["value"] == pytest.approx(0.3) and found["replicates"] == [3.0, 3.0]
 
 

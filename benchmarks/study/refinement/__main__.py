@@ -5,9 +5,10 @@
 
 Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
 script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
-beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. With two
-checkpoints, of one recipe and two seeds, OUTPUT/refinement has boxes.csv, the means of both, and agreement.csv: how often
-the boxes of both meet on labelled images, a comparison without any true box (`choose`). A stopped training continues.
+beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. With several
+checkpoints, of one recipe and different seeds, OUTPUT/refinement has boxes.csv, the means of all, and with two of them
+agreement.csv: how often the boxes of both meet on labelled images, a comparison without any true box (`choose`). A
+stopped training continues.
 """  # noqa: E501 (commands stay in one line)
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="demo", help="its image size chooses the image cache (%(default)s)")
     parser.add_argument("--output", default="runs/demo", help="folder of a run with this data (%(default)s)")
     parser.add_argument(
-        "--multires", type=Path, nargs="+", required=True, help="one checkpoint of a MultiRes model, or two"
+        "--multires", type=Path, nargs="+", required=True, help="checkpoints of a MultiRes model, one for each seed"
     )
     parser.add_argument("--train-images", type=int, help="train the refiners on so many images; by default all")
     parser.add_argument("--n-bootstrap", type=int, default=N_BOOTSTRAP, help="bootstrap replicates (%(default)s)")
@@ -109,8 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure(each, study, recipe=recipe, options=read, labelled=images)
         for each, study, recipe, read, images in zip(models, studies, recipes, options, labelled, strict=True)
     ]
+    if len(models) > 1:
+        show("boxes", tabulate(average(measured)), folder)
     if len(models) == 2:
-        show("boxes", tabulate(average(*measured)), folder)
         show("agreement", compare(models, labelled, options, recipes=recipes), folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,13 @@ from cxr_seam.visualize.figures import COLOURS, finish, new_figure, style_chart
 
 from .candidates import (
     BATCH,
+    BLUR,
+    CONSTANT,
     LOWERED,
     MAP,
     MIRRORED,
     MIXED,
+    OTHER,
     OTHER_MIRRORED,
     SIGNED,
     UNMIRRORED,
@@ -84,14 +88,35 @@ def reading_options(models: Models, dataset: ChestXrayDataset, *, recipe: Recipe
     return options
 
 
-def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOptions], recipe: Recipe) -> dict:
-    """Return the boxes of each candidate, of maps without mirrored evidence, and of contours at other values of Q."""
+def readings(options: dict[str, HeatmapOptions], recipe: Recipe) -> dict[str, tuple[str, HeatmapOptions]]:
+    """Return what is measured: name -> name of the candidate's maps, and how they are read.
+
+    Beside each candidate as the recipe reads it: contours of the map at other values of Q, and without the mirrored
+    evidence the map, the residual PCM, its controls, and the contours.
+    """
+    read = {name: (name, option) for name, option in options.items()}
+    shares = dict.fromkeys((recipe.mirror_share, 0.0))  # one, if the recipe subtracts no mirrored evidence
+    for share in shares:
+        for q in LOWER_Q:
+            if share < recipe.mirror_share or (q, "contour") != (recipe.cam_threshold, recipe.box_rule):
+                contours = options[MAP]._replace(threshold=q, box_rule="contour", mirror_share=share)
+                read[f"map, contours at Q {q:g}" + unmirrored(share, recipe)] = MAP, contours
+    for name in (MAP, MIXED, CONSTANT, OTHER, BLUR) if recipe.mirror_share else ():
+        read[name + unmirrored(0.0, recipe)] = name, options[name]._replace(mirror_share=0.0)
     plain = options[MAP]._replace(mirror_share=0.0)
-    read = options | dict.fromkeys((UNMIRRORED, MIRRORED, OTHER_MIRRORED, LOWERED), plain)
-    for q in LOWER_Q:
-        if (q, "contour") != (recipe.cam_threshold, recipe.box_rule):
-            read[f"map, contours at Q {q:g}"] = options[MAP]._replace(threshold=q, box_rule="contour")
-    baseline = 0.0 if plain.negative_mean is None else plain.negative_mean  # recipes with "min" are not compared
+    return read | {name: (name, plain) for name in (MIRRORED, OTHER_MIRRORED, LOWERED)}
+
+
+def unmirrored(share: float, recipe: Recipe) -> str:
+    """Return the end of the name of a reading that subtracts less mirrored evidence than the recipe."""
+    return "" if share == recipe.mirror_share else UNMIRRORED
+
+
+def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOptions], recipe: Recipe) -> dict:
+    """Return the boxes of each reading of each candidate, see `readings`."""
+    read = readings(options, recipe)
+    negative = options[MAP].negative_mean
+    baseline = 0.0 if negative is None else negative  # recipes with "min" are not compared
     dataset, findings = study.targets.dataset, study.targets.findings
     channels = [dataset.findings.index(finding) for finding in findings]
     boxes: dict[str, list[pd.DataFrame]] = {name: [] for name in read}
@@ -100,9 +125,8 @@ def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOpt
         found, candidates = forward_candidates(models, pixels, recipe=recipe)
         logits.append(found)
         candidates |= mirrored_candidates(candidates[MAP], baseline)
-        for name, option in read.items():
-            cams = candidates.get(name, candidates[MAP])[:, channels]
-            maps = option.select(channels).heatmaps(cams, PAPER_SIZE).numpy()
+        for name, (maps_name, option) in read.items():
+            maps = option.select(channels).heatmaps(candidates[maps_name][:, channels], PAPER_SIZE).numpy()
             for index, heatmaps in zip(indices, maps, strict=True):
                 boxes[name].append(option.boxes(heatmaps, dataset.image_index[index], findings=findings))
     scored = pd.DataFrame(raw_scores(torch.cat(logits).numpy()), dataset.image_index, dataset.findings)
@@ -114,13 +138,13 @@ def as_estimate(value: dict) -> Estimate:
     return estimate(value["value"], np.array(value["replicates"], dtype=np.float64))
 
 
-def average(first: dict[str, Values], second: dict[str, Values]) -> dict[str, Values]:
-    """Average the metrics of two models, replicate by replicate over the same patients, for the candidates of both."""
-    runs = {0: {"maps": first}, 1: {"maps": second}}
+def average(measured: Sequence[dict[str, Values]]) -> dict[str, Values]:
+    """Average the metrics of several models, replicate by replicate over the same patients, for what all have."""
+    runs = {index: {"maps": each} for index, each in enumerate(measured)}
     return {
         name: {metric: as_value(*mean_over_seeds(runs, name, metric)) for metric in METRICS}
-        for name in first
-        if name in second
+        for name in measured[0]
+        if all(name in each for each in measured)
     }
 
 

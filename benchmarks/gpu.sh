@@ -14,7 +14,7 @@
 # Part g takes what is left of the time. Its studies run at the same time, each in a process of its own:
 #   ROWS=strong_joint STUDIES="efficientnet_lite0:128:2 efficientnet_lite0:256:0" bash benchmarks/gpu.sh OUT g
 # trains the rows for each backbone:size:seed (python -m benchmarks.study beyond-the-paper --list names all rows), and
-# KEEP=1 copies the model of the last recipe of each study to OUT.
+# with KEEP=1 the models, ready for prediction, are written to OUT/BACKBONE.SIZE.
 set -uo pipefail
 
 ROWS=${ROWS:-strong_joint}
@@ -90,14 +90,11 @@ if [[ $PARTS == *g* ]]; then
 	for study in $STUDIES; do
 		IFS=: read -r backbone size seed <<< "$study"
 		run g "$LIMIT" "$PYTHON" -m benchmarks.study beyond-the-paper --data "$WORK/nih" --output "$WORK/studies/$study" \
-			--rows "$ROWS" --backbone "$backbone" --size "$size" --seeds "$seed" "${ROW_OPTIONS[@]}" &
+			--rows "$ROWS" --backbone "$backbone" --size "$size" --seeds "$seed" "${ROW_OPTIONS[@]}" \
+			${KEEP:+--save-models "$OUT/$backbone.$size"} &
 	done
 	wait
 	LIMIT=$((SECONDS + 20 * SLOWER))
 	run g 20 "$PYTHON" benchmarks/gpu_checks.py rows "$WORK/studies" && gzip -f "$OUT/g.json"
-	for study in ${KEEP:+"$WORK"/studies/*}; do
-		model=$(ls -t "$study"/models/*.best.safetensors 2>> "$LOG" | head -n 1)
-		[ -z "$model" ] || cp "$model" "$OUT/$(basename "$study" | tr : .).safetensors"
-	done
 fi
 echo "$SECONDS s in all; results: $OUT"

@@ -32,10 +32,10 @@ from train_step import DEFAULT_MODELS, epoch, ours, recipe_of
 from cxr_seam.models.checkpoint import read_history
 from cxr_seam.recipes import Recipe
 from cxr_seam.training.fit import Callback, ProgressBar, fit
-from cxr_seam.training.trainer import Trainer
+from cxr_seam.training.trainer import CHECK_EVERY, Trainer
 
-UPDATES = 4
-"""Updates of an epoch."""
+UPDATES = {"cpu": 4, "cuda": CHECK_EVERY["cuda"] + 4}
+"""Updates of an epoch: the losses are checked, and a state is saved, at least once in it."""
 SHARE = 0.6
 """Of the memory that the training needs, this share is left free."""
 
@@ -48,7 +48,7 @@ def make_recipe(quick: bool, cache: Path) -> Recipe:
     recipe = replace(recipe, classifier_stage=replace(recipe.classifier_stage, epochs=2))
     if not cache.exists():
         pixels = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
-        measure.repeated_images(cache, pixels, count=UPDATES * recipe.stage.grad_accum_steps * batch)
+        measure.repeated_images(cache, pixels, count=UPDATES[measure.device()] * recipe.stage.grad_accum_steps * batch)
     return recipe
 
 
@@ -104,16 +104,17 @@ def oom(quick: bool) -> dict[str, Any]:
 
 
 class Kill(Callback):
-    """Kill this process after the second update of the second epoch."""
+    """Kill this process two updates before the end of the second epoch."""
 
     def on_update(self, trainer: Trainer) -> None:
         """Count in batches of the epoch."""
-        if trainer.epoch == 1 and trainer.batch == 2 * trainer.recipe.stage.grad_accum_steps:
+        killed = UPDATES[measure.device()] - 2
+        if trainer.epoch == 1 and trainer.batch == killed * trainer.recipe.stage.grad_accum_steps:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def child(*, cache: str, folder: str, quick: bool, kill: bool) -> None:
-    """Train both epochs with a state after every update; die on the way with `kill`."""
+    """Train both epochs and save a state whenever the losses were checked; die on the way with `kill`."""
     images = measure.all_images(Path(cache))
     callbacks = [ProgressBar(), *([Kill()] if kill else [])]
     fit(
@@ -168,10 +169,9 @@ def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
 
 def rows(folder: Path) -> dict[str, Any]:
     """Collect the files of the finished rows of all studies in a folder: study -> name of the row -> row."""
-    studies = {
-        study.name: {path.stem: json.loads(path.read_text()) for path in sorted(study.glob("rows/*.json"))}
-        for study in sorted(folder.iterdir())
-    }
+    studies: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*/rows/*.json")):
+        studies.setdefault(path.parent.parent.name, {})[path.stem] = json.loads(path.read_text())
     return {"studies": studies}
 
 

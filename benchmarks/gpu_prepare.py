@@ -62,12 +62,15 @@ def pack_images(source: Path, target: Path) -> int:
     if folder is None or not tables:
         raise SystemExit(f"{source} has no NIH tables, or no folder images or images_256; give another --data")
     size = pack([*tables, *images_in(folder)], target / "images.zip")
+    small = target / f"{SMALL}.zip"
+    small.unlink(missing_ok=True)  # of an earlier call
     if (source / SMALL).is_dir():
-        size += pack(images_in(source / SMALL), target / f"{SMALL}.zip")
+        size += pack(images_in(source / SMALL), small)
     return size
 
 
 def images_in(folder: Path) -> list[Path]:
+    """Return the files of a folder by name."""
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 

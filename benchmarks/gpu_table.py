@@ -20,6 +20,7 @@ import pandas as pd
 
 from benchmarks.study.runner import OVER_CENTRE
 from benchmarks.study.tables import Runs, mean_over_seeds
+from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import (
     BEST_BOX,
     FROC,
@@ -36,14 +37,24 @@ METRICS = (MEAN_AUC, FROC, FROC + OVER_CENTRE, LOOSE_FROC, LOOSE_FROC + OVER_CEN
 
 
 def read_studies(paths: list[Path]) -> dict[str, Runs]:
-    """Read the rows: "BACKBONE, SIZE pixels, ROW" -> seed -> content of the row's file."""
+    """Read the rows: "BACKBONE, SIZE pixels, ROW" -> seed -> content of the row's file.
+
+    Raises:
+        InputError: there is no row, a seed occurs twice, or seeds were measured on different images.
+    """
     groups: dict[str, Runs] = defaultdict(dict)
     for path in paths:
         for study, rows in json.loads(gzip.decompress(path.read_bytes()))["studies"].items():
             backbone, size, seed = study.split(":")
-            for name, content in rows.items():
-                row = name.removesuffix(f".s{seed}")
-                groups[f"{backbone}, {size} pixels, {row}"][int(seed)] = content
+            for file, content in rows.items():
+                runs = groups[f"{backbone}, {size} pixels, {file.removesuffix(f'.s{seed}')}"]
+                if int(seed) in runs:
+                    raise InputError(f"{path} has {file} of {study}, which another file has too; give one of them")
+                if any(content["data"] != other["data"] for other in runs.values()):
+                    raise InputError(f"{path} has {file} of {study}, measured on other images; print it alone")
+                runs[int(seed)] = content
+    if not groups:
+        raise InputError(f"{', '.join(map(str, paths))}: no row was finished; see log.txt beside it")
     return {name: dict(sorted(runs.items())) for name, runs in groups.items()}
 
 
@@ -56,9 +67,10 @@ def make_lines(name: str, runs: Runs) -> list[dict[str, Any]]:
         for metric in METRICS:
             title = TITLES.get(metric) or f"{TITLES[metric.removesuffix(OVER_CENTRE)]} minus the centred half"
             line[title] = format_estimate(estimate(*mean_over_seeds(runs, kind, metric)))
-        for metric in (FROC, LOOSE_FROC) if (kind, MULTIRES in kinds) == (REFINED, True) else ():
-            gain = difference(mean_over_seeds(runs, kind, metric), mean_over_seeds(runs, MULTIRES, metric))
-            line[f"{TITLES[metric]} minus the map"] = format_estimate(gain)
+        if kind == REFINED and MULTIRES in kinds:
+            for metric in (FROC, LOOSE_FROC):
+                gain = difference(mean_over_seeds(runs, kind, metric), mean_over_seeds(runs, MULTIRES, metric))
+                line[f"{TITLES[metric]} minus the map"] = format_estimate(gain)
         lines.append(line)
     return lines
 
@@ -67,11 +79,11 @@ def main() -> None:
     """Print the table as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path, help="g.json.gz of one or more calls")
-    lines = [
-        line
-        for name, runs in sorted(read_studies(parser.parse_args().results).items())
-        for line in make_lines(name, runs)
-    ]
+    try:
+        studies = read_studies(parser.parse_args().results)
+    except InputError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    lines = [line for name, runs in sorted(studies.items()) for line in make_lines(name, runs)]
     pd.DataFrame(lines).to_csv(sys.stdout, index=False)
 
 

@@ -111,7 +111,7 @@ def refined_rows(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor 
 def apply_in_blocks(
     refine: Callable[..., Tensor], query: Tensor, key: Tensor, cam: Tensor, *, valid: Tensor | None, heads: int = 1
 ) -> Tensor:
-    """Refine maps in blocks of pixels, so that only `BLOCK_VALUES` affinity values exist at one time.
+    """Refine maps in blocks of pixels, so that only `BLOCK_VALUES` affinity values (on a GPU more) exist at one time.
 
     The backward pass computes each block again.
 

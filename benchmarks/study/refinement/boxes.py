@@ -37,7 +37,6 @@ from .candidates import (
     OTHER,
     OTHER_MIRRORED,
     SIGNED,
-    UNMIRRORED,
     Models,
     candidate_maps,
     mirrored_candidates,
@@ -45,6 +44,8 @@ from .candidates import (
 
 LOWER_Q = (0.5, 0.6, 0.7, 0.8)
 METRICS = (FROC, LOOSE_FROC)
+UNMIRRORED = ", mirror share 0"
+"""Ends the names of readings that subtract no mirrored evidence, of recipes that subtract some."""
 
 
 @torch.inference_mode()
@@ -95,21 +96,15 @@ def readings(options: dict[str, HeatmapOptions], recipe: Recipe) -> dict[str, tu
     evidence the map, the residual PCM, its controls, and the contours.
     """
     read = {name: (name, option) for name, option in options.items()}
-    shares = dict.fromkeys((recipe.mirror_share, 0.0))  # one, if the recipe subtracts no mirrored evidence
-    for share in shares:
-        for q in LOWER_Q:
-            if share < recipe.mirror_share or (q, "contour") != (recipe.cam_threshold, recipe.box_rule):
-                contours = options[MAP]._replace(threshold=q, box_rule="contour", mirror_share=share)
-                read[f"map, contours at Q {q:g}" + unmirrored(share, recipe)] = MAP, contours
-    for name in (MAP, MIXED, CONSTANT, OTHER, BLUR) if recipe.mirror_share else ():
-        read[name + unmirrored(0.0, recipe)] = name, options[name]._replace(mirror_share=0.0)
+    for q in LOWER_Q:
+        if (q, "contour") != (recipe.cam_threshold, recipe.box_rule):
+            read[f"map, contours at Q {q:g}"] = MAP, options[MAP]._replace(threshold=q, box_rule="contour")
+    if recipe.mirror_share:
+        chosen = [MAP, MIXED, CONSTANT, OTHER, BLUR, *(name for name in read if name not in options)]
+        for name, (maps_name, option) in [(name, read[name]) for name in chosen]:
+            read[name + UNMIRRORED] = maps_name, option._replace(mirror_share=0.0)
     plain = options[MAP]._replace(mirror_share=0.0)
     return read | {name: (name, plain) for name in (MIRRORED, OTHER_MIRRORED, LOWERED)}
-
-
-def unmirrored(share: float, recipe: Recipe) -> str:
-    """Return the end of the name of a reading that subtracts less mirrored evidence than the recipe."""
-    return "" if share == recipe.mirror_share else UNMIRRORED
 
 
 def collect_boxes(models: Models, study: Study, *, options: dict[str, HeatmapOptions], recipe: Recipe) -> dict:

@@ -42,6 +42,7 @@ from benchmarks.study.refinement.candidates import (
     similarity_to_seeds,
 )
 from benchmarks.study.refinement.choose import forward_batches
+from benchmarks.study.refinement.equal_area import equal_areas
 from benchmarks.study.refinement.explain import IdentityRefiner, UniformRefiner, measure_affinity, measure_ecr
 from cxr_seam.data.dataset import ChestXrayDataset
 from cxr_seam.data.layouts.nih import load_metadata
@@ -235,6 +236,26 @@ def test_readings_without_mirrored_evidence() -> None:
     assert {name.removesuffix(", mirror share 0") for name in without} >= set(names) and len(without) == len(names) + 4
     assert all(shares[name] == 0 for name in without) and all(shares[name] == 0.5 for name in names)
     assert not {name for name in demo if name.endswith("mirror share 0")}
+
+
+def test_equal_areas() -> None:
+    """Squares of 100 become squares of 200 about the same centre, cut at the edge; the other finding stays."""
+    columns = ["finding", "x", "y", "w", "h"]
+    small = pd.DataFrame(
+        [
+            ("Mass", 100.0, 300.0, 100.0, 100.0),
+            ("Mass", 900.0, 900.0, 100.0, 100.0),
+            ("Edema", 0.0, 500.0, 80.0, 20.0),
+            ("Mass", 500.0, 500.0, 100.0, 100.0),
+        ],
+        columns=columns,
+        index=[7, 5, 3, 9],
+    )
+    large = pd.DataFrame([("Mass", 0.0, 0.0, 200.0, 200.0), ("Edema", 0.0, 0.0, 80.0, 20.0)], columns=columns)
+    found = equal_areas({"small": small, "large": large}, like="large")
+    assert found["small"].index.tolist() == [7, 5, 3, 9]
+    expected = [[50, 250, 200, 200], [850, 850, 174, 174], [0, 500, 80, 20], [450, 450, 200, 200]]
+    assert np.allclose(found["small"][columns[1:]], expected, atol=1e-4)
 
 
 def test_average_is_paired() -> None:

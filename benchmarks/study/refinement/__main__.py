@@ -5,7 +5,7 @@
 
 Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
 script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
-beside those of maps that no affinity has refined. Tables and figures are in OUTPUT/refinement/RECIPE. With several
+beside those of maps that no affinity has refined, as they are and at equal areas. Tables and figures are in OUTPUT/refinement/RECIPE. With several
 checkpoints, of one recipe and different seeds, OUTPUT/refinement has boxes.csv, the means of all, and with two of them
 agreement.csv: how often the boxes of both meet on labelled images, a comparison without any true box (`choose`). A
 stopped training continues.
@@ -38,8 +38,9 @@ from cxr_seam.visualize.figures import draw_affinity, finish
 from cxr_seam.workspace import Workspace
 
 from .boxes import average, collect_boxes, plot_boxes, reading_options, tabulate
-from .candidates import PAPER, RESIDUAL, Models
+from .candidates import CONSTANT, PAPER, RESIDUAL, Models
 from .choose import compare
+from .equal_area import equal_areas
 from .explain import measure_affinity, measure_ecr, untrained_pcm
 
 AFFINITY_IMAGES, ECR_IMAGES = 64, 256
@@ -111,24 +112,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for each, study, recipe, read, images in zip(models, studies, recipes, options, labelled, strict=True)
     ]
     if len(models) > 1:
-        show("boxes", tabulate(average(measured)), folder)
+        for name in measured[0]:
+            show(name, tabulate(average([each[name] for each in measured])), folder)
     if len(models) == 2:
         show("agreement", compare(models, labelled, options, recipes=recipes), folder)
 
 
 def measure(
     models: Models, study: Study, *, recipe: Recipe, options: dict[str, HeatmapOptions], labelled: ChestXrayDataset
-) -> dict[str, Values]:
-    """Measure one MultiRes model with its refiners, and return the boxes' metrics of each candidate.
+) -> dict[str, dict[str, Values]]:
+    """Measure one MultiRes model with its refiners.
 
-    `labelled` are validation images with a finding.
+    Args:
+        models: with both refiners.
+        study: with the images that have true boxes.
+        recipe: of the model.
+        options: how each candidate is read.
+        labelled: validation images with a finding.
+
+    Returns:
+        The metrics of each candidate's boxes: "boxes" as they are, "equal_area" at equal areas (`equal_areas`).
     """
     few = sample_images(study.run, study.targets.dataset, most=AFFINITY_IMAGES)
     show("affinity", measure_affinity(models[PAPER], few, size=recipe.image_size).round(3), study.folder)
     boxes = collect_boxes(models, study, options=options, recipe=recipe)
-    measured = {name: measure_boxes(study, table)[0] for name, table in boxes.items()}
-    show("boxes", tabulate(measured), study.folder)
-    plot_boxes(measured, study.folder / "boxes.png")
+    scaled = equal_areas({name: boxes[name] for name in options}, like=CONSTANT)
+    measured = {
+        kind: {name: measure_boxes(study, table)[0] for name, table in tables.items()}
+        for kind, tables in (("boxes", boxes), ("equal_area", scaled))
+    }
+    for kind, values in measured.items():
+        show(kind, tabulate(values), study.folder)
+    plot_boxes(measured["boxes"], study.folder / "boxes.png")
     some = sample_images(study.run, labelled, most=ECR_IMAGES)
     show("ecr", measure_ecr(models, SMALL_PCM, some, size=recipe.image_size).round(3), study.folder)
     plot_first_box(models[PAPER], study.targets, path=study.folder / "affinity.png", size=recipe.image_size)

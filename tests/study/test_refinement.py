@@ -256,6 +256,9 @@ def test_equal_areas() -> None:
     assert found["small"].index.tolist() == [7, 5, 3, 9]
     expected = [[50, 250, 200, 200], [850, 850, 174, 174], [0, 500, 80, 20], [450, 450, 200, 200]]
     assert np.allclose(found["small"][columns[1:]], expected, atol=1e-4)
+    other = equal_areas({"small": small, "none": small[:0], "like": large[1:]}, like="like")
+    assert np.allclose(other["small"][columns[1:]], small[columns[1:]])
+    assert other["none"].empty
 
 
 def test_average_is_paired() -> None:

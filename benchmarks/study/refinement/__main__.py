@@ -5,10 +5,10 @@
 
 Two refiners are trained, the paper's PCM and the residual PCM, both with the SEAM stage of the preset `small`. Then the
 script measures three things: how uniform the affinity is, the ECR loss of some refiners, and the boxes of refined maps
-beside those of maps that no affinity has refined, as they are and at equal areas. Tables and figures are in OUTPUT/refinement/RECIPE. With several
-checkpoints, of one recipe and different seeds, OUTPUT/refinement has boxes.csv, the means of all, and with two of them
-agreement.csv: how often the boxes of both meet on labelled images, a comparison without any true box (`choose`). A
-stopped training continues.
+beside those of maps that no affinity has refined, as they are and at equal areas. Tables and figures are in
+OUTPUT/refinement/RECIPE. With several checkpoints, of one recipe and different seeds, OUTPUT/refinement has the means of
+all in boxes.csv and equal_area.csv, and with two of them agreement.csv: how often the boxes of both meet on labelled
+images, a comparison without any true box (`choose`). A stopped training continues.
 """  # noqa: E501 (commands stay in one line)
 
 from __future__ import annotations

@@ -23,13 +23,16 @@ def equal_areas(boxes: dict[str, pd.DataFrame], *, like: str) -> dict[str, pd.Da
         like: one of the candidates.
 
     Returns:
-        Tables with the same rows; boxes are cut at the edges of the image.
+        Tables with the same rows; boxes are cut at the edges of the image. Findings without a box of `like` stay.
     """
     areas = {finding: median_area(rows) for finding, rows in boxes[like].groupby("finding")}
-    return {
-        name: pd.concat([scale_to(rows, areas[finding]) for finding, rows in table.groupby("finding")]).loc[table.index]
-        for name, table in boxes.items()
-    }
+    scaled = {}
+    for name, table in boxes.items():
+        parts = [
+            scale_to(rows, areas[finding]) if finding in areas else rows for finding, rows in table.groupby("finding")
+        ]
+        scaled[name] = pd.concat(parts).loc[table.index] if parts else table
+    return scaled
 
 
 def scale_to(boxes: pd.DataFrame, area: float) -> pd.DataFrame:

@@ -25,7 +25,8 @@ rows() { # SEED OPTIONS
 }
 
 refiners() { # CHECKPOINT...
-	"$PYTHON" -m benchmarks.study.refinement --data "$OUTPUT/data" --preset small --output "$OUTPUT" --train-images 1000 --multires "$@"
+	"$PYTHON" -m benchmarks.study.refinement --data "$OUTPUT/data" --preset small --output "$OUTPUT" \
+		--train-images 1000 --multires "$@"
 }
 
 for seed in 0 1; do

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.study.runner import OVER_CENTRE
-from benchmarks.study.tables import Runs, mean_over_seeds
+from benchmarks.study.tables import METRICS, Runs, mean_over_seeds
 from cxr_seam.errors import InputError
 from cxr_seam.evaluation.results import (
     BEST_BOX,
@@ -28,12 +28,11 @@ from cxr_seam.evaluation.results import (
     MEAN_AUC,
     MULTIRES,
     REFINED,
-    TITLES,
     format_estimate,
 )
 from cxr_seam.metrics.bootstrap import difference, estimate
 
-METRICS = (MEAN_AUC, FROC, FROC + OVER_CENTRE, LOOSE_FROC, LOOSE_FROC + OVER_CENTRE, BEST_BOX)
+SHOWN = (MEAN_AUC, FROC, FROC + OVER_CENTRE, LOOSE_FROC, LOOSE_FROC + OVER_CENTRE, BEST_BOX)
 
 
 def read_studies(paths: list[Path]) -> dict[str, Runs]:
@@ -64,13 +63,11 @@ def make_lines(name: str, runs: Runs) -> list[dict[str, Any]]:
     kinds = list(runs[min(runs)]["maps"])
     for kind in kinds:
         line: dict[str, Any] = {"row": name, "maps": kind, "seeds": " ".join(map(str, runs))}
-        for metric in METRICS:
-            title = TITLES.get(metric) or f"{TITLES[metric.removesuffix(OVER_CENTRE)]} minus the centred half"
-            line[title] = format_estimate(estimate(*mean_over_seeds(runs, kind, metric)))
+        line |= {METRICS[m]: format_estimate(estimate(*mean_over_seeds(runs, kind, m))) for m in SHOWN}
         if kind == REFINED and MULTIRES in kinds:
             for metric in (FROC, LOOSE_FROC):
                 gain = difference(mean_over_seeds(runs, kind, metric), mean_over_seeds(runs, MULTIRES, metric))
-                line[f"{TITLES[metric]} minus the map"] = format_estimate(gain)
+                line[f"{METRICS[metric]}, minus the map"] = format_estimate(gain)
         lines.append(line)
     return lines
 

@@ -101,7 +101,8 @@ def readings(options: dict[str, HeatmapOptions], recipe: Recipe) -> dict[str, tu
             read[f"map, contours at Q {q:g}"] = MAP, options[MAP]._replace(threshold=q, box_rule="contour")
     if recipe.mirror_share:
         chosen = [MAP, MIXED, CONSTANT, OTHER, BLUR, *(name for name in read if name not in options)]
-        for name, (maps_name, option) in [(name, read[name]) for name in chosen]:
+        for name in chosen:
+            maps_name, option = read[name]
             read[name + UNMIRRORED] = maps_name, option._replace(mirror_share=0.0)
     plain = options[MAP]._replace(mirror_share=0.0)
     return read | {name: (name, plain) for name in (MIRRORED, OTHER_MIRRORED, LOWERED)}
